@@ -1,0 +1,239 @@
+"""Every setting of a DQN run, with its help text and its allowed range.
+
+The dataclasses are the single source: the flags of `asgc-rl`, the keys of the YAML files, `--help` and the checks are
+all made from their fields. One *environment step* is one action of one environment (4 Atari frames); all intervals are
+counted in environment steps summed over the environments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PRESETS = ("quick", "dqn")
+
+
+def option(default: Any, help: str, allowed: str = "") -> Any:
+    """A dataclass field with a help text and, for numbers, what is allowed in interval notation such as "[0, 1)"."""
+    metadata = {"help": help, "allowed": allowed}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class EnvConfig:
+    """Atari environments (EnvPool) and how their frames are preprocessed."""
+
+    protocol: Literal["nature", "classic", "sticky"] = option(
+        "classic", "evaluation protocol; scores of two protocols are never compared"
+    )
+    num_envs: int = option(4, "environments stepped together", "[1, 4096]")
+    threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")
+    height: int = option(84, "frame height in pixels", "[8, 210]")
+    width: int = option(84, "frame width in pixels", "[8, 210]")
+    stack: int = option(4, "frames in one observation", "[1, 16]")
+    reward_clip: bool = option(True, "learn from the reward's sign (scores are always the true rewards)")
+    mode: int | None = option(None, "game mode (ALE flavour); null: the game's default", "[0, 255]")
+    difficulty: int | None = option(None, "game difficulty (ALE flavour); null: the game's default", "[0, 3]")
+
+
+@dataclass
+class NetworkConfig:
+    """Q-network: convolutions, one hidden layer, one output per action."""
+
+    channels: list[int] = option([32, 64, 64], "output channels of the convolutions", "[1, 4096]")
+    kernels: list[int] = option([8, 4, 3], "kernel sizes of the convolutions", "[1, 64]")
+    strides: list[int] = option([4, 2, 1], "strides of the convolutions", "[1, 64]")
+    hidden: int = option(512, "units of the hidden layer", "[1, 65536]")
+    layer_norm: bool = option(False, "LayerNorm after every layer but the last, as in PQN")
+    standardize: bool = option(False, "standardize each observation: faint small objects stand out")
+
+
+@dataclass
+class ExplorationConfig:
+    """Epsilon-greedy exploration, epsilon falling linearly."""
+
+    start: float = option(1.0, "epsilon at the first step", "[0, 1]")
+    end: float = option(0.01, "epsilon from then on", "[0, 1]")
+    steps: int = option(1_000_000, "environment steps from start to end", "[1, 1e12]")
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimizer by its registry name. Options left at null take that optimizer's own default."""
+
+    name: str = option("asgc", "registry name: asgc, asgc-clip, asgc-noise, adam, sgd, adam+clip, ...")
+    lr: float = option(1e-4, "learning rate", "(0, 1000]")
+    max_norm: float | None = option(None, "NAME+clip: bound on the global gradient norm", "(0, inf]")
+    # ASGC
+    rule: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] | None = option(None, "ASGC: base rule")
+    mode: Literal["value", "norm"] | None = option(None, "ASGC: clip elements or a layer's norm")
+    clip_factor: float | None = option(None, "ASGC: threshold in standard deviations (norm mode: RMS)", "(0, inf]")
+    clip_sharpness: float | None = option(None, "ASGC: p of the smooth clip; inf: hard", "[1, inf]")
+    threshold: float | None = option(None, "ASGC: fixed threshold instead of the adaptive one", "[0, inf]")
+    granularity: Literal["layer", "unit"] | None = option(None, "ASGC: statistics per layer or per output unit")
+    noise_scale: float | None = option(None, "ASGC: noise in standard deviations of the gradient", "[0, 1000]")
+    noise_decay: float | None = option(None, "ASGC: the noise falls with (1+t)^(-noise_decay/2)", "[0, 100]")
+    noise_at: Literal["gradient", "update"] | None = option(None, "ASGC: noise before or after the base rule")
+    noise_zeros: bool | None = option(None, "ASGC: noise on gradients that are exactly 0, too")
+    stats_decay: float | None = option(None, "ASGC: decay of the running statistics", "(0, 1)")
+    outlier_share: float | None = option(None, "ASGC: share of outlier steps that is ignored", "(0, 1)")
+    on_shift: Literal["none", "rewarm", "adam-rel", "reset"] | None = option(
+        None, "ASGC: what a target-network update does to its state"
+    )
+    nonfinite: Literal["contain", "skip", "raise"] | None = option(None, "ASGC: treatment of inf and NaN gradients")
+    seed: int | None = option(None, "ASGC: seed of the noise; null: made from --seed", "[0, 2147483647]")
+    implementation: Literal["auto", "reference", "foreach", "cpu"] | None = option(None, "ASGC: code path")
+    # torch.optim's arguments of the base rules
+    betas: tuple[float, float] | None = option(None, "Adam, AdamW: decays of the two moments", "[0, 1)")
+    eps: float | None = option(None, "all but SGD: added to the denominator", "[0, 1000]")
+    weight_decay: float | None = option(None, "weight decay", "[0, 1000]")
+    amsgrad: bool | None = option(None, "Adam, AdamW: AMSGrad")
+    decoupled_weight_decay: bool | None = option(None, "Adam: weight decay as in AdamW")
+    momentum: float | None = option(None, "SGD, RMSprop: momentum", "[0, 1)")
+    dampening: float | None = option(None, "SGD: dampening of the momentum", "[0, 1]")
+    nesterov: bool | None = option(None, "SGD: Nesterov momentum")
+    alpha: float | None = option(None, "RMSprop: decay of the squared average", "[0, 1)")
+    centered: bool | None = option(None, "RMSprop: divide by the standard deviation")
+    lr_decay: float | None = option(None, "Adagrad: learning rate decay", "[0, 1000]")
+    initial_accumulator_value: float | None = option(None, "Adagrad: accumulator at the start", "[0, inf)")
+    maximize: bool | None = option(None, "ascend instead of descend")
+
+    def options(self) -> dict[str, Any]:
+        """The optimizer's keyword arguments that were set: everything but `name` and `lr` that is not None."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.name not in ("name", "lr") and getattr(self, item.name) is not None
+        }
+
+
+@dataclass
+class EvaluationConfig:
+    """Scheduled evaluations: full games in environments of their own."""
+
+    interval: int = option(250_000, "environment steps between two evaluations", "[1, 1e12]")
+    episodes: int = option(10, "games of a scheduled evaluation", "[1, 10000]")
+    final_episodes: int = option(30, "games of the last evaluation (100 for a published figure)", "[1, 10000]")
+    epsilon: float | None = option(None, "epsilon while evaluating; null: the protocol's", "[0, 1]")
+    target: float | None = option(None, "score for time to threshold; null: none", "(-inf, inf)")
+    last_k: int = option(5, "evaluations that final score and stability are taken over", "[1, 10000]")
+
+
+@dataclass
+class TrainConfig:
+    """One DQN run. The defaults are those of the preset `dqn`; `TrainConfig.preset("quick")` is what the CLI starts from."""
+
+    game: str = option("Pong", "ALE game in any spelling: Pong, breakout, space_invaders")
+    seed: int = option(1, "seed of everything random", "[0, 2147483647]")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")
+    run_dir: str | None = option(None, "run folder; null: runs/DATE/GAME-OPTIMIZER-SEED")
+    replay_size: int = option(1_000_000, "transitions in the replay", "[1, 1e10]")
+    batch_size: int = option(32, "transitions per update", "[1, 65536]")
+    train_every: int = option(4, "environment steps per update", "[1, 1e6]")
+    learning_starts: int = option(80_000, "environment steps before the first update", "[0, 1e12]")
+    n_step: int = option(1, "rewards summed before bootstrapping", "[1, 100]")
+    gamma: float = option(0.99, "discount per environment step", "[0, 1)")
+    double: bool = option(True, "Double DQN: the online network selects, the target network evaluates")
+    loss: Literal["huber", "mse"] = option("huber", "loss of the TD error")
+    target_interval: int = option(1_000, "environment steps between target network updates", "[1, 1e12]")
+    precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 autocast where the hardware has it")
+    channels_last: bool = option(True, "channels_last memory format for the convolutions")
+    compile: bool = option(False, "torch.compile the network")
+    checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]")
+    log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")
+    tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
+    env: EnvConfig = field(default_factory=EnvConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @classmethod
+    def preset(cls, name: str = "quick", **options: Any) -> TrainConfig:
+        """A preset of `configs/rl/` with options on top; groups are given as mappings.
+
+        `TrainConfig.preset("dqn", game="Breakout", optimizer={"name": "adam", "lr": 1e-4})`
+
+        Raises:
+            UserError: an unknown preset or option, or a value of the wrong type.
+        """
+        from rl import config_io
+
+        config = config_io.load_preset(name)
+        config_io.update(config, options, source="TrainConfig.preset")
+        return config
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`; what is missing keeps its default.
+
+        Raises:
+            UserError: an unknown option, or a value of the wrong type.
+        """
+        from rl import config_io
+
+        config = cls()
+        config_io.update(config, values, source="TrainConfig.from_dict")
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON."""
+        values = dataclasses.asdict(self)
+        for group in values.values():
+            if isinstance(group, dict):
+                group.update({key: list(value) for key, value in group.items() if isinstance(value, tuple)})
+        return values
+
+    def validate(self) -> None:
+        """Check every option alone, then together, and write the game's canonical name into `game`.
+
+        Raises:
+            UserError: one line that names the flag, its value and what is allowed.
+        """
+        from rl import config_check
+
+        config_check.check(self)
+
+
+def flag(path: str) -> str:
+    """The command line's spelling of an option: "optimizer.clip_factor" -> "--optimizer.clip-factor"."""
+    return "--" + path.replace("_", "-")
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """All options of a config, depth first: (dotted path, dataclass field, value)."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, item, value
+
+
+def in_range(value: float, allowed: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
+    low, high = (float(bound) for bound in allowed[1:-1].split(","))
+    if math.isnan(value):
+        return False
+    return (value >= low if allowed[0] == "[" else value > low) and (
+        value <= high if allowed[-1] == "]" else value < high
+    )
+
+
+def describe_range(allowed: str) -> str:
+    """An interval in words: "[0, 1)" -> "at least 0 and below 1"."""
+    low, high = (bound.strip() for bound in allowed[1:-1].split(","))
+    parts = []
+    if low != "-inf":
+        parts.append(f"{'at least' if allowed[0] == '[' else 'above'} {low}")
+    if high != "inf":
+        parts.append(f"{'at most' if allowed[-1] == ']' else 'below'} {high}")
+    elif allowed[-1] == ")":
+        parts.append("finite")
+    return " and ".join(parts)
