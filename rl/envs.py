@@ -122,8 +122,8 @@ class AtariEnvs:
         return step
 
     def close(self) -> None:
-        """Free the environments."""
-        self._pool.close()
+        """Free the environments and their threads. (EnvPool's own `close` does not; dropping the pool does.)"""
+        self._pool = None
 
     def _checked(self, actions: ArrayLike) -> NDArray[np.int32]:
         array = np.asarray(actions)
@@ -190,9 +190,11 @@ def make_envs(
         )
     except RuntimeError as error:
         if "mode requested" in str(error):
-            raise UserError(f"{game} has no mode {mode}") from error
+            raise UserError(f"{game} has no mode {mode}; without --env.mode it plays its default") from error
         if "difficulty requested" in str(error):
-            raise UserError(f"{game} has no difficulty {difficulty}") from error
+            raise UserError(
+                f"{game} has no difficulty {difficulty}; without --env.difficulty it plays its default"
+            ) from error
         raise
     return AtariEnvs(pool, num_envs, episodic_life=episodic_life)
 
@@ -210,12 +212,12 @@ class EpisodeTracker:
         self.finished = 0
         self._running = np.zeros(num_envs)
 
-    def update(self, step: Step) -> NDArray[np.float64]:
+    def add(self, step: Step) -> list[float]:
         """Take in one step; returns the scores of the games that it finished, in the environments' order."""
         self._running += step.score
-        finished = self._running[step.game_over]
+        finished: list[float] = self._running[step.game_over].tolist()
         self._running[step.game_over] = 0.0
-        self.scores.extend(finished.tolist())
+        self.scores.extend(finished)
         self.finished += len(finished)
         return finished
 
@@ -223,7 +225,7 @@ class EpisodeTracker:
         """Forget the games in flight: their environments are re-created."""
         self._running[:] = 0.0
 
-    def mean(self) -> float:
+    def recent_mean(self) -> float:
         """Mean of `scores`; NaN as long as no game is finished."""
         return float(np.mean(self.scores)) if self.scores else float("nan")
 

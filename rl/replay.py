@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from evaluation.errors import UserError
 from rl.envs import Step
 
 # What follows an action. IGNORED: no transition starts in this slot (automatic reset, or the ring's cut).
@@ -61,7 +62,7 @@ class FrameReplay:
         device: where the frames are kept and the batches are made.
 
     Raises:
-        ValueError: a capacity too small for even one transition per environment.
+        UserError: a capacity too small to hold a transition of every environment.
     """
 
     def __init__(
@@ -74,10 +75,7 @@ class FrameReplay:
         gamma: float,
         device: torch.device | str = "cpu",
     ) -> None:
-        slots = _slots(capacity, num_envs)
-        if slots < stack + n_step + 1:
-            least = (stack + n_step + 1) * num_envs
-            raise ValueError(f"capacity must be at least {least} frames ({num_envs} environments), got {capacity}")
+        slots = _slots(capacity, num_envs, stack, n_step)
         self.device = torch.device(device)
         self.stack, self.n_step, self.gamma = stack, n_step, gamma
         self._slots, self._num_envs, self._frame_shape = slots, num_envs, frame_shape
@@ -95,10 +93,10 @@ class FrameReplay:
         self._started = False
 
     @staticmethod
-    def nbytes(capacity: int, num_envs: int, frame_shape: tuple[int, int]) -> int:
-        """Bytes of memory a full replay takes (frames on `device`; 11 more per frame on the CPU)."""
-        bookkeeping = 4 + 4 + 1 + 1 + 1
-        return _slots(capacity, num_envs) * num_envs * (frame_shape[0] * frame_shape[1] + bookkeeping)
+    def nbytes(capacity: int, num_envs: int, frame_shape: tuple[int, int], stack: int, n_step: int) -> int:
+        """Bytes of memory that a full replay of these arguments takes: the frames, and 11 bytes each beside them."""
+        frames = _slots(capacity, num_envs, stack, n_step) * num_envs
+        return frames * (frame_shape[0] * frame_shape[1] + 4 + 4 + 1 + 1 + 1)
 
     @property
     def capacity(self) -> int:
@@ -177,13 +175,12 @@ class FrameReplay:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the filled part to the new folder `path`: one .npy file per array and `ring.json`."""
+        """Write the filled part into the folder `path`: `replay.json` and one `replay-*.npy` file per array."""
         path = Path(path)
-        path.mkdir(parents=True)
-        (path / "ring.json").write_text(json.dumps(self._layout() | self._position()))
+        (path / "replay.json").write_text(json.dumps(self._layout() | self._position()))
         for name, array in self._arrays().items():
-            np.save(path / f"{name}.npy", array[: self._filled])
-        with (path / "frames.npy").open("wb") as file:
+            np.save(path / f"replay-{name}.npy", array[: self._filled])
+        with (path / "replay-frames.npy").open("wb") as file:
             shape = (self._filled, *self._frames.shape[1:])
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
@@ -197,15 +194,15 @@ class FrameReplay:
             ValueError: it was written by a replay of another size, stack, n-step or discount.
         """
         path = Path(path)
-        ring = json.loads((path / "ring.json").read_text())
+        ring = json.loads((path / "replay.json").read_text())
         for key, value in self._layout().items():
             if ring[key] != value:
                 raise ValueError(f"{path}: the replay has {key} {ring[key]}, expected {value}")
         self._newest, self._filled = ring["newest"], ring["filled"]
         self._count, self._started = ring["count"], ring["started"]
         for name, array in self._arrays().items():
-            array[: self._filled] = np.load(path / f"{name}.npy")
-        frames = np.load(path / "frames.npy", mmap_mode="c")
+            array[: self._filled] = np.load(path / f"replay-{name}.npy")
+        frames = np.load(path / "replay-frames.npy", mmap_mode="c")
         self._frames[: self._filled].copy_(torch.from_numpy(frames))
 
     def _layout(self) -> dict[str, Any]:
@@ -279,5 +276,11 @@ class FrameReplay:
         return torch.from_numpy(array).to(self.device)
 
 
-def _slots(capacity: int, num_envs: int) -> int:
-    return -(-capacity // num_envs)
+def _slots(capacity: int, num_envs: int, stack: int, n_step: int) -> int:
+    """Time steps in a ring of at least `capacity` frames."""
+    slots = -(-capacity // num_envs)
+    least = stack + n_step + 1
+    if slots < least:
+        what = f"{num_envs} environments, a stack of {stack} and {n_step}-step returns"
+        raise UserError(f"--replay-size {capacity} is too small: {what} need at least {least * num_envs}")
+    return slots
