@@ -1,0 +1,69 @@
+"""Errors a user can mend, and the guard that turns them into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class UserError(Exception):
+    """Something the user can mend: the message is one clear line saying what is wrong and what to do."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+def reason(error: BaseException) -> str:
+    """The cause of `error` in a few words on one line: an `OSError`'s own text, without its number and its path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Wrap a program's `main` so that it returns an exit code; the caller does ``sys.exit(main())``.
+
+    `UserError`: its line on stderr and 2. A full disk (`OSError` with ENOSPC, EDQUOT or EFBIG): one line and 2.
+    `KeyboardInterrupt`: 130. A reader that closed the pipe (``asgc-rl games | head``): silence and 141.
+    Any other exception is a defect of the program and keeps its traceback; `SystemExit` passes through.
+    """
+
+    @functools.wraps(main)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            code = main(*args, **kwargs) or 0
+            sys.stdout.flush()  # here, not at the interpreter's exit, so that a closed pipe is met inside the guard
+            return code
+        except UserError as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # What is still buffered would raise again at exit (Python's documentation of SIGPIPE): send it nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            where = f" writing {error.filename}" if error.filename else ""
+            return _fail(f"{reason(error)}{where}: free some space, then go on with --resume")
+
+    return guarded
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR

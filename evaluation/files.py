@@ -1,0 +1,89 @@
+"""Writing files so that a killed process or a full disk never leaves half of one under its final name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def fsync(path: Path) -> None:
+    """Force a file's contents, or a directory's entries, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` to write into; renamed to `path` if the block ends well, removed if it does not.
+
+    >>> with atomic_path(run / "model.pt") as temporary:
+    ...     torch.save(state, temporary)
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        fsync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step: a reader sees the old or the new file, never a part."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def encode_float(value: float) -> float | str:
+    """A number as valid JSON: itself, or one of the strings "NaN", "Infinity", "-Infinity".
+
+    JSON has no such numbers, null would not tell them apart, and Python's ``float``, JavaScript's ``Number`` and
+    DuckDB's ``CAST(... AS DOUBLE)`` all read these three spellings.
+    """
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def to_json(value: Any) -> Any:
+    """`value` with mappings and sequences made plain and non-finite floats spelled as `encode_float` does."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, bool | str) and hasattr(value, "item"):  # a NumPy or torch scalar
+        value = value.item()
+    return encode_float(value) if isinstance(value, float) else value
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json` for what `json.loads` returned: the three strings become floats again."""
+    if isinstance(value, dict):
+        return {key: from_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, atomically."""
+    atomic_write(path, json.dumps(to_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    return from_json(json.loads(path.read_text(encoding="utf-8")))
