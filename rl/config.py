@@ -50,7 +50,7 @@ class NetworkConfig:
     strides: list[int] = option([4, 2, 1], "strides of the convolutions", "[1, 64]")
     hidden: int = option(512, "units of the hidden layer", "[1, 65536]")
     layer_norm: bool = option(False, "LayerNorm after every layer but the last, as in PQN")
-    standardize: bool = option(False, "standardize each observation: faint small objects stand out")
+    standardize: bool = option(False, "standardize pixels (mean image of the random phase): small objects stand out")
 
 
 @dataclass
@@ -126,7 +126,7 @@ class EvaluationConfig:
 
 @dataclass
 class TrainConfig:
-    """One DQN run. The defaults are those of the preset `dqn`; `TrainConfig.preset("quick")` is what the CLI starts from."""
+    """One DQN run. These defaults are close to Nature's DQN; the CLI starts from the preset `quick`."""
 
     game: str = option("Pong", "ALE game in any spelling: Pong, breakout, space_invaders")
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")

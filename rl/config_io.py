@@ -1,0 +1,283 @@
+"""Reading and writing configurations: presets, YAML files with exact error lines, mappings, values given as text.
+
+Layers go on top of each other: the dataclasses' defaults, a preset or `--config FILE`, flags. Whatever the layer, an
+unknown option or a value of the wrong type is a `UserError` that says where it stands and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from evaluation.errors import UserError, reason
+from rl.config import PRESETS, OptimizerConfig, TrainConfig, describe_range, in_range, leaves
+
+
+class Entry(NamedTuple):
+    """One `key: value` and where it stands ("dqn.yaml:12"); a group's value is the list of its own entries."""
+
+    key: str
+    value: Any
+    where: str
+
+
+def load_preset(name: str) -> TrainConfig:
+    """The preset `name` of `configs/rl/` on top of the dataclasses' defaults."""
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    config = TrainConfig()
+    text = resources.files("configs").joinpath("rl", f"{name}.yaml").read_text(encoding="utf-8")
+    apply(config, parse_yaml(text, f"configs/rl/{name}.yaml"))
+    return config
+
+
+def load_file(config: TrainConfig, path: Path) -> None:
+    """Put a YAML file on top of `config`.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML, or holds an unknown option or a wrong value; names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --config {path}: {reason(error)}") from error
+    apply(config, parse_yaml(text, str(path)))
+
+
+def update(config: TrainConfig, values: Mapping[str, Any], source: str) -> None:
+    """Put a nested mapping on top of `config`; `source` is named in errors."""
+    apply(config, _entries(values, source))
+
+
+def dump(config: TrainConfig, comments: bool = False) -> str:
+    """The complete configuration as YAML that `--config` reads back; with `comments`, each option's help beside it."""
+    helps = {path: _comment(path, item) if comments else "" for path, item, _ in leaves(config)}
+    lines = []
+    for key, value in config.to_dict().items():
+        if isinstance(value, dict):
+            lines.append(f"{key}:")
+            lines += [_line(f"  {name}", item, helps[f"{key}.{name}"]) for name, item in value.items()]
+        else:
+            lines.append(_line(key, value, helps[key]))
+    return "\n".join(lines) + "\n"
+
+
+def parse_yaml(text: str, name: str) -> list[Entry]:
+    """YAML text of nested mappings -> entries that know their line; `name` is the file's name in errors."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return [] if node is None else _mapping(loader, node, name)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{name}{line}: no valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{name}: no valid YAML: {reason(error)}") from error
+    finally:
+        loader.dispose()
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.Node, name: str) -> list[Entry]:
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{name}:{node.start_mark.line + 1}: expected `option: value` lines")
+    loader.flatten_mapping(node)
+    entries: list[Entry] = []
+    for key_node, value_node in node.value:
+        where = f"{name}:{key_node.start_mark.line + 1}"
+        key = str(key_node.value)
+        if key in (entry.key for entry in entries):
+            raise UserError(f"{where}: option {key!r} is given twice")
+        if isinstance(value_node, yaml.MappingNode):
+            value: Any = _mapping(loader, value_node, name)
+        else:
+            value = loader.construct_object(value_node, deep=True)
+        entries.append(Entry(key, value, where))
+    return entries
+
+
+def _entries(values: Mapping[str, Any], where: str) -> list[Entry]:
+    return [
+        Entry(str(key), _entries(value, where) if isinstance(value, Mapping) else value, where)
+        for key, value in values.items()
+    ]
+
+
+def apply(config: Any, entries: Iterable[Entry], prefix: str = "") -> None:
+    """Set the entries' options in a config dataclass, checking names, types and ranges."""
+    hints = field_types(type(config))
+    fields = {item.name: item for item in dataclasses.fields(config)}
+    for key, value, where in entries:
+        if key not in hints:
+            raise UserError(f"{where}: unknown option {prefix + key!r}{did_you_mean(prefix + key, option_paths())}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            if key == "optimizer" and isinstance(value, str):
+                value = [Entry("name", value, where)]
+            if not _is_group(value):
+                raise UserError(f"{where}: {prefix + key} is a group of options, got {value!r}")
+            if key == "optimizer":
+                switch_optimizer(current, [entry.value for entry in value if entry.key == "name"])
+            apply(current, value, f"{prefix}{key}.")
+            continue
+        if _is_group(value):
+            raise UserError(f"{where}: {prefix + key} is a single option, not a group")
+        try:
+            result = coerce(value, hints[key])
+            check_range(result, fields[key].metadata["allowed"])
+        except ValueError as error:
+            raise UserError(f"{where}: {prefix + key} {show(value)}: {error}") from error
+        setattr(config, key, result)
+
+
+def switch_optimizer(optimizer: OptimizerConfig, names: Sequence[Any]) -> None:
+    """A layer names another optimizer: what the layers below set and that one does not take goes back to null."""
+    if not optimizer.options() or names in ([], [optimizer.name]):
+        return
+    from asgc import optimizers  # imports torch: only where it is needed
+
+    if names[0] in optimizers.names():
+        taken = optimizers.options(names[0])
+        for name in optimizer.options():
+            if name not in taken:
+                setattr(optimizer, name, None)
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, list) and (not value or isinstance(value[0], Entry))
+
+
+@functools.lru_cache
+def field_types(cls: Hashable) -> dict[str, Any]:
+    """Field name -> type of a config dataclass (its annotations are text at run time)."""
+    return typing.get_type_hints(cls)  # type: ignore[arg-type]
+
+
+@functools.cache
+def option_paths() -> tuple[str, ...]:
+    """The dotted paths of all options, groups included."""
+    config = TrainConfig()
+    groups = [item.name for item in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, item.name))]
+    return (*groups, *(path for path, _, _ in leaves(config)))
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """ "; did you mean 'x'?" with the nearest known name, compared whole and by its last part; "" if none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if not near:
+        by_last = {path.rpartition(".")[2]: path for path in reversed(known)}
+        near = [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.7)]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint` of a config field; text is read as on a command line ("1e6" is a whole number).
+
+    Raises:
+        ValueError: what was expected.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or (isinstance(value, str) and value.lower() in ("null", "none", "~")):
+            return None
+        return coerce(value, next(arg for arg in args if arg is not types.NoneType))
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ValueError(f"must be {', '.join(args[:-1])} or {args[-1]}")
+    if origin in (list, tuple):
+        return _coerce_sequence(value, origin, args)
+    if hint is bool:
+        return _coerce_bool(value)
+    if hint is str:
+        if isinstance(value, str) and value:
+            return value
+        raise ValueError("must be text")
+    return _coerce_number(value, hint)
+
+
+def _coerce_sequence(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
+    kind = "whole numbers" if args[0] is int else "numbers"
+    count = f"{len(args)} {kind}" if origin is tuple else kind
+    if not isinstance(value, list | tuple) or not value or (origin is tuple and len(value) != len(args)):
+        raise ValueError(f"must be {count} such as {'32,64' if args[0] is int else '0.9,0.999'}")
+    return origin(coerce(item, args[0]) for item in value)
+
+
+def _coerce_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).lower()
+    if text in ("true", "yes", "on", "false", "no", "off"):
+        return text in ("true", "yes", "on")
+    raise ValueError("must be true or false")
+
+
+def _coerce_number(value: Any, hint: type) -> int | float:
+    kind = "a whole number" if hint is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"must be {kind}")
+    if hint is int and isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"must be {kind}") from None
+    if hint is float:
+        return number
+    if isinstance(value, str) and value.strip().lstrip("+-").replace("_", "").isdecimal():
+        return int(value)  # exact, also beyond 2^53
+    if not number.is_integer():
+        raise ValueError(f"must be {kind}")
+    return int(number)
+
+
+def check_range(value: Any, allowed: str) -> None:
+    """Raise ValueError if a number, or one number of a list, lies outside the interval `allowed` ("" allows all)."""
+    if not allowed or value is None:
+        return
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if not in_range(number, allowed):
+            raise ValueError(f"must be {describe_range(allowed)}")
+
+
+def show(value: Any) -> str:
+    """A value as the user would have typed it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(show, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value) if str(value) else "''"
+
+
+def _line(key: str, value: Any, comment: str) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
+    return f"{f'{key}: {text}':<32}  # {comment}" if comment else f"{key}: {text}"
+
+
+def _comment(path: str, item: dataclasses.Field[Any]) -> str:
+    return str(item.metadata["help"]) + choices(path)
+
+
+def choices(path: str) -> str:
+    """ " (a, b)" for an option that is one of some words, else ""."""
+    hint = field_types(_owner(path))[path.rpartition(".")[2]]
+    words = next(
+        (typing.get_args(part) for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal), ()
+    )
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _owner(path: str) -> type:
+    group = path.rpartition(".")[0]
+    return type(getattr(TrainConfig(), group)) if group else TrainConfig
