@@ -1,0 +1,29 @@
+"""DQN on Atari through EnvPool, with any optimizer of the registry: `asgc-rl` on the command line, `train` from Python.
+
+>>> from rl import TrainConfig, load_agent, train
+>>> summary = train(TrainConfig.preset("quick", game="Breakout", run_dir="runs/breakout"))
+>>> agent = load_agent("runs/breakout")
+>>> actions = agent.act(observation)  # observation: (N, 4, 42, 42) uint8 of the preset `quick`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rl.agent import Agent, load_agent
+    from rl.config import TrainConfig
+    from rl.train import Interrupted, train
+
+__all__ = ["Agent", "Interrupted", "TrainConfig", "load_agent", "train"]
+
+_HOMES = {"Agent": "agent", "load_agent": "agent", "TrainConfig": "config", "Interrupted": "train", "train": "train"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `asgc-rl --help` and its error messages need no PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rl' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"rl.{_HOMES[name]}"), name)

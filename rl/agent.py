@@ -1,0 +1,77 @@
+"""A trained agent, loaded from its run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluation.errors import UserError
+from evaluation.runs import MODEL, load_config, newest_checkpoint
+from rl.config import TrainConfig
+from rl.learner import build_network, select_device, select_precision
+from rl.networks import QNetwork
+
+
+class Agent:
+    """A Q-network with the configuration it was trained under.
+
+    Attributes:
+        config: the run's TrainConfig.
+        num_actions: number of actions A.
+    """
+
+    def __init__(self, network: QNetwork, config: TrainConfig, num_actions: int, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.config = config
+        self.num_actions = num_actions
+        self.device = device
+        self._precision = select_precision(config.precision, device)
+        self._rng = np.random.default_rng(config.seed)
+
+    @torch.inference_mode()
+    def values(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Q-values (N, A) of stacked frames (N, stack, H, W), uint8."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            values: NDArray[np.float32] = self.network(torch.from_numpy(observation).to(self.device)).cpu().numpy()
+        return values
+
+    def act(
+        self, observation: NDArray[np.uint8], epsilon: float = 0.0, rng: np.random.Generator | None = None
+    ) -> NDArray[np.int64]:
+        """Actions (N,) for observations (N, stack, H, W), or one action () for one observation (stack, H, W).
+
+        Args:
+            epsilon: share of random actions; 0 is greedy.
+            rng: generator for them; by default one seeded with the run's seed.
+        """
+        if observation.ndim == 3:
+            return self.act(observation[None], epsilon, rng)[0]
+        rng = self._rng if rng is None else rng
+        greedy = self.values(observation).argmax(axis=1)
+        explore = rng.random(len(greedy)) < epsilon
+        return np.where(explore, rng.integers(self.num_actions, size=len(greedy)), greedy)
+
+
+def load_agent(run: str | Path, device: str = "auto") -> Agent:
+    """The agent of a run folder: its final model, or the newest checkpoint's if the run is not finished.
+
+    Raises:
+        UserError: not a run folder, nothing saved in it yet, or no such device.
+    """
+    run = Path(run)
+    config = TrainConfig.from_dict(load_config(run))
+    where = select_device(device)
+    path = run / MODEL
+    if not path.exists():
+        checkpoint = newest_checkpoint(run)
+        if checkpoint is None:
+            raise UserError(f"{run} holds no model yet: the run has not reached its first checkpoint")
+        path = checkpoint / MODEL
+    model = torch.load(path, map_location=where, weights_only=True)
+    num_actions = model["num_actions"]
+    network = build_network(config.network, num_actions, (config.env.stack, config.env.height, config.env.width))
+    network.load_state_dict(model["network"])
+    return Agent(network, config, num_actions, where)

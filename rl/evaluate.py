@@ -1,0 +1,99 @@
+"""Evaluation: full games in environments of their own, scored by the true rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.config import EnvConfig
+from rl.envs import AtariEnvs, make_envs
+from rl.protocols import PROTOCOLS
+
+MAX_ENVS = 32
+
+Policy = Callable[[NDArray[np.uint8], float, np.random.Generator], NDArray[np.int64]]
+
+
+def play_games(
+    policy: Policy,
+    make: Callable[[int], AtariEnvs],
+    episodes: int,
+    epsilon: float,
+    rng: np.random.Generator,
+    max_envs: int = MAX_ENVS,
+) -> NDArray[np.float64]:
+    """Play exactly `episodes` games and return their scores (episodes,).
+
+    Each environment plays a number of games fixed beforehand. Taking the first games to finish instead would favour
+    short ones: in Pong the lost, in Breakout the bad.
+
+    Args:
+        policy: (observations (N, stack, H, W), epsilon, rng) -> actions (N,).
+        make: number of environments -> environments; they are closed here.
+        epsilon: share of random actions.
+    """
+    num_envs = min(episodes, max_envs)
+    quota = np.full(num_envs, episodes // num_envs)
+    quota[: episodes % num_envs] += 1
+    envs = make(num_envs)
+    try:
+        scores: list[float] = []
+        running = np.zeros(num_envs)
+        observation = envs.reset()
+        while quota.any():
+            step = envs.step(policy(observation, epsilon, rng))
+            observation = step.observation
+            running += step.score
+            for i in np.flatnonzero(step.game_over):
+                if quota[i] > 0:
+                    scores.append(float(running[i]))
+                    quota[i] -= 1
+                running[i] = 0.0
+    finally:
+        envs.close()
+    return np.array(scores)
+
+
+def evaluate(
+    policy: Policy, game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None = None
+) -> NDArray[np.float64]:
+    """Scores (episodes,) of a policy under an environment configuration's protocol (epsilon None: the protocol's)."""
+    protocol = PROTOCOLS[env.protocol]
+
+    def make(num_envs: int) -> AtariEnvs:
+        return make_envs(
+            game,
+            protocol,
+            num_envs=num_envs,
+            seed=seed,
+            training=False,
+            height=env.height,
+            width=env.width,
+            stack=env.stack,
+            threads=env.threads,
+            mode=env.mode,
+            difficulty=env.difficulty,
+        )
+
+    rng = np.random.default_rng(seed)
+    return play_games(policy, make, episodes, protocol.eval_epsilon if epsilon is None else epsilon, rng)
+
+
+def signature(
+    game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None, version: str
+) -> dict[str, Any]:
+    """How a score was made; scores with different protocols are never compared."""
+    return {
+        "game": game,
+        "protocol": env.protocol,
+        "epsilon": PROTOCOLS[env.protocol].eval_epsilon if epsilon is None else epsilon,
+        "episodes": episodes,
+        "seed": seed,
+        "frame": f"{env.height}x{env.width}x{env.stack}",
+        "mode": env.mode,
+        "difficulty": env.difficulty,
+        "version": version,
+    }

@@ -1,0 +1,162 @@
+"""The DQN learner: acting, the temporal-difference update, the target network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asgc import optimizers
+from evaluation.errors import UserError
+from rl.config import NetworkConfig, TrainConfig
+from rl.networks import QNetwork
+from rl.replay import Batch
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
+
+
+def select_device(name: str) -> torch.device:
+    """The device for "auto" (a GPU where there is one), "cpu" or "cuda"; UserError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA GPU is available to PyTorch here; use --device cpu or --device auto")
+    return torch.device(name)
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """ "bf16" or "fp32" for "auto": bfloat16 where the hardware multiplies it, otherwise float32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if cpu_multiplies_bf16() else "fp32"
+
+
+def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU has bfloat16 products (AVX-512 BF16, AMX, Arm BF16); without them bf16 is slower than fp32."""
+    try:
+        words = set(cpuinfo.read_text().split())
+    except OSError:
+        return False
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def build_network(config: NetworkConfig, num_actions: int, observation_shape: tuple[int, int, int]) -> QNetwork:
+    """The Q-network that a configuration describes, freshly initialized from torch's generator."""
+    return QNetwork(
+        num_actions,
+        observation_shape,
+        channels=config.channels,
+        kernels=config.kernels,
+        strides=config.strides,
+        hidden=config.hidden,
+        layer_norm=config.layer_norm,
+    )
+
+
+class DQN:
+    """DQN (Mnih et al., 2015) with optional Double DQN (van Hasselt et al., 2016) and n-step targets.
+
+    One `update` minimizes the loss between Q(s, a) and
+
+        y = R_n + discount * Q_target(s', a*),   a* = argmax Q(s', .) (double) or argmax Q_target(s', .)
+
+    where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step.
+    """
+
+    def __init__(
+        self, config: TrainConfig, num_actions: int, observation_shape: tuple[int, int, int], device: torch.device
+    ) -> None:
+        self.device = device
+        self.num_actions = num_actions
+        self.double = config.double
+        self.precision = select_precision(config.precision, device)
+        self._loss = LOSSES[config.loss]
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.network = build_network(config.network, num_actions, observation_shape)
+        self.network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.target_network = build_network(config.network, num_actions, observation_shape)
+        self.target_network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.target_network.requires_grad_(False)
+        self.sync_target()
+        name, lr = config.optimizer.name, config.optimizer.lr
+        try:
+            self.optimizer = optimizers.build(name, self.network.parameters(), lr=lr, **config.optimizer.options())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--optimizer {name}: {error}") from error
+        self._td_loss = torch.compile(self._eager_td_loss) if config.compile else self._eager_td_loss
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for a forward pass: bfloat16 matrix products, float32 parameters and values."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @torch.inference_mode()
+    def act(self, observation: NDArray[np.uint8], epsilon: float, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Epsilon-greedy actions (N,) for observations (N, stack, height, width)."""
+        n = len(observation)
+        explore = rng.random(n) < epsilon
+        actions = rng.integers(self.num_actions, size=n)
+        if not explore.all():
+            with self.autocast():
+                values = self.network(torch.from_numpy(observation).to(self.device))
+            actions = np.where(explore, actions, values.argmax(dim=1).cpu().numpy())
+        return actions
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step on a batch; returns the mean loss and the mean Q(s, a) as tensors (no synchronization)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, q = self._td_loss(
+            *(x.to(self.device, non_blocking=True) for x in (batch.observation, batch.action, batch.reward)),
+            *(x.to(self.device, non_blocking=True) for x in (batch.next_observation, batch.discount)),
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return {"loss": loss.detach(), "q": q.detach()}
+
+    def _eager_td_loss(
+        self, observation: Tensor, action: Tensor, reward: Tensor, next_observation: Tensor, discount: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            with torch.no_grad():
+                next_values = self.target_network(next_observation)
+                if self.double:
+                    best = self.network(next_observation).argmax(dim=1, keepdim=True)
+                    next_value = next_values.gather(1, best).squeeze(1)
+                else:
+                    next_value = next_values.amax(dim=1)
+                target = reward + discount * next_value
+            q = self.network(observation).gather(1, action.unsqueeze(1)).squeeze(1)
+        return self._loss(q, target), q.mean()
+
+    def sync_target(self) -> None:
+        """Copy the online network into the target network and tell the optimizer that its loss has changed."""
+        self.target_network.load_state_dict(self.network.state_dict())
+        shift = getattr(getattr(self, "optimizer", None), "shift", None)
+        if shift is not None:
+            shift()
+
+    def standardize(self, frames: Tensor) -> None:
+        """Fix the input scaling of both networks from single frames (n, height, width); see QNetwork.standardize."""
+        self.network.standardize(frames.to(self.device))
+        self.target_network.standardize(frames.to(self.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning goes on from: both networks and the optimizer."""
+        return {
+            "network": self.network.state_dict(),
+            "target_network": self.target_network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.target_network.load_state_dict(state["target_network"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,425 @@
+"""Training a DQN agent: the loop, and the run folder around it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation import metrics, resources, seeding
+from evaluation.checkpoint import Checkpoint
+from evaluation.clock import Clock
+from evaluation.files import atomic_path
+from evaluation.runs import MODEL, RunFolder
+from rl.config import ExplorationConfig, TrainConfig
+from rl.envs import AtariEnvs, EpisodeTracker, make_envs
+from rl.evaluate import evaluate
+from rl.learner import DQN, select_device
+from rl.protocols import PROTOCOLS
+from rl.replay import FrameReplay
+
+REPLAY = "replay"
+STATE = "state.pt"
+RECENT_GAMES = 20
+STANDARDIZATION_FRAMES = 2048
+MAY_CHANGE = ("run_dir", "tensorboard")  # between a run and its resume: neither changes the numbers
+
+
+class Display(Protocol):
+    """What `train` shows a person; `rl.display` has the terminal's."""
+
+    def start(self, info: dict[str, Any]) -> None: ...
+    def update(self, stats: dict[str, Any]) -> None: ...
+    def message(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """A display that shows nothing: the default from Python."""
+
+    def start(self, info: dict[str, Any]) -> None: ...
+    def update(self, stats: dict[str, Any]) -> None: ...
+    def message(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Interrupted(Exception):
+    """Training was stopped by Ctrl-C or SIGTERM after saving; `run` is the folder to resume."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(f"stopped at step {step:,} and saved; resume with: asgc-rl train --resume {run}")
+        self.run = run
+        self.step = step
+
+
+def epsilon_at(step: int, config: ExplorationConfig) -> float:
+    """Linear epsilon schedule: `start` at step 0, `end` from `steps` on."""
+    fraction = min(step / config.steps, 1.0)
+    return config.start + fraction * (config.end - config.start)
+
+
+def passed(step: int, advance: int, interval: int) -> bool:
+    """Whether the last `advance` environment steps up to `step` reached a multiple of `interval`."""
+    return step // interval > (step - advance) // interval
+
+
+def default_run_dir(config: TrainConfig) -> Path:
+    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken."""
+    name = f"{config.game}-{config.optimizer.name}-s{config.seed}"
+    parent = Path("runs") / datetime.date.today().isoformat()
+    candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
+    return next(path for path in candidates if not path.exists())
+
+
+def train(config: TrainConfig, *, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
+    """Train a DQN agent and return the run's summary (what `summary.json` holds).
+
+    Args:
+        config: the run; see `TrainConfig.preset`.
+        resume: go on with the run in `config.run_dir` from its newest checkpoint.
+        display: where progress is shown; silent by default.
+
+    Raises:
+        UserError: something about the settings or the machine that the user can mend, in one line.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
+    """
+    config.validate()
+    display = display or Silent()
+    device = select_device(config.device)
+    path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
+    checkpoint_bytes = check_resources(config, device, path)
+    enter = functools.partial(RunFolder.resume, ignore=MAY_CHANGE) if resume else RunFolder.create
+    with enter(
+        path,
+        config.to_dict(),
+        seeds={"seed": config.seed},
+        device=str(device),
+        tensorboard=config.tensorboard,
+        message=display.message,
+    ) as run:
+        trainer = Trainer(config, run, device, display)
+        try:
+            display.start(trainer.info() | {"checkpoint_bytes": checkpoint_bytes})
+            return trainer.run()
+        finally:
+            display.stop()
+            trainer.envs.close()
+
+
+def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
+    """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
+    env = config.env
+    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, (env.height, env.width))
+    overhead = 1 << 30  # torch, EnvPool, the networks and their activations
+    resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
+    resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")
+    checkpoint = replay + (64 << 20)
+    resources.check_disk(path, 3 * checkpoint, "three checkpoints with the replay in them", "--replay-size")
+    return checkpoint
+
+
+class Trainer:
+    """The state of one run. Everything random comes from seeds derived from `config.seed`."""
+
+    def __init__(self, config: TrainConfig, run: RunFolder, device: torch.device, display: Display) -> None:
+        self.config = config
+        self.run_folder = run
+        self.display = display
+        self.clock = Clock()
+        self.step = 0  # environment steps so far
+        self.updates = 0
+        self.segment = 0  # environments are made anew at each checkpoint, with a seed made from this number
+        self.evaluations: list[dict[str, float]] = []
+        self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
+        self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
+        seeding.seed_all(seeding.derive(config.seed, "global"))
+        env = config.env
+        self.envs = self._make_envs()
+        self.learner = DQN(config, self.envs.num_actions, (env.stack, env.height, env.width), device)
+        self.replay = FrameReplay(
+            config.replay_size,
+            env.num_envs,
+            (env.height, env.width),
+            env.stack,
+            config.n_step,
+            config.gamma,
+            device=device,
+        )
+        self.tracker = EpisodeTracker(env.num_envs, window=RECENT_GAMES)
+        self._interval = IntervalStatistics()
+        self._stop = False
+        if run.checkpoint is not None:
+            self._restore(run.checkpoint)
+
+    # The loop ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train up to `total_steps`; returns the summary."""
+        config, envs = self.config, self.envs
+        observation = self._start_segment()
+        with self._stop_on_signal():
+            while self.step < config.total_steps:
+                epsilon = epsilon_at(self.step, config.exploration)
+                actions = self.learner.act(observation, epsilon, self.rng)
+                result = envs.step(actions)
+                self.replay.add(actions, result)
+                self._interval.add_scores(self.tracker.update(result))
+                observation = result.observation
+                self.step += envs.num_envs
+
+                self._learn()
+                if passed(self.step, envs.num_envs, config.target_interval):
+                    self.learner.sync_target()
+                finished = self.step >= config.total_steps
+                if finished or self._due(config.log_interval):
+                    self._log(epsilon)
+                if self._due(config.evaluation.interval) and not finished:
+                    self._evaluate(config.evaluation.episodes)
+                if self._stop or (self._due(config.checkpoint_interval) and not finished):
+                    self._checkpoint()
+                    if self._stop:
+                        raise Interrupted(self.run_folder.path, self.step)
+                    envs = self.envs
+                    observation = self._start_segment()
+        return self._finish()
+
+    def _learn(self) -> None:
+        """As many updates as are due: one every `train_every` environment steps after `learning_starts`."""
+        config = self.config
+        due = max(0, self.step - config.learning_starts) // config.train_every
+        if self.updates == 0 < due and config.network.standardize:
+            frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng).observation[:, -1]
+            self.learner.standardize(frames)
+        while self.updates < due:
+            batch = self.replay.sample(config.batch_size, self.replay_rng)
+            self._interval.add_update(self.learner.update(batch))
+            self.updates += 1
+
+    def _due(self, interval: int) -> bool:
+        return passed(self.step, self.config.env.num_envs, interval)
+
+    # What is written ------------------------------------------------------------------------------------------------
+
+    def _log(self, epsilon: float) -> None:
+        values = self._interval.take() | {"epsilon": epsilon} | clipping(self.learner.optimizer)
+        self._write("train", values)
+        self.display.update(
+            values
+            | {
+                "step": self.step,
+                "updates": self.updates,
+                "training_s": self.clock.training_s,
+                "recent_return": self.tracker.mean(),
+                "replay": len(self.replay),
+                "evaluation": self.evaluations[-1]["score"] if self.evaluations else None,
+            }
+        )
+
+    def _evaluate(self, episodes: int) -> NDArray[np.float64]:
+        config = self.config
+        point = {"step": self.step, "samples": self._samples, "training_s": self.clock.training_s}
+        with self.clock.evaluation():
+            scores = evaluate(
+                self.learner.act,
+                config.game,
+                config.env,
+                episodes=episodes,
+                seed=seeding.derive(config.seed, "evaluation", len(self.evaluations)),
+                epsilon=config.evaluation.epsilon,
+            )
+        mean = float(scores.mean())
+        self.evaluations.append(point | {"score": mean})
+        self._write("evaluation", {"score": mean, "score_std": float(scores.std()), "games": episodes})
+        self.display.message(f"step {self.step:,}: score {mean:.2f} (mean of {episodes} evaluation games)")
+        return scores
+
+    def _write(self, split: str, values: dict[str, float]) -> None:
+        self.run_folder.log(self.step, self._samples, self.clock.wall_s, split, values)
+
+    @property
+    def _samples(self) -> int:
+        return self.updates * self.config.batch_size
+
+    def _finish(self) -> dict[str, Any]:
+        """The last evaluation, the model, the summary; the checkpoints go."""
+        config = self.config
+        scores = self._evaluate(config.evaluation.final_episodes)
+        summary = metrics.summarize(
+            self.evaluations, target=config.evaluation.target, last_k=config.evaluation.last_k
+        ) | {
+            "last_evaluation": {"mean": float(scores.mean()), "std": float(scores.std()), "scores": scores.tolist()},
+            "steps": self.step,
+            "samples": self._samples,
+            "training_s": self.clock.training_s,
+            "wall_s": self.clock.wall_s,
+        }
+        with atomic_path(self.run_folder.model_path) as path:
+            self._save_model(path)
+        self.run_folder.finish(summary)
+        return summary
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        """Save everything; the environments, which cannot be saved, are made anew, resumed or not."""
+        self.replay.cut()
+        self.tracker.cut()
+        self.segment += 1
+        state = {
+            "step": self.step,
+            "updates": self.updates,
+            "segment": self.segment,
+            "evaluations": self.evaluations,
+            "clock": self.clock.state_dict(),
+            "interval": self._interval.state_dict(),
+            "tracker": self.tracker.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "replay_rng": self.replay_rng.bit_generator.state,
+            "global_rng": seeding.rng_state(),
+            "learner": self.learner.state_dict(),
+        }
+
+        def write(directory: Path) -> None:
+            torch.save(state, directory / STATE)
+            self._save_model(directory / MODEL)
+            self.replay.save(directory / REPLAY)
+
+        self.run_folder.save_checkpoint(self.step, write)
+        self._renew_envs()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        state = torch.load(checkpoint.path / STATE, map_location=self.learner.device, weights_only=False)
+        self.step, self.updates, self.segment = state["step"], state["updates"], state["segment"]
+        self.evaluations = state["evaluations"]
+        self.clock.load_state_dict(state["clock"])
+        self._interval.load_state_dict(state["interval"])
+        self.tracker.load_state_dict(state["tracker"])
+        self.rng.bit_generator.state = state["rng"]
+        self.replay_rng.bit_generator.state = state["replay_rng"]
+        seeding.set_rng_state(state["global_rng"])
+        self.learner.load_state_dict(state["learner"])
+        self.replay.load(checkpoint.path / REPLAY)
+        self._renew_envs()
+        self.display.message(f"resumed at step {self.step:,}")
+
+    def _save_model(self, path: Path) -> None:
+        torch.save({"network": self.learner.network.state_dict(), "num_actions": self.envs.num_actions}, path)
+
+    # Environments ---------------------------------------------------------------------------------------------------
+
+    def _make_envs(self) -> AtariEnvs:
+        env = self.config.env
+        return make_envs(
+            self.config.game,
+            PROTOCOLS[env.protocol],
+            num_envs=env.num_envs,
+            seed=seeding.derive(self.config.seed, "environments", self.segment),
+            training=True,
+            height=env.height,
+            width=env.width,
+            stack=env.stack,
+            threads=env.threads,
+            reward_clip=env.reward_clip,
+            mode=env.mode,
+            difficulty=env.difficulty,
+        )
+
+    def _renew_envs(self) -> None:
+        self.envs.close()
+        self.envs = self._make_envs()
+
+    def _start_segment(self) -> NDArray[np.uint8]:
+        observation = self.envs.reset()
+        self.replay.start(observation)
+        return observation
+
+    @contextlib.contextmanager
+    def _stop_on_signal(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM stop the loop after a whole step; a second one interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: object) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self.display.message("stopping: saving a checkpoint (once more to stop at once, unsaved)")
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def info(self) -> dict[str, Any]:
+        """What a display shows at the start."""
+        config = self.config
+        return {
+            "game": config.game,
+            "protocol": config.env.protocol,
+            "optimizer": config.optimizer.name,
+            "device": str(self.learner.device),
+            "precision": self.learner.precision,
+            "seed": config.seed,
+            "total_steps": config.total_steps,
+            "run_dir": str(self.run_folder.path),
+            "parameters": sum(p.numel() for p in self.learner.network.parameters()),
+        }
+
+
+class IntervalStatistics:
+    """Means over a logging interval, kept as tensors until asked for, so that a GPU is not waited for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._updates = 0
+        self._scores: list[float] = []
+
+    def add_update(self, values: dict[str, Tensor]) -> None:
+        """Add what one update returned."""
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._updates += 1
+
+    def add_scores(self, scores: NDArray[np.float64]) -> None:
+        """Add the scores of games that ended."""
+        self._scores += scores.tolist()
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; what has no value yet is left out."""
+        means = {name: value.item() / self._updates for name, value in self._sums.items()}
+        if self._scores:
+            means |= {"return": float(np.mean(self._scores)), "episodes": len(self._scores)}
+        self.__init__()  # type: ignore[misc]
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints between two logging steps."""
+        return {"sums": self._sums, "updates": self._updates, "scores": self._scores}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self._sums, self._updates, self._scores = state["sums"], state["updates"], state["scores"]
+
+
+def clipping(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The last step's clipped fraction and attenuation, averaged over layers; empty for optimizers without them."""
+    diagnostics = getattr(optimizer, "diagnostics", None)
+    if diagnostics is None:
+        return {}
+    layers = diagnostics()
+    return {name: float(np.mean([layer[name] for layer in layers])) for name in ("clipped", "attenuation")}
