@@ -92,16 +92,15 @@ def performance_profile_band(
     return _percentiles(draws, level)
 
 
-def _bootstrap(
-    statistic: Callable[..., Array], scores: tuple[ArrayLike, ...], seed: int, repetitions: int
-) -> Array:
+def _bootstrap(statistic: Callable[..., Array], scores: tuple[ArrayLike, ...], seed: int, repetitions: int) -> Array:
     arrays = [_scores(one) for one in scores]
     generator = np.random.default_rng(seed)
     draws = []
     for _ in range(repetitions):
         picks = [generator.integers(array.shape[0], size=array.shape) for array in arrays]
-        draws.append(statistic(*(np.take_along_axis(array, pick, axis=0) for array, pick in zip(arrays, picks,
-        strict=True)))) return np.stack(draws)
+        drawn = [np.take_along_axis(array, pick, axis=0) for array, pick in zip(arrays, picks, strict=True)]
+        draws.append(statistic(*drawn))
+    return np.stack(draws)
 
 
 def _percentiles(draws: Array, level: float) -> tuple[Array, Array]:

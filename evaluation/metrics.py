@@ -36,8 +36,10 @@ class Evaluation:
     train_value: float | None = None
 
 
-def evaluations_from_rows(rows: Sequence[MetricRow], split: str, name: str, train_split: str | None = None) ->
-list[Evaluation]: """The evaluations of a run from its metrics: the rows `split`/`name`, in order of their steps.
+def evaluations_from_rows(
+    rows: Sequence[MetricRow], split: str, name: str, train_split: str | None = None
+) -> list[Evaluation]:
+    """The evaluations of a run from its metrics: the rows `split`/`name`, in order of their steps.
 
     The evaluation's duration is the row `split`/evaluation_s of the same step (0 if absent), its training value the row
     `train_split`/`name` of the same step.
