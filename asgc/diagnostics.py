@@ -1,0 +1,70 @@
+"""What ``diagnostics()`` reports, and the names of layers in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import statistics
+
+__all__ = ["describe", "layer_name"]
+
+Group = dict[str, Any]
+
+
+def layer_name(groups: list[Group], group_index: int, index: int) -> str:
+    """The parameter's name where named_parameters were given, else its group, index and shape."""
+    group = groups[group_index]
+    if "param_names" in group:
+        return str(group["param_names"][index])
+    return f"group {group_index}, parameter {index} (shape {tuple(group['params'][index].shape)})"
+
+
+def describe(
+    groups: list[Group], options_of: Callable[[Group], Mapping[str, Any]], states: Mapping[Tensor, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One dict a layer that has statistics; see ``ASGC.diagnostics``."""
+    layers: list[dict[str, Any]] = []
+    values: list[Tensor] = []
+    for gi, group in enumerate(groups):
+        options = options_of(group)
+        for pi, param in enumerate(group["params"]):
+            state = states.get(param, {})
+            if "stats" not in state:
+                continue
+            t = max(0, int(state["noise_step"]) - 1)
+            c_t = options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2)
+            stats = state["stats"].to(torch.float64)
+            rows = stats.mean(1)
+            rows[statistics.NONFINITE] = stats[statistics.NONFINITE].sum()
+            values.append(torch.cat([rows, stats[statistics.VAR].sqrt().mean().view(1)]))
+            layers.append(
+                {"name": layer_name(groups, gi, pi), "layer": state["layer"], "units": stats.shape[1], "c_t": c_t}
+            )
+    # One copy to the host a device, not one a layer.
+    columns: dict[int, list[float]] = {}
+    for device in {value.device for value in values}:
+        indices = [i for i, value in enumerate(values) if value.device == device]
+        for i, column in zip(indices, torch.stack([values[i] for i in indices]).tolist(), strict=True):
+            columns[i] = column
+    return [_entry(layer, columns[i]) for i, layer in enumerate(layers)]
+
+
+def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
+    std = column[-1]
+    return {
+        "name": layer["name"],
+        "layer": layer["layer"],
+        "units": layer["units"],
+        "mean": column[statistics.MEAN],
+        "std": std,
+        "threshold": column[statistics.THRESHOLD],
+        "clipped": column[statistics.CLIPPED],
+        "attenuation": column[statistics.ATTENUATION],
+        "noise_scale": layer["c_t"],
+        "noise_std": layer["c_t"] * std,
+        "nonfinite": round(column[statistics.NONFINITE]),
+    }

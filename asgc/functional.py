@@ -1,0 +1,202 @@
+"""ASGC as pure functions: the smooth clip, the gradient transform and the whole step.
+
+Nothing is changed in place, and everything is differentiable, also in the options where they are given as tensors
+(clip_factor, clip_sharpness, threshold, noise_scale, noise_decay, stats_decay, outlier_share, lr, weight_decay, ...):
+unrolling ``step`` differentiates through training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import options as _options
+from . import rules, statistics
+from .noise import noise_like
+
+__all__ = ["Transformed", "clip", "init", "options", "shrinkage", "step", "transform", "units"]
+
+Scalar = float | Tensor
+
+
+def clip(g: Tensor, tau: Scalar, sharpness: Scalar) -> Tensor:
+    """Smooth clip phi_p(g; tau) = g (1 + |g/tau|^p)^(-1/p), element by element.
+
+    Beyond the threshold it is computed as sign(g) tau (1 + |tau/g|^p)^(-1/p), so nothing overflows: +-inf gives +-tau.
+    tau = 0 gives 0, tau = inf the identity, sharpness = inf the hard clip; NaN stays NaN.
+
+    Args:
+        g: real floating-point tensor. Half precision is computed in fp32.
+        tau: threshold >= 0, a number or a tensor that broadcasts to g.
+        sharpness: exponent p > 0, the same.
+
+    Returns:
+        Tensor of g's shape and dtype, |result| <= min(|g|, tau). Differentiable in g, tau and sharpness.
+    """
+    x = g if g.dtype == torch.float64 else g.to(torch.float32)
+    tau = torch.as_tensor(tau, dtype=x.dtype, device=x.device)
+    size = x.abs()
+    outside = size > tau
+    base = torch.where(outside, x.sign() * tau, x)
+    if not isinstance(sharpness, Tensor) and math.isinf(sharpness):
+        return base.to(g.dtype)
+    p = torch.as_tensor(sharpness, dtype=x.dtype, device=x.device)
+    hard = torch.isinf(p)
+    p = torch.where(hard, 1.0, p)
+    low, high = torch.where(outside, tau, size), torch.where(outside, size, tau)
+    usable = (high > 0) & torch.isfinite(high)
+    ratio = torch.where(usable, low, 0.0) / torch.where(usable, high, 1.0)
+    smooth = base * (1 + ratio**p) ** (-1 / p)
+    return torch.where(hard, base, smooth).to(g.dtype)
+
+
+def shrinkage(r: Tensor, tau: Scalar, sharpness: Scalar) -> Tensor:
+    """Factor phi_p(r; tau) / r by which the norm mode scales a layer of root mean square r >= 0; at r = 0 its limit."""
+    positive = r > 0
+    ratio = clip(r, tau, sharpness) / torch.where(positive, r, 1.0)
+    limit = (torch.as_tensor(tau, dtype=r.dtype, device=r.device) > 0).to(r.dtype)
+    return torch.where(positive, ratio, limit)
+
+
+def units(param: Tensor, granularity: str) -> int:
+    """Number of units with statistics of their own: one a layer, or one an index along dimension 0."""
+    return param.shape[0] if granularity == "unit" and param.dim() >= 2 else 1
+
+
+class Transformed(NamedTuple):
+    grad: Tensor  # the transformed gradient, in fp32 (fp64 for fp64 gradients)
+    noise: Tensor | None  # c_t sigma eps, to be added after the rule (noise_at="update")
+    stats: Tensor  # the statistics after this step
+
+
+def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[str, Any]) -> Transformed:
+    """Statistics, threshold, noise and clip: what ASGC does to one layer's gradient before the base rule.
+
+    Args:
+        grad: raw gradient of the layer.
+        stats: its statistics, shape (len(STATISTICS), units) (``statistics.init``).
+        t: steps this layer has done so far (0, 1, ...), the time of the noise.
+        layer: the layer's number, for the noise.
+        options: complete options (``asgc.functional.options``).
+    """
+    mode, noise_scale = options["mode"], options["noise_scale"]
+    g = grad if grad.dtype == torch.float64 else grad.to(torch.float32)
+    rows = stats.shape[1]
+
+    def spread(x: Tensor) -> Tensor:  # one value a unit, against the gradient
+        return x.view((rows,) + (1,) * (g.dim() - 1)) if g.dim() else x.view(())
+
+    sums = statistics.measure(g, stats[statistics.MEAN])
+    finite = torch.isfinite(sums.square)
+    current, first = statistics.start(stats, sums)
+    unseen = current[statistics.N] == 0
+    fixed = options["threshold"]
+    if fixed is not None:
+        tau = torch.as_tensor(fixed, dtype=torch.float64, device=g.device).expand(rows)
+    else:
+        tau = statistics.threshold(current, mode, options["clip_factor"])
+    tau = torch.where(~finite & unseen, math.inf, tau)  # no scale is known yet: finite elements pass
+
+    bad = ~torch.isfinite(g)
+    if mode == "norm":
+        bad = bad | ~spread(finite)
+    clean = torch.where(bad, 0.0, g)
+
+    noise: Tensor | None = None
+    if isinstance(noise_scale, Tensor) or noise_scale != 0:
+        sigma = statistics.safe_sqrt(current[statistics.VAR].to(torch.float64))
+        c_t = noise_scale * (1 + t) ** (-options["noise_decay"] / 2)
+        eps = noise_like(g, options["seed"], t, layer).to(g.dtype)
+        noisy = ~bad if options["noise_zeros"] else clean != 0
+        noise = torch.where(noisy, spread((c_t * sigma).to(g.dtype)) * eps, 0.0)
+    h = clean
+    if noise is not None and options["noise_at"] == "gradient":
+        h = clean + noise
+        noise = None
+
+    if mode == "value":
+        # Clipped, an infinite element would be +-tau; where tau is infinite it contributes nothing, as NaN does.
+        limit = spread(tau.to(g.dtype))
+        infinite = torch.isinf(g) & torch.isfinite(limit)
+        h = torch.where(infinite, g, h)
+        clipped = _by_unit(h.abs() > limit, rows).to(torch.float64).sum(1) / sums.size
+        h = clip(h, limit, options["clip_sharpness"])
+    else:
+        r = statistics.safe_sqrt(torch.where(finite, sums.square, 0.0))
+        clipped = (r > tau).to(torch.float64)
+        h = h * spread(shrinkage(r, tau, options["clip_sharpness"]).to(g.dtype))
+
+    # The raw gradient's moments move the statistics last: they never saw this step's clip.
+    seen = finite & (sums.square > 0) & ~first
+    usable = statistics.Sums(
+        torch.where(seen, sums.mean, 1.0),
+        torch.where(seen, sums.square, 1.0),
+        torch.where(seen, sums.deviation, 1.0),
+        sums.size,
+    )
+    updated = statistics.update(current, usable, options["stats_decay"], options["outlier_share"])
+    new = list(torch.where(seen, updated, current).unbind())
+    nonfinite = (new[statistics.NONFINITE] + (~finite).to(stats.dtype)).clamp(max=float(1 << 23))
+    new[statistics.NONFINITE] = nonfinite
+    for row, value in (
+        (statistics.THRESHOLD, tau),
+        (statistics.CLIPPED, clipped),
+        (statistics.ATTENUATION, _attenuation(h, clean, rows)),
+    ):
+        new[row] = value.detach().to(stats.dtype)
+    return Transformed(h, noise, torch.stack(new))
+
+
+def _by_unit(x: Tensor, rows: int) -> Tensor:
+    return x.reshape(rows, x.numel() // max(1, rows))
+
+
+def _attenuation(h: Tensor, g: Tensor, rows: int) -> Tensor:
+    """|phi(h)| / |g| for each unit, 1 where g is zero."""
+    after, before = (_by_unit(x.detach().to(torch.float64), rows).norm(dim=1) for x in (h, g))
+    return torch.where(before > 0, after / torch.where(before > 0, before, 1.0), 1.0)
+
+
+def options(rule: str = "adam", lr: Scalar | None = None, **given: Any) -> dict[str, Any]:
+    """Complete, checked options for ``step``: ASGC's and torch.optim's defaults where nothing is given.
+
+    Raises:
+        TypeError, ValueError: as ``asgc.ASGC``.
+    """
+    lr_option = {} if lr is None else {"lr": lr}
+    return _options.resolve({"rule": rule, **lr_option, **given})
+
+
+def init(param: Tensor, layer: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """State of one layer before its first step: the rule's own, the statistics, the layer number and time."""
+    return {
+        "layer": layer,
+        "noise_step": torch.tensor(0, dtype=torch.int64),
+        "stats": statistics.init(units(param, options["granularity"]), param.device),
+        **rules.init(param.detach(), options),
+    }
+
+
+def step(
+    param: Tensor, grad: Tensor, state: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """One ASGC step of one layer.
+
+    Args:
+        param, grad: the layer's parameter and gradient.
+        state: from ``init`` or from the previous step. For gradients through several steps in fp64, give the
+            statistics in fp64 too: ``state["stats"] = state["stats"].double()``.
+        options: from ``options``, with ``lr``.
+
+    Returns:
+        The new parameter (param's dtype; lower precisions are updated in fp32 and rounded) and the new state.
+    """
+    transformed = transform(grad, state["stats"], int(state["noise_step"]), state["layer"], options)
+    full = param if param.dtype == torch.float64 else param.to(torch.float32)
+    new_param, rule_state = rules.step(full, transformed.grad, dict(state), options, transformed.noise)
+    new_state = {**state, **rule_state, "stats": transformed.stats, "noise_step": state["noise_step"] + 1}
+    return new_param.to(param.dtype), new_state

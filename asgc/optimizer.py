@@ -1,0 +1,354 @@
+"""The ASGC optimizer: adaptive stochastic gradient clipping in front of a base rule of torch.optim.
+
+The reference implementation is ``functional.step``, layer by layer; ``asgc.foreach`` and ``asgc.cpu`` do the same
+faster. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``, ``asgc.noise``, ``asgc.rules``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, TypeAlias, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import functional, rules, statistics
+from .diagnostics import describe, layer_name
+from .nonfinite import found_nonfinite
+from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
+
+__all__ = ["ASGC"]
+
+Group: TypeAlias = dict[str, Any]
+
+_log = logging.getLogger("asgc")
+
+
+class ASGC(Optimizer):
+    """Adaptive Stochastic Gradient Clipping.
+
+    Each layer (parameter tensor) keeps causal statistics of its gradient, fp32 mean and variance of past steps, and
+    its own threshold: tau = |mean| + clip_factor std for elements (``mode="value"``) or
+    tau = clip_factor sqrt(mean^2 + var) for the layer's root mean square (``mode="norm"``). The gradient gets noise of
+    standard deviation noise_scale (1 + t)^(-noise_decay/2) std, is clipped smoothly by
+    phi(x) = x (1 + |x/tau|^p)^(-1/p), and the base rule takes its step.
+
+    Args:
+        params: parameters, named parameters or dicts of parameter groups; a group may override every option.
+        lr: learning rate, a number or a one-element tensor.
+        rule: base rule: "sgd", "adam", "adamw", "rmsprop" or "adagrad".
+        mode: "norm" scales a whole layer, "value" clips element by element.
+        clip_factor: threshold in units of the gradient's scale; None: 2 in norm mode, 3 in value mode; inf: no clip.
+        clip_sharpness: exponent p of the smooth clip; inf: the hard clip.
+        threshold: a fixed threshold in place of the adaptive one (inf: none).
+        granularity: "layer", or "unit": statistics for each index of dimension 0 of tensors with two or more.
+        noise_scale: standard deviation of the noise relative to the gradient's; 0: none.
+        noise_decay: exponent of the noise variance's decay with the number of steps.
+        noise_at: "gradient" (before the clip) or "update" (Langevin form, after the rule).
+        noise_zeros: give noise to elements whose gradient is exactly 0 as well.
+        stats_decay: decay of the running statistics for each step.
+        outlier_share: share of steps that may be outliers without moving the threshold far; None: 0.9 for sgd, else
+            0.25. Small: thresholds follow bursts quickly; near 1: anchored.
+        on_shift: what ``shift()`` does: "none", "rewarm", "adam-rel" or "reset".
+        adapt: None; online adaptation is not available in this version.
+        nonfinite: "contain" (infinite elements are clipped, NaN contributes 0, statistics stay), "skip" (a step with a
+            non-finite gradient changes nothing; reads the gradients once more) or "raise" (the same cost).
+        seed: seed of the noise, in [0, 2^32).
+        implementation: "auto", "reference", "foreach" or "cpu"; auto chooses before the first step and keeps to it.
+        capturable: False; CUDA graphs need an implementation this version does not have.
+        **rule_options: torch.optim's own options of the rule (``betas``, ``momentum``, ``weight_decay``, ...).
+
+    Raises:
+        TypeError: an unknown option (the nearest is named) or a value of a wrong type.
+        ValueError: a value out of range, or an implementation that cannot serve these parameters.
+
+    ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see ``asgc.statistics``) and
+    the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision.
+    """
+
+    _active: str | None = None  # the implementation once it is known to serve these parameters
+    _built = False
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor,
+        rule: str = "adam",
+        mode: str = "norm",
+        clip_factor: float | None = None,
+        clip_sharpness: float = 4.0,
+        threshold: float | None = None,
+        granularity: str = "layer",
+        noise_scale: float = 0.1,
+        noise_decay: float = 0.0,
+        noise_at: str = "gradient",
+        noise_zeros: bool = False,
+        stats_decay: float = 0.99,
+        outlier_share: float | None = None,
+        on_shift: str = "none",
+        adapt: str | None = None,
+        nonfinite: str = "contain",
+        seed: int = 0,
+        implementation: str = "auto",
+        capturable: bool = False,
+        **rule_options: Any,
+    ) -> None:
+        given = dict(locals())
+        chosen = {"lr": lr, **{name: given[name] for name in ASGC_DEFAULTS}, **rule_options}
+        resolve(chosen)
+        super().__init__(params, {**rule_defaults(rule), **chosen})
+        self._built = True
+        if implementation != "auto":
+            self._choose_implementation()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._built = True
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters, with overrides of any option. Their layer numbers continue; see the class for errors."""
+        group = self._complete(param_group)
+        names = set(group) | {"param_names"}
+        super().add_param_group(group)
+        for name in set(group) - names:  # defaults of another rule than this group's
+            del group[name]
+        self._number_layers()
+        self._active = None
+        if self._built and group["implementation"] != "auto":
+            try:
+                self._choose_implementation()
+            except ValueError:
+                self.param_groups.pop()
+                for param in group["params"]:
+                    del self.state[param]
+                raise
+
+    def _complete(self, param_group: Group) -> Group:
+        """A checked copy of a new group with every option."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}")
+        params = param_group["params"]
+        if not isinstance(params, set):  # left to torch's own error
+            params = [params] if isinstance(params, Tensor) else list(params)
+        for i, item in enumerate(params):
+            name, param = item if isinstance(item, tuple) else (f"parameter {i} of the new group", item)
+            if isinstance(param, Tensor):
+                check_parameter(param, f"{name} (shape {tuple(param.shape)})")
+
+        rule = param_group.get("rule", self.defaults["rule"])
+        own = {**ASGC_DEFAULTS, **(rule_defaults(rule) if rule in rules.RULES else {}), "lr": None}
+        given = {name: value for name, value in param_group.items() if name in own}
+        foreign = {name for other in rules.RULES for name in rule_defaults(other)}
+        for name in set(param_group) - set(own) - {"params", "param_names"}:
+            # Keys of the user's own (a label, a scheduler's) may ride along; a slip of the pen may not.
+            if name in foreign or nearest(name, own, 0.8):
+                raise TypeError(f"a parameter group with rule {rule!r} has no option {name!r}{nearest(name, own)}")
+        inherited = {
+            name: value
+            for name, value in self.defaults.items()
+            if name in own and (name in ASGC_DEFAULTS or name == "lr" or rule == self.defaults["rule"])
+        }
+        options = resolve({**inherited, **given})
+        if not is_tensor_free(options):
+            raise TypeError("only lr and betas may be tensors here; asgc.functional takes the other options as tensors")
+        if self.param_groups:
+            options["implementation"] = self._agreed_implementation(given.get("implementation"))
+        return {**param_group, **options, "params": params}
+
+    def _agreed_implementation(self, wanted: str | None) -> str:
+        current: str = self.param_groups[0]["implementation"]
+        if wanted not in (None, "auto", current):
+            raise ValueError(f"implementation={wanted!r}: all groups share one implementation, here {current!r}")
+        return current
+
+    def _number_layers(self) -> None:
+        params = (param for group in self.param_groups for param in group["params"])
+        for number, param in enumerate(params):
+            self.state[param].setdefault("layer", number)
+
+    def layer_state(self, param: Tensor, group: Group) -> dict[str, Any]:
+        """``state[param]``, complete: what is missing before the first step of this parameter is made here."""
+        state: dict[str, Any] = self.state[param]
+        if "stats" not in state or "step" not in state:
+            if "layer" not in state:
+                self._number_layers()
+            for name, value in functional.init(param, state["layer"], group).items():
+                state.setdefault(name, value)
+        return state
+
+    def layers(self) -> Iterator[tuple[Tensor, dict[str, Any], Group]]:
+        """(parameter, its state, its group) of every parameter that has a gradient now, in order."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    yield param, self.layer_state(param, group), group
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step for all parameters that have a gradient.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called once, first.
+
+        Raises:
+            RuntimeError: a sparse or complex gradient, or a non-finite one under nonfinite="raise" (the parameter is
+                named); nothing has changed then.
+            ValueError: the chosen implementation cannot serve these parameters; nothing has changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for gi, group in enumerate(self.param_groups):
+            for pi, param in enumerate(group["params"]):
+                grad = param.grad
+                if grad is not None and (grad.layout is not torch.strided or grad.is_complex()):
+                    check_gradient(grad, layer_name(self.param_groups, gi, pi))
+        implementation = self._choose_implementation()
+        if found_nonfinite(self.param_groups, lambda group: group, self.layer_state):
+            return loss
+        if implementation == "reference":
+            self._reference_step()
+        else:
+            import_module(f"asgc.{implementation}").step(self)
+        return loss
+
+    def _reference_step(self) -> None:
+        for param, state, group in self.layers():
+            assert param.grad is not None
+            new_param, new_state = functional.step(param, param.grad, state, group)
+            param.copy_(new_param)
+            for name, value in new_state.items():
+                if name not in state:
+                    state[name] = value
+                elif isinstance(value, Tensor):
+                    state[name].copy_(value)
+
+    def _choose_implementation(self) -> str:
+        """Resolve "auto" before the first step; afterwards the choice stays in the groups and so in the state."""
+        chosen: str = self.param_groups[0]["implementation"]
+        if chosen == self._active:
+            return chosen
+        if chosen == "auto":
+            chosen = self._automatic()
+        else:
+            reason = unsupported(self, chosen)
+            if reason is not None and self.defaults["implementation"] != "auto":
+                raise ValueError(f"implementation={chosen!r} cannot be used: {reason}")
+            if reason is not None:
+                previous, chosen = chosen, self._automatic()
+                _log.warning("ASGC goes on with the %s implementation, no longer %s: %s", chosen, previous, reason)
+        for group in self.param_groups:
+            group["implementation"] = chosen
+        self._active = chosen
+        return chosen
+
+    def _automatic(self) -> str:
+        reason = unsupported(self, "cpu")
+        if reason is None:
+            return "cpu"
+        chosen = "foreach" if unsupported(self, "foreach") is None else "reference"
+        _log.warning("ASGC uses its slower %s implementation, because the cpu one cannot serve: %s", chosen, reason)
+        return chosen
+
+    def shift(self) -> None:
+        """Tell the optimizer that the loss has changed (a target-network sync, a new level).
+
+        By ``on_shift``: "none" nothing; "rewarm" n = min(n, 10), so the statistics follow quickly; "adam-rel" the
+        rule's step count goes to 0 and its moments stay (arXiv 2412.17113; for rules without a bias correction that
+        only restarts adagrad's lr_decay); "reset" the rule's moments and step count (arXiv 2306.17833). The noise's
+        step count never goes back.
+        """
+        for group in self.param_groups:
+            for param in group["params"]:
+                state = self.state[param]
+                if "stats" not in state or group["on_shift"] == "none":
+                    continue
+                if group["on_shift"] == "rewarm":
+                    state["stats"][statistics.N].clamp_(max=10)
+                    continue
+                state["step"].zero_()
+                if group["on_shift"] == "reset":
+                    state.pop("momentum_buffer" if group["rule"] == "sgd" else "", None)
+                    for name, value in rules.init(param.detach(), group).items():
+                        state[name].copy_(value)
+
+    def diagnostics(self) -> list[dict[str, Any]]:
+        """The present figures of every layer that has been stepped; nothing is synchronized until this is called.
+
+        Returns:
+            One dict a layer: ``name`` (or group and index), ``layer`` (number), ``units``, ``mean`` and ``std`` of the
+            gradient's elements (running), ``threshold``, ``clipped`` (share of elements, or of units in norm mode) and
+            ``attenuation`` |phi(h)|/|g| of the last step, ``noise_scale`` c_t and ``noise_std`` c_t std of the last
+            step, and ``nonfinite``, the number of steps with a non-finite gradient. With granularity="unit" the mean
+            over units (``nonfinite``: the sum).
+        """
+        return describe(self.param_groups, lambda group: group, self.state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict()`` returned, to the last bit: fp32 statistics and moments stay fp32 for bf16
+        parameters, counters keep their types, and the implementation stays the one the state was made with.
+
+        Raises:
+            ValueError: not a state of ASGC, or of other parameters; nothing has changed then.
+        """
+        saved: dict[str, Any] = {}
+
+        def check(_: Optimizer, loaded: dict[str, Any]) -> None:
+            saved.update(loaded)
+            _check_saved(self.param_groups, loaded)
+
+        def restore(_: Optimizer) -> None:
+            # Optimizer.load_state_dict casts what it finds to the parameter's dtype: put the saved values back.
+            params = (param for group in self.param_groups for param in group["params"])
+            ids = (index for group in saved["param_groups"] for index in group["params"])
+            for index, param in zip(ids, params, strict=True):
+                for name, value in saved["state"].get(index, {}).items():
+                    if isinstance(value, Tensor):
+                        counter = name in ("step", "noise_step")
+                        self.state[param][name] = value.detach().to("cpu" if counter else param.device, copy=True)
+            self._number_layers()
+            self._active = None
+
+        before = self.register_load_state_dict_pre_hook(check)
+        after = self.register_load_state_dict_post_hook(restore, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+
+def unsupported(opt: ASGC, implementation: str) -> str | None:
+    """Why an implementation cannot serve this optimizer, or None if it can."""
+    if implementation == "reference":
+        return None
+    try:
+        reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
+    except (ImportError, AttributeError):
+        return f"asgc.{implementation} is missing"
+    return reason
+
+
+def _check_saved(groups: list[Group], loaded: dict[str, Any]) -> None:
+    saved_groups = loaded["param_groups"]
+    if any("rule" not in group or "clip_factor" not in group for group in saved_groups):
+        raise ValueError("this is not a state_dict of ASGC: its groups have no rule or clip_factor")
+    for group, saved in zip(groups, saved_groups, strict=False):  # other lengths are torch's own error
+        for param, index in zip(group["params"], saved["params"], strict=False):
+            stats = loaded["state"].get(index, {}).get("stats")
+            shape = (len(statistics.STATISTICS), functional.units(param, saved["granularity"]))
+            if stats is not None and tuple(stats.shape) != shape:
+                raise ValueError(
+                    f"the saved statistics of parameter {index} have shape {tuple(stats.shape)}, not {shape}: "
+                    "this is the state of other parameters"
+                )
