@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
@@ -100,9 +101,12 @@ def layers(namespace: Any) -> TrainConfig:
     if run is not None and namespace.resume is not None and namespace.preset is None and namespace.config is None:
         config = TrainConfig()
         path = Path(run) / "config.yaml"
-        if not path.is_file():
+        if path.is_file():
+            config_io.load_file(config, path)
+        elif namespace.resume:
             raise UserError(f"--resume {run}: not a run folder (no config.yaml in it)")
-        config_io.load_file(config, path)
+        else:  # perhaps killed before it was written: the flags say what it was
+            config = config_io.load_preset(PRESETS[0])
     else:
         config = config_io.load_preset(namespace.preset or PRESETS[0])
         if namespace.config is not None:
@@ -168,8 +172,7 @@ def eval_command(argv: list[str]) -> int:
     flags = Flags("asgc-rl eval", "RUN [options]", "Play whole games with the agent of a run folder.")
     flags.section("general").add_argument("run", metavar="RUN", nargs="?", help="run folder of `asgc-rl train`")
     flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")
-    flags.option("general", "--epsilon", float | None, None, "share of random actions; the protocol's by default",
-                 allowed="[0, 1]")  # fmt: skip
+    flags.option("general", "--epsilon", float | None, None, "share of random actions", allowed="[0, 1]")
     flags.option("general", "--mode", int | None, None, "game mode other than the trained one", allowed="[0, 255]")
     flags.option("general", "--difficulty", int | None, None, "difficulty other than the trained one", allowed="[0, 3]")
     flags.option("general", "--seed", int, 1, "seed of the environments and random actions", allowed="[0, 2147483647]")
@@ -177,6 +180,22 @@ def eval_command(argv: list[str]) -> int:
     namespace, _ = flags.read(argv)
     if namespace.run is None:
         raise UserError("say which run: asgc-rl eval RUN")
+
+    from rl.agent import load_agent
+    from rl.evaluate import evaluate, signature
+
+    agent = load_agent(namespace.run, namespace.device)
+    game, env = agent.config.game, agent.config.env
+    env = dataclasses.replace(
+        env,
+        mode=env.mode if namespace.mode is None else namespace.mode,
+        difficulty=env.difficulty if namespace.difficulty is None else namespace.difficulty,
+    )
+    how = {"episodes": namespace.episodes, "seed": namespace.seed, "epsilon": namespace.epsilon}
+    scores = evaluate(agent.act, game, env, **how)
+    signed = signature(game, env, **how)
+    print(f"score={scores.mean():.2f} std={scores.std():.2f} min={scores.min():g} max={scores.max():g}")
+    print(" ".join(f"{key}={value}" for key, value in signed.items()))
     return 0
 
 

@@ -11,7 +11,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -155,10 +155,14 @@ def _is_group(value: Any) -> bool:
     return isinstance(value, list) and (not value or isinstance(value[0], Entry))
 
 
-@functools.lru_cache
-def field_types(cls: Hashable) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
     """Field name -> type of a config dataclass (its annotations are text at run time)."""
-    return typing.get_type_hints(cls)  # type: ignore[arg-type]
+    if cls not in _FIELD_TYPES:
+        _FIELD_TYPES[cls] = typing.get_type_hints(cls)
+    return _FIELD_TYPES[cls]
+
+
+_FIELD_TYPES: dict[type, dict[str, Any]] = {}
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -96,9 +97,9 @@ class Flags(jsonargparse.ArgumentParser):  # type: ignore[misc]
         paths = [self._option_string_actions[name].dest for name in typed]
         return namespace, {path: namespace[path] for path in paths if path in namespace}
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The help page; a flag with an alias goes by that."""
-        text: str = super().format_help()
+        text = super().format_help(formatter)
         for alias, name in self._aliases.items():
             text = text.replace(f"  {name} NAME", f"  {alias} NAME".ljust(len(f"  {name} NAME")))
         return text
@@ -165,11 +166,11 @@ def _reader(name: str, hint: Any, allowed: str) -> Callable[[Any], Any]:
 
 
 def _metavar(name: str, hint: Any) -> str:
-    text = str(getattr(hint, "__name__", hint))
+    text = hint.__name__ if isinstance(hint, type) else str(hint)
     if "Literal" in text:
         return "NAME"
     if "bool" in text:
         return "BOOL"
     if "list" in text or "tuple" in text:
         return "N,N,..."
-    return "N" if "int" in text or "float" in text else name.lstrip("-").rpartition("-")[2].upper()
+    return "N" if "int" in text or "float" in text else re.split("[.-]", name)[-1].upper()
