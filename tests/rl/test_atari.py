@@ -148,7 +148,7 @@ def test_true_returns_over_lives_and_truncations() -> None:
     rng = np.random.default_rng(0)
     truncations = 0
     for step in steps:
-        _, _, terminated, truncated, info = pool.step(np.array([rng.integers(6)]))
+        _, _, _, truncated, info = pool.step(np.array([rng.integers(6)]))
         if over:
             running = 0.0
         running += float(info["reward"][0])
