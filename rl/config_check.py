@@ -76,10 +76,11 @@ def check_optimizer(optimizer: OptimizerConfig) -> None:
     if optimizer.name not in optimizers.names():
         hint = config_io.did_you_mean(optimizer.name, tuple(optimizers.names()))
         raise UserError(f"unknown optimizer {optimizer.name!r}{hint or '; there are ' + ', '.join(optimizers.names())}")
-    taken = set(optimizers.options(optimizer.name))
+    taken = optimizers.options(optimizer.name, optimizer.rule or "adam")
     unknown = [name for name in optimizer.options() if name not in taken]
     if unknown:
-        raise UserError(f"{flag('optimizer.' + unknown[0])}: the optimizer {optimizer.name!r} has no such option")
+        rule = f" with rule {optimizer.rule or 'adam'!r}" if "rule" in taken else ""
+        raise UserError(f"{flag('optimizer.' + unknown[0])}: {optimizer.name}{rule} has no such option")
     options = optimizer.options()
     if "implementation" in options:
         options["implementation"] = "reference"  # whether a fast path is there shows when training starts

@@ -30,6 +30,10 @@ class Entry(NamedTuple):
     where: str
 
 
+class Group(list[Entry]):
+    """The entries of a group of options, or of a whole file."""
+
+
 def load_preset(name: str) -> TrainConfig:
     """The preset `name` of `configs/rl/` on top of the dataclasses' defaults."""
     if name not in PRESETS:
@@ -71,12 +75,12 @@ def dump(config: TrainConfig, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def parse_yaml(text: str, name: str) -> list[Entry]:
+def parse_yaml(text: str, name: str) -> Group:
     """YAML text of nested mappings -> entries that know their line; `name` is the file's name in errors."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        return [] if node is None else _mapping(loader, node, name)
+        return Group() if node is None else _mapping(loader, node, name)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{name}{line}: no valid YAML: {error.problem}") from error
@@ -86,11 +90,11 @@ def parse_yaml(text: str, name: str) -> list[Entry]:
         loader.dispose()
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.Node, name: str) -> list[Entry]:
+def _mapping(loader: yaml.SafeLoader, node: yaml.Node, name: str) -> Group:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{name}:{node.start_mark.line + 1}: expected `option: value` lines")
     loader.flatten_mapping(node)
-    entries: list[Entry] = []
+    entries = Group()
     for key_node, value_node in node.value:
         where = f"{name}:{key_node.start_mark.line + 1}"
         key = str(key_node.value)
@@ -104,11 +108,11 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.Node, name: str) -> list[Entry]
     return entries
 
 
-def _entries(values: Mapping[str, Any], where: str) -> list[Entry]:
-    return [
+def _entries(values: Mapping[str, Any], where: str) -> Group:
+    return Group(
         Entry(str(key), _entries(value, where) if isinstance(value, Mapping) else value, where)
         for key, value in values.items()
-    ]
+    )
 
 
 def apply(config: Any, entries: Iterable[Entry], prefix: str = "") -> None:
@@ -120,15 +124,15 @@ def apply(config: Any, entries: Iterable[Entry], prefix: str = "") -> None:
             raise UserError(f"{where}: unknown option {prefix + key!r}{did_you_mean(prefix + key, option_paths())}")
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
-            if key == "optimizer" and isinstance(value, str):
-                value = [Entry("name", value, where)]
-            if not _is_group(value):
+            if isinstance(current, OptimizerConfig) and isinstance(value, str):
+                value = Group([Entry("name", value, where)])
+            if not isinstance(value, Group):
                 raise UserError(f"{where}: {prefix + key} is a group of options, got {value!r}")
-            if key == "optimizer":
-                switch_optimizer(current, [entry.value for entry in value if entry.key == "name"])
+            if isinstance(current, OptimizerConfig):
+                switch_optimizer(current, {entry.key: entry.value for entry in value})
             apply(current, value, f"{prefix}{key}.")
             continue
-        if _is_group(value):
+        if isinstance(value, Group):
             raise UserError(f"{where}: {prefix + key} is a single option, not a group")
         try:
             result = coerce(value, hints[key])
@@ -138,21 +142,20 @@ def apply(config: Any, entries: Iterable[Entry], prefix: str = "") -> None:
         setattr(config, key, result)
 
 
-def switch_optimizer(optimizer: OptimizerConfig, names: Sequence[Any]) -> None:
-    """A layer names another optimizer: what the layers below set and that one does not take goes back to null."""
-    if not optimizer.options() or names in ([], [optimizer.name]):
+def switch_optimizer(optimizer: OptimizerConfig, layer: Mapping[str, Any]) -> None:
+    """A layer names another optimizer or rule: what the layers below set and it does not take goes back to null."""
+    name, rule = layer.get("name", optimizer.name), layer.get("rule", optimizer.rule)
+    if not optimizer.options() or (name, rule) == (optimizer.name, optimizer.rule):
         return
     from asgc import optimizers  # imports torch: only where it is needed
 
-    if names[0] in optimizers.names():
-        taken = optimizers.options(names[0])
-        for name in optimizer.options():
-            if name not in taken:
-                setattr(optimizer, name, None)
-
-
-def _is_group(value: Any) -> bool:
-    return isinstance(value, list) and (not value or isinstance(value[0], Entry))
+    try:
+        taken = optimizers.options(name, rule or "adam")
+    except (TypeError, ValueError):
+        return  # unknown: the whole configuration's check says so
+    for option in optimizer.options():
+        if option not in taken:
+            setattr(optimizer, option, None)
 
 
 def field_types(cls: type) -> dict[str, Any]:

@@ -1,0 +1,216 @@
+"""Configurations: presets, YAML with exact error lines, layers, dumps, checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evaluation.errors import UserError
+from rl import config_io
+from rl.config import PRESETS, OptimizerConfig, TrainConfig, describe_range, flag, in_range, leaves
+
+
+def error_of(text: str) -> str:
+    """The one line that a YAML file "run.yaml" with this text is refused with."""
+    with pytest.raises(UserError) as caught:
+        config_io.apply(TrainConfig(), config_io.parse_yaml(text, "run.yaml"))
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def invalid(**options: Any) -> str:
+    """The one line that a quick configuration with these options is refused with."""
+    with pytest.raises(UserError) as caught:
+        TrainConfig.preset("quick", **options).validate()
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_survive_a_dump(name: str, tmp_path: Path) -> None:
+    config = TrainConfig.preset(name)
+    config.validate()
+    for comments in (False, True):
+        path = tmp_path / "config.yaml"
+        path.write_text(config_io.dump(config, comments))
+        again = TrainConfig()
+        config_io.load_file(again, path)
+        assert again == config
+
+
+def test_the_dump_is_complete_and_plain_yaml_reads_it() -> None:
+    config = TrainConfig.preset("quick", optimizer={"betas": (0.9, 0.95), "clip_factor": float("inf"), "lr": 1e-5})
+    values = yaml.safe_load(config_io.dump(config))
+    assert values == config.to_dict()
+    assert len(list(leaves(config))) == sum(len(v) if isinstance(v, dict) else 1 for v in values.values())
+    assert TrainConfig.from_dict(values) == config
+    assert config.optimizer.options() == {"betas": (0.9, 0.95), "clip_factor": float("inf")}
+
+
+def test_dqn_keeps_natures_replay_ratio_and_network() -> None:
+    config = TrainConfig.preset("dqn")
+    assert (config.batch_size, config.train_every, config.total_steps) == (32, 4, 10_000_000)
+    assert (config.env.height, config.env.width, config.env.stack) == (84, 84, 4)
+    assert (config.network.channels, config.network.hidden) == ([32, 64, 64], 512)
+
+
+def test_quick_keeps_natures_replay_ratio() -> None:
+    config = TrainConfig.preset("quick")
+    assert config.batch_size / config.train_every == 32 / 4
+
+
+def test_layers_go_on_top_of_each_other() -> None:
+    config = TrainConfig.preset("quick", game="Breakout", optimizer={"lr": 0.5}, env={"num_envs": 2})
+    assert (config.game, config.optimizer.lr, config.env.num_envs) == ("Breakout", 0.5, 2)
+    assert config.env.height == TrainConfig.preset("quick").env.height  # the rest of the group stays
+    config_io.update(config, {"seed": 7}, "test")
+    assert (config.seed, config.game) == (7, "Breakout")
+
+
+def test_configs_do_not_share_lists() -> None:
+    TrainConfig().network.channels.append(7)
+    assert TrainConfig().network.channels == [32, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: 1\ntotal_stepz: 5\n", "run.yaml:2: unknown option 'total_stepz'; did you mean 'total_steps'?"),
+        (
+            "env:\n  protocol: classic\n  hieght: 3\n",
+            "run.yaml:3: unknown option 'env.hieght'; did you mean 'env.height'?",
+        ),
+        ("clip_factor: 3", "run.yaml:1: unknown option 'clip_factor'; did you mean 'optimizer.clip_factor'?"),
+        ("\n\nseed: many", "run.yaml:3: seed many: must be a whole number"),
+        ("seed: 1.5", "run.yaml:1: seed 1.5: must be a whole number"),
+        ("seed: true", "run.yaml:1: seed true: must be a whole number"),
+        ("double: 3", "run.yaml:1: double 3: must be true or false"),
+        ("gamma: [1]", "run.yaml:1: gamma 1: must be a number"),
+        ("gamma: .nan", "run.yaml:1: gamma nan: must be at least 0 and below 1"),
+        ("loss: hubert", "run.yaml:1: loss hubert: must be huber or mse"),
+        ("network:\n  kernels: [8, x]", "run.yaml:2: network.kernels 8,x: must be a whole number"),
+        ("network:\n  kernels: []", "run.yaml:2: network.kernels : must be whole numbers such as 32,64"),
+        ("env: 3", "run.yaml:1: env is a group of options, got 3"),
+        ("seed:\n  a: 1", "run.yaml:1: seed is a single option, not a group"),
+        ("seed: 1\ngamma: 0.9\nseed: 2", "run.yaml:3: option 'seed' is given twice"),
+        ("- a\n- b", "run.yaml:1: expected `option: value` lines"),
+    ],
+)
+def test_yaml_errors_name_file_line_and_nearest_option(text: str, expected: str) -> None:
+    assert error_of(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: [1", "a: b: c", "seed: 1\n\tgamma: 2", "seed: *x", "seed: !!python/object:os.x 1"]
+)
+def test_broken_yaml_is_one_line_with_its_line_number(text: str) -> None:
+    assert error_of(text).startswith("run.yaml:")
+
+
+def test_yaml_may_use_anchors_and_numbers_as_people_write_them() -> None:
+    text = "total_steps: 1_000_000\nreplay_size: 2e5\noptimizer: &o {lr: 1e-3}\nenv: {}\n"
+    config = TrainConfig()
+    config_io.apply(config, config_io.parse_yaml(text, "run.yaml"))
+    assert (config.total_steps, config.replay_size, config.optimizer.lr) == (1_000_000, 200_000, 1e-3)
+    assert type(config.replay_size) is int
+    config_io.apply(config, config_io.parse_yaml("", "empty.yaml"))
+    config_io.apply(config, config_io.parse_yaml("optimizer: adam", "run.yaml"))
+    assert config.optimizer.name == "adam"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"total_steps": -5}, "total_steps -5: must be at least 1 and at most 1e12"),
+        ({"gamma": 1.0}, "gamma 1.0: must be at least 0 and below 1"),
+        ({"n_step": 0}, "n_step 0: must be at least 1 and at most 100"),
+        ({"env": {"num_envs": 0}}, "env.num_envs 0: must be at least 1 and at most 4096"),
+        ({"optimizer": {"lr": 0}}, "optimizer.lr 0: must be above 0 and at most 1000"),
+        ({"evaluation": {"target": float("inf")}}, "evaluation.target inf: must be finite"),
+        ({"batch_size": 64, "replay_size": 50}, "--batch-size 64: must be at most --replay-size 50"),
+        ({"exploration": {"start": 0.1, "end": 0.5}}, "--exploration.end 0.5: must be at most --exploration.start 0.1"),
+        ({"device": "tpu"}, "--device tpu: must be auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_absurd_values_are_named_with_what_is_allowed(options: dict[str, Any], expected: str) -> None:
+    assert expected in invalid(**options)
+
+
+def test_values_set_from_python_are_checked_too() -> None:
+    config = TrainConfig.preset("quick")
+    config.gamma = 2.0
+    with pytest.raises(UserError, match=r"--gamma 2.0: must be at least 0 and below 1"):
+        config.validate()
+    config = TrainConfig.preset("quick")
+    config.seed = "x"  # type: ignore[assignment]
+    with pytest.raises(UserError, match="--seed x: must be a whole number"):
+        config.validate()
+
+
+def test_options_are_checked_together() -> None:
+    assert "--learning-starts 9000: must be below --total-steps 8000" in invalid(total_steps=8000, learning_starts=9000)
+    assert "--network.strides 2: must be 2 numbers" in invalid(network={"strides": [2]})
+    assert "--network.kernels 60,4: too large for frames of 42x42" in invalid(
+        env={"height": 42, "width": 42}, network={"kernels": [60, 4]}
+    )
+    assert "--replay-size 70: must be at least" in invalid(replay_size=70, batch_size=8, env={"num_envs": 16})
+
+
+def test_the_game_gets_its_canonical_name() -> None:
+    config = TrainConfig.preset("quick", game="space_invaders")
+    config.validate()
+    assert config.game == "SpaceInvaders"
+    assert "Breakout" in invalid(game="braekout")
+
+
+def test_optimizer_options_must_be_those_of_the_optimizer() -> None:
+    assert invalid(optimizer={"name": "adm"}).startswith("unknown optimizer 'adm'; did you mean 'adam'")
+    line = invalid(optimizer={"name": "adam", "clip_factor": 3})
+    assert line == "--optimizer.clip-factor: adam has no such option"
+    line = invalid(optimizer={"name": "asgc", "nesterov": True})
+    assert line == "--optimizer.nesterov: asgc with rule 'adam' has no such option"
+    line = invalid(optimizer={"name": "sgd", "nesterov": True})  # its own check: nesterov needs momentum
+    assert line.startswith("--optimizer sgd: ")
+    TrainConfig.preset("quick", optimizer={"name": "asgc", "rule": "sgd", "momentum": 0.9}).validate()
+
+
+def test_another_optimizer_drops_only_what_it_does_not_take() -> None:
+    config = TrainConfig.preset("quick", optimizer={"name": "asgc", "clip_factor": 3.0, "eps": 1e-4, "lr": 0.01})
+    config_io.update(config, {"optimizer": {"name": "adam", "amsgrad": True}}, "test")
+    assert config.optimizer == OptimizerConfig(name="adam", lr=0.01, eps=1e-4, amsgrad=True)
+    config.validate()
+
+
+def test_another_rule_drops_only_what_it_does_not_take() -> None:
+    config = TrainConfig.preset("quick", optimizer={"clip_factor": 3.0, "betas": (0.5, 0.9), "weight_decay": 0.1})
+    config_io.update(config, {"optimizer": {"rule": "sgd"}}, "test")
+    assert config.optimizer.options() == {"rule": "sgd", "clip_factor": 3.0, "weight_decay": 0.1}
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(UserError, match="unknown preset 'fast'; there are quick, dqn"):
+        TrainConfig.preset("fast")
+
+
+def test_intervals() -> None:
+    assert in_range(0, "[0, 1)")
+    assert not in_range(1, "[0, 1)")
+    assert not in_range(0, "(0, 1]")
+    assert in_range(float("inf"), "(0, inf]")
+    assert not in_range(float("inf"), "(0, inf)")
+    assert not in_range(float("nan"), "(-inf, inf)")
+    assert describe_range("[0, 1)") == "at least 0 and below 1"
+    assert describe_range("(0, inf]") == "above 0"
+    assert flag("optimizer.clip_factor") == "--optimizer.clip-factor"
+
+
+def test_every_option_has_a_help_text_and_every_number_a_range() -> None:
+    for path, item, value in leaves(TrainConfig()):
+        assert item.metadata["help"], path
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert in_range(value, item.metadata["allowed"]), path
