@@ -4,8 +4,9 @@
 pure functions, ``optimizers`` is a registry of ASGC and its baselines by name.
 """
 
-from . import functional
+from . import functional, optimizers
 from .optimizer import ASGC
+from .wrap import wrap
 
-__all__ = ["ASGC", "functional"]
+__all__ = ["ASGC", "functional", "optimizers", "wrap"]
 __version__ = "0.1.0"

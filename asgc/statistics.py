@@ -117,7 +117,7 @@ def update(stats: Tensor, sums: Sums, stats_decay: Scalar, outlier_share: Scalar
 
     count = (n + 1).clamp(max=_COUNT_MAX)
     slowest = torch.as_tensor(1 - stats_decay, dtype=torch.float64, device=old.device)
-    weight = torch.maximum(1 / size, slowest)
+    weight = torch.maximum(1 / count, slowest)
     limit = var * (1 / outlier_share + 3 * math.sqrt(2 / sums.size))
     reach = safe_sqrt(limit)
     new_mean = mean + weight * torch.minimum(torch.maximum(sums.mean - mean, -reach), reach)

@@ -1,0 +1,182 @@
+"""``wrap``: ASGC's gradient transform (statistics, threshold, noise, clip) in front of any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import functional, statistics
+from .diagnostics import describe, layer_name
+from .nonfinite import found_nonfinite
+from .options import TRANSFORM_DEFAULTS, check_gradient, check_parameter, is_tensor_free, resolve_transform
+from .proxy import OptimizerProxy
+
+__all__ = ["Wrapped", "wrap"]
+
+Group = dict[str, Any]
+
+
+class Wrapped(OptimizerProxy):
+    """What ``wrap`` returns: ``inner`` with transformed gradients. ``statistics[p]`` holds a parameter's own state."""
+
+    def __init__(self, inner: Optimizer, options: dict[str, Any], restore_grad: bool) -> None:
+        super().__init__(inner)
+        self.options = options
+        self.restore_grad = restore_grad
+        self.statistics: dict[Tensor, dict[str, Any]] = {}
+        for gi, group in enumerate(inner.param_groups):
+            for pi, param in enumerate(group["params"]):
+                check_parameter(param, layer_name(inner.param_groups, gi, pi))
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"options": self.options, "restore_grad": self.restore_grad, "statistics": self.statistics}
+        return {**super().__getstate__(), **own}
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters to the inner optimizer; their layer numbers continue."""
+        params = param_group["params"]
+        if not isinstance(params, set):  # left to torch's own error
+            params = [params] if isinstance(params, Tensor) else list(params)
+            param_group = {**param_group, "params": params}
+        for i, item in enumerate(params):
+            param = item[1] if isinstance(item, tuple) else item
+            if isinstance(param, Tensor):
+                check_parameter(param, f"parameter {i} of the new group")
+        super().add_param_group(param_group)
+
+    def _layer_state(self, param: Tensor, _: Group) -> dict[str, Any]:
+        if param not in self.statistics:
+            order = [p for group in self.param_groups for p in group["params"]]
+            number = next(i for i, p in enumerate(order) if p is param)
+            units = functional.units(param, self.options["granularity"])
+            self.statistics[param] = {
+                "layer": number,
+                "noise_step": torch.tensor(0, dtype=torch.int64),
+                "stats": statistics.init(units, param.device),
+            }
+        return self.statistics[param]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Evaluate the closure, transform every ``.grad`` in place, step the inner optimizer, restore every ``.grad``.
+
+        Raises:
+            RuntimeError: as ``ASGC.step``; nothing has changed then.
+        """
+        loss = self._evaluate(closure)
+        for gi, group in enumerate(self.param_groups):
+            for pi, param in enumerate(group["params"]):
+                if param.grad is not None:
+                    check_gradient(param.grad, layer_name(self.param_groups, gi, pi))
+        if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
+            return loss
+        with self._transformed():
+            self.inner.step()
+        return loss
+
+    @contextmanager
+    def _transformed(self) -> Iterator[None]:
+        raw: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for group in self.param_groups:
+                for param in group["params"]:
+                    if param.grad is None:
+                        continue
+                    state = self._layer_state(param, group)
+                    if self.restore_grad:
+                        raw.append((param.grad, param.grad.clone()))
+                    t = int(state["noise_step"])
+                    new = functional.transform(param.grad, state["stats"], t, state["layer"], self.options)
+                    param.grad.copy_(new.grad)
+                    state["stats"].copy_(new.stats)
+                    state["noise_step"] += 1
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for grad, before in raw:
+                    grad.copy_(before)
+
+    def shift(self) -> None:
+        """As ``ASGC.shift`` for on_shift "none" and "rewarm"."""
+        if self.options["on_shift"] == "rewarm":
+            for state in self.statistics.values():
+                state["stats"][statistics.N].clamp_(max=10)
+
+    def diagnostics(self) -> list[dict[str, Any]]:
+        """As ``ASGC.diagnostics``."""
+        return describe(self.param_groups, lambda _: self.options, self.statistics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state_dict with one more entry, ``"asgc"``: options, and statistics by index."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        own = {i: dict(self.statistics[p]) for i, p in enumerate(params) if p in self.statistics}
+        return {**self.inner.state_dict(), "asgc": {"options": dict(self.options), "state": own}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict()`` returned, statistics to the last bit.
+
+        Raises:
+            ValueError: not a state of ``wrap``, or of other parameters; nothing has changed then.
+        """
+        if "asgc" not in state_dict:
+            raise ValueError('this is not a state_dict of asgc.wrap: it has no "asgc" entry')
+        own = state_dict["asgc"]
+        params = [p for group in self.param_groups for p in group["params"]]
+        loaded: dict[Tensor, dict[str, Any]] = {}
+        for index, state in own["state"].items():
+            if index >= len(params):
+                raise ValueError(f"the saved statistics name parameter {index}, but there are only {len(params)}")
+            shape = (len(statistics.STATISTICS), functional.units(params[index], own["options"]["granularity"]))
+            if tuple(state["stats"].shape) != shape:
+                raise ValueError(
+                    f"the saved statistics of parameter {index} have shape {tuple(state['stats'].shape)}, not {shape}: "
+                    "this is the state of other parameters"
+                )
+            loaded[params[index]] = {
+                "layer": state["layer"],
+                "noise_step": state["noise_step"].to("cpu", torch.int64, copy=True),
+                "stats": state["stats"].to(params[index].device, torch.float32, copy=True),
+            }
+        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "asgc"})
+        self.options = dict(own["options"])
+        self.statistics = loaded
+
+
+def wrap(inner: Optimizer, *, restore_grad: bool = True, **options: Any) -> Wrapped:
+    """Put ASGC's gradient transform in front of another optimizer.
+
+    Args:
+        inner: any optimizer that does not evaluate the closure itself. Parameter groups are shared with it, so
+            learning-rate schedulers may be made on either.
+        restore_grad: put the raw gradients back after the step; False leaves the transformed ones in ``.grad``.
+        **options: mode, clip_factor, clip_sharpness, threshold, granularity, noise_scale, noise_decay, noise_zeros,
+            stats_decay, outlier_share (None: 0.9 in front of torch.optim.SGD, else 0.25), on_shift ("none" or
+            "rewarm"), nonfinite and seed, as in ``ASGC``.
+
+    Raises:
+        TypeError: an unknown option (the nearest is named), or inner is not an optimizer.
+        ValueError: a value out of range; noise_at="update", which needs the rule's own denominator; on_shift="adam-rel"
+            or "reset", which belong to the inner optimizer's state; LBFGS.
+    """
+    if not isinstance(restore_grad, bool):
+        raise TypeError(f"restore_grad must be True or False, got {restore_grad!r}")
+    anchored = isinstance(inner, torch.optim.SGD)
+    complete = resolve_transform(options, anchored)
+    if complete["noise_at"] == "update":
+        raise ValueError('noise_at="update" needs the rule\'s own denominator: use ASGC(rule=...) instead of wrap')
+    if complete["on_shift"] not in ("none", "rewarm"):
+        raise ValueError(f"on_shift={complete['on_shift']!r} changes the inner optimizer's state: use ASGC(rule=...)")
+    if not is_tensor_free(complete):
+        raise TypeError(f"options of wrap must be numbers, not tensors: {', '.join(TRANSFORM_DEFAULTS)}")
+    return Wrapped(inner, complete, restore_grad)
