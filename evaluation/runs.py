@@ -24,7 +24,7 @@ A trainer writes it like this:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -79,14 +79,11 @@ class RunFolder:
         not a run folder, is a file, cannot be written, or is in use by another process.
         """
         folder = Path(path)
-        _refuse_existing(folder)
-        lock = _prepare(folder)
-        try:
-            _refuse_existing(folder)  # another process may have been faster
-            return cls(folder, lock, plain(config), None, seeds, device, tensorboard, message)
-        except BaseException:
-            lock.release()
-            raise
+        with _in_one_line(folder):
+            _refuse_existing(folder)
+            with _locked(folder) as lock:
+                _refuse_existing(folder)  # another process may have been faster
+                return cls(folder, lock, plain(config), None, seeds, device, tensorboard, message)
 
     @classmethod
     def resume(
@@ -109,27 +106,24 @@ class RunFolder:
         """
         folder = Path(path)
         new = plain(config)
-        if not folder.exists():
-            raise UserError(f"there is no run in {folder}: nothing to resume; leave out --resume to start it")
-        if not (folder / CONFIG).is_file():
-            _refuse_existing(folder)
-        lock = _prepare(folder)
-        try:
+        with _in_one_line(folder):
+            if not folder.exists():
+                raise UserError(f"there is no run in {folder}: nothing to resume; leave out --resume to start it")
             if not (folder / CONFIG).is_file():
-                message(f"{folder}: killed before its first checkpoint; starts over")
-                return cls(folder, lock, new, None, seeds, device, tensorboard, message)
-            old = read_config(folder / CONFIG)
-            _refuse_other_config(folder, old, new, ignore)
-            store = CheckpointStore(folder / CHECKPOINTS, message=message)
-            store.clean()
-            if is_finished(folder):
-                store.remove_all()  # a kill may have come between the summary and this
-                raise RunFinishedError(f"the run in {folder} has finished: nothing to resume")
-            resumed = {"changed": {key: list(values) for key, values in differences(old, new).items()}}
-            return cls(folder, lock, old, resumed, seeds, device, tensorboard, message)
-        except BaseException:
-            lock.release()
-            raise
+                _refuse_existing(folder)
+            with _locked(folder) as lock:
+                if not (folder / CONFIG).is_file():
+                    message(f"{folder}: no checkpoint yet, so the run starts over")
+                    return cls(folder, lock, new, None, seeds, device, tensorboard, message)
+                old = read_config(folder / CONFIG)
+                _refuse_other_config(folder, old, new, ignore)
+                store = CheckpointStore(folder / CHECKPOINTS, message=message)
+                store.clean()
+                if is_finished(folder):
+                    store.remove_all()  # a kill may have come between the summary and this
+                    raise RunFinishedError(f"the run in {folder} has finished: nothing to resume")
+                resumed = {"changed": {key: list(values) for key, values in differences(old, new).items()}}
+                return cls(folder, lock, old, resumed, seeds, device, tensorboard, message)
 
     def __init__(
         self,
@@ -285,27 +279,32 @@ def _refuse_existing(folder: Path) -> None:
         raise UserError(f"{folder} holds a finished run: choose another --run-dir")
     if (folder / CONFIG).exists():
         raise UserError(f"{folder} holds a run already: add --resume to go on with it, or choose another --run-dir")
-    ours = {LOCK, PROVENANCE}
-    with contextlib.suppress(OSError):  # what cannot be listed cannot be written either: `_prepare` says so
-        others = [
-            entry.name for entry in folder.iterdir() if entry.name not in ours and not entry.name.endswith(".tmp")
-        ]
-        if others:
-            raise UserError(
-                f"{folder} exists and is not a run folder (it holds {min(others)}): choose another --run-dir"
-            )
+    entries = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    others = [name for name in entries if name not in {LOCK, PROVENANCE} and not name.endswith(".tmp")]
+    if others:
+        raise UserError(f"{folder} exists and is not a run folder (it holds {min(others)}): choose another --run-dir")
 
 
-def _prepare(folder: Path) -> FolderLock:
-    """Make the folder where needed and take its lock."""
+@contextlib.contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(folder / LOCK)
+        yield
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {reason(error)}; choose another --run-dir") from error
-    for leftover in folder.glob(".*.tmp"):  # of `files.atomic_path`, when its process was killed
-        leftover.unlink(missing_ok=True)
-    return lock
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[FolderLock]:
+    """Make the folder where needed and take its lock, which is freed only if the block fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder / LOCK)
+    try:
+        for leftover in folder.glob(".*.tmp"):  # of `files.atomic_path`, when its process was killed
+            leftover.unlink(missing_ok=True)
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
 
 
 def _refuse_other_config(folder: Path, old: Any, new: Any, ignore: Iterable[str]) -> None:
