@@ -49,7 +49,7 @@ class Speed:
     def eta_s(self) -> float | None:
         """Seconds until the last step; None before the second update."""
         rate = self._rate(2)
-        return (self._total - self._points[-1][0]) / rate if rate else None
+        return max(0, self._total - self._points[-1][0]) / rate if rate else None
 
     def _rate(self, column: int) -> float | None:
         if len(self._points) < 2:
