@@ -10,11 +10,13 @@ from evaluation.errors import UserError
 
 def human_bytes(count: float) -> str:
     """Bytes for people, in powers of 1000: ``7.1 GB``."""
-    for unit in ("bytes", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    if abs(count) < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    return f"{count:.1f} GB"
+        if abs(count) < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
 
 
 def available_memory(device: str = "cpu", *, root: Path = Path("/")) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class TensorBoardMirror:
             raise UserError("tensorboard is not installed: pip install tensorboard, or --tensorboard false") from error
         self._message = message
         self._writer: Any = None
+        _wait_for_a_later_name(folder)
         with self._guard():
             self._writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
         if purge_step is not None:
@@ -64,3 +66,13 @@ class TensorBoardMirror:
         except OSError as error:
             self._message(f"TensorBoard events are no longer written ({reason(error)}); metrics.jsonl goes on")
             self._writer = None
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Let the second pass in which the folder's last event file was opened, if it is the present one.
+
+    TensorBoard reads the files of a folder in the order of their names, ``events.out.tfevents.SECOND.HOST.PID``:
+    opened in the same second, a resumed session could come before the one it goes on from.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.02)
