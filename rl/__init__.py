@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rl.agent import Agent, load_agent
     from rl.config import TrainConfig
-    from rl.train import Interrupted, train
+    from rl.trainer import Interrupted, train
 
 __all__ = ["Agent", "Interrupted", "TrainConfig", "load_agent", "train"]
 
-_HOMES = {"Agent": "agent", "load_agent": "agent", "TrainConfig": "config", "Interrupted": "train", "train": "train"}
+_HOMES = {"Agent": "agent", "load_agent": "agent", "TrainConfig": "config", "Interrupted": "trainer", "train": "trainer"}
 
 
 def __getattr__(name: str) -> Any:

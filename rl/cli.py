@@ -85,7 +85,7 @@ def train_command(argv: list[str]) -> int:
     config.validate()
 
     from rl.display import make_display
-    from rl.train import Interrupted, train
+    from rl.trainer import Interrupted, train
 
     try:
         train(config, resume=namespace.resume is not None, display=make_display())

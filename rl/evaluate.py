@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -82,10 +83,8 @@ def evaluate(
     return play_games(policy, make, episodes, protocol.eval_epsilon if epsilon is None else epsilon, rng)
 
 
-def signature(
-    game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None, version: str
-) -> dict[str, Any]:
-    """How a score was made; scores with different protocols are never compared."""
+def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None) -> dict[str, Any]:
+    """How scores were made, to be kept beside them; scores with different protocols are never compared."""
     return {
         "game": game,
         "protocol": env.protocol,
@@ -95,5 +94,6 @@ def signature(
         "frame": f"{env.height}x{env.width}x{env.stack}",
         "mode": env.mode,
         "difficulty": env.difficulty,
-        "version": version,
+        "envpool": importlib.metadata.version("envpool"),
+        "version": importlib.metadata.version("asgc"),
     }

@@ -10,48 +10,32 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evaluation import metrics, resources, seeding
 from evaluation.checkpoint import Checkpoint
 from evaluation.clock import Clock
 from evaluation.files import atomic_path
-from evaluation.runs import MODEL, RunFolder
+from evaluation.runs import MODEL, RunFolder, read_metrics
 from rl.config import ExplorationConfig, TrainConfig
 from rl.envs import AtariEnvs, EpisodeTracker, make_envs
-from rl.evaluate import evaluate
+from rl.evaluate import evaluate, signature
 from rl.learner import DQN, select_device
+from rl.progress import Display, IntervalStatistics, Silent, clipping
 from rl.protocols import PROTOCOLS
 from rl.replay import FrameReplay
 
 REPLAY = "replay"
 STATE = "state.pt"
+EVALUATION, SCORE = "eval", "score"  # the split and name of an evaluation's mean score
 RECENT_GAMES = 20
+CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
 STANDARDIZATION_FRAMES = 2048
 MAY_CHANGE = ("run_dir", "tensorboard")  # between a run and its resume: neither changes the numbers
-
-
-class Display(Protocol):
-    """What `train` shows a person; `rl.display` has the terminal's."""
-
-    def start(self, info: dict[str, Any]) -> None: ...
-    def update(self, stats: dict[str, Any]) -> None: ...
-    def message(self, text: str) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Silent:
-    """A display that shows nothing: the default from Python."""
-
-    def start(self, info: dict[str, Any]) -> None: ...
-    def update(self, stats: dict[str, Any]) -> None: ...
-    def message(self, text: str) -> None: ...
-    def stop(self) -> None: ...
 
 
 class Interrupted(Exception):
@@ -120,7 +104,7 @@ def train(config: TrainConfig, *, resume: bool = False, display: Display | None 
 def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
     env = config.env
-    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, (env.height, env.width))
+    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, (env.height, env.width), env.stack, config.n_step)
     overhead = 1 << 30  # torch, EnvPool, the networks and their activations
     resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
     resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")
@@ -140,7 +124,8 @@ class Trainer:
         self.step = 0  # environment steps so far
         self.updates = 0
         self.segment = 0  # environments are made anew at each checkpoint, with a seed made from this number
-        self.evaluations: list[dict[str, float]] = []
+        self.evaluations = 0
+        self.last_score: float | None = None
         self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
         seeding.seed_all(seeding.derive(config.seed, "global"))
@@ -174,15 +159,15 @@ class Trainer:
                 actions = self.learner.act(observation, epsilon, self.rng)
                 result = envs.step(actions)
                 self.replay.add(actions, result)
-                self._interval.add_scores(self.tracker.update(result))
+                self._interval.add_scores(self.tracker.add(result))
                 observation = result.observation
                 self.step += envs.num_envs
 
                 self._learn()
                 if passed(self.step, envs.num_envs, config.target_interval):
                     self.learner.sync_target()
-                finished = self.step >= config.total_steps
-                if finished or self._due(config.log_interval):
+                first, finished = self.step == envs.num_envs, self.step >= config.total_steps
+                if first or finished or self._due(config.log_interval):
                     self._log(epsilon)
                 if self._due(config.evaluation.interval) and not finished:
                     self._evaluate(config.evaluation.episodes)
@@ -203,7 +188,9 @@ class Trainer:
             self.learner.standardize(frames)
         while self.updates < due:
             batch = self.replay.sample(config.batch_size, self.replay_rng)
-            self._interval.add_update(self.learner.update(batch))
+            self._interval.add(self.learner.update(batch))
+            if self.updates % CLIPPING_EVERY == 0:
+                self._interval.add(clipping(self.learner.optimizer))
             self.updates += 1
 
     def _due(self, interval: int) -> bool:
@@ -212,7 +199,7 @@ class Trainer:
     # What is written ------------------------------------------------------------------------------------------------
 
     def _log(self, epsilon: float) -> None:
-        values = self._interval.take() | {"epsilon": epsilon} | clipping(self.learner.optimizer)
+        values = self._interval.take() | {"epsilon": epsilon}
         self._write("train", values)
         self.display.update(
             values
@@ -220,28 +207,31 @@ class Trainer:
                 "step": self.step,
                 "updates": self.updates,
                 "training_s": self.clock.training_s,
-                "recent_return": self.tracker.mean(),
+                "recent_return": self.tracker.recent_mean(),
                 "replay": len(self.replay),
-                "evaluation": self.evaluations[-1]["score"] if self.evaluations else None,
+                "evaluation": self.last_score,
             }
         )
 
     def _evaluate(self, episodes: int) -> NDArray[np.float64]:
+        """Play `episodes` games in environments of their own; the clock counts them as evaluation."""
         config = self.config
-        point = {"step": self.step, "samples": self._samples, "training_s": self.clock.training_s}
+        before = self.clock.evaluation_s
         with self.clock.evaluation():
             scores = evaluate(
                 self.learner.act,
                 config.game,
                 config.env,
                 episodes=episodes,
-                seed=seeding.derive(config.seed, "evaluation", len(self.evaluations)),
+                seed=seeding.derive(config.seed, "evaluation", self.evaluations),
                 epsilon=config.evaluation.epsilon,
             )
-        mean = float(scores.mean())
-        self.evaluations.append(point | {"score": mean})
-        self._write("evaluation", {"score": mean, "score_std": float(scores.std()), "games": episodes})
-        self.display.message(f"step {self.step:,}: score {mean:.2f} (mean of {episodes} evaluation games)")
+        self.evaluations += 1
+        self.last_score = float(scores.mean())
+        spread = {"score_std": float(scores.std()), "games": episodes}
+        seconds = {metrics.EVALUATION_SECONDS: self.clock.evaluation_s - before}
+        self._write(EVALUATION, {SCORE: self.last_score} | spread | seconds)
+        self.display.message(f"step {self.step:,}: score {self.last_score:.2f} (mean of {episodes} evaluation games)")
         return scores
 
     def _write(self, split: str, values: dict[str, float]) -> None:
@@ -255,15 +245,20 @@ class Trainer:
         """The last evaluation, the model, the summary; the checkpoints go."""
         config = self.config
         scores = self._evaluate(config.evaluation.final_episodes)
+        settings = config.evaluation
         summary = metrics.summarize(
-            self.evaluations, target=config.evaluation.target, last_k=config.evaluation.last_k
-        ) | {
-            "last_evaluation": {"mean": float(scores.mean()), "std": float(scores.std()), "scores": scores.tolist()},
-            "steps": self.step,
-            "samples": self._samples,
-            "training_s": self.clock.training_s,
-            "wall_s": self.clock.wall_s,
-        }
+            metrics.evaluations_from_rows(read_metrics(self.run_folder.path), EVALUATION, SCORE),
+            target=settings.target,
+            last_k=settings.last_k,
+            signature=signature(
+                config.game,
+                config.env,
+                episodes=settings.episodes,
+                seed=config.seed,
+                epsilon=settings.epsilon,
+            ),
+        )
+        summary |= {"scores": scores.tolist(), "mean_score": float(scores.mean()), "wall_s": self.clock.wall_s}
         with atomic_path(self.run_folder.model_path) as path:
             self._save_model(path)
         self.run_folder.finish(summary)
@@ -281,6 +276,7 @@ class Trainer:
             "updates": self.updates,
             "segment": self.segment,
             "evaluations": self.evaluations,
+            "last_score": self.last_score,
             "clock": self.clock.state_dict(),
             "interval": self._interval.state_dict(),
             "tracker": self.tracker.state_dict(),
@@ -293,6 +289,7 @@ class Trainer:
         def write(directory: Path) -> None:
             torch.save(state, directory / STATE)
             self._save_model(directory / MODEL)
+            (directory / REPLAY).mkdir()
             self.replay.save(directory / REPLAY)
 
         self.run_folder.save_checkpoint(self.step, write)
@@ -302,7 +299,7 @@ class Trainer:
         """Go on from a checkpoint."""
         state = torch.load(checkpoint.path / STATE, map_location=self.learner.device, weights_only=False)
         self.step, self.updates, self.segment = state["step"], state["updates"], state["segment"]
-        self.evaluations = state["evaluations"]
+        self.evaluations, self.last_score = state["evaluations"], state["last_score"]
         self.clock.load_state_dict(state["clock"])
         self._interval.load_state_dict(state["interval"])
         self.tracker.load_state_dict(state["tracker"])
@@ -379,47 +376,3 @@ class Trainer:
             "run_dir": str(self.run_folder.path),
             "parameters": sum(p.numel() for p in self.learner.network.parameters()),
         }
-
-
-class IntervalStatistics:
-    """Means over a logging interval, kept as tensors until asked for, so that a GPU is not waited for."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._updates = 0
-        self._scores: list[float] = []
-
-    def add_update(self, values: dict[str, Tensor]) -> None:
-        """Add what one update returned."""
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._updates += 1
-
-    def add_scores(self, scores: NDArray[np.float64]) -> None:
-        """Add the scores of games that ended."""
-        self._scores += scores.tolist()
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call; what has no value yet is left out."""
-        means = {name: value.item() / self._updates for name, value in self._sums.items()}
-        if self._scores:
-            means |= {"return": float(np.mean(self._scores)), "episodes": len(self._scores)}
-        self.__init__()  # type: ignore[misc]
-        return means
-
-    def state_dict(self) -> dict[str, Any]:
-        """For checkpoints between two logging steps."""
-        return {"sums": self._sums, "updates": self._updates, "scores": self._scores}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self._sums, self._updates, self._scores = state["sums"], state["updates"], state["scores"]
-
-
-def clipping(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The last step's clipped fraction and attenuation, averaged over layers; empty for optimizers without them."""
-    diagnostics = getattr(optimizer, "diagnostics", None)
-    if diagnostics is None:
-        return {}
-    layers = diagnostics()
-    return {name: float(np.mean([layer[name] for layer in layers])) for name in ("clipped", "attenuation")}

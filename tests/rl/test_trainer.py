@@ -1,0 +1,269 @@
+"""The training loop in this process: schedules, learning, the run folder, exact resume."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rl.evaluate
+import rl.trainer
+from evaluation.errors import UserError
+from evaluation.runs import load_summary, read_metrics, read_series
+from rl import Interrupted, TrainConfig, load_agent, train
+from rl.config import ExplorationConfig
+from rl.envs import AtariEnvs
+from rl.learner import DQN
+from rl.trainer import epsilon_at, passed
+from tests.rl.catch import SIZE, CatchPool
+
+TIMINGS = {"evaluation_s"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def catch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Play Catch instead of Atari."""
+
+    def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
+        return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
+
+    monkeypatch.setattr(rl.trainer, "make_envs", make)
+    monkeypatch.setattr(rl.evaluate, "make_envs", make)
+
+
+def catch_config(run: Path, **options: Any) -> TrainConfig:
+    defaults: dict[str, Any] = {
+        "run_dir": str(run),
+        "total_steps": 2_000,
+        "replay_size": 4_000,
+        "batch_size": 32,
+        "train_every": 4,
+        "learning_starts": 400,
+        "target_interval": 400,
+        "checkpoint_interval": 700,
+        "log_interval": 300,
+        "precision": "fp32",
+        "tensorboard": False,
+        "env": {"num_envs": 8, "height": SIZE, "width": SIZE, "stack": 2},
+        "network": {"channels": [8], "kernels": [4], "strides": [2], "hidden": 32},
+        "exploration": {"steps": 1_000, "end": 0.05},
+        "optimizer": {"name": "adam", "lr": 2e-3},
+        "evaluation": {"interval": 1_000, "episodes": 16, "final_episodes": 32, "epsilon": 0.0, "target": 0.5},
+    }
+    for name, value in options.items():
+        defaults[name] = defaults[name] | value if isinstance(value, dict) else value
+    return TrainConfig.preset("quick", **defaults)
+
+
+def numbers(run: Path) -> list[tuple[int, int, str, str, float]]:
+    """All metrics of a run but its timings."""
+    return [
+        (row.step, row.samples, row.split, row.name, row.value) for row in read_metrics(run) if row.name not in TIMINGS
+    ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "model.pt", weights_only=True)["network"]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert numbers(a) == numbers(b)
+    for name, tensor in weights(a).items():
+        assert torch.equal(tensor, weights(b)[name]), name
+
+
+def test_epsilon_falls_linearly() -> None:
+    schedule = ExplorationConfig(start=1.0, end=0.1, steps=900)
+    assert [epsilon_at(s, schedule) for s in (0, 450, 900, 10_000)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
+
+
+def test_passed_counts_every_multiple_once() -> None:
+    steps = range(7, 700, 7)
+    assert [s for s in steps if passed(s, 7, 100)] == [105, 203, 301, 406, 504, 602]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "asgc"])
+def test_learns_catch(catch: None, tmp_path: Path, optimizer: str) -> None:
+    """A random player scores about -0.7; one that learns the game scores near 1."""
+    config = catch_config(
+        tmp_path / "run",
+        total_steps=4_800,
+        checkpoint_interval=100_000,
+        optimizer={"name": optimizer},
+        evaluation={"interval": 408, "final_episodes": 100},
+    )
+    summary = train(config)
+    curve = read_series(tmp_path / "run", "eval", "score")["value"]
+    assert curve[0] < 0.3  # after two updates
+    assert summary["mean_score"] > 0.8
+    assert summary["time_to_threshold"]["reached"]
+    agent = load_agent(tmp_path / "run")
+    envs = AtariEnvs(CatchPool(50, seed=99), 50, episodic_life=False)
+    observation, scores = envs.reset(), np.zeros(50)
+    for _ in range(7):
+        step = envs.step(agent.act(observation))
+        observation, scores = step.observation, scores + step.score
+    assert scores.mean() > 0.8
+
+
+def test_schedules_happen_when_they_are_due(catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, int]] = []
+    trainers: list[rl.trainer.Trainer] = []
+    real_init = rl.trainer.Trainer.__init__
+    monkeypatch.setattr(
+        rl.trainer.Trainer, "__init__", lambda self, *a: (trainers.append(self), real_init(self, *a))[1]
+    )
+    real_update, real_sync = DQN.update, DQN.sync_target
+
+    def update(self: DQN, batch: Any) -> Any:
+        events.append(("update", trainers[0].step))
+        assert batch.observation.shape == (32, 2, SIZE, SIZE)
+        return real_update(self, batch)
+
+    def sync(self: DQN) -> None:
+        if hasattr(trainers[0], "learner"):  # not the one in DQN.__init__
+            events.append(("sync", trainers[0].step))
+        real_sync(self)
+
+    monkeypatch.setattr(DQN, "update", update)
+    monkeypatch.setattr(DQN, "sync_target", sync)
+    train(catch_config(tmp_path / "run"))
+    updates = [step for kind, step in events if kind == "update"]
+    assert len(updates) == (2_000 - 400) // 4
+    assert min(updates) == 408  # the first step after `learning_starts`, two updates for its 8 environment steps
+    assert updates.count(1_000) == 2
+    assert [step for kind, step in events if kind == "sync"] == [400, 800, 1_200, 1_600, 2_000]
+    rows = read_metrics(tmp_path / "run")
+    assert sorted({row.step for row in rows if row.name == "epsilon"}) == [8, 304, 600, 904, 1200, 1504, 1800, 2000]
+    assert [row.step for row in rows if row.name == "score"] == [1_000, 2_000]
+    assert rows[-1].samples == 400 * 32
+
+
+def test_run_folder_of_a_finished_run(catch: None, tmp_path: Path) -> None:
+    summary = train(catch_config(tmp_path / "run", tensorboard=True))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "provenance.json", "metrics.jsonl", "summary.json", "model.pt", "tensorboard"} <= names
+    assert "checkpoints" not in names
+    assert load_summary(tmp_path / "run")["final"] == summary["final"]
+    assert summary["signature"]["protocol"] == "classic"
+    assert len(summary["scores"]) == 32
+    with pytest.raises(UserError, match="finished"):
+        train(catch_config(tmp_path / "run"))
+
+
+class StopAt:
+    """A display that raises SIGINT's flag at a step, and records what was said."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.said: list[str] = []
+
+    def start(self, info: dict[str, Any]) -> None:
+        assert info["checkpoint_bytes"] > 0
+
+    def update(self, stats: dict[str, Any]) -> None:
+        if stats["step"] >= self.step:
+            raise Killed
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+    def stop(self) -> None: ...
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing more is written."""
+
+
+@pytest.mark.parametrize("optimizer", ["asgc", "adam"])
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(catch: None, tmp_path: Path, optimizer: str) -> None:
+    options: dict[str, Any] = {"optimizer": {"name": optimizer}, "network": {"standardize": True}}
+    train(catch_config(tmp_path / "whole", **options))
+    with pytest.raises(Killed):
+        train(catch_config(tmp_path / "killed", **options), display=StopAt(1_000))
+    for stop in (1_500, 1_800):  # two more kills on the way
+        with pytest.raises(Killed):
+            train(catch_config(tmp_path / "killed", **options), resume=True, display=StopAt(stop))
+    train(catch_config(tmp_path / "killed", **options), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_killed_before_the_first_checkpoint_starts_over_and_says_so(catch: None, tmp_path: Path) -> None:
+    train(catch_config(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        train(catch_config(tmp_path / "killed"), display=StopAt(600))
+    display = StopAt(10**9)
+    train(catch_config(tmp_path / "killed"), resume=True, display=display)
+    assert any("starts over" in text for text in display.said)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_another_seed_is_another_run(catch: None, tmp_path: Path) -> None:
+    """What makes the equalities above worth something."""
+    train(catch_config(tmp_path / "a"))
+    train(catch_config(tmp_path / "b", seed=2))
+    assert numbers(tmp_path / "a") != numbers(tmp_path / "b")
+
+
+def test_resume_refuses_another_configuration(catch: None, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(catch_config(tmp_path / "run"), display=StopAt(800))
+    with pytest.raises(UserError, match=r"gamma 0\.99 -> 0\.9"):
+        train(catch_config(tmp_path / "run", gamma=0.9), resume=True)
+    with pytest.raises(UserError, match="--resume"):
+        train(catch_config(tmp_path / "run"))
+
+
+def test_interrupt_saves_and_says_how_to_go_on(catch: None, tmp_path: Path) -> None:
+    import signal
+
+    class Interrupt(StopAt):
+        def update(self, stats: dict[str, Any]) -> None:
+            if stats["step"] == 600:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="asgc-rl train --resume") as stopped:
+        train(catch_config(tmp_path / "run"), display=Interrupt(0))
+    assert stopped.value.step == 600
+    summary = train(catch_config(tmp_path / "run"), resume=True)
+    assert summary["steps"] == 2_000
+    steps = [row.step for row in read_metrics(tmp_path / "run") if row.name == "epsilon"]
+    assert steps == [8, 304, 600, 904, 1200, 1504, 1800, 2000]
+
+
+def test_evaluation_plays_a_fixed_number_of_games_in_each_environment() -> None:
+    """Counting the first games to finish would count the short ones twice."""
+    from tests.rl.scripted_env import ScriptedPool, game
+
+    short, long = game([1.0]), game([0.0] * 9 + [10.0])
+    pool = ScriptedPool([[short], [long], [short], [long]])
+
+    def policy(observation: Any, epsilon: float, rng: np.random.Generator) -> Any:
+        return np.zeros(len(observation), np.int64)
+
+    scores = rl.evaluate.play_games(
+        policy, lambda n: AtariEnvs(pool, n, episodic_life=False), 8, 0.0, np.random.default_rng(0), max_envs=4
+    )
+    assert sorted(scores) == [1.0] * 4 + [10.0] * 4
+
+
+def test_memory_and_disk_are_checked_before_anything_is_written(
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.resources.available_memory", lambda *a, **k: 1_000_000)
+    with pytest.raises(UserError, match="memory.*--replay-size"):
+        train(catch_config(tmp_path / "run"))
+    monkeypatch.undo()
+    monkeypatch.setattr("evaluation.resources.available_disk", lambda path: 1_000)
+    with pytest.raises(UserError, match="disk.*--replay-size"):
+        train(catch_config(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
