@@ -151,33 +151,39 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train up to `total_steps`; returns the summary."""
-        config, envs = self.config, self.envs
-        observation = self._start_segment()
+        config = self.config
+        self.start_environments()
         with self._stop_on_signal():
             while self.step < config.total_steps:
-                epsilon = epsilon_at(self.step, config.exploration)
-                actions = self.learner.act(observation, epsilon, self.rng)
-                result = envs.step(actions)
-                self.replay.add(actions, result)
-                self._interval.add_scores(self.tracker.add(result))
-                observation = result.observation
-                self.step += envs.num_envs
-
-                self._learn()
-                if passed(self.step, envs.num_envs, config.target_interval):
-                    self.learner.sync_target()
-                first, finished = self.step == envs.num_envs, self.step >= config.total_steps
+                self.advance()
+                first, finished = self.step == config.env.num_envs, self.step >= config.total_steps
                 if first or finished or self._due(config.log_interval):
-                    self._log(epsilon)
+                    self._log()
                 if self._due(config.evaluation.interval) and not finished:
                     self._evaluate(config.evaluation.episodes)
                 if self._stop or (self._due(config.checkpoint_interval) and not finished):
                     self._checkpoint()
                     if self._stop:
                         raise Interrupted(self.run_folder.path, self.step)
-                    envs = self.envs
-                    observation = self._start_segment()
+                    self.start_environments()
         return self._finish()
+
+    def advance(self) -> None:
+        """One step of all environments and the learning that is due with it."""
+        actions = self.learner.act(self.observation, self._epsilon, self.rng)
+        result = self.envs.step(actions)
+        self.replay.add(actions, result)
+        self._interval.add_scores(self.tracker.add(result))
+        self.observation = result.observation
+        self.step += self.envs.num_envs
+        self._learn()
+        if self._due(self.config.target_interval):
+            self.learner.sync_target()
+
+    def start_environments(self) -> None:
+        """New games in all environments, and in the replay."""
+        self.observation = self.envs.reset()
+        self.replay.start(self.observation)
 
     def _learn(self) -> None:
         """As many updates as are due: one every `train_every` environment steps after `learning_starts`."""
@@ -198,8 +204,8 @@ class Trainer:
 
     # What is written ------------------------------------------------------------------------------------------------
 
-    def _log(self, epsilon: float) -> None:
-        values = self._interval.take() | {"epsilon": epsilon}
+    def _log(self) -> None:
+        values = self._interval.take() | {"epsilon": self._epsilon}
         self._write("train", values)
         self.display.update(
             values
@@ -236,6 +242,10 @@ class Trainer:
 
     def _write(self, split: str, values: dict[str, float]) -> None:
         self.run_folder.log(self.step, self._samples, self.clock.wall_s, split, values)
+
+    @property
+    def _epsilon(self) -> float:
+        return epsilon_at(self.step, self.config.exploration)
 
     @property
     def _samples(self) -> int:
@@ -336,11 +346,6 @@ class Trainer:
     def _renew_envs(self) -> None:
         self.envs.close()
         self.envs = self._make_envs()
-
-    def _start_segment(self) -> NDArray[np.uint8]:
-        observation = self.envs.reset()
-        self.replay.start(observation)
-        return observation
 
     @contextlib.contextmanager
     def _stop_on_signal(self) -> Iterator[None]:

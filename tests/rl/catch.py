@@ -1,4 +1,4 @@
-"""Catch with EnvPool's interface: a ball falls, a paddle at the bottom catches it (bsuite's game, in 16 x 16 pixels)."""
+"""Catch with EnvPool's interface: a ball falls, a paddle catches it (bsuite's game, in 16 x 16 pixels)."""
 
 from __future__ import annotations
 

@@ -259,11 +259,12 @@ def test_evaluation_plays_a_fixed_number_of_games_in_each_environment() -> None:
 def test_memory_and_disk_are_checked_before_anything_is_written(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.resources.available_memory", lambda *a, **k: 1_000_000)
-    with pytest.raises(UserError, match="memory.*--replay-size"):
-        train(catch_config(tmp_path / "run"))
-    monkeypatch.undo()
-    monkeypatch.setattr("evaluation.resources.available_disk", lambda path: 1_000)
-    with pytest.raises(UserError, match="disk.*--replay-size"):
-        train(catch_config(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.resources.available_memory", lambda *a, **k: 1_000_000)
+        with pytest.raises(UserError, match=r"memory.*--replay-size"):
+            train(catch_config(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.resources.available_disk", lambda path: 1_000)
+        with pytest.raises(UserError, match=r"disk.*--replay-size"):
+            train(catch_config(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
