@@ -1,0 +1,108 @@
+// The gradient transform of one tile: sums, noise and clip, into a buffer that stays in the L1 cache.
+#pragma once
+#include "layer.h"
+
+struct Tile {
+    alignas(64) float out[TILE];
+    alignas(64) float clean[TILE];
+    alignas(64) uint32_t index[TILE];
+};
+
+// The streams of the tile `AHEAD` elements further on, asked for while this tile is computed.
+static inline void prefetch_tile(const float* x) {
+    if (x == nullptr) return;
+    for (int i = 0; i < TILE; i += 16) __builtin_prefetch(x + AHEAD + i, 0, HINT);
+}
+
+// Row-major indices of the elements at start.. in memory order, for a layer whose memory order is another one.
+static void logical_indices(const Layer& layer, int64_t start, int n, uint32_t* index) {
+    const int last = static_cast<int>(layer.dims) - 1;
+    int64_t at[MAX_DIMS], base = 0, rest = start;
+    for (int d = last; d >= 0; d--) {
+        at[d] = rest % layer.size[d];
+        rest /= layer.size[d];
+        if (d < last) base += at[d] * layer.stride[d];
+    }
+    const uint32_t inner = static_cast<uint32_t>(layer.stride[last]);
+    for (int done = 0; done < n;) {
+        const int run = static_cast<int>(std::min<int64_t>(n - done, layer.size[last] - at[last]));
+        const uint32_t first = static_cast<uint32_t>(base + at[last] * layer.stride[last]);
+        for (int i = 0; i < run; i++) index[done + i] = first + inner * static_cast<uint32_t>(i);
+        done += run;
+        at[last] = 0;
+        for (int d = last - 1; d >= 0; d--) {
+            base += layer.stride[d];
+            if (++at[d] < layer.size[d]) break;
+            base -= layer.size[d] * layer.stride[d];
+            at[d] = 0;
+        }
+    }
+}
+
+// out holds eps on entry and h = x + scale * eps on return; elements that are exactly zero get none unless asked for.
+static void add_noise(float* out, const float* x, int n, float scale, bool zeros) {
+    const float for_zero = zeros ? scale : 0.0f;
+#pragma omp simd
+    for (int i = 0; i < n; i++) out[i] = x[i] + (x[i] != 0.0f ? scale : for_zero) * out[i];
+}
+
+static inline float square_tile(const float* x, int n) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+// Contained non-finite elements of value mode: a NaN gives 0, an infinite one +-tau (0 without a threshold).
+static void contain_tile(float* out, const float* g, int n, float tau, Sums& sums) {
+    const float bound = std::isinf(tau) ? 0.0f : tau;
+    for (int i = 0; i < n; i++) {
+        if (is_finite(g[i])) continue;
+        out[i] = g[i] != g[i] ? 0.0f : std::copysign(bound, g[i]);
+        sums.clipped += g[i] == g[i] && !std::isinf(tau);
+        sums.square += static_cast<double>(out[i]) * out[i];
+    }
+}
+
+// Returns where the transformed gradient of the n elements at `at` (memory order) lies: g itself or tile.out.
+static inline const float* transform_tile(const Layer& layer, const Work& w, const float* g, int64_t at, int n, Key key,
+                                          bool finite, Tile& tile, Sums& sums, const float* next) {
+    if (w.zero) {
+        std::fill(tile.out, tile.out + n, 0.0f);
+        return tile.out;
+    }
+    const float* x = g;
+    if (!finite) {
+        for (int i = 0; i < n; i++) tile.clean[i] = is_finite(g[i]) ? g[i] : 0.0f;
+        x = tile.clean;
+    }
+    if (w.noise != 0) {
+        if (layer.dims > 0) logical_indices(layer, at, n, tile.index);
+        gaussian_tile(tile.out, n, static_cast<uint32_t>(at), layer.dims > 0 ? tile.index : nullptr, key);
+        add_noise(tile.out, x, n, w.noise, w.noise_zeros);
+        x = tile.out;
+    }
+    prefetch_tile(next);
+    if (w.clips && w.tau > 0) {
+        int32_t clipped;
+        float square;
+        clip_tile(w.kind, tile.out, x, n, w.tau, w.sharpness, clipped, square);
+        x = tile.out;
+        sums.clipped += clipped;
+        sums.square += sum_of_squares(x, n, square);
+    } else if (w.clips) {
+        for (int i = 0; i < n; i++) {
+            sums.clipped += x[i] != 0.0f;
+            tile.out[i] = 0.0f;
+        }
+        x = tile.out;
+    } else if (x != g) {
+        sums.square += sum_of_squares(x, n, square_tile(x, n));
+    }
+    if (!finite) {
+        if (x != tile.out) std::copy(x, x + n, tile.out);
+        x = tile.out;
+        contain_tile(tile.out, g, n, w.tau, sums);
+    }
+    return x;
+}
