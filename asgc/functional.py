@@ -130,16 +130,7 @@ def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[
         clipped = (r > tau).to(torch.float64)
         h = h * spread(shrinkage(r, tau, options["clip_sharpness"]).to(g.dtype))
 
-    # The raw gradient's moments move the statistics last: they never saw this step's clip.
-    seen = finite & (sums.square > 0) & ~first
-    usable = statistics.Sums(
-        torch.where(seen, sums.mean, 1.0),
-        torch.where(seen, sums.square, 1.0),
-        torch.where(seen, sums.deviation, 1.0),
-        sums.size,
-    )
-    updated = statistics.update(current, usable, options["stats_decay"], options["outlier_share"])
-    new = list(torch.where(seen, updated, current).unbind())
+    new = list(statistics.update(current, sums, first, options["stats_decay"], options["outlier_share"]).unbind())
     nonfinite = (new[statistics.NONFINITE] + (~finite).to(stats.dtype)).clamp(max=float(1 << 23))
     new[statistics.NONFINITE] = nonfinite
     for row, value in (

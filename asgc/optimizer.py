@@ -278,7 +278,8 @@ class ASGC(Optimizer):
                     continue
                 state["step"].zero_()
                 if group["on_shift"] == "reset":
-                    state.pop("momentum_buffer" if group["rule"] == "sgd" else "", None)
+                    if group["rule"] == "sgd":
+                        state.pop("momentum_buffer", None)
                     for name, value in rules.init(param.detach(), group).items():
                         state[name].copy_(value)
 

@@ -36,6 +36,9 @@ class Sums(NamedTuple):
     deviation: Tensor  # mean((g - mu)^2), mu the running mean
     size: int
 
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.mean, self.square, self.deviation
+
 
 def init(units: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """Statistics of a layer that has seen no gradient yet: zeros of shape (len(STATISTICS), units)."""
@@ -93,8 +96,11 @@ def threshold(stats: Tensor, mode: str, clip_factor: Scalar) -> Tensor:
     return clip_factor * safe_sqrt(mean.square() + var)
 
 
-def update(stats: Tensor, sums: Sums, stats_decay: Scalar, outlier_share: Scalar) -> Tensor:
-    """Statistics after one step with a finite, non-zero gradient, n >= 1 (see ``start`` for the first).
+def update(stats: Tensor, sums: Sums, first: Tensor, stats_decay: Scalar, outlier_share: Scalar) -> Tensor:
+    """Statistics after one step: the raw gradient's moments, after everything else used the old statistics.
+
+    Units that have just started (``first``, see ``start``), and those with a zero or non-finite gradient, stay as
+    they are.
 
     With weight w = max(1/n, 1 - stats_decay) and bound L = var (1/outlier_share + 3 sqrt(2/d)), d elements a unit (the
     second term is the sampling noise of small layers)::
@@ -108,25 +114,27 @@ def update(stats: Tensor, sums: Sums, stats_decay: Scalar, outlier_share: Scalar
     Warm-up: during the first 1/(1 - stats_decay) updates a step with mean square below a hundredth of mean^2 + var, or
     the second step in a row above a hundred times it, starts the statistics again at this step's scale.
     """
+    seen = ~first & (sums.square > 0) & torch.isfinite(sums.square)
+    m1, s2, d2 = (torch.where(seen, moment, 1.0) for moment in sums.moments())
     old = stats.to(torch.float64)
     n, mean, var, age, burst = old[N], old[MEAN], old[VAR], old[AGE], old[BURST]
     level = mean.square() + var
-    high = sums.square > 100 * level
+    high = s2 > 100 * level
     warming = age < 1 / (1 - stats_decay)
-    restart = warming & ((sums.square < level / 100) | (high & (burst > 0)))
+    restart = warming & ((s2 < level / 100) | (high & (burst > 0)))
 
     count = (n + 1).clamp(max=_COUNT_MAX)
     slowest = torch.as_tensor(1 - stats_decay, dtype=torch.float64, device=old.device)
     weight = torch.maximum(1 / count, slowest)
     limit = var * (1 / outlier_share + 3 * math.sqrt(2 / sums.size))
     reach = safe_sqrt(limit)
-    new_mean = mean + weight * torch.minimum(torch.maximum(sums.mean - mean, -reach), reach)
-    new_var = var + weight * (torch.minimum(sums.deviation, limit) - var)
+    new_mean = mean + weight * torch.minimum(torch.maximum(m1 - mean, -reach), reach)
+    new_var = var + weight * (torch.minimum(d2, limit) - var)
 
     rows = list(old.unbind())
     rows[N] = torch.where(restart, 1.0, count)
     rows[MEAN] = torch.where(restart, 0.0, new_mean)
-    rows[VAR] = torch.where(restart, sums.square, new_var).clamp(_VAR_MIN, _VAR_MAX)
+    rows[VAR] = torch.where(restart, s2, new_var).clamp(_VAR_MIN, _VAR_MAX)
     rows[AGE] = (age + 1).clamp(max=_COUNT_MAX)
     rows[BURST] = high.to(torch.float64)
-    return torch.stack(rows).to(stats.dtype)
+    return torch.where(seen, torch.stack(rows).to(stats.dtype), stats)
