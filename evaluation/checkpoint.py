@@ -118,7 +118,7 @@ class CheckpointStore:
     def remove_all(self) -> None:
         """Remove every checkpoint and the folder itself: a finished run keeps only its model."""
         for path in self._all():
-            self._remove(path)
+            shutil.rmtree(path, ignore_errors=True)
         self.clean()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -149,14 +149,7 @@ class CheckpointStore:
         kept = {newest, *sorted(whole, key=_number)[-self.keep :]}
         for path in self._all():
             if path not in kept:
-                self._remove(path)
-
-    def _remove(self, path: Path) -> None:
-        # Renamed first: a kill in the middle of the removal leaves something that `clean` knows, not a damaged
-        # checkpoint.
-        doomed = path.with_name(f"{_TEMPORARY}removing-{path.name}")
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True)
 
     def _failure(self, step: int, error: BaseException, free: int) -> str:
         kept = sorted(self._all(), key=_number)

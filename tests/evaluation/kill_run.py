@@ -12,7 +12,12 @@ from evaluation.runs import RunFinishedError, RunFolder, is_finished, load_prove
 
 provenance.collect = lambda **_: {"time": "now"}  # asks git: a dozen processes for each of hundreds of runs
 home = Path(sys.argv[1]) / "run"
+saved = Path(sys.argv[1]) / "saved"  # the step of the last checkpoint whose save returned
 config = {"steps": 4}
+
+
+def durable() -> int:
+    return int(saved.read_text() or 0) if saved.exists() else 0
 
 
 def train(resume: bool) -> None:
@@ -24,7 +29,9 @@ def train(resume: bool) -> None:
             step, total = map(int, (run.checkpoint.path / "state").read_text().split())
             assert step == run.checkpoint.step
             first = step + 1
+            assert step >= durable(), "steps before the last checkpoint were lost"
         else:
+            assert durable() == 0, "the last checkpoint was lost"
             assert not resume or messages == [f"{home}: no checkpoint yet, so the run starts over"]
         for step in range(first, config["steps"] + 1):
             total += step
@@ -32,12 +39,14 @@ def train(resume: bool) -> None:
             if step % 2 == 0:
                 text = f"{step} {total}"
                 run.save_checkpoint(step, lambda folder, text=text: (folder / "state").write_text(text) and None)
+                saved.write_text(str(step))
         run.model_path.write_text(str(total))
         run.finish({"total": total})
 
 
 def prepare() -> None:
     shutil.rmtree(home, ignore_errors=True)
+    saved.unlink(missing_ok=True)
 
 
 def check(operation: int) -> None:

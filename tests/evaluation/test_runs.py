@@ -116,6 +116,15 @@ def test_without_a_checkpoint_it_starts_over_and_says_so(path):
     assert runs.read_metrics(path) == []
 
 
+def test_resume_removes_what_a_killed_save_left(path):
+    with create(path) as run:
+        run.save_checkpoint(1, state("one"))
+    half_written = path / "checkpoints" / ".tmp-000001-step-2"
+    half_written.mkdir()
+    with resume(path):
+        assert not half_written.exists()
+
+
 def test_a_finished_run_keeps_its_model_and_is_left_alone(path):
     with create(path) as run:
         run.log(1, 1, 1.0, "train", {"loss": 1.0})
