@@ -104,7 +104,7 @@ class AtariEnvs:
             observation=observation,
             reward=np.where(ignored, np.float32(0), reward),
             score=np.where(ignored, np.float32(0), info["reward"]),
-            terminated=episode_over & (ended | ~truncated),
+            terminated=episode_over & (terminated | ended),
             truncated=episode_over & ~ended & truncated,
             game_over=game_ended | (truncated & ~ignored),
             ignored=ignored,

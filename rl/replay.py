@@ -184,14 +184,14 @@ class FrameReplay:
             shape = (self._filled, *self._frames.shape[1:])
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for part in self._frames[: self._filled].split(1024):  # no second copy of a ring that lives on the GPU
+            for part in self._parts():
                 part.cpu().numpy().tofile(file)
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote: from then on both replays behave alike to the last bit.
 
         Raises:
-            ValueError: it was written by a replay of another size, stack, n-step or discount.
+            ValueError: it was written by a replay of another size, stack, n-step or discount, or is cut off.
         """
         path = Path(path)
         ring = json.loads((path / "replay.json").read_text())
@@ -200,10 +200,22 @@ class FrameReplay:
                 raise ValueError(f"{path}: the replay has {key} {ring[key]}, expected {value}")
         self._newest, self._filled = ring["newest"], ring["filled"]
         self._count, self._started = ring["count"], ring["started"]
+        self._end[self._filled :] = IGNORED
+        self._valid[self._filled :] = False
         for name, array in self._arrays().items():
             array[: self._filled] = np.load(path / f"replay-{name}.npy")
-        frames = np.load(path / "replay-frames.npy", mmap_mode="c")
-        self._frames[: self._filled].copy_(torch.from_numpy(frames))
+        with (path / "replay-frames.npy").open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            for part in self._parts():
+                host = part if part.device.type == "cpu" else torch.empty_like(part, device="cpu")
+                if file.readinto(host.numpy().reshape(-1).data) != part.numel():
+                    raise ValueError(f"{file.name} is cut off")
+                part.copy_(host)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """The filled slots' frames in views of moderate size: a ring on the GPU never has a whole copy on the CPU."""
+        return self._frames[: self._filled].split(1024)
 
     def _layout(self) -> dict[str, Any]:
         return {
@@ -245,7 +257,7 @@ class FrameReplay:
         """Make valid the transitions whose n steps are complete with the step from `slot`."""
         over = (self._end[slot] == TERMINATED) | (self._end[slot] == TRUNCATED)
         same_episode = self._end[slot] != IGNORED
-        for back in range(min(self.n_step, self._filled - 1)):
+        for back in range(self.n_step):  # slots not filled yet are IGNORED, which ends the way back
             first = (slot - back) % self._slots
             if back > 0:
                 same_episode = same_episode & (self._end[first] == GOES_ON)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,11 +236,35 @@ def test_what_the_game_does_not_have_is_the_users_error() -> None:
         make("brekout")
 
 
+def test_a_step_is_four_frames_and_a_lost_life_is_followed_by_noops() -> None:
+    """Breakout counts frames in byte 90 of its memory."""
+    pool = make()._pool
+    _, info = pool.reset()
+    rng = np.random.default_rng(0)
+    played, reset, over = set(), set(), False
+    for _ in range(150):
+        clock, lives = int(info["ram"][0, 90]), int(info["lives"][0])
+        _, _, terminated, _, info = pool.step(np.array([rng.integers(4)]))
+        frames = (int(info["ram"][0, 90]) - clock) % 256
+        if min(lives, int(info["lives"][0])) > 0:  # a game's end stops the clock
+            (reset if over else played).add(frames)
+        over = bool(terminated[0])
+    assert played == {4}
+    assert len(reset) >= 3
+    assert reset <= set(range(1, 31))
+
+
 def test_steps_return_fresh_arrays_and_close_ends_the_threads() -> None:
-    before = len(os.listdir("/proc/self/task"))  # noqa: PTH208
-    envs = make("Pong", num_envs=2, threads=2)
-    observations, _ = play(envs, 20)
-    assert len({array.ctypes.data for array in observations}) == 21
-    assert len(os.listdir("/proc/self/task")) > before  # noqa: PTH208
-    envs.close()
-    assert len(os.listdir("/proc/self/task")) == before  # noqa: PTH208
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = threads()
+    alive = []
+    for count in (1, 3):
+        envs = make("Pong", num_envs=4, threads=count)
+        observations, _ = play(envs, 20)
+        assert len({array.ctypes.data for array in observations}) == 21
+        alive.append(threads())
+        envs.close()
+        assert threads() == before
+    assert alive[1] == alive[0] + 2 > before

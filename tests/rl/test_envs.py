@@ -109,6 +109,16 @@ def test_a_game_that_ends_in_the_reset_after_a_lost_life_is_seen() -> None:
     assert [tracker.add(step) for step in steps] == [[], [], [3.0], [], []]
 
 
+def test_the_pools_word_counts_for_an_end() -> None:
+    class SilentPool(ScriptedPool):
+        def step(self, actions: Any) -> tuple[Any, ...]:
+            *rest, info = super().step(actions)
+            return *rest, info | {"lives": np.zeros(1, np.int32)}
+
+    steps = play(SilentPool([[game([0] * 3, lives_lost=[1])]], episodic_life=True), 3, episodic_life=True)
+    assert where(steps, "terminated") == [1]
+
+
 def test_environments_are_independent() -> None:
     games = [[game([1, 1])], [game([1, 1, 1, 1], limit=True)], [game([2] * 50)]]
     steps = play(ScriptedPool(games), 6)

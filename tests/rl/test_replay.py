@@ -141,7 +141,7 @@ def scripts(draw: st.DrawFn) -> Game:
     return game if dies is None else game[: dies + 1]
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_every_sampled_transition_is_what_the_actor_saw(data: st.DataObject) -> None:
     num_envs = data.draw(st.integers(1, 3), "environments")

@@ -39,8 +39,8 @@ def test_an_empty_ring_takes_no_memory() -> None:
 
 def test_too_small_a_ring_names_the_flag() -> None:
     for make in (FrameReplay, FrameReplay.nbytes):
-        arguments: tuple[Any, ...] = (60, 10, (84, 84), 4, 3) + ((0.99,) if make is FrameReplay else ())
-        with pytest.raises(UserError, match=r"--replay-size 60 is too small: .* at least 80"):
+        arguments: tuple[Any, ...] = (70, 10, (84, 84), 4, 3) + ((0.99,) if make is FrameReplay else ())
+        with pytest.raises(UserError, match=r"--replay-size 70 is too small: .* at least 80"):
             make(*arguments)  # type: ignore[operator]
 
 
@@ -52,8 +52,8 @@ def test_saved_and_loaded_replays_go_on_alike(tmp_path: Path, steps: int, cut: b
     if cut:
         actor.cut()
     actor.replay.save(tmp_path)
-    loaded = FrameReplay(40, 2, FRAME_SHAPE, 3, 2, GAMMA)
-    loaded._frames.fill_(77)
+    other = [[game([7] * 50)], [game([8, 8], limit=True)]]
+    loaded = scripted(other, capacity=40, n_step=2, steps=33).replay  # what it held is forgotten
     loaded.load(tmp_path)
     assert len(loaded) == len(actor.replay)
     same(loaded.sample(500, np.random.default_rng(1)), actor.replay.sample(500, np.random.default_rng(1)))
@@ -79,6 +79,15 @@ def test_only_the_filled_part_is_saved(tmp_path: Path) -> None:
     frames = np.load(tmp_path / "replay-frames.npy")
     assert frames.shape == (5, 1, *FRAME_SHAPE)
     assert frames[:, 0, 1, 1].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
+    actor = scripted([[game([1] * 9)]], capacity=40, steps=4)
+    actor.replay.save(tmp_path)
+    frames = tmp_path / "replay-frames.npy"
+    frames.write_bytes(frames.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cut off"):
+        FrameReplay(40, 1, FRAME_SHAPE, 3, 1, GAMMA).load(tmp_path)
 
 
 @pytest.mark.parametrize(
