@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .. import statistics
+from .. import functional, statistics
 from . import build
 from .table import (
     GROUP_FIELDS,
@@ -67,7 +67,7 @@ class _Table:
         self.layers = (LayerStruct * len(params))()
         self.rows = list(self.layers)
         self.grads = (ctypes.c_void_p * len(params))()
-        self.pointers: list[tuple[int, ...] | None] = [None] * len(params)
+        self.pointers: list[list[int] | None] = [None] * len(params)
 
     def fits(self, opt: ASGC) -> bool:
         i = 0
@@ -163,14 +163,16 @@ def step(opt: ASGC) -> None:
         if param.grad is None or param.numel() == 0:
             table.grads[i] = None
             if param.grad is not None:
-                _count_empty(opt, param, opt.param_groups[index])
+                group = opt.param_groups[index]
+                _step_empty(param, opt.layer_state(param, group), group)
             continue
         group, row = opt.param_groups[index], table.rows[i]
         row.fresh = 0
         state = opt.layer_state(param, group)
         tensors = _rule_tensors(param, state, group, row)
         tensors += [state["stats"], state["step"], state["noise_step"]]
-        pointers = (param.data_ptr(), *[0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+        pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        pointers += [param.data_ptr(), *param.shape, *param.stride()]
         if pointers != table.pointers[i]:
             _check_state(param, tensors)
             table.point(i, param, tensors, state)
@@ -188,9 +190,8 @@ def step(opt: ASGC) -> None:
         torch.autograd.graph.increment_version(changed)  # autograd notices in-place changes of saved tensors
 
 
-def _count_empty(opt: ASGC, param: Tensor, group: Group) -> None:
-    """A parameter without elements only counts its steps, as in the reference."""
-    state = opt.layer_state(param, group)
-    state["step"] += 1
-    state["noise_step"] += 1
-    state["stats"][statistics.ATTENUATION] = 1
+def _step_empty(param: Tensor, state: State, group: Group) -> None:
+    """A parameter without elements has nothing to compute: the reference counts its step."""
+    assert param.grad is not None
+    _, new = functional.step(param, param.grad, state, group)
+    state.update(new)
