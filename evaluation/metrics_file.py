@@ -82,9 +82,9 @@ class MetricsWriter:
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError:
+        except OSError as error:
             self._file.truncate(self._length)
-            raise
+            raise OSError(error.errno, error.strerror, str(self._file.name)) from error
         self._length += len(data)
 
 

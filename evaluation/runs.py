@@ -186,8 +186,6 @@ class RunFolder:
         Everything logged before it stays on a resume, everything logged after it goes. Raises as
         `CheckpointStore.save`.
         """
-        if self._mirror is not None:
-            self._mirror.flush()
         self.checkpoint = self.checkpoints.save(step, write, {**(meta or {}), METRICS_LENGTH: self._metrics.length()})
         return self.checkpoint
 
