@@ -6,6 +6,7 @@ faster. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``, ``asgc.noise`
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -141,7 +142,7 @@ class ASGC(Optimizer):
         rule = param_group.get("rule", self.defaults["rule"])
         own = {**ASGC_DEFAULTS, **(rule_defaults(rule) if rule in rules.RULES else {}), "lr": None}
         given = {name: value for name, value in param_group.items() if name in own}
-        foreign = {name for other in rules.RULES for name in rule_defaults(other)}
+        foreign = {"foreach", "fused", "differentiable"}.union(*map(rule_defaults, rules.RULES))
         for name in set(param_group) - set(own) - {"params", "param_names"}:
             # Keys of the user's own (a label, a scheduler's) may ride along; a slip of the pen may not.
             if name in foreign or nearest(name, own, 0.8):
@@ -246,7 +247,7 @@ class ASGC(Optimizer):
                 raise ValueError(f"implementation={chosen!r} cannot be used: {reason}")
             if reason is not None:
                 previous, chosen = chosen, self._automatic()
-                _log.warning("ASGC goes on with the %s implementation, no longer %s: %s", chosen, previous, reason)
+                _say(f"ASGC goes on with the {chosen} implementation, no longer {previous}: {reason}")
         for group in self.param_groups:
             group["implementation"] = chosen
         self._active = chosen
@@ -257,7 +258,10 @@ class ASGC(Optimizer):
         if reason is None:
             return "cpu"
         chosen = "foreach" if unsupported(self, "foreach") is None else "reference"
-        _log.warning("ASGC uses its slower %s implementation, because the cpu one cannot serve: %s", chosen, reason)
+        _say(
+            f"ASGC uses its slower {chosen} implementation, because the cpu one cannot serve: {reason}. "
+            "`python -m asgc.bench` shows what that costs."
+        )
         return chosen
 
     def shift(self) -> None:
@@ -329,14 +333,16 @@ class ASGC(Optimizer):
             after.remove()
 
 
+@functools.cache  # once for the same reason, however many optimizers there are
+def _say(message: str) -> None:
+    _log.warning(message)
+
+
 def unsupported(opt: ASGC, implementation: str) -> str | None:
     """Why an implementation cannot serve this optimizer, or None if it can."""
     if implementation == "reference":
         return None
-    try:
-        reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
-    except (ImportError, AttributeError):
-        return f"asgc.{implementation} is missing"
+    reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
     return reason
 
 

@@ -1,0 +1,124 @@
+"""The registry of optimizers by name."""
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asgc import ASGC, optimizers
+from asgc.optimizers import NormClipped
+
+RULES = ["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+
+
+def test_names() -> None:
+    expected = {"asgc", "asgc-clip", "asgc-noise", *RULES, *(f"{rule}+clip" for rule in RULES)}
+    assert set(optimizers.names()) == expected
+    assert all(optimizers.info(name).description for name in optimizers.names())
+    with pytest.raises(AttributeError):
+        optimizers.info("asgc").name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_every_one_trains_with_every_default_given(name: str) -> None:
+    p = torch.ones(20)
+    opt = optimizers.build(name, [p], lr=0.01, **optimizers.options(name))
+    assert isinstance(opt, torch.optim.Optimizer)
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
+    for t in range(3):
+        p.grad = torch.full((20,), 1.0 + t)
+        opt.step()
+        scheduler.step()
+    assert (p < 1).all()
+    assert opt.param_groups[0]["lr"] == pytest.approx(0.00125)
+    again = optimizers.build(name, [torch.ones(20)], lr=0.01)
+    again.load_state_dict(copy.deepcopy(opt.state_dict()))
+    pickle.loads(pickle.dumps(opt)).step()
+
+
+def test_the_asgc_family() -> None:
+    p = torch.zeros(2)
+    whole, clip, noise = (optimizers.build(n, [p], lr=0.1) for n in ("asgc", "asgc-clip", "asgc-noise"))
+    assert all(isinstance(opt, ASGC) for opt in (whole, clip, noise))
+    assert whole.param_groups[0]["noise_scale"] > 0
+    assert clip.param_groups[0]["noise_scale"] == 0
+    assert noise.param_groups[0]["clip_factor"] == math.inf
+    fixed = optimizers.build("asgc-noise", [p], lr=0.1, threshold=0.5, rule="sgd", momentum=0.9)
+    assert fixed.param_groups[0]["threshold"] == 0.5
+    assert "momentum" in optimizers.options("asgc", rule="sgd")
+    assert "noise_scale" not in optimizers.options("asgc-clip")
+    assert "clip_factor" not in optimizers.options("asgc-noise")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_baselines_are_torchs_fused_where_supported(named: bool) -> None:
+    for rule in RULES:
+        p = torch.zeros(2)
+        opt = optimizers.build(rule, iter([("p", p)] if named else [p]), lr=0.1)
+        assert type(opt).__module__.startswith("torch.optim")
+        assert bool(opt.param_groups[0].get("fused")) == (rule != "rmsprop")
+    groups: list[dict[str, Any]] = [{"params": iter([torch.zeros(2)])}, {"params": torch.zeros(1), "lr": 1.0}]
+    opt = optimizers.build("adam", groups, lr=0.1)
+    assert [group["lr"] for group in opt.param_groups] == [0.1, 1.0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_clip_is_clip_grad_norm_before_the_step(rule: str) -> None:
+    params: list[list[Tensor]] = [[torch.zeros(5), torch.zeros(3, 2)] for _ in range(2)]
+    opt = optimizers.build(f"{rule}+clip", params[0], lr=0.1, max_norm=0.5)
+    plain = optimizers.build(rule, params[1], lr=0.1)
+    assert isinstance(opt, NormClipped)
+    for t in range(4):
+        for group in params:
+            generator = torch.Generator().manual_seed(t)
+            for p in group:
+                p.grad = torch.randn(p.shape, generator=generator)
+        torch.nn.utils.clip_grad_norm_(params[1], 0.5)
+        opt.step()
+        plain.step()
+    assert all(torch.equal(a, b) for a, b in zip(*params, strict=True))
+    norm = torch.cat([p.grad.flatten() for p in params[0] if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.5, rel=1e-4)
+    assert optimizers.options(f"{rule}+clip")["max_norm"] == 10
+
+
+def test_clip_evaluates_the_closure_first() -> None:
+    p = torch.ones(1, requires_grad=True)
+    opt = optimizers.build("sgd+clip", [p], lr=0.1, max_norm=1.0)
+
+    def closure() -> float:
+        opt.zero_grad()
+        loss = (100 * p).sum()
+        loss.backward()
+        return loss.item()
+
+    assert opt.step(closure) == 100
+    assert p.item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("asgcc", {}, ValueError, "unknown optimizer 'asgcc' .did you mean 'asgc'"),
+        ("ADAM", {}, ValueError, "did you mean 'adam'"),
+        ("adam", {"clip_factor": 2.0}, TypeError, "adam has no option 'clip_factor'.*it has: betas, eps"),
+        ("adam", {"beta": 2.0}, TypeError, "did you mean 'betas'"),
+        ("adam", {"max_norm": 2.0}, TypeError, "adam has no option 'max_norm'"),
+        ("adam", {"eps": -1.0}, ValueError, "eps must be"),
+        ("sgd", {"nesterov": True}, ValueError, "nesterov needs momentum"),
+        ("adam+clip", {"max_norm": 0.0}, ValueError, "max_norm must be above 0"),
+        ("adam+clip", {"max_norm": "1"}, TypeError, "max_norm must be a number"),
+        ("asgc", {"noise": 2.0}, TypeError, "did you mean 'noise_"),
+        ("asgc", {"rule": "adan"}, ValueError, "unknown rule 'adan'"),
+        ("asgc", {"momentum": 0.9}, TypeError, "asgc has no option 'momentum'"),
+        ("asgc-clip", {"noise_scale": 0.1}, TypeError, "asgc-clip has no option 'noise_scale'"),
+        ("asgc-noise", {"clip_factor": 2.0}, TypeError, "asgc-noise has no option 'clip_factor'"),
+    ],
+)
+def test_refused(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        optimizers.build(name, [torch.zeros(1)], lr=0.1, **options)
