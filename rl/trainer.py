@@ -20,7 +20,7 @@ from evaluation import metrics, resources, seeding
 from evaluation.checkpoint import Checkpoint
 from evaluation.clock import Clock
 from evaluation.files import atomic_path
-from evaluation.runs import MODEL, RunFolder, read_metrics
+from evaluation.runs import CHECKPOINTS, MODEL, RunFolder, read_metrics
 from rl.config import ExplorationConfig, TrainConfig
 from rl.envs import AtariEnvs, EpisodeTracker, make_envs
 from rl.evaluate import evaluate, signature
@@ -35,7 +35,7 @@ EVALUATION, SCORE = "eval", "score"  # the split and name of an evaluation's mea
 RECENT_GAMES = 20
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
 STANDARDIZATION_FRAMES = 2048
-MAY_CHANGE = ("run_dir", "tensorboard")  # between a run and its resume: neither changes the numbers
+MAY_CHANGE = ("tensorboard",)  # between a run and its resume: it does not change the numbers
 
 
 class Interrupted(Exception):
@@ -86,7 +86,7 @@ def train(config: TrainConfig, *, resume: bool = False, display: Display | None 
     enter = functools.partial(RunFolder.resume, ignore=MAY_CHANGE) if resume else RunFolder.create
     with enter(
         path,
-        config.to_dict(),
+        config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
         seeds={"seed": config.seed},
         device=str(device),
         tensorboard=config.tensorboard,
@@ -109,7 +109,9 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path) -> in
     resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
     resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")
     checkpoint = replay + (64 << 20)
-    resources.check_disk(path, 3 * checkpoint, "three checkpoints with the replay in them", "--replay-size")
+    present = sum(file.stat().st_size for file in (path / CHECKPOINTS).rglob("*") if file.is_file())
+    needed = max(0, 3 * checkpoint - present)  # two are kept while the third is written
+    resources.check_disk(path, needed, "three checkpoints with the replay in them", "--replay-size")
     return checkpoint
 
 
