@@ -80,7 +80,7 @@ class _Plan:
             start += size
 
     def chunks(self) -> list[tuple[Tensor, list[_Part]]]:
-        return list(zip(self.flat.split(CHUNK), self.parts, strict=True)) if self.sizes else []
+        return list(zip(torch.split(self.flat, CHUNK), self.parts, strict=True)) if self.sizes else []
 
 
 class _Buffers:
@@ -99,7 +99,7 @@ _plans: WeakKeyDictionary[ASGC, dict[int, _Plan]] = WeakKeyDictionary()
 _buffers: _Buffers | None = None
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def step(opt: ASGC) -> None:
     """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``."""
     global _buffers
@@ -117,7 +117,7 @@ def step(opt: ASGC) -> None:
             plan = plans[index] = _Plan(sizes)
         torch.cat([param.grad.reshape(-1).to(torch.float32) for param in params], out=plan.flat)
         _transform(plan, states, group, _buffers)
-        grads = [h.view(param.shape) for h, param in zip(plan.flat.split(sizes), params, strict=True)]
+        grads = [h.view(param.shape) for h, param in zip(torch.split(plan.flat, sizes), params, strict=True)]
         _rule(params, grads, states, group)
         for state in states:
             state["noise_step"] += 1
@@ -170,7 +170,7 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
     tau = torch.where(~finite & unseen, math.inf, tau)
 
     times = [int(state["noise_step"]) for state in states]
-    c_t = torch.tensor([group["noise_scale"] * (1 + t) ** (-group["noise_decay"] / 2) for t in times])
+    c_t = [group["noise_scale"] * (1 + t) ** (-group["noise_decay"] / 2) for t in times]
     sigma = current[statistics.VAR].to(torch.float64).sqrt()
     r = torch.where(finite, sums.square, 0.0).sqrt()
     factor = torch.ones(layers, dtype=torch.float64)
@@ -179,7 +179,7 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
     scalars = _Scalars(
         (tau if by_value else torch.full_like(tau, math.inf)).to(torch.float32).tolist(),
         factor.tolist(),
-        (c_t * sigma).to(torch.float32).tolist(),
+        (torch.tensor(c_t, dtype=torch.float64) * sigma).to(torch.float32).tolist(),
         [(group["seed"], t, state["layer"]) for t, state in zip(times, states, strict=True)],
     )
     clipped, after = _pass(plan, scalars, group, buffers)

@@ -9,6 +9,7 @@ OpenMP's symbols are left open at link time and found in the runtime that torch 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import logging
@@ -171,10 +172,8 @@ def _cached(folder: Path, key: str) -> ctypes.CDLL | None:
         except (OSError, BuildError):
             pass
         _log.warning("the cached CPU kernel %s is damaged and is built again", file)
-        try:
+        with contextlib.suppress(OSError):
             file.unlink()
-        except OSError:
-            pass
     return None
 
 
@@ -186,7 +185,7 @@ def _keep(built: Path, folder: Path, key: str) -> None:
             file.write(built.read_bytes())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(file.name, folder / f"kernel-{key}-{_digest(built)}.so")
+        Path(file.name).replace(folder / f"kernel-{key}-{_digest(built)}.so")
     except OSError as error:
         _log.warning("the CPU kernel cannot be kept for the next time: %s", error)
 

@@ -4,8 +4,6 @@
 // tile, then per block, then per layer in block order, so the result does not depend on the number of threads.
 // Value mode reads the gradient once. Norm mode (and a layer's first step) needs the layer's sums first: the layers
 // are walked in waves small enough that the gradient is still in the cache when the main pass reads it again.
-#include <omp.h>
-
 #include <vector>
 
 #include "tile.h"
@@ -143,7 +141,8 @@ void asgc_step(const Layer* layers, const float* const* grads, int64_t count, co
 void asgc_noise(float* out, int64_t n, int64_t start, uint32_t seed, uint32_t step, uint32_t layer) {
     const Key key = noise_key(seed, step, layer, static_cast<uint32_t>(start >> 32));
     for (int64_t i = 0; i < n; i += TILE)
-        gaussian_tile(out + i, static_cast<int>(std::min<int64_t>(TILE, n - i)), static_cast<uint32_t>(start + i), nullptr, key);
+        gaussian_tile(out + i, static_cast<int>(std::min<int64_t>(TILE, n - i)), static_cast<uint32_t>(start + i), nullptr, key,
+                      1.0f);
 }
 
 // phi of n elements, for tests against asgc/functional.py.
@@ -155,7 +154,5 @@ void asgc_clip(float* out, const float* x, int64_t n, float tau, double sharpnes
                   static_cast<float>(sharpness), clipped, square);
     }
 }
-
-int32_t asgc_max_threads() { return omp_get_max_threads(); }
 
 }

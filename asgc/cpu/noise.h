@@ -80,8 +80,9 @@ static inline Floats gaussians(Words index, Words k0, Words k1) {
 }
 #endif
 
-// eps of the elements index[0..n), or start.. where there is no index; every element the same bits as gaussian().
-static inline void gaussian_tile(float* out, int n, uint32_t start, const uint32_t* index, Key key) {
+// scale * eps of the elements index[0..n), or start.. where there is no index. It is rounded here, in memory, before it
+// is added to the gradient: where the two cancel, a fused multiply-add would leave another number than the reference.
+static inline void gaussian_tile(float* out, int n, uint32_t start, const uint32_t* index, Key key, float scale) {
     int i = 0;
 #ifdef ASGC_SIMD_NOISE
     Words k0 = key.k0 - Words{}, k1 = key.k1 - Words{}, at = start - Words{};
@@ -89,9 +90,10 @@ static inline void gaussian_tile(float* out, int n, uint32_t start, const uint32
     for (; i + LANES <= n; i += LANES, at += LANES) {
         Words words = at;
         if (index != nullptr) std::memcpy(&words, index + i, sizeof words);
-        const Floats eps = gaussians(words, k0, k1);
-        std::memcpy(out + i, &eps, sizeof eps);
+        const Floats noise = gaussians(words, k0, k1) * scale;
+        std::memcpy(out + i, &noise, sizeof noise);
     }
 #endif
-    for (; i < n; i++) out[i] = gaussian(index != nullptr ? index[i] : start + static_cast<uint32_t>(i), key.k0, key.k1);
+    for (; i < n; i++)
+        out[i] = scale * gaussian(index != nullptr ? index[i] : start + static_cast<uint32_t>(i), key.k0, key.k1);
 }

@@ -78,19 +78,18 @@ class _Table:
                 i += 1
         return i == len(self.params)
 
-    def point(self, i: int, param: Tensor, tensors: list[Tensor | None], state: State) -> None:
-        """Write the row of layer i: its rule's tensors, then stats, step and noise_step."""
+    def point(self, i: int, param: Tensor, rule: list[Tensor | None], state: State) -> None:
+        """Write the row of layer i."""
         order = memory_order(param)
         if order is None or param.dtype != torch.float32:
             raise RuntimeError(f"a parameter of shape {tuple(param.shape)} is no longer a dense float32 tensor")
         row = self.rows[i]
         row.param, row.numel, row.group, row.number = param.data_ptr(), param.numel(), self.params[i][1], state["layer"]
-        *rule, stats, count, time = tensors
         for slot in range(3):
             tensor = rule[slot] if slot < len(rule) else None
             row.state[slot] = None if tensor is None else tensor.data_ptr()
-        assert stats is not None and count is not None and time is not None
-        row.stats, row.step, row.noise_step = stats.data_ptr(), count.data_ptr(), time.data_ptr()
+        row.stats, row.step = state["stats"].data_ptr(), state["step"].data_ptr()
+        row.noise_step = state["noise_step"].data_ptr()
         row.dims = len(order.size)
         row.size[: row.dims] = order.size
         row.stride[: row.dims] = order.stride
@@ -128,23 +127,24 @@ def _rule_tensors(param: Tensor, state: State, group: Group, row: LayerStruct) -
     return tensors
 
 
-def _check_state(param: Tensor, tensors: list[Tensor | None]) -> None:
-    *rule, stats, count, time = tensors
-    assert stats is not None and count is not None and time is not None
+def _check_state(param: Tensor, rule: list[Tensor | None], state: State) -> None:
+    stats, count, time = state["stats"], state["step"], state["noise_step"]
     right = (
-        all(tensor is None or tensor.shape == param.shape for tensor in rule)
+        all(tensor is None or (tensor.shape == param.shape and tensor.is_cpu) for tensor in rule)
         and stats.dtype is torch.float32
         and stats.numel() == len(statistics.STATISTICS)
         and stats.is_contiguous()
         and count.dtype is torch.float32
         and time.dtype is torch.int64
-        and all(tensor is None or tensor.is_cpu for tensor in tensors)
+        and stats.is_cpu
+        and count.is_cpu
+        and time.is_cpu
     )
     if not right:
         raise RuntimeError(f"the optimizer state of a parameter of shape {tuple(param.shape)} does not fit it")
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def step(opt: ASGC) -> None:
     """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``.
 
@@ -169,13 +169,13 @@ def step(opt: ASGC) -> None:
         group, row = opt.param_groups[index], table.rows[i]
         row.fresh = 0
         state = opt.layer_state(param, group)
-        tensors = _rule_tensors(param, state, group, row)
-        tensors += [state["stats"], state["step"], state["noise_step"]]
+        rule = _rule_tensors(param, state, group, row)
+        tensors = (param, state["stats"], state["step"], state["noise_step"], *rule)
         pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        pointers += [param.data_ptr(), *param.shape, *param.stride()]
+        pointers += [*param.shape, *param.stride()]
         if pointers != table.pointers[i]:
-            _check_state(param, tensors)
-            table.point(i, param, tensors, state)
+            _check_state(param, rule, state)
+            table.point(i, param, rule, state)
             table.pointers[i] = pointers
         table.grads[i] = _gradient(param, keep)
         changed.append(param)

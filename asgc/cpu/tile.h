@@ -39,11 +39,10 @@ static void logical_indices(const Layer& layer, int64_t start, int n, uint32_t* 
     }
 }
 
-// out holds eps on entry and h = x + scale * eps on return; elements that are exactly zero get none unless asked for.
-static void add_noise(float* out, const float* x, int n, float scale, bool zeros) {
-    const float for_zero = zeros ? scale : 0.0f;
+// out holds the noise on entry and h on return; elements that are exactly zero get none unless asked for.
+static void add_noise(float* out, const float* x, int n, bool zeros) {
 #pragma omp simd
-    for (int i = 0; i < n; i++) out[i] = x[i] + (x[i] != 0.0f ? scale : for_zero) * out[i];
+    for (int i = 0; i < n; i++) out[i] = x[i] + (zeros || x[i] != 0.0f ? out[i] : 0.0f);
 }
 
 static inline float square_tile(const float* x, int n) {
@@ -78,8 +77,8 @@ static inline const float* transform_tile(const Layer& layer, const Work& w, con
     }
     if (w.noise != 0) {
         if (layer.dims > 0) logical_indices(layer, at, n, tile.index);
-        gaussian_tile(tile.out, n, static_cast<uint32_t>(at), layer.dims > 0 ? tile.index : nullptr, key);
-        add_noise(tile.out, x, n, w.noise, w.noise_zeros);
+        gaussian_tile(tile.out, n, static_cast<uint32_t>(at), layer.dims > 0 ? tile.index : nullptr, key, w.noise);
+        add_noise(tile.out, x, n, w.noise_zeros);
         x = tile.out;
     }
     prefetch_tile(next);
