@@ -54,6 +54,7 @@ class Ours:
             replay_size=REPLAY,
             learning_starts=BURN_IN // 2,
             tensorboard=False,
+            double=False,  # as in Stable-Baselines3
             optimizer={"name": optimizer},
             exploration={"steps": 1},  # act greedily from the start: an action costs what it costs late in a run
         )

@@ -31,7 +31,7 @@ class EnvConfig:
     protocol: Literal["nature", "classic", "sticky"] = option(
         "classic", "evaluation protocol; scores of two protocols are never compared"
     )
-    num_envs: int = option(4, "environments stepped together", "[1, 4096]")
+    num_envs: int = option(8, "environments stepped together", "[1, 4096]")
     threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")
     height: int = option(84, "frame height in pixels", "[8, 210]")
     width: int = option(84, "frame width in pixels", "[8, 210]")
@@ -143,7 +143,9 @@ class TrainConfig:
     loss: Literal["huber", "mse"] = option("huber", "loss of the TD error")
     target_interval: int = option(1_000, "environment steps between target network updates", "[1, 1e12]")
     precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 autocast where the hardware has it")
-    channels_last: bool = option(True, "channels_last memory format for the convolutions")
+    channels_last: bool | None = option(
+        None, "channels_last memory format for the convolutions; null: but with bf16 on a CPU, where it is slower"
+    )
     compile: bool = option(False, "torch.compile the network")
     checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]")
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")

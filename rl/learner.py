@@ -79,7 +79,10 @@ class DQN:
         self.double = config.double
         self.precision = select_precision(config.precision, device)
         self._loss = LOSSES[config.loss]
-        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        channels_last = config.channels_last
+        if channels_last is None:
+            channels_last = device.type == "cuda" or self.precision == "fp32"
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = build_network(config.network, num_actions, observation_shape)
         self.network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.target_network = build_network(config.network, num_actions, observation_shape)
