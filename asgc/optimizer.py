@@ -347,7 +347,7 @@ def unsupported(opt: ASGC, implementation: str) -> str | None:
 
 
 def _check_saved(groups: list[Group], loaded: dict[str, Any]) -> None:
-    saved_groups = loaded["param_groups"]
+    saved_groups = loaded.get("param_groups", [{}])
     if any("rule" not in group or "clip_factor" not in group for group in saved_groups):
         raise ValueError("this is not a state_dict of ASGC: its groups have no rule or clip_factor")
     for group, saved in zip(groups, saved_groups, strict=False):  # other lengths are torch's own error

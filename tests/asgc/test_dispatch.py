@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,13 +30,13 @@ class Recorder:
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Recorder]]:
+def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     recorders = {"cpu": Recorder(), "foreach": Recorder()}
     for name, recorder in recorders.items():
         for attribute in ("unsupported", "step"):
             monkeypatch.setattr(getattr(asgc, name), attribute, getattr(recorder, attribute))
     asgc.optimizer._say.cache_clear()
-    yield recorders
+    return recorders
 
 
 def step(opt: ASGC) -> None:

@@ -126,6 +126,7 @@ def test_a_wrong_state_changes_nothing() -> None:
     fewer = ASGC([torch.zeros(4, 3)], 0.1)
     for state_dict, message in (
         (plain.state_dict(), "not a state_dict of ASGC"),
+        ({}, "not a state_dict of ASGC"),
         (wrong, "statistics of parameter 0"),
         (fewer.state_dict(), "doesn't match the size"),
     ):
