@@ -177,6 +177,7 @@ class FrameReplay:
     def save(self, path: str | Path) -> None:
         """Write the filled part into the folder `path`: `replay.json` and one `replay-*.npy` file per array."""
         path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
         (path / "replay.json").write_text(json.dumps(self._layout() | self._position()))
         for name, array in self._arrays().items():
             np.save(path / f"replay-{name}.npy", array[: self._filled])

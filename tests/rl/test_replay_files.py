@@ -76,9 +76,9 @@ def test_saved_and_loaded_replays_go_on_alike(tmp_path: Path, steps: int, cut: b
 
 
 def test_only_the_filled_part_is_saved(tmp_path: Path) -> None:
-    scripted([[game([1] * 9)]], capacity=100_000, steps=4).replay.save(tmp_path)
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 5_000
-    frames = np.load(tmp_path / "replay-frames.npy")
+    scripted([[game([1] * 9)]], capacity=100_000, steps=4).replay.save(tmp_path / "new")
+    assert sum(file.stat().st_size for file in (tmp_path / "new").iterdir()) < 5_000
+    frames = np.load(tmp_path / "new" / "replay-frames.npy")
     assert frames.shape == (5, 1, *FRAME_SHAPE)
     assert frames[:, 0, 1, 1].tolist() == [0, 1, 2, 3, 4]
 
