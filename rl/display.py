@@ -180,7 +180,9 @@ class LiveDisplay:
         title = f"[bold]{info['game']}[/] · {info['optimizer']} · {info['device']}"
         extra = " · ".join(str(info[key]) for key in ("precision", "protocol") if key in info)
         seed = f" · seed {info['seed']}" if "seed" in info else ""
-        return Panel(Group(bar, numbers), title=f"{title} · {extra}{seed}", title_align="left", expand=True)
+        # Three columns stay free for the "^C" that a terminal echoes: a wrapped line would upset the redrawing.
+        width = max(20, self._console.width - 3)
+        return Panel(Group(bar, numbers), title=f"{title} · {extra}{seed}", title_align="left", width=width)
 
 
 def _missing(value: Any) -> bool:

@@ -252,7 +252,9 @@ def test_places_and_machines_that_cannot_hold_a_run(
     monkeypatch.setattr(resources, "available_disk", lambda path: 1_000_000)
     line = refused(capsys, *train, "--run-dir", str(tmp_path / "a"))
     assert line.startswith("not enough disk space for ")
-    assert not (tmp_path / "a").exists()  # so that the mended command finds a free place
+    assert not (tmp_path / "a").exists()
+    monkeypatch.undo()
+    assert cli.main([*train, "--run-dir", str(tmp_path / "a")]) == 0  # the same command, mended
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

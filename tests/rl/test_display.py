@@ -90,7 +90,7 @@ def test_live_panel_fits_and_shows_everything(width: int) -> None:
     ):
         assert part in panel, part
     assert "…" not in panel
-    assert all(len(line) <= width for line in panel.splitlines() if line.startswith(("╭", "│", "╰")))
+    assert all(len(line) == width - 3 for line in panel.splitlines() if line.startswith(("╭", "│", "╰")))
 
 
 def test_a_panel_without_numbers_yet() -> None:
