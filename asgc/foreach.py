@@ -80,7 +80,7 @@ class _Plan:
             start += size
 
     def chunks(self) -> list[tuple[Tensor, list[_Part]]]:
-        return list(zip(torch.split(self.flat, CHUNK), self.parts, strict=True)) if self.sizes else []
+        return list(zip(torch.split(self.flat, CHUNK), self.parts, strict=True)) if self.flat.numel() else []
 
 
 class _Buffers:
@@ -117,7 +117,7 @@ def step(opt: ASGC) -> None:
             plan = plans[index] = _Plan(sizes)
         torch.cat([param.grad.reshape(-1).to(torch.float32) for param in params], out=plan.flat)
         _transform(plan, states, group, _buffers)
-        grads = [h.view(param.shape) for h, param in zip(torch.split(plan.flat, sizes), params, strict=True)]
+        grads = [h.view(param.shape) for h, param in zip(torch.split(plan.flat, list(sizes)), params, strict=True)]
         _rule(params, grads, states, group)
         for state in states:
             state["noise_step"] += 1
@@ -156,9 +156,11 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
     stats = torch.cat([state["stats"] for state in states], dim=1)
     sums = _sums(plan, stats[statistics.MEAN], buffers)
     finite = torch.isfinite(sums.square)
-    infinite: list[tuple[Tensor, Tensor]] = []  # (where, sign) of contained layers
+    infinite: list[tuple[int, Tensor, Tensor]] = []
+    quiet: Tensor | None = None
     measured = sums
     if not finite.all():
+        quiet = ~torch.isfinite(plan.flat)
         infinite = _contain(plan, finite, by_value)
         measured = _sums(plan, stats[statistics.MEAN], buffers)
     current, first = statistics.start(stats, sums)
@@ -182,13 +184,12 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
         (torch.tensor(c_t, dtype=torch.float64) * sigma).to(torch.float32).tolist(),
         [(group["seed"], t, state["layer"]) for t, state in zip(times, states, strict=True)],
     )
-    clipped, after = _pass(plan, scalars, group, buffers)
-    for where, sign in infinite:
-        layer = int(where[0])
-        inside = math.isfinite(scalars.tau[layer])
-        plan.flat[where[1:]] = sign * scalars.tau[layer] if inside else 0.0
-        clipped[layer] += where.numel() - 1 if inside else 0
-        after[layer] += scalars.tau[layer] ** 2 * (where.numel() - 1) if inside else 0.0
+    clipped, after = _pass(plan, scalars, group, quiet, buffers)
+    for layer, where, sign in infinite:
+        if math.isfinite(scalars.tau[layer]):
+            plan.flat[where] = sign * scalars.tau[layer]
+            clipped[layer] += where.numel()
+            after[layer] += scalars.tau[layer] ** 2 * where.numel()
 
     size = torch.tensor(plan.sizes, dtype=torch.float64).clamp(min=1)
     # The sampling term 3 sqrt(2/d) depends on the layer, so it goes in with outlier_share; the one in `update` is 0.
@@ -203,13 +204,13 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
     torch._foreach_copy_([state["stats"] for state in states], [row.unsqueeze(1) for row in new.unbind(1)])
 
 
-def _contain(plan: _Plan, finite: Tensor, by_value: bool) -> list[tuple[Tensor, Tensor]]:
+def _contain(plan: _Plan, finite: Tensor, by_value: bool) -> list[tuple[int, Tensor, Tensor]]:
     """Take the non-finite elements out of the flat gradient (in norm mode the whole layer).
 
     Returns:
-        For each layer with infinite elements (value mode): its number followed by their flat indices, and their signs.
+        For each layer with infinite elements (value mode): its number, their flat indices and their signs.
     """
-    infinite: list[tuple[Tensor, Tensor]] = []
+    infinite: list[tuple[int, Tensor, Tensor]] = []
     start = 0
     for layer, (size, good) in enumerate(zip(plan.sizes, finite.tolist(), strict=True)):
         piece = plan.flat[start : start + size]
@@ -218,19 +219,28 @@ def _contain(plan: _Plan, finite: Tensor, by_value: bool) -> list[tuple[Tensor, 
         elif not good:
             where = torch.isinf(piece).nonzero().view(-1)
             if where.numel():
-                infinite.append((torch.cat([torch.tensor([layer]), where + start]), piece[where].sign()))
+                infinite.append((layer, where + start, piece[where].sign()))
             piece.nan_to_num_(0.0, 0.0, 0.0)
         start += size
     return infinite
 
 
-def _pass(plan: _Plan, scalars: _Scalars, group: Group, buffers: _Buffers) -> tuple[Tensor, Tensor]:
-    """Noise, clip and scale, chunk by chunk in place; returns the clipped elements and sum phi^2 of each layer."""
+def _pass(
+    plan: _Plan, scalars: _Scalars, group: Group, quiet: Tensor | None, buffers: _Buffers
+) -> tuple[Tensor, Tensor]:
+    """Noise (none where ``quiet``), clip and scale, chunk by chunk in place.
+
+    Returns:
+        The number of clipped elements and the sum of phi^2 of each layer.
+    """
     clipped = torch.zeros(len(plan.sizes), dtype=torch.float64)
     after = torch.zeros(len(plan.sizes), dtype=torch.float64)
-    for chunk, parts in plan.chunks():
+    for number, (chunk, parts) in enumerate(plan.chunks()):
         if any(scalars.noise[part.layer] for part in parts):
-            _add_noise(chunk, parts, scalars, group["noise_zeros"], buffers)
+            added = _noise(chunk, parts, scalars, group["noise_zeros"], buffers)
+            if quiet is not None:
+                added.masked_fill_(quiet[number * CHUNK : number * CHUNK + chunk.numel()], 0.0)
+            chunk.add_(added)
         bounded = any(math.isfinite(scalars.tau[part.layer]) for part in parts)
         if bounded:
             beyond = _clip(chunk, parts, scalars.tau, group["clip_sharpness"], buffers)
@@ -312,13 +322,12 @@ def _gaussians(parts: list[_Part], keys: list[tuple[int, int, int]], buffers: _B
     return buffers.floats[0][:length].copy_(a).mul_(noise.SCALE)
 
 
-def _add_noise(chunk: Tensor, parts: list[_Part], scalars: _Scalars, zeros: bool, buffers: _Buffers) -> None:
+def _noise(chunk: Tensor, parts: list[_Part], scalars: _Scalars, zeros: bool, buffers: _Buffers) -> Tensor:
+    """c_t sigma eps of the elements of a chunk; none for exact zeros unless asked for."""
     length = chunk.numel()
     eps = _gaussians(parts, scalars.keys, buffers, length)
     eps.mul_(_spread(scalars.noise, parts, buffers.spread, length))
-    if not zeros:
-        eps.mul_(torch.ne(chunk, 0, out=buffers.mask[:length]))
-    chunk.add_(eps)
+    return eps if zeros else eps.mul_(torch.ne(chunk, 0, out=buffers.mask[:length]))
 
 
 def _rule(params: list[Tensor], grads: list[Tensor], states: list[State], group: Group) -> None:

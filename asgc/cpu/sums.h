@@ -5,17 +5,7 @@
 
 #include "clip.h"
 
-#ifndef T
-#define T 512
-#endif
-#ifndef A
-#define A 512
-#endif
-#ifndef HINT
-#define HINT 3
-#endif
-constexpr int AHEAD = A;
-constexpr int TILE = T;           // elements; four streams of 2 KiB stay in the L1 cache
+constexpr int TILE = 512;           // elements; four streams of 2 KiB stay in the L1 cache
 constexpr float SAFE_LOW = 1e-30f;  // squares lost to underflow are below 1e-5 of such a sum
 constexpr float SAFE_HIGH = 1e37f;
 

@@ -8,10 +8,10 @@ struct Tile {
     alignas(64) uint32_t index[TILE];
 };
 
-// The streams of the tile `AHEAD` elements further on, asked for while this tile is computed.
+// Asks for the next tile of a stream while this one is computed: the loops alternate between arithmetic and memory.
 static inline void prefetch_tile(const float* x) {
     if (x == nullptr) return;
-    for (int i = 0; i < TILE; i += 16) __builtin_prefetch(x + AHEAD + i, 0, HINT);
+    for (int i = 0; i < TILE; i += 16) __builtin_prefetch(x + TILE + i, 1, 3);
 }
 
 // Row-major indices of the elements at start.. in memory order, for a layer whose memory order is another one.
@@ -78,6 +78,8 @@ static inline const float* transform_tile(const Layer& layer, const Work& w, con
     if (w.noise != 0) {
         if (layer.dims > 0) logical_indices(layer, at, n, tile.index);
         gaussian_tile(tile.out, n, static_cast<uint32_t>(at), layer.dims > 0 ? tile.index : nullptr, key, w.noise);
+        for (int i = 0; !finite && i < n; i++)
+            if (!is_finite(g[i])) tile.out[i] = 0.0f;
         add_noise(tile.out, x, n, w.noise_zeros);
         x = tile.out;
     }
