@@ -119,6 +119,7 @@ def step(opt: ASGC) -> None:
         _transform(plan, states, group, _buffers)
         grads = [h.view(param.shape) for h, param in zip(torch.split(plan.flat, list(sizes)), params, strict=True)]
         _rule(params, grads, states, group)
+        torch.autograd.graph.increment_version(params)  # torch's fused rules do not
         for state in states:
             state["noise_step"] += 1
 

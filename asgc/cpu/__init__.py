@@ -5,6 +5,6 @@ the gradient is read once (28 bytes of memory traffic a parameter with adam), in
 from the cache. Results equal the reference up to rounding and do not depend on the number of threads.
 """
 
-from .step import step, unsupported
+from .launch import step, unsupported
 
 __all__ = ["step", "unsupported"]

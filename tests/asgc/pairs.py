@@ -72,7 +72,9 @@ class Pair:
                 # the running mean is small beside the spread of what it is the mean of
                 scale = float(a["stats"][2].sqrt()) if name == "mean" else 0.0
                 tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 5e-6, "atol": 5e-6 * scale}
-                torch.testing.assert_close(b["stats"][row], a["stats"][row], **tolerance, msg=lambda m, n=name: f"{n}: {m}")
+                torch.testing.assert_close(
+                    b["stats"][row], a["stats"][row], **tolerance, msg=lambda m, n=name: f"{n}: {m}"
+                )
             rounding = ulps * 1.2e-7 * max(1, self.steps)
             self._near(i, "parameter", f, e, rounding)
             for key in set(a) - {"layer", "step", "noise_step", "stats"}:

@@ -79,9 +79,7 @@ def test_scales_restarts_and_zero_gradients(implementation: str, mode: str) -> N
 @MODES
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"threshold": 0.5}, {"clip_factor": math.inf}, {"noise_zeros": True}])
-def test_nonfinite_gradients_are_contained(
-    implementation: str, mode: str, first: int, options: dict[str, Any]
-) -> None:
+def test_nonfinite_gradients_are_contained(implementation: str, mode: str, first: int, options: dict[str, Any]) -> None:
     """In the first step of a layer (no statistics yet) and later: inf, -inf and NaN, in one tile and in several."""
 
     def gradient(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -122,7 +120,7 @@ def test_groups_parameters_without_gradient_and_changing_options(implementation:
         return [
             {"params": params[:2], "rule": "sgd", "momentum": 0.9, "seed": 3},
             {"params": params[2:4], "lr": torch.tensor(0.03), "betas": (0.5, 0.9), "mode": "value"},
-            {"params": params[4:], "rule": "rmsprop", "noise_scale": 0.0, "clip_factor": 1.0},
+            {"params": params[4:], "rule": "rmsprop", "noise_scale": 0.0, "clip_factor": 1.3},
         ]
 
     def gradient(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor | None:

@@ -1,0 +1,83 @@
+"""The bench: its networks, its figures, and that it refuses to time code that does not do the work."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import asgc.cpu
+from asgc import bench
+
+
+def test_networks_have_the_published_sizes() -> None:
+    assert sum(math.prod(shape) for shape in bench.dqn()) == 1_687_206  # 6 actions
+    assert sum(math.prod(shape) for shape in bench.resnet50()) == 25_557_032  # torchvision's resnet50
+    assert len(bench.resnet50()) == 161
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SHAPES", {"dqn": lambda: [(64, 50), (64,)]})
+
+
+@pytest.mark.usefixtures("small")
+def test_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["--shapes", "dqn", "--steps", "2", "--threads", "1"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("dqn") == 4
+    for word in ("value", "norm", "cpu", "foreach", "reference", "Largest ratio of cpu"):
+        assert word in table
+    assert bench.main(["--shapes", "dqn", "--steps", "2", "--fast-only", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert [(r["mode"], r["noise_scale"]) for r in figures["results"]] == [
+        ("value", 0.0), ("value", 0.1), ("norm", 0.0), ("norm", 0.1),
+    ]  # fmt: skip
+    for result in figures["results"]:
+        assert result["cpu"]["ratio"] == pytest.approx(result["cpu"]["median"] / result["peer"]["median"])
+        assert result["peer"]["min"] > 0
+        assert "reference" not in result
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"noise_scale": 0.0}, "the noise does not change the step"),
+        ({"clip_factor": math.inf}, "clipped"),
+        ({"lr": 2e-3}, "off the reference"),
+    ],
+)
+def test_code_that_does_less_is_not_timed(
+    options: dict[str, float], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = asgc.cpu.step
+
+    def weak(opt: asgc.ASGC) -> None:
+        for group in opt.param_groups:
+            group.update(options)
+        real(opt)
+
+    monkeypatch.setattr(asgc.cpu, "step", weak)
+    assert bench.main(["--shapes", "dqn", "--steps", "1"]) == 1
+    printed = capsys.readouterr()
+    assert complaint in printed.err
+    assert printed.out == ""
+
+
+def test_without_a_compiler_the_rest_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small: None
+) -> None:
+    monkeypatch.setattr(asgc.cpu, "unsupported", lambda opt: "no C++ compiler")
+    assert bench.main(["--shapes", "dqn", "--steps", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "no cpu implementation here: no C++ compiler" in out
+    assert "foreach" in out
+
+
+def test_bad_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--steps", "0"], ["--shapes", "vgg"], ["--threads", "-1"]):
+        with pytest.raises(SystemExit) as error:
+            bench.main(argv)
+        assert error.value.code == 2
+    assert torch.get_num_threads() >= 1
