@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "Interrupted", "TrainConfig", "load_agent", "train"]
 
-_HOMES = {"Agent": "agent", "load_agent": "agent", "TrainConfig": "config", "Interrupted": "trainer", "train": "trainer"}
+_HOMES = {
+    "Agent": "agent",
+    "load_agent": "agent",
+    "TrainConfig": "config",
+    "Interrupted": "trainer",
+    "train": "trainer",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -69,7 +69,7 @@ def load_agent(run: str | Path, device: str = "auto") -> Agent:
         checkpoint = newest_checkpoint(run)
         if checkpoint is None:
             raise UserError(f"{run} holds no model yet: the run has not reached its first checkpoint")
-        path = checkpoint / MODEL
+        path = checkpoint.path / MODEL
     model = torch.load(path, map_location=where, weights_only=True)
     num_actions = model["num_actions"]
     network = build_network(config.network, num_actions, (config.env.stack, config.env.height, config.env.width))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from asgc import optimizers
 from evaluation.errors import UserError
@@ -88,6 +88,11 @@ class DQN:
         self.target_network = build_network(config.network, num_actions, observation_shape)
         self.target_network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.target_network.requires_grad_(False)
+        if self.precision == "bf16":
+            # Autocast would round the same weights in every update; done here, it is done once a synchronization.
+            for module in self.target_network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)
         self.sync_target()
         name, lr = config.optimizer.name, config.optimizer.lr
         try:

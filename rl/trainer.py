@@ -144,6 +144,7 @@ class Trainer:
             device=device,
         )
         self.tracker = EpisodeTracker(env.num_envs, window=RECENT_GAMES)
+        self.observation: NDArray[np.uint8]  # from `start_environments` on
         self._interval = IntervalStatistics()
         self._stop = False
         if run.checkpoint is not None:
@@ -301,7 +302,6 @@ class Trainer:
         def write(directory: Path) -> None:
             torch.save(state, directory / STATE)
             self._save_model(directory / MODEL)
-            (directory / REPLAY).mkdir()
             self.replay.save(directory / REPLAY)
 
         self.run_folder.save_checkpoint(self.step, write)
@@ -381,5 +381,6 @@ class Trainer:
             "seed": config.seed,
             "total_steps": config.total_steps,
             "run_dir": str(self.run_folder.path),
+            "replay_size": config.replay_size,
             "parameters": sum(p.numel() for p in self.learner.network.parameters()),
         }

@@ -207,6 +207,17 @@ def test_killed_before_the_first_checkpoint_starts_over_and_says_so(catch: None,
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_an_unfinished_run_gives_the_agent_of_its_newest_checkpoint(catch: None, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(catch_config(tmp_path / "run"), display=StopAt(600))
+    with pytest.raises(UserError, match="first checkpoint"):
+        load_agent(tmp_path / "run")
+    with pytest.raises(Killed):
+        train(catch_config(tmp_path / "run"), resume=True, display=StopAt(904))
+    actions = load_agent(tmp_path / "run").act(np.zeros((5, 2, SIZE, SIZE), np.uint8))
+    assert actions.shape == (5,)
+
+
 def test_another_seed_is_another_run(catch: None, tmp_path: Path) -> None:
     """What makes the equalities above worth something."""
     train(catch_config(tmp_path / "a"))
