@@ -31,7 +31,7 @@ class EnvConfig:
     protocol: Literal["nature", "classic", "sticky"] = option(
         "classic", "evaluation protocol; scores of two protocols are never compared"
     )
-    num_envs: int = option(8, "environments stepped together", "[1, 4096]")
+    num_envs: int = option(16, "environments stepped together", "[1, 4096]")
     threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")
     height: int = option(84, "frame height in pixels", "[8, 210]")
     width: int = option(84, "frame width in pixels", "[8, 210]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def build_network(config: NetworkConfig, num_actions: int, observation_shape: tu
 class DQN:
     """DQN (Mnih et al., 2015) with optional Double DQN (van Hasselt et al., 2016) and n-step targets.
 
-    One `update` minimizes the loss between Q(s, a) and
+    An update minimizes the loss between Q(s, a) and
 
         y = R_n + discount * Q_target(s', a*),   a* = argmax Q(s', .) (double) or argmax Q_target(s', .)
 
@@ -117,23 +117,46 @@ class DQN:
             actions = np.where(explore, actions, values.argmax(dim=1).cpu().numpy())
         return actions
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step on a batch; returns the mean loss and the mean Q(s, a) as tensors (no synchronization)."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, q = self._td_loss(
-            *(x.to(self.device, non_blocking=True) for x in (batch.observation, batch.action, batch.reward)),
-            *(x.to(self.device, non_blocking=True) for x in (batch.next_observation, batch.discount)),
+    def updates(self, batch: Batch, count: int) -> Iterator[dict[str, Tensor]]:
+        """One gradient step on each of `count` equal parts of a batch.
+
+        The target network does not change between them, so it values the next observations of all parts at once: the
+        same numbers for less time than part by part.
+
+        Yields:
+            After each step, the mean loss and the mean Q(s, a) of its part as tensors (no synchronization).
+        """
+        observation, action, reward, next_observation, discount = (
+            tensor.to(self.device, non_blocking=True)
+            for tensor in (batch.observation, batch.action, batch.reward, batch.next_observation, batch.discount)
         )
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return {"loss": loss.detach(), "q": q.detach()}
+        with torch.no_grad(), self.autocast():
+            next_values = self.target_network(next_observation)
+        for part in zip(
+            *(tensor.chunk(count) for tensor in (observation, action, reward, next_observation, next_values, discount)),
+            strict=True,
+        ):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, q = self._td_loss(*part)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            yield {"loss": loss.detach(), "q": q.detach()}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step on a batch; see `updates`."""
+        return next(self.updates(batch, 1))
 
     def _eager_td_loss(
-        self, observation: Tensor, action: Tensor, reward: Tensor, next_observation: Tensor, discount: Tensor
+        self,
+        observation: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        next_observation: Tensor,
+        next_values: Tensor,
+        discount: Tensor,
     ) -> tuple[Tensor, Tensor]:
         with self.autocast():
             with torch.no_grad():
-                next_values = self.target_network(next_observation)
                 if self.double:
                     best = self.network(next_observation).argmax(dim=1, keepdim=True)
                     next_value = next_values.gather(1, best).squeeze(1)

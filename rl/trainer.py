@@ -33,6 +33,7 @@ REPLAY = "replay"
 STATE = "state.pt"
 EVALUATION, SCORE = "eval", "score"  # the split and name of an evaluation's mean score
 RECENT_GAMES = 20
+TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
 STANDARDIZATION_FRAMES = 2048
 MAY_CHANGE = ("tensorboard",)  # between a run and its resume: it does not change the numbers
@@ -195,12 +196,15 @@ class Trainer:
         if self.updates == 0 < due and config.network.standardize:
             frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng).observation[:, -1]
             self.learner.standardize(frames)
+        at_once = max(1, TRANSITIONS_AT_ONCE // config.batch_size)
         while self.updates < due:
-            batch = self.replay.sample(config.batch_size, self.replay_rng)
-            self._interval.add(self.learner.update(batch))
-            if self.updates % CLIPPING_EVERY == 0:
-                self._interval.add(clipping(self.learner.optimizer))
-            self.updates += 1
+            count = min(due - self.updates, at_once)
+            batch = self.replay.sample(count * config.batch_size, self.replay_rng)
+            for values in self.learner.updates(batch, count):
+                self._interval.add(values)
+                if self.updates % CLIPPING_EVERY == 0:
+                    self._interval.add(clipping(self.learner.optimizer))
+                self.updates += 1
 
     def _due(self, interval: int) -> bool:
         return passed(self.step, self.config.env.num_envs, interval)

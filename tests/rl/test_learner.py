@@ -19,9 +19,7 @@ def make(**options: object) -> DQN:
     torch.manual_seed(0)
     config = TrainConfig(
         network=NetworkConfig(channels=[4], kernels=[4], strides=[4], hidden=16),
-        optimizer=options.pop("optimizer", OptimizerConfig(name="sgd", lr=0.1)),  # type: ignore[arg-type]
-        precision="fp32",
-        **options,  # type: ignore[arg-type]
+        **({"optimizer": OptimizerConfig(name="sgd", lr=0.1), "precision": "fp32"} | options),  # type: ignore[arg-type]
     )
     learner = DQN(config, ACTIONS, (2, 16, 16), torch.device("cpu"))
     for parameter in learner.target_network.parameters():  # a target that differs from the online network
@@ -121,14 +119,28 @@ def test_state_dict_goes_on_bit_for_bit() -> None:
         assert torch.equal(a, b)
 
 
-def test_bf16_autocast_computes_nearly_the_same_loss() -> None:
-    learner, data = make(), batch()
-    exact = learner._td_loss(data.observation, data.action, data.reward, data.next_observation, data.discount)[0]
-    learner.precision = "bf16"
-    rough = learner._td_loss(data.observation, data.action, data.reward, data.next_observation, data.discount)[0]
-    assert rough.dtype == torch.float32
-    assert rough.item() == pytest.approx(exact.item(), rel=0.03)
-    assert rough.item() != exact.item()
+@pytest.mark.parametrize("double", [False, True])
+def test_parts_of_a_batch_are_updates_one_after_the_other(double: bool) -> None:
+    together, apart, data = make(double=double), make(double=double), batch()
+    apart.load_state_dict(together.state_dict())
+    losses = [values["loss"].item() for values in together.updates(data, 3)]
+    fields = ("observation", "action", "reward", "next_observation", "discount")
+    for i, loss in enumerate(losses):
+        part = Batch(**{name: getattr(data, name)[2 * i : 2 * i + 2] for name in fields})
+        assert apart.update(part)["loss"].item() == pytest.approx(loss, rel=1e-5)
+    for a, b in zip(together.network.parameters(), apart.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_bf16_computes_nearly_the_same_loss() -> None:
+    exact, rough, data = make(), make(precision="bf16"), batch()
+    rough.load_state_dict(exact.state_dict())
+    assert rough.target_network.layers[0].weight.dtype == torch.bfloat16
+    assert rough.network.layers[0].weight.dtype == torch.float32
+    expected, loss = exact.update(data)["loss"], rough.update(data)["loss"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=0.03)
+    assert loss.item() != expected.item()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -122,19 +122,20 @@ def test_schedules_happen_when_they_are_due(catch: None, tmp_path: Path, monkeyp
     monkeypatch.setattr(
         rl.trainer.Trainer, "__init__", lambda self, *a: (trainers.append(self), real_init(self, *a))[1]
     )
-    real_update, real_sync = DQN.update, DQN.sync_target
+    real_updates, real_sync = DQN.updates, DQN.sync_target
 
-    def update(self: DQN, batch: Any) -> Any:
-        events.append(("update", trainers[0].step))
-        assert batch.observation.shape == (32, 2, SIZE, SIZE)
-        return real_update(self, batch)
+    def updates_seen(self: DQN, batch: Any, count: int) -> Any:
+        assert batch.observation.shape == (count * 32, 2, SIZE, SIZE)
+        for values in real_updates(self, batch, count):
+            events.append(("update", trainers[0].step))
+            yield values
 
     def sync(self: DQN) -> None:
         if hasattr(trainers[0], "learner"):  # not the one in DQN.__init__
             events.append(("sync", trainers[0].step))
         real_sync(self)
 
-    monkeypatch.setattr(DQN, "update", update)
+    monkeypatch.setattr(DQN, "updates", updates_seen)
     monkeypatch.setattr(DQN, "sync_target", sync)
     train(catch_config(tmp_path / "run"))
     updates = [step for kind, step in events if kind == "update"]
