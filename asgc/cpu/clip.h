@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "noise.h"
+
 enum Sharpness { POWER_4, POWER_2, POWER_1, HARD, POWER_ANY };
 
 static inline Sharpness sharpness_kind(double p) {
@@ -28,9 +30,9 @@ static inline float float_of(uint32_t u) {
 }
 
 // (1 + z)^(-1/4) on [0, 1]: minimax polynomial of degree 7, relative error 1e-7 (1.5e-7 with rounding).
-static inline float inverse_fourth_root(float z) {
-    float r = -0.0043200823f;
-    r = r * z + 0.021926017f;
+template <typename T>
+static inline T inverse_fourth_root(T z) {
+    T r = z * -0.0043200823f + 0.021926017f;
     r = r * z - 0.052501954f;
     r = r * z + 0.084729217f;
     r = r * z - 0.11496235f;
@@ -102,6 +104,37 @@ static void clip_tile(float* out, const float* x, int n, float tau, float p, int
     clipped = beyond;
     square = sum;
 }
+
+#ifdef ASGC_SIMD
+// The default sharpness on whole registers, a quarter faster than what the compiler makes of the loop above.
+template <>
+void clip_tile<POWER_4>(float* out, const float* x, int n, float tau, float, int32_t& clipped, float& square) {
+    const Floats limit = tau - Floats{};
+    Floats sum{};
+    int32_t beyond = 0;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        Floats value;
+        std::memcpy(&value, x + i, sizeof value);
+        const Floats size = absolute(value), lo = largest(smallest(value, limit), -limit);
+        const Floats q = lo / largest(size, limit), s = q * q, y = lo * inverse_fourth_root(s * s);
+        beyond += count_greater(size, limit);
+        sum += y * y;
+        std::memcpy(out + i, &y, sizeof y);
+    }
+    float total = 0.0f;
+    for (; i < n; i++) {
+        const float a = std::fabs(x[i]), below = x[i] < tau ? x[i] : tau, lo = below > -tau ? below : -tau;
+        const float q = lo / (a > tau ? a : tau), s = q * q, y = lo * inverse_fourth_root(s * s);
+        beyond += a > tau;
+        total += y * y;
+        out[i] = y;
+    }
+    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    clipped = beyond;
+    square = total;
+}
+#endif
 
 static inline void clip_tile(Sharpness kind, float* out, const float* x, int n, float tau, float p, int32_t& clipped,
                              float& square) {

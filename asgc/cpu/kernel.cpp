@@ -140,9 +140,10 @@ void asgc_step(const Layer* layers, const float* const* grads, int64_t count, co
 // eps of n elements from index `start` on (which must not cross a multiple of 2^32): for tests against asgc/noise.py.
 void asgc_noise(float* out, int64_t n, int64_t start, uint32_t seed, uint32_t step, uint32_t layer) {
     const Key key = noise_key(seed, step, layer, static_cast<uint32_t>(start >> 32));
+    std::fill(out, out + n, 0.0f);
     for (int64_t i = 0; i < n; i += TILE)
-        gaussian_tile(out + i, static_cast<int>(std::min<int64_t>(TILE, n - i)), static_cast<uint32_t>(start + i), nullptr, key,
-                      1.0f);
+        add_noise(out + i, out + i, static_cast<int>(std::min<int64_t>(TILE, n - i)), static_cast<uint32_t>(start + i),
+                  nullptr, key, 1.0f, true);
 }
 
 // phi of n elements, for tests against asgc/functional.py.

@@ -3,9 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512BW__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "simd.h"
 
 static inline uint32_t mix(uint32_t x) {
     x ^= x >> 16;
@@ -35,19 +33,8 @@ static inline float gaussian(uint32_t index, uint32_t k0, uint32_t k1) {
     return static_cast<float>(sum - 1020) * static_cast<float>(1 / 209.0217);
 }
 
-#if defined(__AVX512BW__) || defined(__AVX2__)
+#ifdef ASGC_SIMD
 // The same on a SIMD register of words. Only the byte sum needs intrinsics: it halves the cost of the noise.
-#define ASGC_SIMD_NOISE
-
-#if defined(__AVX512BW__)
-constexpr int LANES = 16;
-#else
-constexpr int LANES = 8;
-#endif
-typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
-typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-
 static inline Words mix_words(Words x) {
     x ^= x >> 16;
     x *= 0x7feb352du;
@@ -80,20 +67,33 @@ static inline Floats gaussians(Words index, Words k0, Words k1) {
 }
 #endif
 
-// scale * eps of the elements index[0..n), or start.. where there is no index. It is rounded here, in memory, before it
-// is added to the gradient: where the two cancel, a fused multiply-add would leave another number than the reference.
-static inline void gaussian_tile(float* out, int n, uint32_t start, const uint32_t* index, Key key, float scale) {
+// out = x + scale * eps for the elements index[0..n), or start.. where there is no index; eps has the same bits as
+// gaussian(). Elements that are exactly zero get none unless asked for. The product is rounded before it is added, as
+// in the reference: the mask in between keeps the compiler from fusing the two where they nearly cancel.
+static inline void add_noise(float* out, const float* x, int n, uint32_t start, const uint32_t* index, Key key,
+                             float scale, bool zeros) {
     int i = 0;
-#ifdef ASGC_SIMD_NOISE
-    Words k0 = key.k0 - Words{}, k1 = key.k1 - Words{}, at = start - Words{};
+#ifdef ASGC_SIMD
+    const Words k0 = key.k0 - Words{}, k1 = key.k1 - Words{}, all = (zeros ? ~0u : 0u) - Words{};
+    Words at = start - Words{};
     for (int lane = 0; lane < LANES; lane++) at[lane] += static_cast<uint32_t>(lane);
     for (; i + LANES <= n; i += LANES, at += LANES) {
         Words words = at;
+        Floats value;
         if (index != nullptr) std::memcpy(&words, index + i, sizeof words);
-        const Floats noise = gaussians(words, k0, k1) * scale;
-        std::memcpy(out + i, &noise, sizeof noise);
+        std::memcpy(&value, x + i, sizeof value);
+        const Words noise = (Words)(gaussians(words, k0, k1) * scale), wanted = (Words)(value != 0.0f) | all;
+        value += (Floats)(noise & wanted);
+        std::memcpy(out + i, &value, sizeof value);
     }
 #endif
-    for (; i < n; i++)
-        out[i] = scale * gaussian(index != nullptr ? index[i] : start + static_cast<uint32_t>(i), key.k0, key.k1);
+    for (; i < n; i++) {
+        const float noise = scale * gaussian(index != nullptr ? index[i] : start + static_cast<uint32_t>(i), key.k0, key.k1);
+        uint32_t bits;
+        std::memcpy(&bits, &noise, sizeof bits);
+        bits &= zeros || x[i] != 0.0f ? ~0u : 0u;
+        float added;
+        std::memcpy(&added, &bits, sizeof added);
+        out[i] = x[i] + added;
+    }
 }

@@ -39,12 +39,6 @@ static void logical_indices(const Layer& layer, int64_t start, int n, uint32_t* 
     }
 }
 
-// out holds the noise on entry and h on return; elements that are exactly zero get none unless asked for.
-static void add_noise(float* out, const float* x, int n, bool zeros) {
-#pragma omp simd
-    for (int i = 0; i < n; i++) out[i] = x[i] + (zeros || x[i] != 0.0f ? out[i] : 0.0f);
-}
-
 static inline float square_tile(const float* x, int n) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -77,10 +71,10 @@ static inline const float* transform_tile(const Layer& layer, const Work& w, con
     }
     if (w.noise != 0) {
         if (layer.dims > 0) logical_indices(layer, at, n, tile.index);
-        gaussian_tile(tile.out, n, static_cast<uint32_t>(at), layer.dims > 0 ? tile.index : nullptr, key, w.noise);
+        add_noise(tile.out, x, n, static_cast<uint32_t>(at), layer.dims > 0 ? tile.index : nullptr, key, w.noise,
+                  w.noise_zeros);
         for (int i = 0; !finite && i < n; i++)
             if (!is_finite(g[i])) tile.out[i] = 0.0f;
-        add_noise(tile.out, x, n, w.noise_zeros);
         x = tile.out;
     }
     prefetch_tile(next);

@@ -1,0 +1,34 @@
+// SIMD registers for the two loops that the compiler does not vectorize well by itself (noise and the default clip).
+// Elsewhere, and on other CPUs, plain loops are vectorized by the compiler.
+#pragma once
+#include <cstdint>
+
+#if defined(__AVX512BW__) || defined(__AVX2__)
+#define ASGC_SIMD
+#include <immintrin.h>
+
+#if defined(__AVX512BW__)
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+
+#if defined(__AVX512BW__)
+static inline Floats smallest(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
+static inline Floats largest(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline Floats absolute(Floats a) { return (Floats)_mm512_abs_ps((__m512)a); }
+static inline int32_t count_greater(Floats a, Floats b) {
+    return __builtin_popcount(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ));
+}
+#else
+static inline Floats smallest(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
+static inline Floats largest(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
+static inline Floats absolute(Floats a) { return (Floats)((Words)a & 0x7fffffffu); }
+static inline int32_t count_greater(Floats a, Floats b) {
+    return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps((__m256)(a > b))));
+}
+#endif
+#endif
