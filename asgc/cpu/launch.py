@@ -9,10 +9,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .. import functional, statistics
+from .. import statistics
 from . import build
 from .table import (
-    GROUP_FIELDS,
     LayerStruct,
     as_laid_out,
     group_values,
@@ -29,6 +28,7 @@ __all__ = ["step", "unsupported"]
 State = dict[str, Any]
 Group = dict[str, Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
+_COUNTERS = ("stats", "step", "noise_step")
 
 
 def unsupported(opt: ASGC) -> str | None:
@@ -60,14 +60,23 @@ def _unsupported_parameter(param: Tensor) -> str | None:
 
 
 class _Table:
-    """Pointers of all layers, refreshed where a tensor has moved (load_state_dict, ``param.data = ...``)."""
+    """Pointers of all layers, refreshed where a tensor has moved (load_state_dict, ``param.data = ...``).
 
-    def __init__(self, params: list[tuple[Tensor, int]]) -> None:
-        self.params = params  # (parameter, index of its group)
-        self.layers = (LayerStruct * len(params))()
+    ``seen`` holds identities and addresses of a layer's tensors at the last step, ``held`` the tensors themselves, so
+    that an identity is not given to another one. Everything that depends on them only is checked when they change:
+    what is left to do at every step is a microsecond a layer.
+    """
+
+    def __init__(self, opt: ASGC) -> None:
+        self.params = [(param, index) for index, group in enumerate(opt.param_groups) for param in group["params"]]
+        count = len(self.params)
+        self.layers = (LayerStruct * count)()
         self.rows = list(self.layers)
-        self.grads = (ctypes.c_void_p * len(params))()
-        self.pointers: list[list[int] | None] = [None] * len(params)
+        self.grads = (ctypes.c_void_p * count)()
+        self.seen: list[list[int]] = [[] for _ in range(count)]
+        self.held: list[list[Tensor]] = [[] for _ in range(count)]
+        self.sizes = [-1] * count  # elements; -1: not in row-major order, or empty
+        self.fresh: list[int] = []  # layers whose momentum buffer was made for this step
 
     def fits(self, opt: ASGC) -> bool:
         i = 0
@@ -78,28 +87,51 @@ class _Table:
                 i += 1
         return i == len(self.params)
 
-    def point(self, i: int, param: Tensor, rule: list[Tensor | None], state: State) -> None:
-        """Write the row of layer i."""
+    def point(self, i: int, tensors: list[Tensor], names: list[str], slots: list[int], state: State) -> None:
+        """Check the tensors of layer i (parameter, then state by name) and write its row."""
+        param = tensors[0]
         order = memory_order(param)
-        if order is None or param.dtype != torch.float32:
-            raise RuntimeError(f"a parameter of shape {tuple(param.shape)} is no longer a dense float32 tensor")
+        if order is None or _unsupported_parameter(param) is not None:
+            raise RuntimeError(
+                f"a parameter of shape {tuple(param.shape)} is no longer a dense float32 tensor on the CPU"
+            )
+        for k, name in enumerate(names[len(_COUNTERS) :], start=1 + len(_COUNTERS)):
+            tensor = tensors[k]
+            if tensor.shape != param.shape or not tensor.is_cpu:
+                raise RuntimeError(f"the state {name!r} of a parameter of shape {tuple(param.shape)} does not fit it")
+            if tensor.dtype is not torch.float32 or not same_order(param, tensor):
+                tensors[k] = state[name] = as_laid_out(tensor, param)
+        stats, step_count, time = tensors[1 : 1 + len(_COUNTERS)]
+        if not (
+            stats.dtype is step_count.dtype is torch.float32
+            and time.dtype is torch.int64
+            and stats.numel() == len(statistics.STATISTICS)
+            and stats.is_contiguous()
+            and stats.is_cpu
+            and step_count.is_cpu
+            and time.is_cpu
+        ):
+            raise RuntimeError(f"the statistics of a parameter of shape {tuple(param.shape)} do not fit it")
         row = self.rows[i]
-        row.param, row.numel, row.group, row.number = param.data_ptr(), param.numel(), self.params[i][1], state["layer"]
-        for slot in range(3):
-            tensor = rule[slot] if slot < len(rule) else None
-            row.state[slot] = None if tensor is None else tensor.data_ptr()
-        row.stats, row.step = state["stats"].data_ptr(), state["step"].data_ptr()
-        row.noise_step = state["noise_step"].data_ptr()
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        row.param, row.stats, row.step, row.noise_step, *rule = addresses
+        row.numel, row.group, row.number = param.numel(), self.params[i][1], state["layer"]
+        row.state[:] = [None, None, None]
+        for slot, address in zip(slots, rule, strict=True):
+            row.state[slot] = address
         row.dims = len(order.size)
         row.size[: row.dims] = order.size
         row.stride[: row.dims] = order.stride
+        self.sizes[i] = -1 if row.dims or row.numel == 0 else row.numel
+        self.held[i] = tensors
+        self.seen[i] = [*map(id, tensors), *addresses]
 
 
 _tables: WeakKeyDictionary[ASGC, _Table] = WeakKeyDictionary()
 
 
-def _gradient(param: Tensor, keep: list[Tensor]) -> int:
-    """Address of the gradient in the parameter's memory order; copies made on the way are kept alive in ``keep``."""
+def _gradient(param: Tensor, row: LayerStruct, keep: list[Tensor]) -> int:
+    """Address of any gradient in the parameter's memory order; copies made on the way are kept alive in ``keep``."""
     grad = param.grad
     assert grad is not None
     if grad.shape != param.shape:
@@ -107,41 +139,59 @@ def _gradient(param: Tensor, keep: list[Tensor]) -> int:
     if grad.dtype is not torch.float32 or not grad.is_cpu or grad.is_neg() or not same_order(param, grad):
         grad = as_laid_out(grad, param)
         keep.append(grad)
-    return grad.data_ptr()
+    return grad.data_ptr() or int(row.stats)  # an empty tensor has no address, but has a gradient
 
 
-def _rule_tensors(param: Tensor, state: State, group: Group, row: LayerStruct) -> list[Tensor | None]:
-    """The rule's tensors in the kernel's order, made or laid out anew where needed."""
-    tensors: list[Tensor | None] = []
-    for key in state_keys(group):
-        tensor = None if key is None else state.get(key)
-        if key is not None:
-            if tensor is None and group["rule"] == "sgd":
-                tensor = state[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
-                row.fresh = 1
-            elif tensor is None:
-                raise RuntimeError(f"the state of a parameter of shape {tuple(param.shape)} has no {key!r}")
-            if tensor.dtype is not torch.float32 or not same_order(param, tensor):
-                tensor = state[key] = as_laid_out(tensor, param)
-        tensors.append(tensor)
-    return tensors
+def _complete(opt: ASGC, table: _Table, i: int, names: list[str]) -> State:
+    """The state of layer i, made as far as it is missing."""
+    param, index = table.params[i]
+    group = opt.param_groups[index]
+    state = opt.layer_state(param, group)
+    for name in names:
+        if name not in state and group["rule"] == "sgd":
+            state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            table.rows[i].fresh = 1
+            table.fresh.append(i)
+        elif name not in state:
+            raise RuntimeError(f"the state of a parameter of shape {tuple(param.shape)} has no {name!r}")
+    return state
 
 
-def _check_state(param: Tensor, rule: list[Tensor | None], state: State) -> None:
-    stats, count, time = state["stats"], state["step"], state["noise_step"]
-    right = (
-        all(tensor is None or (tensor.shape == param.shape and tensor.is_cpu) for tensor in rule)
-        and stats.dtype is torch.float32
-        and stats.numel() == len(statistics.STATISTICS)
-        and stats.is_contiguous()
-        and count.dtype is torch.float32
-        and time.dtype is torch.int64
-        and stats.is_cpu
-        and count.is_cpu
-        and time.is_cpu
-    )
-    if not right:
-        raise RuntimeError(f"the optimizer state of a parameter of shape {tuple(param.shape)} does not fit it")
+def _collect(opt: ASGC, table: _Table, keep: list[Tensor]) -> list[Tensor]:
+    """Bring the table up to date; returns the parameters with a gradient.
+
+    Raises:
+        RuntimeError: see ``step``.
+    """
+    keys = [[(slot, key) for slot, key in enumerate(state_keys(group)) if key] for group in opt.param_groups]
+    names = [[*_COUNTERS, *(key for _, key in pairs)] for pairs in keys]
+    states, grads, sizes, float32 = opt.state, table.grads, table.sizes, torch.float32
+    stepped: list[Tensor] = []
+    for i, (param, index) in enumerate(table.params):
+        grad = param.grad
+        if grad is None:
+            grads[i] = None
+            continue
+        state = states[param]
+        try:
+            tensors = [param, *[state[name] for name in names[index]]]
+        except KeyError:
+            state = _complete(opt, table, i, names[index])
+            tensors = [param, *[state[name] for name in names[index]]]
+        if [*map(id, tensors), *map(Tensor.data_ptr, tensors)] != table.seen[i]:
+            table.point(i, tensors, names[index], [slot for slot, _ in keys[index]], state)
+        if (
+            grad.numel() == sizes[i]
+            and grad.dtype is float32
+            and grad.is_contiguous()
+            and grad.is_cpu
+            and not grad.is_neg()
+        ):
+            grads[i] = grad.data_ptr()
+        else:
+            grads[i] = _gradient(param, table.rows[i], keep)
+        stepped.append(param)
+    return stepped
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -154,44 +204,20 @@ def step(opt: ASGC) -> None:
     kernel = build.library()
     table = _tables.get(opt)
     if table is None or not table.fits(opt):
-        groups = enumerate(opt.param_groups)
-        table = _tables[opt] = _Table([(param, index) for index, group in groups for param in group["params"]])
+        table = _tables[opt] = _Table(opt)
     options = [value for group in opt.param_groups for value in group_values(group)]
     keep: list[Tensor] = []
-    changed: list[Tensor] = []
-    for i, (param, index) in enumerate(table.params):
-        if param.grad is None or param.numel() == 0:
-            table.grads[i] = None
-            if param.grad is not None:
-                group = opt.param_groups[index]
-                _step_empty(param, opt.layer_state(param, group), group)
-            continue
-        group, row = opt.param_groups[index], table.rows[i]
-        row.fresh = 0
-        state = opt.layer_state(param, group)
-        rule = _rule_tensors(param, state, group, row)
-        tensors = (param, state["stats"], state["step"], state["noise_step"], *rule)
-        pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        pointers += [*param.shape, *param.stride()]
-        if pointers != table.pointers[i]:
-            _check_state(param, rule, state)
-            table.point(i, param, rule, state)
-            table.pointers[i] = pointers
-        table.grads[i] = _gradient(param, keep)
-        changed.append(param)
-    kernel.asgc_step(
-        table.layers,
-        table.grads,
-        len(table.params),
-        (ctypes.c_double * (len(GROUP_FIELDS) * len(opt.param_groups)))(*options),
-        torch.get_num_threads(),
-    )
-    if changed:
-        torch.autograd.graph.increment_version(changed)  # autograd notices in-place changes of saved tensors
-
-
-def _step_empty(param: Tensor, state: State, group: Group) -> None:
-    """A parameter without elements has nothing to compute: the reference counts its step."""
-    assert param.grad is not None
-    _, new = functional.step(param, param.grad, state, group)
-    state.update(new)
+    try:
+        stepped = _collect(opt, table, keep)
+        if stepped:
+            values = (ctypes.c_double * len(options))(*options)
+            kernel.asgc_step(table.layers, table.grads, len(table.params), values, torch.get_num_threads())
+            torch.autograd.graph.increment_version(stepped)  # autograd notices in-place changes of saved tensors
+    except RuntimeError:
+        for i in table.fresh:
+            del opt.state[table.params[i][0]]["momentum_buffer"]
+        raise
+    finally:
+        for i in table.fresh:
+            table.rows[i].fresh = 0
+        table.fresh.clear()

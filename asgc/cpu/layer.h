@@ -60,6 +60,8 @@ static inline float stored_variance(double x) {
     return static_cast<float>(std::min(std::max(x, low), high));
 }
 
+static inline double element_count(const Layer& layer) { return static_cast<double>(std::max<int64_t>(layer.numel, 1)); }
+
 static inline void count_up(float& counter) { counter = std::min(counter + 1.0f, COUNT_LIMIT); }
 
 static inline void set_rule(const Layer& layer, const Group& g, Work& w) {
@@ -137,7 +139,7 @@ static inline void open_layer(const Layer& layer, const Group& g, Work& w) {
 // After the first pass: the very first statistics, the norm mode's factor, and what a non-finite gradient means.
 static inline void close_first_pass(const Layer& layer, const Group& g, Work& w) {
     float* s = layer.stats;
-    const double d = static_cast<double>(layer.numel), s2 = w.total.s2 / d;
+    const double s2 = w.total.s2 / element_count(layer);
     w.dirty = w.total.nonfinite > 0;
     if (s[N] == 0 && !w.dirty && w.total.s2 > 0) {
         s[N] = 1;
@@ -165,7 +167,7 @@ static inline void close_first_pass(const Layer& layer, const Group& g, Work& w)
 // Section 6: the statistics take this step in, after everything else was done with the old ones.
 static inline void update_statistics(const Layer& layer, const Group& g, const Work& w) {
     float* s = layer.stats;
-    const double d = static_cast<double>(layer.numel);
+    const double d = element_count(layer);
     const double m1 = w.total.s1 / d, s2 = w.total.s2 / d, d2 = w.total.d2 / d;
     const double level = w.mean * w.mean + w.var;
     const bool burst = s2 > 100 * level;
@@ -199,7 +201,7 @@ static inline void close_layer(const Layer& layer, const Group& g, const Work& w
     if (total.nonfinite > 0) count_up(s[NONFINITE]);
     else if (!w.was_new && total.s2 > 0) update_statistics(layer, g, w);
     s[THRESHOLD] = w.tau;
-    s[CLIPPED] = w.by_value ? static_cast<float>(static_cast<double>(total.clipped) / static_cast<double>(layer.numel))
+    s[CLIPPED] = w.by_value ? static_cast<float>(static_cast<double>(total.clipped) / element_count(layer))
                             : static_cast<float>(w.norm_clipped);
     s[ATTENUATION] = static_cast<float>(attenuation(w));
     *layer.step += 1;

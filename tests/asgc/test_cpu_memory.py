@@ -165,6 +165,19 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes() -> None:
     assert torch.equal(p, before)
 
 
+def test_a_refused_first_step_leaves_the_momentum_unset() -> None:
+    p, q = torch.ones(4), torch.ones(4)
+    opt = ASGC([p, q], 0.1, rule="sgd", momentum=0.9, dampening=0.5, noise_scale=0.0, implementation="cpu")
+    p.grad, q.grad = torch.ones(4), torch.ones(4)
+    q.data = torch.ones(4, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="no longer a dense float32"):
+        opt.step()
+    q.data, q.grad = torch.ones(4), torch.ones(4)
+    opt.step()
+    assert torch.equal(opt.state[p]["momentum_buffer"], opt.state[q]["momentum_buffer"])
+    assert float(opt.state[p]["momentum_buffer"][0]) > 0.9  # the gradient itself, not (1 - dampening) times it
+
+
 @pytest.mark.parametrize("mode", ["value", "norm"])
 def test_results_do_not_depend_on_the_number_of_threads(mode: str) -> None:
     shapes = ((300_001,), (1000, 37), (33,), (128, 64, 3, 3))
