@@ -63,6 +63,15 @@ def test_gradients_and_state_in_another_memory_order(implementation: str) -> Non
         pair.check()
 
 
+@FAST
+def test_a_lazily_negated_gradient(implementation: str) -> None:
+    p = torch.zeros(3)
+    opt = ASGC([p], 1.0, rule="sgd", clip_factor=float("inf"), noise_scale=0.0, implementation=implementation)
+    p.grad = torch._neg_view(torch.tensor([1.0, -2.0, 3.0]))
+    opt.step()
+    assert p.tolist() == [1.0, -2.0, 3.0]
+
+
 def test_memory_order_of_dense_and_other_tensors() -> None:
     assert memory_order(torch.zeros(3, 4)) == ((), ())
     assert memory_order(torch.zeros(3, 4).t()) == ((3, 4), (1, 3))

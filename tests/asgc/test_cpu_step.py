@@ -78,6 +78,25 @@ def test_scales_restarts_and_zero_gradients(implementation: str, mode: str) -> N
 
 @FAST
 @MODES
+@pytest.mark.parametrize("noise_zeros", [False, True])
+def test_sparse_and_vanished_gradients(implementation: str, mode: str, noise_zeros: bool) -> None:
+    """Long runs of zeros beside elements with a mean, and layers whose whole gradient is zero for a while."""
+
+    def gradient(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor:
+        g = torch.randn(param.shape, generator=generator) + 3
+        g.view(-1)[param.numel() // 3 :] = 0.0
+        return g * 0 if step in (0, 3, 4) else g
+
+    pair = Pair(implementation, rule="sgd", mode=mode, noise_zeros=noise_zeros)
+    for step in range(6):
+        before = pair.found[0].clone()
+        pair.step(gradient)
+        pair.check()
+        assert torch.equal(before, pair.found[0]) == (step == 0 or (step in (3, 4) and not noise_zeros))
+
+
+@FAST
+@MODES
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"threshold": 0.5}, {"clip_factor": math.inf}, {"noise_zeros": True}])
 def test_nonfinite_gradients_are_contained(implementation: str, mode: str, first: int, options: dict[str, Any]) -> None:
