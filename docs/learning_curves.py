@@ -1,4 +1,4 @@
-"""Draw the evaluation scores of runs over minutes of training, and save the numbers beside the picture.
+"""Draw the evaluation scores of runs, finished or not, and save the numbers beside the picture.
 
 python docs/learning_curves.py docs/pong_quick runs/asgc runs/adam     # writes .png and .csv; needs matplotlib
 """
@@ -10,26 +10,25 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from evaluation.metrics import training_seconds
-from evaluation.runs import load_config, load_summary, read_series
+from evaluation.runs import load_config, read_series
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by colour-blind eyes, too
 LINES = ("-", "--", ":", "-.")
 
 
 def main(output: str, *runs: str) -> None:
-    """Write `output`.png and `output`.csv from finished runs."""
+    """Write `output`.png and `output`.csv."""
     figure, axes = plt.subplots(figsize=(6.4, 3.4), dpi=150, layout="constrained")
     rows = []
     for run, colour, line in zip(runs, COLOURS, LINES, strict=False):
-        config, summary = load_config(run), load_summary(run)
+        config = load_config(run)
         score, seconds = read_series(run, "eval", "score"), read_series(run, "eval", "evaluation_s")
         minutes = training_seconds(score["wall_s"], seconds["value"]) / 60
         name = config["optimizer"]["name"]
-        label = f"{name}: {summary['mean_score']:.1f} over the last {len(summary['scores'])} games"
-        axes.plot(minutes, score["value"], line, color=colour, marker="o", markersize=4, label=label)
+        axes.plot(score["step"] / 1e3, score["value"], line, color=colour, marker="o", markersize=4, label=name)
         rows += [(name, *row) for row in zip(score["step"], minutes.round(3), score["value"], strict=True)]
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set(xlabel="minutes of training (evaluations excluded)", ylabel="score in evaluation games", ylim=(-22, 22))
+    axes.set(xlabel="thousand environment steps", ylabel="mean score of 10 evaluation games", ylim=(-22, 22))
     axes.set_title(f"{config['game']}, preset quick", loc="left", fontsize=10)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)

@@ -35,9 +35,10 @@ def reason(error: BaseException) -> str:
 def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
     """Wrap a program's `main` so that it returns an exit code; the caller does ``sys.exit(main())``.
 
-    `UserError`: its line on stderr and 2. A full disk (`OSError` with ENOSPC, EDQUOT or EFBIG): one line and 2.
-    `KeyboardInterrupt`: 130. A reader that closed the pipe (``asgc-rl games | head``): silence and 141.
-    Any other exception is a defect of the program and keeps its traceback; `SystemExit` passes through.
+    `UserError`: its line on stderr and 2. A full disk (`OSError` with ENOSPC, EDQUOT or EFBIG), or a file that may not
+    be read or written: one line and 2. `KeyboardInterrupt`: 130. A reader that closed the pipe
+    (``asgc-rl games | head``): silence and 141. Any other exception is a defect of the program and keeps its
+    traceback; `SystemExit` passes through.
     """
 
     @functools.wraps(main)
@@ -55,6 +56,8 @@ def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
             # What is still buffered would raise again at exit (Python's documentation of SIGPIPE): send it nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
+        except PermissionError as error:
+            return _fail(f"{reason(error)}: {error.filename}")
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise

@@ -43,6 +43,7 @@ from evaluation.tensorboard import TensorBoardMirror
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.jsonl", "summary.json"
 MODEL, LOCK, CHECKPOINTS, TENSORBOARD = "model.pt", "lock", "checkpoints", "tensorboard"
 METRICS_LENGTH = "metrics_length"
+MAX_DIFFERENCES = 5  # named in the refusal of another configuration
 
 
 class RunFinishedError(UserError):
@@ -308,5 +309,9 @@ def _locked(folder: Path) -> Iterator[FolderLock]:
 def _refuse_other_config(folder: Path, old: Any, new: Any, ignore: Iterable[str]) -> None:
     found = differences(old, new, ignore)
     if found:
-        listed = ", ".join(f"{key} {before!r} -> {after!r}" for key, (before, after) in found.items())
-        raise UserError(f"{folder} holds a run of another configuration ({listed}): choose another --run-dir")
+        shown = [f"{key} {before!r} -> {after!r}" for key, (before, after) in list(found.items())[:MAX_DIFFERENCES]]
+        more = [f"{len(found) - len(shown)} more"] if len(found) > len(shown) else []
+        raise UserError(
+            f"{folder} holds a run of another configuration ({', '.join(shown + more)}): "
+            "leave these options out to resume it, or choose another --run-dir"
+        )

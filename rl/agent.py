@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.errors import UserError
-from evaluation.runs import MODEL, load_config, newest_checkpoint
+from evaluation.errors import UserError, reason
+from evaluation.runs import MODEL, is_finished, load_config, newest_checkpoint
 from rl.config import TrainConfig
 from rl.learner import build_network, select_device, select_precision
 from rl.networks import QNetwork
@@ -33,7 +34,16 @@ class Agent:
 
     @torch.inference_mode()
     def values(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Q-values (N, A) of stacked frames (N, stack, H, W), uint8."""
+        """Q-values (N, A) of stacked frames (N, stack, H, W), uint8.
+
+        Raises:
+            ValueError: observations of another shape or type than the agent was trained on.
+        """
+        env = self.config.env
+        expected = (env.stack, env.height, env.width)
+        if getattr(observation, "dtype", None) != np.uint8 or observation.shape[1:] != expected:
+            found = f"{getattr(observation, 'dtype', type(observation).__name__)} {tuple(np.shape(observation))}"
+            raise ValueError(f"observations must be NumPy uint8 (N, {', '.join(map(str, expected))}), got {found}")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             values: NDArray[np.float32] = self.network(torch.from_numpy(observation).to(self.device)).cpu().numpy()
         return values
@@ -65,12 +75,17 @@ def load_agent(run: str | Path, device: str = "auto") -> Agent:
     config = TrainConfig.from_dict(load_config(run))
     where = select_device(device)
     path = run / MODEL
-    if not path.exists():
+    if not is_finished(run):
         checkpoint = newest_checkpoint(run)
         if checkpoint is None:
             raise UserError(f"{run} holds no model yet: the run has not reached its first checkpoint")
         path = checkpoint.path / MODEL
-    model = torch.load(path, map_location=where, weights_only=True)
+    try:
+        model = torch.load(path, map_location=where, weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: this run holds no model") from error
+    except (KeyError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged and cannot be loaded ({reason(error)})") from error
     num_actions = model["num_actions"]
     network = build_network(config.network, num_actions, (config.env.stack, config.env.height, config.env.width))
     network.load_state_dict(model["network"])

@@ -183,7 +183,8 @@ def describe(game: str, device: torch.device, steps: int, rounds: int) -> str:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return (
         f"{game}, 84x84, batch 32, one update per 4 environment steps; torch {torch.__version__}, {where}; "
-        f"{rounds} rounds of {steps} environment steps in turns"
+        f"{rounds} rounds of {steps} environment steps in turns; asgc-rl with the preset dqn's 16 "
+        "environments (4 updates in a row), stable-baselines3 with the 1 of its zoo"
     )
 
 

@@ -120,7 +120,7 @@ class EvaluationConfig:
     episodes: int = option(10, "games of a scheduled evaluation", "[1, 10000]")
     final_episodes: int = option(30, "games of the last evaluation (100 for a published figure)", "[1, 10000]")
     epsilon: float | None = option(None, "epsilon while evaluating; null: the protocol's", "[0, 1]")
-    target: float | None = option(None, "score for time to threshold; null: none", "(-inf, inf)")
+    target: float | None = option(None, "score for time to threshold; null: 0 for Pong, else none", "(-inf, inf)")
     last_k: int = option(5, "evaluations that final score and stability are taken over", "[1, 10000]")
 
 

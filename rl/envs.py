@@ -154,7 +154,7 @@ def make_envs(
     Args:
         game: any spelling that `games.resolve` takes.
         seed: of the no-ops and of sticky actions. The same seed and actions give the same frames, whatever `threads`.
-        training: with the protocol's episodic life; evaluation plays whole games.
+        training: lost lives end episodes where the protocol says so; evaluation counts whole games.
         threads: EnvPool's worker threads; 0: EnvPool chooses.
         reward_clip: learn from the reward's sign.
         mode, difficulty: the game's flavour (Machado et al., 2018); None: the game's default.
@@ -165,7 +165,9 @@ def make_envs(
     import envpool  # importing it takes a second: not before it is needed
 
     game = games.resolve(game)
-    episodic_life = training and protocol.episodic_life
+    # Where EnvPool presses FIRE, an agent never learns to. It does so after a lost life only with `episodic_life`, so
+    # evaluation keeps that (as Stable-Baselines3 and CleanRL do) and still plays and scores whole games.
+    episodic_life = protocol.episodic_life and (training or protocol.fire_reset)
     # EnvPool would give environment i the seed `seed + i`: neighbouring seeds would share most environments.
     seeds = 1 + np.random.SeedSequence(seed).generate_state(num_envs) % (2**31 - 2)
     try:
@@ -190,11 +192,9 @@ def make_envs(
         )
     except RuntimeError as error:
         if "mode requested" in str(error):
-            raise UserError(f"{game} has no mode {mode}; without --env.mode it plays its default") from error
+            raise UserError(f"{game} has no mode {mode}; leave the mode out to play the default") from error
         if "difficulty requested" in str(error):
-            raise UserError(
-                f"{game} has no difficulty {difficulty}; without --env.difficulty it plays its default"
-            ) from error
+            raise UserError(f"{game} has no difficulty {difficulty}; leave it out to play the default") from error
         raise
     return AtariEnvs(pool, num_envs, episodic_life=episodic_life)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,17 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"huber": F.smooth_l1_lo
 
 
 def select_device(name: str) -> torch.device:
-    """The device for "auto" (a GPU where there is one), "cpu" or "cuda"; UserError if it is not there."""
+    """The device for "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N"; UserError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA GPU is available to PyTorch here; use --device cpu or --device auto")
-    return torch.device(name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no CUDA GPU is available to PyTorch here; use --device cpu or --device auto")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
 
 
 def select_precision(name: str, device: torch.device) -> str:

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation import metrics, resources, seeding
+from evaluation import metrics, seeding
 from evaluation.checkpoint import Checkpoint
 from evaluation.clock import Clock
 from evaluation.files import atomic_path
-from evaluation.runs import CHECKPOINTS, MODEL, RunFolder, read_metrics
+from evaluation.runs import MODEL, RunFolder, read_metrics
 from rl.config import ExplorationConfig, TrainConfig
 from rl.envs import AtariEnvs, EpisodeTracker, make_envs
 from rl.evaluate import evaluate, signature
 from rl.learner import DQN, select_device
+from rl.preflight import check_game, check_resources
 from rl.progress import Display, IntervalStatistics, Silent, clipping
 from rl.protocols import PROTOCOLS
 from rl.replay import FrameReplay
@@ -32,6 +33,7 @@ from rl.replay import FrameReplay
 REPLAY = "replay"
 STATE = "state.pt"
 EVALUATION, SCORE = "eval", "score"  # the split and name of an evaluation's mean score
+TARGETS = {"Pong": 0.0}  # scores whose first reaching is timed where the configuration names none: a win
 RECENT_GAMES = 20
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
@@ -43,7 +45,10 @@ class Interrupted(Exception):
     """Training was stopped by Ctrl-C or SIGTERM after saving; `run` is the folder to resume."""
 
     def __init__(self, run: Path, step: int) -> None:
-        super().__init__(f"stopped at step {step:,} and saved; resume with: asgc-rl train --resume {run}")
+        super().__init__(
+            f"stopped at step {step:,} and saved; resume with: asgc-rl train --resume {run} "
+            "(the extra checkpoint re-created the environments, so this is not the uninterrupted run's curve any more)"
+        )
         self.run = run
         self.step = step
 
@@ -84,6 +89,7 @@ def train(config: TrainConfig, *, resume: bool = False, display: Display | None 
     device = select_device(config.device)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
     checkpoint_bytes = check_resources(config, device, path)
+    check_game(config)
     enter = functools.partial(RunFolder.resume, ignore=MAY_CHANGE) if resume else RunFolder.create
     with enter(
         path,
@@ -100,20 +106,6 @@ def train(config: TrainConfig, *, resume: bool = False, display: Display | None 
         finally:
             display.stop()
             trainer.envs.close()
-
-
-def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
-    """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
-    env = config.env
-    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, (env.height, env.width), env.stack, config.n_step)
-    overhead = 1 << 30  # torch, EnvPool, the networks and their activations
-    resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
-    resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")
-    checkpoint = replay + (64 << 20)
-    present = sum(file.stat().st_size for file in (path / CHECKPOINTS).rglob("*") if file.is_file())
-    needed = max(0, 3 * checkpoint - present)  # two are kept while the third is written
-    resources.check_disk(path, needed, "three checkpoints with the replay in them", "--replay-size")
-    return checkpoint
 
 
 class Trainer:
@@ -165,12 +157,12 @@ class Trainer:
                     self._log()
                 if self._due(config.evaluation.interval) and not finished:
                     self._evaluate(config.evaluation.episodes)
-                if self._stop or (self._due(config.checkpoint_interval) and not finished):
+                if self._stop or finished or self._due(config.checkpoint_interval):
                     self._checkpoint()
                     if self._stop:
                         raise Interrupted(self.run_folder.path, self.step)
                     self.start_environments()
-        return self._finish()
+            return self._finish()
 
     def advance(self) -> None:
         """One step of all environments and the learning that is due with it."""
@@ -265,7 +257,7 @@ class Trainer:
         settings = config.evaluation
         summary = metrics.summarize(
             metrics.evaluations_from_rows(read_metrics(self.run_folder.path), EVALUATION, SCORE),
-            target=settings.target,
+            target=TARGETS.get(config.game) if settings.target is None else settings.target,
             last_k=settings.last_k,
             signature=signature(
                 config.game,
@@ -273,12 +265,17 @@ class Trainer:
                 episodes=settings.episodes,
                 seed=config.seed,
                 epsilon=settings.epsilon,
-            ),
+            )
+            | {"final_episodes": settings.final_episodes},
         )
         summary |= {"scores": scores.tolist(), "mean_score": float(scores.mean()), "wall_s": self.clock.wall_s}
         with atomic_path(self.run_folder.model_path) as path:
             self._save_model(path)
         self.run_folder.finish(summary)
+        self.display.message(
+            f"finished: score {scores.mean():.2f} (mean of {len(scores)} games); "
+            f"play more with: asgc-rl eval {self.run_folder.path}"
+        )
         return summary
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
