@@ -106,6 +106,13 @@ static void clip_tile(float* out, const float* x, int n, float tau, float p, int
 }
 
 #ifdef ASGC_SIMD
+static inline Floats clip_register(Floats value, Floats limit, int32_t& beyond) {
+    const Floats size = absolute(value), lo = largest(smallest(value, limit), -limit);
+    const Floats q = lo / largest(size, limit), s = q * q;
+    beyond += count_greater(size, limit);
+    return lo * inverse_fourth_root(s * s);
+}
+
 // The default sharpness on whole registers, a quarter faster than what the compiler makes of the loop above.
 template <>
 void clip_tile<POWER_4>(float* out, const float* x, int n, float tau, float, int32_t& clipped, float& square) {
@@ -116,9 +123,7 @@ void clip_tile<POWER_4>(float* out, const float* x, int n, float tau, float, int
     for (; i + LANES <= n; i += LANES) {
         Floats value;
         std::memcpy(&value, x + i, sizeof value);
-        const Floats size = absolute(value), lo = largest(smallest(value, limit), -limit);
-        const Floats q = lo / largest(size, limit), s = q * q, y = lo * inverse_fourth_root(s * s);
-        beyond += count_greater(size, limit);
+        const Floats y = clip_register(value, limit, beyond);
         sum += y * y;
         std::memcpy(out + i, &y, sizeof y);
     }

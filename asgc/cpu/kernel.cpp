@@ -6,7 +6,7 @@
 // are walked in waves small enough that the gradient is still in the cache when the main pass reads it again.
 #include <vector>
 
-#include "tile.h"
+#include "pipeline.h"
 
 namespace {
 
@@ -66,16 +66,21 @@ void main_pass(const Layer& layer, const float* grad, const Work& w, Rule rule, 
     for (int done = 0; done < block.size; done += TILE) {
         const int n = std::min(TILE, block.size - done);
         const int64_t at = block.start + done;
-        float *p = layer.param + at, *state[3];
-        for (int s = 0; s < 3; s++) {
-            state[s] = layer.state[s] == nullptr ? nullptr : layer.state[s] + at;
+        float* state[3];
+        for (int s = 0; s < 3; s++) state[s] = layer.state[s] == nullptr ? nullptr : layer.state[s] + at;
+        const uint32_t start = static_cast<uint32_t>(at);
+#ifdef ASGC_SIMD
+        if (pipelined(layer, w, rule, n)) {
+            adam_pipeline(layer.param + at, state[0], state[1], grad + at, n, start, key, w, sums);
+            continue;
         }
-        prefetch_tile(state[1]);
+#endif
         const bool finite = w.first_pass ? !w.dirty : sum_tile(grad + at, n, mean, sums);
-        prefetch_tile(grad + at);
-        const float* x = transform_tile(layer, w, grad + at, at, n, key, finite, tile, sums, state[0]);
-        prefetch_tile(p);
-        rule_tile(rule, p, state[0], state[1], state[2], x, n, w.rule);
+        const bool permuted = layer.dims > 0 && w.noise != 0;
+        if (permuted) logical_indices(layer, at, n, tile.index);
+        const uint32_t* index = permuted ? tile.index : nullptr;
+        const float* x = transform_tile(w, grad + at, n, start, index, key, finite, tile, sums);
+        rule_tile(rule, layer.param + at, state[0], state[1], state[2], x, n, w.rule);
     }
 }
 

@@ -65,11 +65,19 @@ static inline Floats gaussians(Words index, Words k0, Words k1) {
     const Words a = mix_words(index ^ k0), b = mix_words(a + k1);
     return __builtin_convertvector(byte_sums(a, b), Floats) * static_cast<float>(1 / 209.0217);
 }
+
+// x + scale * eps; where x is exactly zero only with `zeros` (all bits of a lane set). The product is rounded before it
+// is added, as in the reference: fused with the addition it would leave other numbers where the two nearly cancel.
+static inline Floats with_noise(Floats x, Words index, Words k0, Words k1, float scale, Words zeros) {
+    Floats noise = gaussians(index, k0, k1) * scale;
+    __asm__("" : "+v"(noise));  // the compiler must not look through here, or it fuses
+    const Words wanted = (Words)(x != 0.0f) | zeros;
+    return x + (Floats)((Words)noise & wanted);
+}
 #endif
 
 // out = x + scale * eps for the elements index[0..n), or start.. where there is no index; eps has the same bits as
-// gaussian(). Elements that are exactly zero get none unless asked for. The product is rounded before it is added, as
-// in the reference: the mask in between keeps the compiler from fusing the two where they nearly cancel.
+// gaussian(). Elements that are exactly zero get none unless asked for.
 static inline void add_noise(float* out, const float* x, int n, uint32_t start, const uint32_t* index, Key key,
                              float scale, bool zeros) {
     int i = 0;
@@ -82,18 +90,16 @@ static inline void add_noise(float* out, const float* x, int n, uint32_t start, 
         Floats value;
         if (index != nullptr) std::memcpy(&words, index + i, sizeof words);
         std::memcpy(&value, x + i, sizeof value);
-        const Words noise = (Words)(gaussians(words, k0, k1) * scale), wanted = (Words)(value != 0.0f) | all;
-        value += (Floats)(noise & wanted);
+        value = with_noise(value, words, k0, k1, scale, all);
         std::memcpy(out + i, &value, sizeof value);
     }
 #endif
-    for (; i < n; i++) {
-        const float noise = scale * gaussian(index != nullptr ? index[i] : start + static_cast<uint32_t>(i), key.k0, key.k1);
-        uint32_t bits;
-        std::memcpy(&bits, &noise, sizeof bits);
-        bits &= zeros || x[i] != 0.0f ? ~0u : 0u;
-        float added;
-        std::memcpy(&added, &bits, sizeof added);
-        out[i] = x[i] + added;
+    for (float noise[64]; i < n; i += 64) {  // in memory, so that nothing is fused here either
+        const int count = n - i < 64 ? n - i : 64;
+        for (int j = 0; j < count; j++) {
+            const uint32_t place = index != nullptr ? index[i + j] : start + static_cast<uint32_t>(i + j);
+            noise[j] = scale * gaussian(place, key.k0, key.k1);
+        }
+        for (int j = 0; j < count; j++) out[i + j] = x[i + j] + (zeros || x[i + j] != 0.0f ? noise[j] : 0.0f);
     }
 }

@@ -8,12 +8,6 @@ struct Tile {
     alignas(64) uint32_t index[TILE];
 };
 
-// Asks for the next tile of a stream while this one is computed: the loops alternate between arithmetic and memory.
-static inline void prefetch_tile(const float* x) {
-    if (x == nullptr) return;
-    for (int i = 0; i < TILE; i += 16) __builtin_prefetch(x + TILE + i, 1, 3);
-}
-
 // Row-major indices of the elements at start.. in memory order, for a layer whose memory order is another one.
 static void logical_indices(const Layer& layer, int64_t start, int n, uint32_t* index) {
     const int last = static_cast<int>(layer.dims) - 1;
@@ -57,9 +51,10 @@ static void contain_tile(float* out, const float* g, int n, float tau, Sums& sum
     }
 }
 
-// Returns where the transformed gradient of the n elements at `at` (memory order) lies: g itself or tile.out.
-static inline const float* transform_tile(const Layer& layer, const Work& w, const float* g, int64_t at, int n, Key key,
-                                          bool finite, Tile& tile, Sums& sums, const float* next) {
+// Returns where the transformed gradient of n elements lies: g itself or tile.out. The elements' row-major indices are
+// in `index`, or count up from `start`.
+static inline const float* transform_tile(const Work& w, const float* g, int n, uint32_t start, const uint32_t* index,
+                                          Key key, bool finite, Tile& tile, Sums& sums) {
     if (w.zero) {
         std::fill(tile.out, tile.out + n, 0.0f);
         return tile.out;
@@ -70,14 +65,11 @@ static inline const float* transform_tile(const Layer& layer, const Work& w, con
         x = tile.clean;
     }
     if (w.noise != 0) {
-        if (layer.dims > 0) logical_indices(layer, at, n, tile.index);
-        add_noise(tile.out, x, n, static_cast<uint32_t>(at), layer.dims > 0 ? tile.index : nullptr, key, w.noise,
-                  w.noise_zeros);
+        add_noise(tile.out, x, n, start, index, key, w.noise, w.noise_zeros);
         for (int i = 0; !finite && i < n; i++)
             if (!is_finite(g[i])) tile.out[i] = 0.0f;
         x = tile.out;
     }
-    prefetch_tile(next);
     if (w.clips && w.tau > 0) {
         int32_t clipped;
         float square;
