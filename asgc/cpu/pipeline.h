@@ -27,7 +27,7 @@ static inline float sum_of(Floats x) {
 static inline bool pipelined(const Layer& layer, const Work& w, Rule rule, int n) {
     const bool plain_adam = rule == ADAM && !w.rule.flag && w.rule.one < 0.5f;
     const bool clip = LANES == 16 && w.kind == POWER_4 && w.tau > 0 && !w.first_pass;
-    return plain_adam && layer.dims == 0 && !w.zero && !w.dirty && n >= 2 * LANES && n % LANES == 0 &&
+    return plain_adam && layer.dims == 0 && !w.zero && n >= 2 * LANES && n % LANES == 0 &&
            (w.clips ? clip : !w.by_value && w.noise != 0);
 }
 
@@ -57,7 +57,7 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
             s2 += x * x;
             d2 += centred * centred;
             any |= (Words)x << 1;
-            h = without_nan(h, x);
+            h = without_nan(h);
         }
         return h;
     };

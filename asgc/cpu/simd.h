@@ -21,8 +21,8 @@ static inline Floats smallest(Floats a, Floats b) { return (Floats)_mm512_min_ps
 static inline Floats largest(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
 static inline Floats absolute(Floats a) { return (Floats)_mm512_abs_ps((__m512)a); }
 static inline Floats square_root(Floats a) { return (Floats)_mm512_sqrt_ps((__m512)a); }
-static inline Floats without_nan(Floats a, Floats from) {  // a, 0 where `from` is NaN
-    return (Floats)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)from, (__m512)from, _CMP_ORD_Q), (__m512)a);
+static inline Floats without_nan(Floats a) {  // 0 in place of NaN
+    return (Floats)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q), (__m512)a);
 }
 static inline int32_t count_greater(Floats a, Floats b) {
     return __builtin_popcount(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ));
@@ -32,7 +32,7 @@ static inline Floats smallest(Floats a, Floats b) { return (Floats)_mm256_min_ps
 static inline Floats largest(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
 static inline Floats absolute(Floats a) { return (Floats)((Words)a & 0x7fffffffu); }
 static inline Floats square_root(Floats a) { return (Floats)_mm256_sqrt_ps((__m256)a); }
-static inline Floats without_nan(Floats a, Floats from) { return (Floats)((Words)a & (Words)(from == from)); }
+static inline Floats without_nan(Floats a) { return (Floats)((Words)a & (Words)(a == a)); }
 static inline int32_t count_greater(Floats a, Floats b) {
     return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps((__m256)(a > b))));
 }

@@ -213,19 +213,25 @@ def test_noise_has_the_same_bits(start: int) -> None:
 
 
 @FAST
-def test_the_step_adds_exactly_this_noise(implementation: str) -> None:
-    """sgd without clip: the step is the gradient plus c_t sigma eps, rounded where the reference rounds."""
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_the_step_adds_exactly_this_noise(implementation: str, rule: str) -> None:
+    """Without clip the rule gets the gradient plus c_t sigma eps, rounded where the reference rounds: a fused
+    multiply-add would leave other numbers where the two nearly cancel."""
     p = torch.zeros(100_003)
-    opt = ASGC([torch.zeros(2), p], 1.0, rule="sgd", clip_factor=float("inf"), seed=9, implementation=implementation)
+    options = {"rule": rule, "clip_factor": float("inf"), "seed": 9, "noise_scale": 1.0}
+    opt = ASGC([torch.zeros(2), p], 1.0, implementation=implementation, **options)
     g = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
     for t in range(2):
-        p.zero_()
-        opt.state[p].get("stats", torch.zeros(9, 1))[1:3] = torch.tensor([[0.0], [4.0]])
         p.grad = g
+        if t:
+            p.zero_()
+            opt.state[p]["stats"][1:3] = torch.tensor([[0.0], [3.0]])
+            if rule == "adam":
+                opt.state[p]["exp_avg"].zero_()
         opt.step()
-        sigma = 2.0 if t else float(g.double().square().mean().sqrt())
-        noisy = g + torch.tensor(0.1 * sigma, dtype=torch.float64).float() * noise(9, t, 1, 0, p.numel())
-        torch.testing.assert_close(-p, noisy, rtol=0, atol=0 if t else 1e-7)
+    noisy = g + torch.tensor(3.0, dtype=torch.float64).sqrt().float() * noise(9, 1, 1, 0, p.numel())
+    found = -p if rule == "sgd" else opt.state[p]["exp_avg"]
+    assert torch.equal(found, noisy if rule == "sgd" else torch.zeros_like(noisy).lerp(noisy, 1 - 0.9))
 
 
 @pytest.mark.parametrize("sharpness", [4.0, 2.0, 1.0, 0.5, 3.0, 7.7, 100.0, float("inf")])
