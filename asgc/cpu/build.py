@@ -105,9 +105,10 @@ def _variants(cpu: str) -> list[tuple[list[str], list[str]]]:
     return [
         (["-O3", "-march=native", "-fopenmp", *wide], []),
         (["-O3", "-march=native", "-fopenmp"], []),
-        (["-O3", "-march=native", "-fopenmp"], ["-fopenmp"]),  # a runtime of its own, if torch's has other symbols
+        (["-O3", "-march=native", "-fopenmp", *wide], ["-fopenmp"]),  # a runtime of its own, where torch's is another
         (["-O3", "-fopenmp"], []),
-        (["-O3", "-march=native"], []),
+        (["-O3", "-march=native", "-fopenmp-simd", *wide], []),  # one thread
+        (["-O3", "-fopenmp-simd"], []),
         (["-O2"], []),
     ]
 
