@@ -170,7 +170,7 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
         tau = torch.full((layers,), group["threshold"], dtype=torch.float64)
     else:
         tau = statistics.threshold(current, group["mode"], group["clip_factor"])
-    tau = torch.where(~finite & unseen, math.inf, tau)
+        tau = torch.where(~finite & unseen, math.inf, tau)
 
     times = [int(state["noise_step"]) for state in states]
     c_t = [group["noise_scale"] * (1 + t) ** (-group["noise_decay"] / 2) for t in times]
@@ -187,7 +187,7 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
     )
     clipped, after = _pass(plan, scalars, group, quiet, buffers)
     for layer, where, sign in infinite:
-        if math.isfinite(scalars.tau[layer]):
+        if math.isfinite(scalars.tau[layer]) and not unseen[layer]:
             plan.flat[where] = sign * scalars.tau[layer]
             clipped[layer] += where.numel()
             after[layer] += scalars.tau[layer] ** 2 * where.numel()

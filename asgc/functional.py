@@ -99,7 +99,7 @@ def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[
         tau = torch.as_tensor(fixed, dtype=torch.float64, device=g.device).expand(rows)
     else:
         tau = statistics.threshold(current, mode, options["clip_factor"])
-    tau = torch.where(~finite & unseen, math.inf, tau)  # no scale is known yet: finite elements pass
+        tau = torch.where(~finite & unseen, math.inf, tau)  # no scale is known yet: finite elements pass
 
     bad = ~torch.isfinite(g)
     if mode == "norm":
@@ -119,9 +119,9 @@ def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[
         noise = None
 
     if mode == "value":
-        # Clipped, an infinite element would be +-tau; where tau is infinite it contributes nothing, as NaN does.
+        # An infinite element is clipped to +-tau; without a threshold or a scale it contributes nothing, as NaN does.
         limit = spread(tau.to(g.dtype))
-        infinite = torch.isinf(g) & torch.isfinite(limit)
+        infinite = torch.isinf(g) & torch.isfinite(limit) & ~spread(unseen)
         h = torch.where(infinite, g, h)
         clipped = _by_unit(h.abs() > limit, rows).to(torch.float64).sum(1) / sums.size
         h = clip(h, limit, options["clip_sharpness"])

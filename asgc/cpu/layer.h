@@ -149,7 +149,7 @@ static inline void close_first_pass(const Layer& layer, const Group& g, Work& w)
         s[BURST] = 0;
         set_threshold(layer, g, w);
     }
-    if (s[N] == 0 && w.dirty) {  // no scale known yet: the finite elements pass as they are
+    if (s[N] == 0 && w.dirty && std::isnan(g.threshold)) {  // no scale known yet: the finite elements pass as they are
         w.tau = std::numeric_limits<float>::infinity();
         w.clips = false;
     }

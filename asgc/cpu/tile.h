@@ -40,7 +40,7 @@ static inline float square_tile(const float* x, int n) {
     return sum;
 }
 
-// Contained non-finite elements of value mode: a NaN gives 0, an infinite one +-tau (0 without a threshold).
+// Contained non-finite elements of value mode: a NaN gives 0, an infinite one +-tau (0 where tau is infinite).
 static void contain_tile(float* out, const float* g, int n, float tau, Sums& sums) {
     const float bound = std::isinf(tau) ? 0.0f : tau;
     for (int i = 0; i < n; i++) {
@@ -89,7 +89,7 @@ static inline const float* transform_tile(const Work& w, const float* g, int n, 
     if (!finite) {
         if (x != tile.out) std::copy(x, x + n, tile.out);
         x = tile.out;
-        contain_tile(tile.out, g, n, w.tau, sums);
+        contain_tile(tile.out, g, n, w.was_new ? std::numeric_limits<float>::infinity() : w.tau, sums);
     }
     return x;
 }

@@ -71,11 +71,11 @@ class Unit:
             if o["mode"] == "norm":
                 clean, noise = np.zeros_like(g), np.zeros_like(g)
             else:
-                if self.n == 0:
+                if self.n == 0 and o["threshold"] is None:
                     tau = math.inf
                 noise = np.where(np.isfinite(g), noise, 0.0)
                 clean = np.where(np.isnan(g), 0.0, g)
-                if tau == math.inf:
+                if tau == math.inf or self.n == 0:
                     clean = np.where(np.isinf(g), 0.0, clean)
         h = clean + noise if o["noise_at"] == "gradient" else clean
         if o["mode"] == "value":

@@ -100,6 +100,18 @@ def test_sparse_and_vanished_gradients(implementation: str, mode: str, noise_zer
             assert torch.equal(before, pair.found[0]) == (step == 0 or (step in (3, 4) and not noise_zeros))
 
 
+@pytest.mark.parametrize("chosen", ["reference", "foreach", "cpu"])
+def test_a_fixed_threshold_holds_in_a_first_step_with_nonfinite_elements(chosen: str) -> None:
+    """Without statistics only what is not finite contributes 0; `threshold` needs none to clip the rest."""
+    p = torch.nn.Parameter(torch.zeros(5))
+    opt = ASGC([p], 1.0, rule="sgd", mode="value", threshold=1.0, clip_sharpness=math.inf, implementation=chosen)
+    p.grad = torch.tensor([1e6, math.nan, -2.0, math.inf, 0.5])
+    opt.step()
+    assert p.tolist() == [-1.0, 0.0, 1.0, 0.0, -0.5]
+    assert opt.diagnostics()[0]["clipped"] == pytest.approx(2 / 5)
+    assert opt.diagnostics()[0]["threshold"] == 1.0
+
+
 @FAST
 @MODES
 @pytest.mark.parametrize("rule", ["sgd", "adam"])

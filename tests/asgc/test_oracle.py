@@ -114,6 +114,15 @@ def test_nonfinite_gradients(mode: str, granularity: str, clip_factor: float | N
     assert all(layer["nonfinite"] >= 5 for layer in opt.diagnostics())
 
 
+@pytest.mark.parametrize("mode", ["value", "norm"])
+def test_nonfinite_gradients_under_a_fixed_threshold(mode: str) -> None:
+    steps = gradients(4)
+    for t, value in ((0, math.inf), (1, math.nan), (9, -math.inf)):
+        for grad in steps[t]:
+            grad.flat[0] = value
+    compare(steps, torch.float64, 3e-6, lr=0.01, rule="sgd", mode=mode, threshold=0.5, noise_scale=0.3)
+
+
 def test_noise_really_changes_the_step() -> None:
     runs = []
     for seed, scale in ((0, 0.0), (0, 0.1), (1, 0.1)):
