@@ -17,9 +17,9 @@ from typing import Protocol
 import torch
 
 from evaluation.errors import UserError
+from evaluation.flags import Flags
 from evaluation.runs import RunFolder
 from rl.config import TrainConfig
-from rl.flags import Flags
 from rl.learner import select_device, select_precision
 from rl.progress import Silent
 from rl.trainer import Trainer

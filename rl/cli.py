@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.errors import EXIT_INTERRUPTED, UserError, main_guard
+from evaluation.values import did_you_mean
 from rl import config_io
 from rl.config import PRESETS, TrainConfig, flag, leaves
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in commands:
-        hint = config_io.did_you_mean(name, tuple(commands)) or f"; there are {', '.join(commands)}"
+        hint = did_you_mean(name, tuple(commands)) or f"; there are {', '.join(commands)}"
         raise UserError(f"unknown command {name!r}{hint}")
     return commands[name](rest)
 
@@ -127,7 +128,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 def train_flags(config: TrainConfig, everything: bool = False) -> Any:
     """The flags of `train`, with the values of `config` as the defaults shown."""
-    from rl.flags import Flags
+    from evaluation.flags import Flags
 
     flags = Flags(
         "asgc-rl train",
@@ -167,7 +168,7 @@ def train_flags(config: TrainConfig, everything: bool = False) -> Any:
 
 def eval_command(argv: list[str]) -> int:
     """`asgc-rl eval RUN`: play games with a trained agent and print the mean score and how it was made."""
-    from rl.flags import Flags
+    from evaluation.flags import Flags
 
     flags = Flags("asgc-rl eval", "RUN [options]", "Play whole games with the agent of a run folder.")
     flags.section("general").add_argument("run", metavar="RUN", nargs="?", help="run folder of `asgc-rl train`")
@@ -208,7 +209,7 @@ def bench_command(argv: list[str]) -> int:
 
 def games_command(argv: list[str]) -> int:
     """`asgc-rl games`: the names of all games."""
-    from rl.flags import Flags
+    from evaluation.flags import Flags
 
     Flags("asgc-rl games", "", "List the Atari games, one per line.").read(argv)
     from rl import games

@@ -8,7 +8,6 @@ counted in environment steps summed over the environments.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -216,26 +215,3 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
             yield from leaves(value, f"{prefix}{item.name}.")
         else:
             yield prefix + item.name, item, value
-
-
-def in_range(value: float, allowed: str) -> bool:
-    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
-    low, high = (float(bound) for bound in allowed[1:-1].split(","))
-    if math.isnan(value):
-        return False
-    return (value >= low if allowed[0] == "[" else value > low) and (
-        value <= high if allowed[-1] == "]" else value < high
-    )
-
-
-def describe_range(allowed: str) -> str:
-    """An interval in words: "[0, 1)" -> "at least 0 and below 1"."""
-    low, high = (bound.strip() for bound in allowed[1:-1].split(","))
-    parts = []
-    if low != "-inf":
-        parts.append(f"{'at least' if allowed[0] == '[' else 'above'} {low}")
-    if high != "inf":
-        parts.append(f"{'at most' if allowed[-1] == ']' else 'below'} {high}")
-    elif allowed[-1] == ")":
-        parts.append("finite")
-    return " and ".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from evaluation.errors import UserError
+from evaluation.values import check_range, coerce, did_you_mean, show
 from rl import config_io, games
 from rl.config import NetworkConfig, OptimizerConfig, TrainConfig, flag, leaves
 
@@ -15,10 +16,10 @@ def check(config: TrainConfig) -> None:
         group, _, name = path.rpartition(".")
         owner = getattr(config, group) if group else config
         try:
-            result = config_io.coerce(value, config_io.field_types(type(owner))[name])
-            config_io.check_range(result, item.metadata["allowed"])
+            result = coerce(value, config_io.field_types(type(owner))[name])
+            check_range(result, item.metadata["allowed"])
         except ValueError as error:
-            raise UserError(f"{flag(path)} {config_io.show(value)}: {error}") from error
+            raise UserError(f"{flag(path)} {show(value)}: {error}") from error
         setattr(owner, name, result)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise UserError(f"--device {config.device}: must be auto, cpu, cuda or cuda:N")
@@ -55,15 +56,15 @@ def _check_network(network: NetworkConfig, height: int, width: int) -> None:
         given = getattr(network, name)
         if len(given) != count:
             raise UserError(
-                f"--network.{name} {config_io.show(given)}: must be {count} numbers, one for each of "
-                f"--network.channels {config_io.show(network.channels)}"
+                f"--network.{name} {show(given)}: must be {count} numbers, one for each of "
+                f"--network.channels {show(network.channels)}"
             )
     size = (height, width)
     for kernel, stride in zip(network.kernels, network.strides, strict=True):
         size = ((size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1)
         if min(size) < 1:
             raise UserError(
-                f"--network.kernels {config_io.show(network.kernels)}: too large for frames of {height}x{width} pixels"
+                f"--network.kernels {show(network.kernels)}: too large for frames of {height}x{width} pixels"
             )
 
 
@@ -74,7 +75,7 @@ def check_optimizer(optimizer: OptimizerConfig) -> None:
     from asgc import optimizers
 
     if optimizer.name not in optimizers.names():
-        hint = config_io.did_you_mean(optimizer.name, tuple(optimizers.names()))
+        hint = did_you_mean(optimizer.name, tuple(optimizers.names()))
         raise UserError(f"unknown optimizer {optimizer.name!r}{hint or '; there are ' + ', '.join(optimizers.names())}")
     taken = optimizers.options(optimizer.name, optimizer.rule or "adam")
     unknown = [name for name in optimizer.options() if name not in taken]

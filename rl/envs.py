@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from evaluation.errors import UserError
 from rl import games
-from rl.protocols import FRAME_SKIP, Protocol
+from rl.config import EnvConfig
+from rl.protocols import FRAME_SKIP, PROTOCOLS, Protocol
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,24 @@ def make_envs(
             raise UserError(f"{game} has no difficulty {difficulty}; leave it out to play the default") from error
         raise
     return AtariEnvs(pool, num_envs, episodic_life=episodic_life)
+
+
+def configured_envs(game: str, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
+    """`make_envs` with the rules and frames of a configuration; `num_envs` in place of the configuration's own."""
+    return make_envs(
+        game,
+        PROTOCOLS[env.protocol],
+        num_envs=num_envs,
+        seed=seed,
+        training=training,
+        height=env.height,
+        width=env.width,
+        stack=env.stack,
+        threads=env.threads,
+        reward_clip=env.reward_clip,
+        mode=env.mode,
+        difficulty=env.difficulty,
+    )
 
 
 class EpisodeTracker:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.config import EnvConfig
-from rl.envs import AtariEnvs, make_envs
+from rl.envs import AtariEnvs, configured_envs
 from rl.protocols import PROTOCOLS
 
 MAX_ENVS = 32
@@ -62,25 +62,13 @@ def evaluate(
     policy: Policy, game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None = None
 ) -> NDArray[np.float64]:
     """Scores (episodes,) of a policy under an environment configuration's protocol (epsilon None: the protocol's)."""
-    protocol = PROTOCOLS[env.protocol]
 
     def make(num_envs: int) -> AtariEnvs:
-        return make_envs(
-            game,
-            protocol,
-            num_envs=num_envs,
-            seed=seed,
-            training=False,
-            height=env.height,
-            width=env.width,
-            stack=env.stack,
-            threads=env.threads,
-            mode=env.mode,
-            difficulty=env.difficulty,
-        )
+        return configured_envs(game, env, num_envs=num_envs, seed=seed, training=False)
 
-    rng = np.random.default_rng(seed)
-    return play_games(policy, make, episodes, protocol.eval_epsilon if epsilon is None else epsilon, rng)
+    if epsilon is None:
+        epsilon = PROTOCOLS[env.protocol].eval_epsilon
+    return play_games(policy, make, episodes, epsilon, np.random.default_rng(seed))
 
 
 def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from evaluation import resources
+from evaluation.checkpoint import CheckpointStore
 from evaluation.runs import CHECKPOINTS
 from rl.config import TrainConfig
-from rl.envs import make_envs
-from rl.protocols import PROTOCOLS
+from rl.envs import configured_envs
 from rl.replay import FrameReplay
 
 
@@ -18,15 +18,7 @@ def check_game(config: TrainConfig) -> None:
     """Refuse a mode or difficulty that the game does not have, before a run folder is made for it."""
     env = config.env
     if env.mode is not None or env.difficulty is not None:
-        make_envs(
-            config.game,
-            PROTOCOLS[env.protocol],
-            num_envs=1,
-            seed=0,
-            training=True,
-            mode=env.mode,
-            difficulty=env.difficulty,
-        ).close()
+        configured_envs(config.game, env, num_envs=1, seed=0, training=True).close()
 
 
 def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
@@ -37,7 +29,8 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path) -> in
     resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
     resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")
     checkpoint = replay + (64 << 20)
-    present = sum(file.stat().st_size for file in (path / CHECKPOINTS).rglob("*") if file.is_file())
-    needed = max(0, 3 * checkpoint - present)  # two are kept while the third is written
+    store = CheckpointStore(path / CHECKPOINTS)
+    present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
+    needed = max(0, store.peak_bytes(checkpoint) - present)
     resources.check_disk(path, needed, "three checkpoints with the replay in them", "--replay-size")
     return checkpoint

@@ -51,7 +51,7 @@ class IntervalStatistics:
         means = {name: value.item() / self._counts[name] for name, value in self._sums.items()}
         if self._scores:
             means |= {"return": float(np.mean(self._scores)), "episodes": len(self._scores)}
-        self.__init__()  # type: ignore[misc]
+        self._sums, self._counts, self._scores = {}, {}, []
         return means
 
     def state_dict(self) -> dict[str, Any]:

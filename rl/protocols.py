@@ -15,7 +15,8 @@ class Protocol:
         name: key in `PROTOCOLS`.
         noop_max: a game starts with 1 to `noop_max` no-op frames (0 to `noop_max - 1` and one FIRE with `fire_reset`).
             EnvPool crashes on 0, so 1, one frame that is always the same, stands for "no no-ops".
-        episodic_life: a lost life ends the learning episode. In training only; evaluation always plays whole games.
+        episodic_life: a lost life ends the learning episode. In training; evaluation always scores whole games (with
+            `fire_reset` its environments end episodes at lost lives, too, so that FIRE is pressed after them).
         repeat_action_probability: probability per frame that the emulator repeats the previous action.
         full_action_space: all 18 actions instead of the game's minimal set.
         max_episode_steps: environment steps (`FRAME_SKIP` frames each) after which a game is cut.

@@ -22,12 +22,11 @@ from evaluation.clock import Clock
 from evaluation.files import atomic_path
 from evaluation.runs import MODEL, RunFolder, read_metrics
 from rl.config import ExplorationConfig, TrainConfig
-from rl.envs import AtariEnvs, EpisodeTracker, make_envs
+from rl.envs import AtariEnvs, EpisodeTracker, configured_envs
 from rl.evaluate import evaluate, signature
 from rl.learner import DQN, select_device
 from rl.preflight import check_game, check_resources
 from rl.progress import Display, IntervalStatistics, Silent, clipping
-from rl.protocols import PROTOCOLS
 from rl.replay import FrameReplay
 
 REPLAY = "replay"
@@ -330,21 +329,9 @@ class Trainer:
     # Environments ---------------------------------------------------------------------------------------------------
 
     def _make_envs(self) -> AtariEnvs:
+        seed = seeding.derive(self.config.seed, "environments", self.segment)
         env = self.config.env
-        return make_envs(
-            self.config.game,
-            PROTOCOLS[env.protocol],
-            num_envs=env.num_envs,
-            seed=seeding.derive(self.config.seed, "environments", self.segment),
-            training=True,
-            height=env.height,
-            width=env.width,
-            stack=env.stack,
-            threads=env.threads,
-            reward_clip=env.reward_clip,
-            mode=env.mode,
-            difficulty=env.difficulty,
-        )
+        return configured_envs(self.config.game, env, num_envs=env.num_envs, seed=seed, training=True)
 
     def _renew_envs(self) -> None:
         self.envs.close()

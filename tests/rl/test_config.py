@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from evaluation.errors import UserError
+from evaluation.values import describe_range, in_range
 from rl import config_io
-from rl.config import PRESETS, OptimizerConfig, TrainConfig, describe_range, flag, in_range, leaves
+from rl.config import PRESETS, OptimizerConfig, TrainConfig, flag, leaves
 
 
 def error_of(text: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import rl.envs
 import rl.evaluate
 import rl.trainer
 from evaluation.errors import UserError
@@ -36,8 +37,7 @@ def catch(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
         return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
 
-    monkeypatch.setattr(rl.trainer, "make_envs", make)
-    monkeypatch.setattr(rl.evaluate, "make_envs", make)
+    monkeypatch.setattr(rl.envs, "make_envs", make)
 
 
 def catch_config(run: Path, **options: Any) -> TrainConfig:

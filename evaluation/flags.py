@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import jsonargparse
 
 from evaluation.errors import UserError
-from rl.config_io import check_range, coerce, did_you_mean, show
+from evaluation.values import check_range, coerce, did_you_mean, show
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -69,9 +69,9 @@ class Flags(jsonargparse.ArgumentParser):  # type: ignore[misc]
 
         Args:
             name: with the dashes, as shown on the help page.
-            hint: type of the value, as `rl.config_io.coerce` understands it.
+            hint: type of the value, as `evaluation.values.coerce` understands it.
             default: shown on the help page unless it is None.
-            allowed: interval of a number, as in `rl.config.option`.
+            allowed: interval of a number, as in `evaluation.values.in_range`.
             hidden: leave it out of the help page.
         """
         text = help if default is None else f"{help} [{show(default)}]"

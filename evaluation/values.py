@@ -1,0 +1,124 @@
+"""Values that a person typed, in a file or on a command line: their types, their ranges, the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """ "; did you mean 'x'?" with the nearest known name, compared whole and by its last part; "" if none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if not near:
+        by_last = {path.rpartition(".")[2]: path for path in reversed(known)}
+        near = [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.7)]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint` of a config field; text is read as on a command line ("1e6" is a whole number).
+
+    Raises:
+        ValueError: what was expected.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or (isinstance(value, str) and value.lower() in ("null", "none", "~")):
+            return None
+        return coerce(value, next(arg for arg in args if arg is not types.NoneType))
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ValueError(f"must be {', '.join(args[:-1])} or {args[-1]}")
+    if origin in (list, tuple):
+        return _coerce_sequence(value, origin, args)
+    if hint is bool:
+        return _coerce_bool(value)
+    if hint is str:
+        if isinstance(value, str) and value:
+            return value
+        raise ValueError("must be text")
+    return _coerce_number(value, hint)
+
+
+def _coerce_sequence(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
+    kind = "whole numbers" if args[0] is int else "numbers"
+    count = f"{len(args)} {kind}" if origin is tuple else kind
+    if not isinstance(value, list | tuple) or not value or (origin is tuple and len(value) != len(args)):
+        raise ValueError(f"must be {count} such as {'32,64' if args[0] is int else '0.9,0.999'}")
+    return origin(coerce(item, args[0]) for item in value)
+
+
+def _coerce_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).lower()
+    if text in ("true", "yes", "on", "false", "no", "off"):
+        return text in ("true", "yes", "on")
+    raise ValueError("must be true or false")
+
+
+def _coerce_number(value: Any, hint: type) -> int | float:
+    kind = "a whole number" if hint is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"must be {kind}")
+    if hint is int and isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"must be {kind}") from None
+    if hint is float:
+        return number
+    if isinstance(value, str) and value.strip().lstrip("+-").replace("_", "").isdecimal():
+        return int(value)  # exact, also beyond 2^53
+    if not number.is_integer():
+        raise ValueError(f"must be {kind}")
+    return int(number)
+
+
+def check_range(value: Any, allowed: str) -> None:
+    """Raise ValueError if a number, or one number of a list, lies outside the interval `allowed` ("" allows all)."""
+    if not allowed or value is None:
+        return
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if not in_range(number, allowed):
+            raise ValueError(f"must be {describe_range(allowed)}")
+
+
+def show(value: Any) -> str:
+    """A value as the user would have typed it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(show, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value) if str(value) else "''"
+
+
+def in_range(value: float, allowed: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
+    low, high = (float(bound) for bound in allowed[1:-1].split(","))
+    if math.isnan(value):
+        return False
+    return (value >= low if allowed[0] == "[" else value > low) and (
+        value <= high if allowed[-1] == "]" else value < high
+    )
+
+
+def describe_range(allowed: str) -> str:
+    """An interval in words: "[0, 1)" -> "at least 0 and below 1"."""
+    low, high = (bound.strip() for bound in allowed[1:-1].split(","))
+    parts = []
+    if low != "-inf":
+        parts.append(f"{'at least' if allowed[0] == '[' else 'above'} {low}")
+    if high != "inf":
+        parts.append(f"{'at most' if allowed[-1] == ']' else 'below'} {high}")
+    elif allowed[-1] == ")":
+        parts.append("finite")
+    return " and ".join(parts)
