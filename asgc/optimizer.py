@@ -20,6 +20,7 @@ from . import functional, rules, statistics
 from .diagnostics import describe, layer_name
 from .nonfinite import found_nonfinite
 from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
+from .preview import Preview, preview_transform
 
 __all__ = ["ASGC"]
 
@@ -298,6 +299,12 @@ class ASGC(Optimizer):
             over units (``nonfinite``: the sum).
         """
         return describe(self.param_groups, lambda group: group, self.state)
+
+    def preview(self) -> list[Preview]:
+        """What the base rule will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
+        return preview_transform(
+            (param, self.state[param], group) for group in self.param_groups for param in group["params"]
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict()`` returned, to the last bit: fp32 statistics and moments stay fp32 for bf16

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from .optimizer import ASGC
 from .options import ASGC_DEFAULTS, nearest, resolve, rule_defaults
+from .preview import Preview
 from .proxy import OptimizerProxy
 from .rules import TORCH_RULES
 
@@ -179,3 +180,21 @@ class NormClipped(OptimizerProxy):
             torch.nn.utils.clip_grad_norm_(params, self.max_norm)
         self.inner.step()
         return loss
+
+    @torch.no_grad()
+    def preview(self) -> list[Preview]:
+        """What the inner optimizer will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not params:
+            return []
+        total = torch.nn.utils.get_total_norm([p.grad for p in params])
+        scale = (self.max_norm / (total + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ does
+        ratio = self.max_norm / float(total) if total > 0 else math.inf
+        layers: list[Preview] = []
+        for param in params:
+            rms = float(param.grad.to(torch.float64).square().mean().sqrt())
+            threshold = rms * ratio if rms > 0 else math.inf
+            attenuation = float(scale) if rms > 0 else 1.0
+            seen = param.grad * scale.to(param.grad.device)
+            layers.append(Preview(param, seen, threshold, float(scale < 1), attenuation, 0.0))
+        return layers

@@ -14,6 +14,7 @@ from . import functional, statistics
 from .diagnostics import describe, layer_name
 from .nonfinite import found_nonfinite
 from .options import TRANSFORM_DEFAULTS, check_gradient, check_parameter, is_tensor_free, resolve_transform
+from .preview import Preview, preview_transform
 from .proxy import OptimizerProxy
 
 __all__ = ["Wrapped", "wrap"]
@@ -116,6 +117,14 @@ class Wrapped(OptimizerProxy):
     def diagnostics(self) -> list[dict[str, Any]]:
         """As ``ASGC.diagnostics``."""
         return describe(self.param_groups, lambda _: self.options, self.statistics)
+
+    def preview(self) -> list[Preview]:
+        """What the inner optimizer will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        new = ({"layer": number} for number in range(len(params)))
+        return preview_transform(
+            (param, self.statistics.get(param, fresh), self.options) for param, fresh in zip(params, new, strict=True)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state_dict with one more entry, ``"asgc"``: options, and statistics by index."""
