@@ -20,7 +20,7 @@ from . import functional, rules, statistics
 from .diagnostics import describe, layer_name
 from .nonfinite import found_nonfinite
 from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
-from .preview import Preview, preview_transform
+from .preview import Preview, preview_asgc
 
 __all__ = ["ASGC"]
 
@@ -302,9 +302,7 @@ class ASGC(Optimizer):
 
     def preview(self) -> list[Preview]:
         """What the base rule will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
-        return preview_transform(
-            (param, self.state[param], group) for group in self.param_groups for param in group["params"]
-        )
+        return preview_asgc(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict()`` returned, to the last bit: fp32 statistics and moments stay fp32 for bf16

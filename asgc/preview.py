@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from . import functional, statistics
+from .options import TRANSFORM_DEFAULTS
+
+if TYPE_CHECKING:
+    from .optimizer import ASGC
 
 __all__ = ["Preview", "preview"]
+
+Layer: TypeAlias = tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]  # parameter, its state, options
 
 
 class Preview(NamedTuple):
@@ -50,43 +56,98 @@ def preview(optimizer: Optimizer) -> list[Preview]:
     return [Preview(param, param.grad, math.inf, 0.0, 1.0, 0.0) for param in params if param.grad is not None]
 
 
-@torch.no_grad()
-def preview_transform(layers: Iterable[tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]]) -> list[Preview]:
-    """The same for the ASGC transform of (parameter, its state, options): ``functional.transform``, nothing kept.
+def preview_asgc(opt: ASGC) -> list[Preview]:
+    """``ASGC.preview``: by the implementation that steps, or by the reference while none is chosen yet."""
+    layers = [(param, opt.state[param], group) for group in opt.param_groups for param in group["params"]]
+    implementation = opt.param_groups[0]["implementation"]
+    if implementation not in ("cpu", "foreach") or any(group["noise_at"] != "gradient" for group in opt.param_groups):
+        return preview_transform(layers)
+    return _preview_fast(layers, implementation)
 
-    A state may lack what the first step makes. A step that ``nonfinite`` "skip" or "raise" will refuse gives zeros.
-    """
-    layers = [layer for layer in layers if layer[0].grad is not None]
+
+@torch.no_grad()
+def preview_transform(layers: Iterable[Layer]) -> list[Preview]:
+    """``functional.transform`` of layers, nothing kept. A state may lack what the first step makes."""
+    layers = _with_gradient(layers)
+    result: list[tuple[Layer, Tensor, Tensor]] = []
+    for layer in layers:
+        param, state, options = layer
+        assert param.grad is not None
+        stats = _statistics(param, state, options)
+        new = functional.transform(param.grad, stats, _time(state), state["layer"], options)
+        result.append((layer, new.grad, new.stats))
+    return _previews(result)
+
+
+@torch.no_grad()
+def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]:
+    """One step of plain SGD with learning rate 1 from zero, behind copies of the statistics: it ends at -seen."""
+    from .optimizer import ASGC  # which imports this module
+
+    layers = _with_gradient(layers)
+    if not layers:
+        return []
+    copies = [torch.zeros_like(param) for param, _, _ in layers]
+    groups = [
+        {"params": [copy], **{name: options[name] for name in TRANSFORM_DEFAULTS}, "nonfinite": "contain"}
+        for copy, (_, _, options) in zip(copies, layers, strict=True)
+    ]
+    shadow = ASGC(groups, lr=1.0, rule="sgd", implementation=implementation)
+    for copy, group, (param, state, options) in zip(copies, shadow.param_groups, layers, strict=True):
+        copy.grad = param.grad
+        own = shadow.layer_state(copy, group)
+        own["layer"] = state["layer"]
+        own["stats"].copy_(_statistics(param, state, options))
+        own["noise_step"].fill_(_time(state))
+    shadow.step()
+    stats = [shadow.state[copy]["stats"] for copy in copies]
+    return _previews([(layer, copy.neg_(), new) for layer, copy, new in zip(layers, copies, stats, strict=True)])
+
+
+def _with_gradient(layers: Iterable[Layer]) -> list[Layer]:
+    return [layer for layer in layers if layer[0].grad is not None]
+
+
+def _statistics(param: Tensor, state: Mapping[str, Any], options: Mapping[str, Any]) -> Tensor:
+    if "stats" in state:
+        stats: Tensor = state["stats"]
+        return stats
+    return statistics.init(functional.units(param, options["granularity"]), param.device)
+
+
+def _time(state: Mapping[str, Any]) -> int:
+    return int(state.get("noise_step", 0))
+
+
+def _previews(layers: list[tuple[Layer, Tensor, Tensor]]) -> list[Preview]:
+    """From (layer, transformed gradient, statistics after the step); zeros where the step will be refused."""
     refused = any(
-        options["nonfinite"] != "contain" and not bool(torch.isfinite(param.grad).all())
-        for param, _, options in layers
-        if param.grad is not None
+        options["nonfinite"] != "contain" and param.grad is not None and not bool(torch.isfinite(param.grad).all())
+        for (param, _, options), _, _ in layers
     )
     result: list[Preview] = []
-    for param, state, options in layers:
-        grad = param.grad
-        assert grad is not None
-        stats = state.get("stats")
-        if stats is None:
-            stats = statistics.init(functional.units(param, options["granularity"]), param.device)
-        t = int(state.get("noise_step", 0))
-        new = functional.transform(grad, stats, t, state["layer"], options)
-        seen = torch.zeros_like(new.grad) if refused else new.grad
-        rows = (statistics.THRESHOLD, statistics.CLIPPED, statistics.ATTENUATION)
-        threshold, clipped, attenuation = (float(new.stats[row].to(torch.float64).mean()) for row in rows)
+    for (param, state, options), seen, new in layers:
+        rows = new.to(torch.float64).mean(1).tolist()
         result.append(
             Preview(
-                param, seen, threshold, clipped, 0.0 if refused else attenuation, _noise_std(grad, stats, t, options)
+                param,
+                torch.zeros_like(seen) if refused else seen,
+                rows[statistics.THRESHOLD],
+                rows[statistics.CLIPPED],
+                0.0 if refused else rows[statistics.ATTENUATION],
+                _noise_std(param, state, options),
             )
         )
     return result
 
 
-def _noise_std(grad: Tensor, stats: Tensor, t: int, options: Mapping[str, Any]) -> float:
+def _noise_std(param: Tensor, state: Mapping[str, Any], options: Mapping[str, Any]) -> float:
     """c_t sigma of the coming step, the mean over units; the first gradient sets its own scale."""
     if options["noise_scale"] == 0:
         return 0.0
+    assert param.grad is not None
+    stats = _statistics(param, state, options)
     if bool((stats[statistics.N] == 0).any()):
-        stats, _ = statistics.start(stats, statistics.measure(grad, stats[statistics.MEAN]))
-    c_t = float(options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2))
+        stats, _ = statistics.start(stats, statistics.measure(param.grad, stats[statistics.MEAN]))
+    c_t = float(options["noise_scale"] * (1 + _time(state)) ** (-options["noise_decay"] / 2))
     return c_t * float(stats[statistics.VAR].to(torch.float64).sqrt().mean())

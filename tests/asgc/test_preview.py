@@ -12,7 +12,7 @@ from torch import Tensor
 from asgc import ASGC, optimizers, rules, wrap
 from asgc.cpu import build
 from asgc.optimizers import NormClipped
-from asgc.preview import preview
+from asgc.preview import preview, preview_transform
 
 SHAPES = [(40, 7), (3, 2, 4, 4), (11,), ()]
 OPTIONS: list[dict[str, Any]] = [
@@ -94,7 +94,32 @@ def test_the_fast_paths_step_by_what_preview_says(implementation: str, options: 
         layers = preview(opt)
         opt.step()
         for layer in layers:
-            torch.testing.assert_close(layer.seen, -layer.param, rtol=2e-5, atol=1e-6)
+            assert torch.equal(layer.seen, -layer.param)
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "foreach"])
+@pytest.mark.parametrize("rule", ["adam", "sgd"])
+def test_the_fast_paths_show_what_the_reference_shows(implementation: str, rule: str) -> None:
+    """With state, weight decay and options of their own in two groups, which must not leak into what is seen."""
+    if implementation == "cpu" and build.unavailable() is not None:
+        pytest.skip("no C++ compiler")
+    params = parameters()
+    groups = [
+        {"params": params[:2], "clip_factor": 0.5, "weight_decay": 0.1},
+        {"params": params[2:], "noise_scale": 0.6, "seed": 3, "lr": 0.5},
+    ]
+    opt = ASGC(groups, 0.01, rule=rule, implementation=implementation)
+    for step in range(6):
+        give_gradients(params, step)
+        fast = preview(opt)
+        slow = preview_transform(
+            (param, opt.state[param], group) for group in opt.param_groups for param in group["params"]
+        )
+        for one, other in zip(fast, slow, strict=True):
+            assert one.param is other.param
+            torch.testing.assert_close(one.seen, other.seen, rtol=2e-5, atol=1e-6)
+            assert one[2:] == pytest.approx(other[2:], rel=1e-5)
+        opt.step()
 
 
 @pytest.mark.parametrize("options", OPTIONS)
