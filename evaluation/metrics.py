@@ -138,6 +138,7 @@ def summarize(
     summary: dict[str, Any] = {
         "final": final_performance(values, last_k),
         "last": float(values[-1]),
+        "curve": float(np.mean(values)),
         "time_to_threshold": None,
         "stability": {"std": stability(values, last_k), "detrended_std": detrended_stability(values, last_k, steps)},
         "generalization_gap": None,

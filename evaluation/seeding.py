@@ -9,7 +9,6 @@ import random
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -29,6 +28,8 @@ def derive(seed: int, *names: str | int) -> int:
 def seed_all(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch (CPU and every CUDA device) from `seed`, each on its
     own."""
+    import torch  # takes a second or two: not for those who only derive seeds
+
     random.seed(derive(seed, "python"))
     np.random.seed(derive(seed, "numpy"))  # noqa: NPY002 - the global generator is what libraries draw from
     torch.manual_seed(derive(seed, "torch"))
@@ -40,6 +41,8 @@ def rng_state() -> dict[str, Any]:
     Tensors, tuples and numbers only, so that ``torch.load(weights_only=True)`` reads it. A generator of your own
     (`numpy.random.Generator`) is not in it: save its ``bit_generator.state`` beside it.
     """
+    import torch
+
     algorithm, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     return {
         "python": random.getstate(),
@@ -55,6 +58,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     CUDA states are restored when as many devices are there as were saved; a run that goes on on another kind of device
     cannot be bit for bit the same in any case.
     """
+    import torch
+
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     algorithm, keys, position, has_gauss, gauss = state["numpy"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal
+
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -122,3 +125,10 @@ def describe_range(allowed: str) -> str:
     elif allowed[-1] == ")":
         parts.append("finite")
     return " and ".join(parts)
+
+
+def number(value: Any) -> Any:
+    """Text that is a number as that number (YAML 1.1 reads 1e-3 as text); everything else as it is."""
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        return value
+    return int(value.replace("_", "")) if value.lstrip("+-").replace("_", "").isdigit() else float(value)

@@ -1,0 +1,54 @@
+"""`asgc-eval`: run studies, look at their results, draw and report them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from evaluation.errors import UserError, main_guard
+from evaluation.values import did_you_mean
+
+USAGE = """\
+asgc-eval: studies, statistics, pictures and reports of training runs
+
+  asgc-eval study run STUDY       run a study (a YAML file or a shipped name), or go on with it
+  asgc-eval study status STUDY    what is finished, running, failed, missing
+  asgc-eval plot STUDY|RUN        draw the figures, with their data as CSV
+  asgc-eval report STUDY          one HTML page: figures, tables, claims with intervals, provenance
+  asgc-eval compare STUDY         the claims and their tables in the terminal
+  asgc-eval export STUDY FOLDER   the results in a few small files
+
+  asgc-eval COMMAND --help        options of a command
+  asgc-eval --version             version
+"""
+COMMANDS = {
+    "study": "evaluation.study.cli",
+    "plot": "evaluation.plots.cli",
+    "report": "evaluation.report.cli",
+    "compare": "evaluation.compare_cli",
+    "export": "evaluation.archive_cli",
+}
+
+
+@main_guard
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `asgc-eval` with these arguments; returns the exit code (0 done, 1 runs failed, 2 the user can mend it)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] in ("--version", "-V"):
+        print(f"asgc {importlib.metadata.version('asgc')}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(
+            f"unknown command {name!r}{did_you_mean(name, tuple(COMMANDS)) or '; there are ' + ', '.join(COMMANDS)}"
+        )
+    return int(importlib.import_module(COMMANDS[name]).main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

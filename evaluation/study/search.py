@@ -1,0 +1,199 @@
+"""Tuning: what a search tries next, a pure function of what it has tried.
+
+The first `startup` trials are one Latin hypercube, the same for every optimizer. After them Optuna's TPE (Bergstra et
+al., 2011) proposes, in batches: a batch is proposed from the results of the batches before it and from nothing else.
+So a search gives the same trials on one core and on a cluster, killed and resumed, and more trials can be added later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.errors import UserError, reason
+from evaluation.seeding import derive
+from evaluation.study import space as spaces
+from evaluation.study.space import Dimension
+from evaluation.study.spec import Options, Part
+
+if TYPE_CHECKING:
+    import optuna
+
+SEED = 0  # of the points and the sampler: a definition, not a random choice
+
+
+@dataclass
+class Trial:
+    """One proposal: options, and the mean objective over the tuning seeds (None: not finished)."""
+
+    number: int
+    options: Options
+    value: float | None = None
+
+
+@dataclass
+class Search:
+    """The tuning of one optimizer on one task in one setting."""
+
+    part: Part
+    task: str
+    setting: str
+    optimizer: str
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def space(self) -> tuple[Dimension, ...]:
+        """The options that are tuned."""
+        return spaces.of(self.part.space, self.optimizer)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every trial has its value."""
+        return len(self.trials) == self.part.trials and all(trial.value is not None for trial in self.trials)
+
+    @property
+    def best(self) -> Trial:
+        """The finished trial of highest value; the earliest of equals."""
+        done = [trial for trial in self.trials if trial.value is not None]
+        return max(done, key=lambda trial: (trial.value, -trial.number))
+
+    def advance(self, value: Callable[[Trial], float | None]) -> None:
+        """Take in the values of finished trials and propose the next batch if all before it have finished."""
+        while True:
+            for trial in self.trials:
+                if trial.value is None:
+                    trial.value = value(trial)
+            waiting = any(trial.value is None for trial in self.trials)
+            if waiting and len(self.trials) >= min(self.part.startup, self.part.trials):
+                return
+            if len(self.trials) >= self.part.trials:
+                return
+            self.trials += self._propose()
+
+    def _propose(self) -> list[Trial]:
+        first = len(self.trials)
+        startup = min(self.part.startup, self.part.trials)
+        if first < startup:
+            points = spaces.latin_hypercube(startup, len(self.space), SEED)
+            return [Trial(number, self._options(points[number])) for number in range(startup)]
+        count = min(self.part.batch, self.part.trials - first)
+        if self.part.sampler == "random":
+            points = spaces.uniform(self.part.trials, len(self.space), SEED + 1)
+            return [Trial(first + i, self._options(points[first + i])) for i in range(count)]
+        return [Trial(first + i, self._suggest(first + i)) for i in range(count)]
+
+    def _options(self, point: Sequence[float] | np.ndarray) -> Options:
+        return {one.name: one.at(float(u)) for one, u in zip(self.space, point, strict=True)}
+
+    def _suggest(self, number: int) -> Options:
+        """TPE's proposal for one trial, from the trials that have finished."""
+        optuna = quiet_optuna()
+        seed = derive(SEED, self.part.name, self.task, self.setting, self.optimizer, number)
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=len(self.space) > 1),
+        )
+        study.add_trials([self.record(trial) for trial in self.trials if trial.value is not None])
+        asked = study.ask(self.distributions())
+        return {
+            one.name: asked.params[one.name] if one.choices else one.rounded(asked.params[one.name])
+            for one in self.space
+        }
+
+    def distributions(self) -> dict[str, Any]:
+        """The space in Optuna's words."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        return {
+            one.name: CategoricalDistribution(one.choices)
+            if one.choices
+            else IntDistribution(int(one.low), int(one.high), log=one.log)
+            if one.integer
+            else FloatDistribution(one.low, one.high, log=one.log)
+            for one in self.space
+        }
+
+    def record(self, trial: Trial) -> optuna.trial.FrozenTrial:
+        """A finished trial as Optuna keeps it. Values are finite there: -inf and NaN become the lowest number."""
+        optuna = quiet_optuna()
+        assert trial.value is not None
+        return optuna.trial.create_trial(
+            params=trial.options,
+            distributions=self.distributions(),
+            value=trial.value if math.isfinite(trial.value) else math.copysign(1e300, -1),
+            user_attrs={"number": trial.number},
+        )
+
+
+class Storage:
+    """The trials in an Optuna database, for its dashboard and for other programs; SQLite by default.
+
+    The run folders are what a study goes on from. Only finished trials are written, whole and in order, so a killed
+    study leaves no half of one.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect; `UserError` if there is no database at `url`."""
+        optuna = quiet_optuna()
+        self.url = url
+        try:
+            self._storage = optuna.storages.RDBStorage(url)
+        except Exception as error:  # SQLAlchemy's and the drivers' own kinds
+            why = reason(error)
+            if isinstance(error, ImportError):
+                why = f"the driver {error.name} is not installed; for PostgreSQL: pip install psycopg2-binary"
+            raise UserError(f"--storage {_shown(url)}: cannot open the database ({why})") from error
+
+    def add(self, study: str, search: Search) -> None:
+        """Write the finished trials that the database lacks.
+
+        Raises:
+            UserError: it holds a study of that name with other trials.
+        """
+        optuna = quiet_optuna()
+        name = "/".join((study, search.part.name, search.task, search.setting, search.optimizer))
+        try:
+            stored = optuna.create_study(
+                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+            )
+            known = {trial.user_attrs.get("number"): trial.params for trial in stored.get_trials(deepcopy=False)}
+            for trial in search.trials:
+                if trial.value is None:
+                    return
+                if trial.number not in known:
+                    stored.add_trial(search.record(trial))
+                elif known[trial.number] != trial.options:
+                    raise UserError(
+                        f"--storage {_shown(self.url)}: the search {name} there has other trials; name another database"
+                    )
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"--storage {_shown(self.url)}: cannot write to the database ({reason(error)})") from error
+
+
+def _shown(url: str) -> str:
+    """A database URL without its password."""
+    from sqlalchemy.engine import make_url
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except Exception:  # not a URL at all: there is no password in it to hide
+        return url
+
+
+def quiet_optuna() -> Any:
+    """optuna without its log and warnings of experimental features; UserError if it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("a search needs optuna: pip install 'asgc[study]'") from error
+    import warnings
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna

@@ -1,0 +1,138 @@
+"""Search spaces: the range of each option, and points in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.values import coerce, did_you_mean, number
+
+_KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One option and what it may be: an interval (logarithmic by default), or some choices.
+
+    Attributes:
+        name: dotted option, "optimizer.lr".
+        low, high: the interval; log: uniform in the logarithm; integer: whole numbers.
+        choices: the values to choose from; empty for an interval.
+        optimizers: the optimizers that have this option; empty: all.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = True
+    integer: bool = False
+    choices: tuple[Any, ...] = ()
+    optimizers: tuple[str, ...] = ()
+
+    def at(self, u: float) -> Any:
+        """The value at `u` in [0, 1): the inverse of the distribution function, rounded to four digits."""
+        if self.choices:
+            return self.choices[int(u * len(self.choices))]
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = low + u * (high - low)
+        return self.rounded(math.exp(value) if self.log else value)
+
+    def rounded(self, value: float) -> float | int:
+        """`value` as it is handed to a run: four significant digits, within the interval."""
+        if self.integer:
+            return round(value)
+        return min(max(float(f"{value:.4g}"), self.low), self.high)
+
+
+def of(space: Sequence[Dimension], optimizer: str) -> tuple[Dimension, ...]:
+    """The dimensions that an optimizer has."""
+    return tuple(one for one in space if not one.optimizers or optimizer in one.optimizers)
+
+
+def latin_hypercube(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
+    """Points (points, dimensions) in the unit cube: in every dimension one in each of `points` equal strata (McKay et
+    al., 1979). The first dimensions are the same whatever their number, so that optimizers with more options share
+    the points of those with fewer."""
+    columns = []
+    for dimension in range(dimensions):
+        rng = np.random.default_rng([seed, dimension])
+        columns.append((rng.permutation(points) + rng.random(points)) / points)
+    return np.stack(columns, axis=1) if columns else np.zeros((points, 0))
+
+
+def uniform(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
+    """Independent uniform points (points, dimensions); the first points and dimensions are the same whatever their
+    number, so that draws can be added later."""
+    columns = [np.random.default_rng([seed, dimension]).random(points) for dimension in range(dimensions)]
+    return np.stack(columns, axis=1) if columns else np.zeros((points, 0))
+
+
+def read_space(value: Any, where: str, optimizers: Sequence[str], faults: list[str]) -> tuple[Dimension, ...]:
+    """Dimensions from a mapping; what is wrong is appended to `faults`."""
+    if not isinstance(value, Mapping):
+        faults.append(f"{where}: expected options with their ranges")
+        return ()
+    found = []
+    for name, item in _leaves(value):
+        at = f"{where}.{name}"
+        if isinstance(item, list):
+            item = {"choices": item}
+        if not isinstance(item, Mapping):
+            faults.append(f"{at}: give low and high, or a list of choices")
+            continue
+        before = len(faults)
+        for key in item:
+            if key not in _KEYS:
+                faults.append(
+                    f"{at}.{key}: unknown key{did_you_mean(str(key), _KEYS) or '; there are ' + ', '.join(_KEYS)}"
+                )
+        names = item.get("optimizers", [])
+        names = [names] if isinstance(names, str) else list(names)
+        faults += [
+            f"{at}.optimizers: unknown name {one!r}{did_you_mean(str(one), tuple(optimizers))}"
+            for one in names
+            if one not in optimizers
+        ]
+        dimension = _dimension(name, item, tuple(names), at, faults)
+        if len(faults) == before and dimension is not None:
+            found.append(dimension)
+    return tuple(found)
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The options below a mapping of groups: a mapping with one of the keys of a range is a range."""
+    found: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        name = prefix + str(key).replace("-", "_")
+        if isinstance(item, Mapping) and not item.keys() & set(_KEYS):
+            found += _leaves(item, f"{name}.")
+        else:
+            found.append((name, item))
+    return found
+
+
+def _dimension(
+    name: str, item: Mapping[str, Any], optimizers: tuple[str, ...], at: str, faults: list[str]
+) -> Dimension | None:
+    if "choices" in item:
+        choices = item["choices"]
+        if not isinstance(choices, list) or not choices:
+            faults.append(f"{at}.choices: must be a list of values")
+            return None
+        return Dimension(name, choices=tuple(number(choice) for choice in choices), optimizers=optimizers)
+    try:
+        low, high = coerce(item.get("low", ""), float), coerce(item.get("high", ""), float)
+        log, integer = coerce(item.get("log", True), bool), coerce(item.get("integer", False), bool)
+    except ValueError as error:
+        faults.append(f"{at}: low and high must be numbers, log and integer true or false ({error})")
+        return None
+    if not low < high or not math.isfinite(low) or not math.isfinite(high):
+        faults.append(f"{at}: low {low:g} must be below high {high:g}, both finite")
+    elif log and low <= 0:
+        faults.append(f"{at}: a logarithmic range needs low above 0, not {low:g} (or log: false)")
+    return Dimension(name, low, high, log, integer, optimizers=optimizers)
