@@ -1,0 +1,132 @@
+"""How fast run folders become tables: ``python -m evaluation.bench --runs 10000 --rows 1000``.
+
+It writes run folders into a temporary place, loads them from there (`evaluation.dataset.load`, with every row of every
+file in a table), takes a mean over all rows, and prints seconds and rows a second; then the same sum with Python's
+`json`, line by line, on the first of the folders, as a yardstick of what a notebook would do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from evaluation import dataset
+from evaluation.config_file import write_config
+from evaluation.dataset_tables import EVALUATION, SCORE, SCORE_STD
+from evaluation.errors import main_guard
+from evaluation.files import write_json
+from evaluation.metrics import EVALUATION_SECONDS, evaluations_from_rows, summarize
+from evaluation.metrics_file import MetricRow
+from evaluation.runs import CONFIG, METRICS, PROVENANCE, SUMMARY
+
+NAMES = ("loss", "grad_norm", "epsilon", "return", "q", "steps_per_s", "episodes", "lr")  # of the training rows
+EVALUATIONS = 20  # of a run
+MEANS = "SELECT split, name, step, avg(value), count(*) FROM metrics GROUP BY ALL"
+
+
+def write_run(folder: Path, *, seed: int, rows: int, optimizer: str, lr: float, game: str = "CartPole") -> None:
+    """A finished run's folder with `rows` made-up rows of metrics, as a trainer would write it."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    lines = [
+        MetricRow(step * 1000, step * 4000, step * 0.123456789, EVALUATION, name, value)
+        for step in range(1, EVALUATIONS + 1)
+        for name, value in (
+            (SCORE, generator.normal(20.0 * step, 30.0)),
+            (SCORE_STD, 12.5),
+            (EVALUATION_SECONDS, 0.01),
+        )
+    ]
+    values = generator.normal(size=rows)
+    lines += [
+        MetricRow(i // len(NAMES) * 100, i * 500, i * 0.00123456789, "train", NAMES[i % len(NAMES)], float(values[i]))
+        for i in range(rows - len(lines))
+    ]
+    with (folder / METRICS).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row._asdict()) + "\n" for row in lines)
+    config = {
+        "game": game,
+        "seed": seed,
+        "total_steps": 20_000,
+        "optimizer": {"name": optimizer, "lr": lr} | dict.fromkeys([f"option_{i}" for i in range(30)]),
+        "network": {f"option_{i}": i for i in range(20)},
+        "evaluation": {"interval": 1000, "episodes": 10, "last_k": 5},
+    }
+    write_config(folder / CONFIG, config)
+    write_json(
+        folder / PROVENANCE,
+        {
+            "code": {"commit": "0" * 40, "dirty": False},
+            "versions": {"torch": "2"},
+            "device": "cpu",
+            "command": ["train"],
+        },
+    )
+    signature = {"game": game, "protocol": "made up", "episodes": 10, "seed": seed, "version": "0"}
+    summary = summarize(evaluations_from_rows(lines, EVALUATION, SCORE), target=475.0, last_k=5, signature=signature)
+    write_json(folder / SUMMARY, summary)
+
+
+def _write_tree(root: Path, runs: int, rows: int) -> int:
+    """`runs` run folders; returns the bytes of their metrics."""
+    with mock.patch("os.fsync"):  # nothing here has to survive a power failure
+        for number in range(runs):
+            optimizer, seed = ("adam", "asgc", "sgd")[number % 3], number
+            lr = float(10 ** np.random.default_rng(number).uniform(-5, -2))
+            write_run(root / f"{optimizer}-s{seed}", seed=seed, rows=rows, optimizer=optimizer, lr=lr)
+    return sum(path.stat().st_size for path in root.glob(f"*/{METRICS}"))
+
+
+def _python_means(root: Path, runs: int) -> int:
+    """The same means, line by line, of the first `runs` folders; returns the number of rows."""
+    sums: dict[tuple[str, str, int], list[float]] = defaultdict(lambda: [0.0, 0])
+    for folder in sorted(root.iterdir())[:runs]:
+        with (folder / METRICS).open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                entry = sums[row["split"], row["name"], row["step"]]
+                entry[0] += float(row["value"])
+                entry[1] += 1
+    return int(sum(count for _, count in sums.values()))
+
+
+@main_guard
+def main(argv: list[str] | None = None) -> None:
+    """Run the measurement and print it."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.bench", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000, help="run folders [1000]")
+    parser.add_argument("--rows", type=int, default=1000, help="rows of metrics in each [1000]")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        size = _write_tree(root, arguments.runs, arguments.rows)
+        os.sync()
+        print(f"{arguments.runs} runs of {arguments.rows} rows, {size / 1e6:.0f} MB of metrics; {os.cpu_count()} CPUs")
+        start, cpu = time.perf_counter(), time.process_time()
+        with dataset.load(root) as data:
+            loaded, loaded_cpu = time.perf_counter() - start, time.process_time() - cpu
+            means = data.rows(MEANS)
+            total = time.perf_counter() - start
+            rows = sum(row["count_star()"] for row in means)
+            left_out = len(data.problems)
+        print(f"dataset.load      {loaded:7.2f} s ({loaded_cpu:.2f} s of CPU), {left_out} folders left out")
+        print(f"load and means    {total:7.2f} s, {rows:,} rows, {rows / total:,.0f} rows/s")
+        few = max(1, arguments.runs // 20)
+        start = time.perf_counter()
+        counted = _python_means(root, few)
+        speed = counted / (time.perf_counter() - start)
+        print(f"json, line by line: {counted:,} rows, {speed:,.0f} rows/s")
+        print(f"load and means is {rows / total / speed:.1f} times as fast")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Everything a study's runs left behind, as tables to ask with SQL.
+
+    data = dataset.load("runs/control")                       # a study, a folder of runs, or an exported archive
+    data.columns("SELECT optimizer, final FROM runs WHERE task = ?", "CartPole")   # {column: array}
+    for problem in data.problems: print(problem.path, problem.reason)              # what was left out
+
+Tables (`dataset_tables` has the columns' types): `runs`, one row a finished run: labels, configuration in short, final
+score, times, provenance; `evaluations`, one row a scheduled evaluation; `metrics`, every row of every metrics.jsonl;
+`gradients`, the gradient records. Infinite times are censored: the target was not reached. NULL: not measured.
+Half-written, unfinished, foreign and corrupt folders are never in a table: they are in `Dataset.problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from evaluation.dataset_folders import Problem, RunReader, find_sources
+from evaluation.dataset_tables import add_runs, create_gradients, create_tables
+from evaluation.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["Dataset", "Problem", "load"]
+
+
+@dataclass
+class Dataset:
+    """The tables of one or several studies. A context manager that closes the connection.
+
+    Attributes:
+        name: the study's name; of several, their names joined by "+".
+        connection: DuckDB, in memory.
+        problems: what was left out, and why.
+        definition: study.yaml as a mapping ({} for plain runs and for several studies).
+    """
+
+    name: str
+    connection: duckdb.DuckDBPyConnection
+    problems: list[Problem] = field(default_factory=list)
+    definition: dict[str, Any] = field(default_factory=dict)
+
+    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        """The result of a query as one mapping a row."""
+        cursor = self.connection.execute(query, list(parameters))
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def columns(self, query: str, *parameters: Any) -> dict[str, np.ndarray]:
+        """The result of a query as one array a column; NULL is NaN in columns of numbers, else None."""
+        result = self.connection.execute(query, list(parameters)).fetchnumpy()
+        return {name: _filled(column) for name, column in result.items()}
+
+    def close(self) -> None:
+        """Close the connection and free its memory."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
+    """Read a study's folder, a folder of run folders (at any depth) or an exported archive; or several of them.
+
+    Runs are named by their id in the study, or by their path below the folder; the names of a second study's runs are
+    preceded by its name. Raises `UserError`: no such folder, nothing in it that looks like a run, two studies of one
+    name, or DuckDB is not installed.
+    """
+    roots = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if not roots:
+        raise UserError("no folder given: name a study, a folder of runs or an archive")
+    problems: list[Problem] = []
+    sources = [source for root in roots for source in find_sources(root, problems)]
+    if len(roots) > 1:
+        for source in sources:
+            source.prefix = f"{source.name}/{source.prefix}"
+        prefixes = [source.prefix for source in sources]
+        if repeated := next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None):
+            raise UserError(f"two of the folders are named {repeated.rstrip('/')}: rename one, or load them apart")
+    connection = _connect()
+    create_tables(connection)
+    reader = RunReader(problems)
+    runs = [run for source in sources if not source.archive for run in reader.runs(source)]
+    selects = add_runs(connection, runs, problems)
+    create_gradients(connection, selects)
+    if not problems and not connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
+        raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")
+    names = dict.fromkeys(source.name for source in sources)
+    return Dataset("+".join(names), connection, problems, sources[0].definition if len(sources) == 1 else {})
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    try:
+        import duckdb
+        import pyarrow  # noqa: F401  (the tables are handed over with it)
+    except ImportError as error:
+        raise UserError(f"the analysis needs {error.name}: pip install 'asgc[study]'") from error
+    return duckdb.connect()
+
+
+def _filled(column: Any) -> np.ndarray:
+    if not isinstance(column, np.ma.MaskedArray):
+        return np.asarray(column)
+    numeric = column.dtype.kind in "iuf"
+    known: Any = column.astype(np.float64 if numeric else object)
+    return np.asarray(known.filled(np.nan if numeric else None))
