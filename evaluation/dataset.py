@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from evaluation import archive
 from evaluation.dataset_folders import Problem, RunReader, find_sources
 from evaluation.dataset_tables import add_runs, create_gradients, create_tables
 from evaluation.errors import UserError
@@ -93,6 +94,9 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
     reader = RunReader(problems)
     runs = [run for source in sources if not source.archive for run in reader.runs(source)]
     selects = add_runs(connection, runs, problems)
+    for source in sources:
+        if source.archive:
+            selects += archive.add(connection, source, problems)
     create_gradients(connection, selects)
     if not problems and not connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
         raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")

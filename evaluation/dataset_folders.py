@@ -6,6 +6,7 @@ are parsed once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,7 +23,8 @@ from evaluation.errors import UserError, reason
 from evaluation.files import from_json
 from evaluation.runs import CONFIG, METRICS, PROVENANCE, SUMMARY
 
-STUDY, INDEX, ARCHIVE = "study.yaml", "runs.jsonl", "runs.parquet"
+STUDY, INDEX = "study.yaml", "runs.jsonl"
+ARCHIVE, ABOUT = "runs.parquet", "archive.json"  # see `archive`
 GRADIENTS, PART = "gradients", ".parquet"
 LABELS = ("part", "kind", "task", "setting", "optimizer", "variant", "seed", "purpose")
 NOT_PROTOCOL = ("seed", "envpool", "version")  # of a summary's signature; all other fields make scores comparable
@@ -91,7 +93,11 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
 
 def _labelled_source(folder: Path, root: Path, kind: str) -> Source:
     definition = read_config(folder / STUDY) if (folder / STUDY).is_file() else {}
-    name = str(definition.get("name") or folder.resolve().name)
+    name = definition.get("name")
+    if kind == "archive" and not name:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # `archive.add` reports a damaged one
+            name = json.loads((folder / ABOUT).read_bytes()).get("name")
+    name = str(name or folder.resolve().name)
     prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
     return Source(folder, name, prefix, definition, archive=kind == "archive", study=kind == "study")
 
