@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from evaluation.errors import UserError, reason
 from evaluation.runs import MODEL, is_finished, load_config, newest_checkpoint
 from rl.config import TrainConfig
+from rl.envs import observation_space
 from rl.learner import build_network, select_device, select_precision
-from rl.networks import QNetwork
+from rl.networks import QNetwork, VectorQNetwork
 
 
 class Agent:
@@ -24,40 +26,43 @@ class Agent:
         num_actions: number of actions A.
     """
 
-    def __init__(self, network: QNetwork, config: TrainConfig, num_actions: int, device: torch.device) -> None:
+    def __init__(
+        self, network: QNetwork | VectorQNetwork, config: TrainConfig, num_actions: int, device: torch.device
+    ) -> None:
         self.network = network.to(device).eval()
         self.config = config
         self.num_actions = num_actions
         self.device = device
         self._precision = select_precision(config.precision, device)
+        self._space = observation_space(config.game, config.env)
         self._rng = np.random.default_rng(config.seed)
 
     @torch.inference_mode()
-    def values(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Q-values (N, A) of stacked frames (N, stack, H, W), uint8.
+    def values(self, observation: NDArray[Any]) -> NDArray[np.float32]:
+        """Q-values (N, A) of stacked frames (N, stack, H, W), uint8, or of a control task's vectors (N, 1, d), float32.
 
         Raises:
             ValueError: observations of another shape or type than the agent was trained on.
         """
-        env = self.config.env
-        expected = (env.stack, env.height, env.width)
-        if getattr(observation, "dtype", None) != np.uint8 or observation.shape[1:] != expected:
+        expected, dtype = self._space
+        if getattr(observation, "dtype", None) != dtype or observation.shape[1:] != expected:
             found = f"{getattr(observation, 'dtype', type(observation).__name__)} {tuple(np.shape(observation))}"
-            raise ValueError(f"observations must be NumPy uint8 (N, {', '.join(map(str, expected))}), got {found}")
+            wanted = f"{np.dtype(dtype).name} (N, {', '.join(map(str, expected))})"
+            raise ValueError(f"observations must be NumPy {wanted}, got {found}")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             values: NDArray[np.float32] = self.network(torch.from_numpy(observation).to(self.device)).cpu().numpy()
         return values
 
     def act(
-        self, observation: NDArray[np.uint8], epsilon: float = 0.0, rng: np.random.Generator | None = None
+        self, observation: NDArray[Any], epsilon: float = 0.0, rng: np.random.Generator | None = None
     ) -> NDArray[np.int64]:
-        """Actions (N,) for observations (N, stack, H, W), or one action () for one observation (stack, H, W).
+        """Actions (N,) for observations as in `values`, or one action () for one observation without the axis N.
 
         Args:
             epsilon: share of random actions; 0 is greedy.
             rng: generator for them; by default one seeded with the run's seed.
         """
-        if observation.ndim == 3:
+        if observation.ndim == len(self._space[0]):
             return self.act(observation[None], epsilon, rng)[0]
         rng = self._rng if rng is None else rng
         greedy = self.values(observation).argmax(axis=1)
@@ -87,6 +92,6 @@ def load_agent(run: str | Path, device: str = "auto") -> Agent:
     except (KeyError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged and cannot be loaded ({reason(error)})") from error
     num_actions = model["num_actions"]
-    network = build_network(config.network, num_actions, (config.env.stack, config.env.height, config.env.width))
+    network = build_network(config, num_actions, observation_space(config.game, config.env)[0])
     network.load_state_dict(model["network"])
     return Agent(network, config, num_actions, where)

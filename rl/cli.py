@@ -1,4 +1,4 @@
-"""`asgc-rl`: train a DQN agent on Atari, evaluate it, measure its speed."""
+"""`asgc-rl`: train a DQN agent on Atari or a control task, evaluate it, measure its speed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rl import config_io
 from rl.config import PRESETS, TrainConfig, flag, leaves
 
 USAGE = """\
-asgc-rl: DQN on Atari with Adaptive Stochastic Gradient Clipping
+asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clipping
 
   asgc-rl train --game Pong     train an agent (`asgc-rl train --help`)
   asgc-rl eval RUN              evaluate the agent of a run folder
   asgc-rl bench --against sb3   measure throughput beside Stable-Baselines3
-  asgc-rl games                 list the games
+  asgc-rl games                 list the games and control tasks
 
   asgc-rl COMMAND --help        options of a command
   asgc-rl --version             version
@@ -34,7 +34,16 @@ COMMON = {
         *("optimizer.max_norm",),
     ),
     "DQN": (
-        *("replay_size", "batch_size", "train_every", "learning_starts", "n_step", "gamma", "target_interval"),
+        *(
+            "replay_size",
+            "batch_size",
+            "train_every",
+            "gradient_steps",
+            "learning_starts",
+            "n_step",
+            "gamma",
+            "target_interval",
+        ),
         *("exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
     ),
     "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
@@ -73,7 +82,7 @@ def train_command(argv: list[str]) -> int:
     """`asgc-rl train`: put the layers of the configuration together and train."""
     flags = train_flags(TrainConfig())
     namespace, typed = flags.read(argv)
-    config = layers(namespace)
+    config = layers(namespace, typed.get("game"))
     config_io.update(config, nested({path: typed[path] for path, _, _ in leaves(config) if path in typed}), "flags")
     if namespace.help or namespace.help_all:
         train_flags(config, everything=namespace.help_all).print_help()
@@ -96,8 +105,12 @@ def train_command(argv: list[str]) -> int:
     return 0
 
 
-def layers(namespace: Any) -> TrainConfig:
-    """The configuration below the flags: the run's own with --resume, else the preset with --config on top."""
+def layers(namespace: Any, game: str | None = None) -> TrainConfig:
+    """The configuration below the flags: the run's own with --resume, else the preset with --config on top.
+
+    Args:
+        game: what `--game` said, if it was typed: it decides which preset is meant where none is named.
+    """
     run = namespace.resume if namespace.resume != "" else namespace.run_dir
     if run is not None and namespace.resume is not None and namespace.preset is None and namespace.config is None:
         config = TrainConfig()
@@ -107,11 +120,12 @@ def layers(namespace: Any) -> TrainConfig:
         elif namespace.resume:
             raise UserError(f"--resume {run}: not a run folder (no config.yaml in it)")
         else:  # perhaps killed before it was written: the flags say what it was
-            config = config_io.load_preset(PRESETS[0])
+            config = config_io.load_preset(config_io.default_preset(game))
     else:
-        config = config_io.load_preset(namespace.preset or PRESETS[0])
-        if namespace.config is not None:
-            config_io.load_file(config, Path(namespace.config))
+        file = config_io.Group() if namespace.config is None else config_io.read_file(Path(namespace.config))
+        game = next((entry.value for entry in file if entry.key == "game"), None) if game is None else game
+        config = config_io.load_preset(namespace.preset or config_io.default_preset(game))
+        config_io.apply(config, file)
     if namespace.resume:
         config.run_dir = namespace.resume
     return config
@@ -132,8 +146,8 @@ def train_flags(config: TrainConfig, everything: bool = False) -> Any:
 
     flags = Flags(
         "asgc-rl train",
-        "[--game GAME] [--preset quick|dqn] [options]",
-        "Train DQN on an Atari game and write a run folder.",
+        f"[--game GAME] [--preset {'|'.join(PRESETS)}] [options]",
+        "Train DQN on an Atari game or a control task and write a run folder.",
         epilog="Dashes and underscores are the same. Later layers win: preset, --config, flags. "
         + ("" if everything else "`asgc-rl train --help-all` lists every option."),
         aliases=ALIASES,
@@ -142,7 +156,7 @@ def train_flags(config: TrainConfig, everything: bool = False) -> Any:
     run = flags.section("run")
     for name, help in (("--help", "show the common options"), ("--help-all", "show all options")):
         run.add_argument(*(["-h"] if name == "--help" else []), name, action="store_true", help=help)
-    flags.option("run", "--preset", str | None, None, f"configuration to start from: {' or '.join(PRESETS)} [quick]")
+    flags.option("run", "--preset", str | None, None, "configuration to start from [quick; control for its tasks]")
     flags.option("run", "--config", str | None, None, "YAML file on top of the preset")
     run.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML and stop")
     run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with an interrupted run")
@@ -182,11 +196,15 @@ def eval_command(argv: list[str]) -> int:
     if namespace.run is None:
         raise UserError("say which run: asgc-rl eval RUN")
 
+    from rl import games
     from rl.agent import load_agent
     from rl.evaluate import evaluate, signature
 
     agent = load_agent(namespace.run, namespace.device)
     game, env = agent.config.game, agent.config.env
+    for name in ("mode", "difficulty"):
+        if getattr(namespace, name) is not None and games.is_control(game):
+            raise UserError(f"--{name}: {game} is a control task and has none")
     env = dataclasses.replace(
         env,
         mode=env.mode if namespace.mode is None else namespace.mode,
@@ -208,13 +226,13 @@ def bench_command(argv: list[str]) -> int:
 
 
 def games_command(argv: list[str]) -> int:
-    """`asgc-rl games`: the names of all games."""
+    """`asgc-rl games`: the names of all games, then those of the control tasks."""
     from evaluation.flags import Flags
 
-    Flags("asgc-rl games", "", "List the Atari games, one per line.").read(argv)
+    Flags("asgc-rl games", "", "List the Atari games and, below, the control tasks.").read(argv)
     from rl import games
 
-    print("\n".join(games.names()))
+    print("\n".join((*games.names(), "", *games.CONTROL)))
     return 0
 
 

@@ -7,17 +7,27 @@ counted in environment steps summed over the environments.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PRESETS = ("quick", "dqn")
+from evaluation.recorder import OFFSETS
+from rl import games
+
+PRESETS = ("quick", "dqn", "control")
 
 
-def option(default: Any, help: str, allowed: str = "") -> Any:
-    """A dataclass field with a help text and, for numbers, what is allowed in interval notation such as "[0, 1)"."""
-    metadata = {"help": help, "allowed": allowed}
+def option(default: Any, help: str, allowed: str = "", only: str = "") -> Any:
+    """A dataclass field with its metadata.
+
+    Args:
+        help: what it is, on the help page and in commented dumps.
+        allowed: for numbers, an interval such as "[0, 1)".
+        only: "atari" or "control" if only these games have such a thing.
+    """
+    metadata = {"help": help, "allowed": allowed, "only": only}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -25,31 +35,37 @@ def option(default: Any, help: str, allowed: str = "") -> Any:
 
 @dataclass
 class EnvConfig:
-    """Atari environments (EnvPool) and how their frames are preprocessed."""
+    """Environments (EnvPool), and how the frames of Atari games are preprocessed."""
 
-    protocol: Literal["nature", "classic", "sticky"] = option(
-        "classic", "evaluation protocol; scores of two protocols are never compared"
+    protocol: Literal["nature", "classic", "sticky", "control"] = option(
+        "classic", "evaluation protocol; scores of two protocols are never compared. Control tasks have their own"
     )
     num_envs: int = option(16, "environments stepped together", "[1, 4096]")
     threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")
-    height: int = option(84, "frame height in pixels", "[8, 210]")
-    width: int = option(84, "frame width in pixels", "[8, 210]")
-    stack: int = option(4, "frames in one observation", "[1, 16]")
+    height: int = option(84, "frame height in pixels", "[8, 210]", only="atari")
+    width: int = option(84, "frame width in pixels", "[8, 210]", only="atari")
+    stack: int = option(4, "frames in one observation", "[1, 16]", only="atari")
     reward_clip: bool = option(True, "learn from the reward's sign (scores are always the true rewards)")
-    mode: int | None = option(None, "game mode (ALE flavour); null: the game's default", "[0, 255]")
-    difficulty: int | None = option(None, "game difficulty (ALE flavour); null: the game's default", "[0, 3]")
+    reward_scale: float = option(1.0, "factor on the reward to learn from, after the clip", "(0, 1e6]")
+    mode: int | None = option(None, "game mode (ALE flavour); null: the game's default", "[0, 255]", only="atari")
+    difficulty: int | None = option(
+        None, "game difficulty (ALE flavour); null: the game's default", "[0, 3]", only="atari"
+    )
 
 
 @dataclass
 class NetworkConfig:
-    """Q-network: convolutions, one hidden layer, one output per action."""
+    """Q-network: convolutions and one hidden layer (Atari) or an MLP (control tasks), one output per action."""
 
-    channels: list[int] = option([32, 64, 64], "output channels of the convolutions", "[1, 4096]")
-    kernels: list[int] = option([8, 4, 3], "kernel sizes of the convolutions", "[1, 64]")
-    strides: list[int] = option([4, 2, 1], "strides of the convolutions", "[1, 64]")
-    hidden: int = option(512, "units of the hidden layer", "[1, 65536]")
+    channels: list[int] = option([32, 64, 64], "output channels of the convolutions", "[1, 4096]", only="atari")
+    kernels: list[int] = option([8, 4, 3], "kernel sizes of the convolutions", "[1, 64]", only="atari")
+    strides: list[int] = option([4, 2, 1], "strides of the convolutions", "[1, 64]", only="atari")
+    hidden: int = option(512, "units of the hidden layer behind the convolutions", "[1, 65536]", only="atari")
+    units: list[int] = option([64, 64], "units of the MLP's hidden layers", "[1, 65536]", only="control")
     layer_norm: bool = option(False, "LayerNorm after every layer but the last, as in PQN")
-    standardize: bool = option(False, "standardize pixels (mean image of the random phase): small objects stand out")
+    standardize: bool = option(
+        False, "standardize pixels (mean image of the random phase): small objects stand out", only="atari"
+    )
 
 
 @dataclass
@@ -119,22 +135,38 @@ class EvaluationConfig:
     episodes: int = option(10, "games of a scheduled evaluation", "[1, 10000]")
     final_episodes: int = option(30, "games of the last evaluation (100 for a published figure)", "[1, 10000]")
     epsilon: float | None = option(None, "epsilon while evaluating; null: the protocol's", "[0, 1]")
-    target: float | None = option(None, "score for time to threshold; null: 0 for Pong, else none", "(-inf, inf)")
+    target: float | None = option(
+        None, "score for time to threshold; null: the game's own, if any (Pong: 0)", "(-inf, inf)"
+    )
     last_k: int = option(5, "evaluations that final score and stability are taken over", "[1, 10000]")
 
 
 @dataclass
-class TrainConfig:
-    """One DQN run. These defaults are close to Nature's DQN; the CLI starts from the preset `quick`."""
+class GradientsConfig:
+    """Recorded gradients: parquet files in the run folder, and diagnostics among the metrics. Learning is the same."""
 
-    game: str = option("Pong", "ALE game in any spelling: Pong, breakout, space_invaders")
+    enabled: bool = option(True, "record gradients")
+    interval: int = option(
+        503, "updates from record to record (a prime, so that it does not keep step with the target)", "[1, 1e9]"
+    )
+    offsets: list[int] = option(
+        list(OFFSETS), "recorded too: updates after a target update, once an interval; -1: before it", "[-1, 1e9]"
+    )
+
+
+@dataclass
+class TrainConfig:
+    """One DQN run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
+
+    game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")
     run_dir: str | None = option(None, "run folder; null: runs/DATE/GAME-OPTIMIZER-SEED")
     replay_size: int = option(1_000_000, "transitions in the replay", "[1, 1e10]")
     batch_size: int = option(32, "transitions per update", "[1, 65536]")
-    train_every: int = option(4, "environment steps per update", "[1, 1e6]")
+    train_every: int = option(4, "environment steps from update to update", "[1, 1e6]")
+    gradient_steps: int = option(1, "updates each time: replay ratio gradient_steps / train_every", "[1, 1000]")
     learning_starts: int = option(80_000, "environment steps before the first update", "[0, 1e12]")
     n_step: int = option(1, "rewards summed before bootstrapping", "[1, 100]")
     gamma: float = option(0.99, "discount per environment step", "[0, 1)")
@@ -154,10 +186,13 @@ class TrainConfig:
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     @classmethod
-    def preset(cls, name: str = "quick", **options: Any) -> TrainConfig:
+    def preset(cls, name: str | None = None, **options: Any) -> TrainConfig:
         """A preset of `configs/rl/` with options on top; groups are given as mappings.
+
+        Without a name it is `control` where `game` is a control task, else `quick`.
 
         `TrainConfig.preset("dqn", game="Breakout", optimizer={"name": "adam", "lr": 1e-4})`
 
@@ -166,7 +201,7 @@ class TrainConfig:
         """
         from rl import config_io
 
-        config = config_io.load_preset(name)
+        config = config_io.load_preset(name or config_io.default_preset(options.get("game")))
         config_io.update(config, options, source="TrainConfig.preset")
         return config
 
@@ -184,11 +219,19 @@ class TrainConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON."""
-        values = dataclasses.asdict(self)
-        for group in values.values():
-            if isinstance(group, dict):
-                group.update({key: list(value) for key, value in group.items() if isinstance(value, tuple)})
+        """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON.
+
+        Of a control task, what only Atari games have is left out.
+        """
+        values: dict[str, Any] = {}
+        control = games.is_control(self.game)
+        for path, item, value in leaves(self):
+            if control and item.metadata["only"] == "atari":
+                continue
+            group, _, name = path.rpartition(".")
+            (values.setdefault(group, {}) if group else values)[name] = copy.copy(
+                list(value) if isinstance(value, tuple) else value
+            )
         return values
 
     def validate(self) -> None:

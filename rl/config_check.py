@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from evaluation.errors import UserError
 from evaluation.values import check_range, coerce, did_you_mean, show
-from rl import config_io, games
+from rl import config_io, games, protocols
 from rl.config import NetworkConfig, OptimizerConfig, TrainConfig, flag, leaves
 
 
 def check(config: TrainConfig) -> None:
-    """Raise UserError with one line that names a flag; write canonical values (the game's name, whole floats) back."""
+    """Raise UserError with the first of `faults`; write canonical values (the game's name, whole floats) back."""
+    for fault in faults(config):
+        raise UserError(fault)
+
+
+def faults(config: TrainConfig) -> Iterator[str]:
+    """Everything wrong with a configuration, a line each that names the flag; writes canonical values back.
+
+    What options must be to each other is looked at only where each alone is right.
+    """
+    alone = list(_faults_alone(config))
+    yield from alone
+    try:
+        config.game = games.resolve(config.game)
+    except UserError as error:
+        yield str(error)
+        alone.append(str(error))
+    if not alone:
+        yield from _faults_of_game(config)
+        yield from _faults_of_steps(config)
+        if not games.is_control(config.game):
+            yield from _faults_of_network(config.network, config.env.height, config.env.width)
+    try:
+        check_optimizer(config.optimizer)
+    except UserError as error:
+        yield str(error)
+
+
+def _faults_alone(config: TrainConfig) -> Iterator[str]:
     for path, item, value in leaves(config):
         group, _, name = path.rpartition(".")
         owner = getattr(config, group) if group else config
@@ -19,53 +48,70 @@ def check(config: TrainConfig) -> None:
             result = coerce(value, config_io.field_types(type(owner))[name])
             check_range(result, item.metadata["allowed"])
         except ValueError as error:
-            raise UserError(f"{flag(path)} {show(value)}: {error}") from error
+            yield f"{flag(path)} {show(value)}: {error}"
+            continue
         setattr(owner, name, result)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise UserError(f"--device {config.device}: must be auto, cpu, cuda or cuda:N")
-    _check_steps(config)
-    _check_network(config.network, config.env.height, config.env.width)
-    config.game = games.resolve(config.game)
-    check_optimizer(config.optimizer)
+        yield f"--device {config.device}: must be auto, cpu, cuda or cuda:N"
 
 
-def _check_steps(config: TrainConfig) -> None:
+def _faults_of_game(config: TrainConfig) -> Iterator[str]:
+    """What only the other kind of games has: frames in a control task, an MLP on Atari."""
+    kind = "control" if games.is_control(config.game) else "atari"
+    a_task = f"{config.game} is {'a control task' if kind == 'control' else 'an Atari game'}"
+    if (config.env.protocol == protocols.CONTROL) != (kind == "control"):
+        own = protocols.CONTROL if kind == "control" else " or ".join(protocols.PROTOCOLS)
+        preset = config_io.default_preset(config.game)
+        yield f"--env.protocol {config.env.protocol}: {a_task}: its protocol is {own} (--preset {preset})"
+    for path, item, value in leaves(config):
+        if item.metadata["only"] not in ("", kind) and value != _default(path):
+            yield f"{flag(path)} {show(value)}: {a_task} and has no such option"
+
+
+def _default(path: str) -> object:
+    group, _, name = path.rpartition(".")
+    config = TrainConfig()
+    return getattr(getattr(config, group) if group else config, name)
+
+
+def _faults_of_steps(config: TrainConfig) -> Iterator[str]:
     if config.batch_size > config.replay_size:
-        raise UserError(f"--batch-size {config.batch_size}: must be at most --replay-size {config.replay_size}")
+        yield f"--batch-size {config.batch_size}: must be at most --replay-size {config.replay_size}"
     if config.learning_starts >= config.total_steps:
-        raise UserError(
+        yield (
             f"--learning-starts {config.learning_starts}: must be below --total-steps {config.total_steps}, "
             "or nothing is learned"
         )
     if config.exploration.end > config.exploration.start:
-        raise UserError(
+        yield (
             f"--exploration.end {config.exploration.end}: must be at most "
             f"--exploration.start {config.exploration.start}"
         )
-    needed = config.env.num_envs * (config.env.stack + config.n_step + 1)
+    stack = 1 if games.is_control(config.game) else config.env.stack
+    needed = config.env.num_envs * (stack + config.n_step + 1)
     if config.replay_size < needed:
-        raise UserError(
+        yield (
             f"--replay-size {config.replay_size}: must be at least {needed} for {config.env.num_envs} environments, "
-            f"{config.env.stack} stacked frames and {config.n_step}-step returns"
+            f"{stack} stacked frames and {config.n_step}-step returns"
         )
 
 
-def _check_network(network: NetworkConfig, height: int, width: int) -> None:
+def _faults_of_network(network: NetworkConfig, height: int, width: int) -> Iterator[str]:
     count = len(network.channels)
     for name in ("kernels", "strides"):
         given = getattr(network, name)
         if len(given) != count:
-            raise UserError(
+            yield (
                 f"--network.{name} {show(given)}: must be {count} numbers, one for each of "
                 f"--network.channels {show(network.channels)}"
             )
+            return
     size = (height, width)
     for kernel, stride in zip(network.kernels, network.strides, strict=True):
         size = ((size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1)
         if min(size) < 1:
-            raise UserError(
-                f"--network.kernels {show(network.kernels)}: too large for frames of {height}x{width} pixels"
-            )
+            yield f"--network.kernels {show(network.kernels)}: too large for frames of {height}x{width} pixels"
+            return
 
 
 def check_optimizer(optimizer: OptimizerConfig) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from evaluation.errors import UserError, reason
 from evaluation.values import check_range, coerce, did_you_mean, show
+from rl import games
 from rl.config import PRESETS, OptimizerConfig, TrainConfig, leaves
 
 
@@ -43,17 +44,27 @@ def load_preset(name: str) -> TrainConfig:
     return config
 
 
+def default_preset(game: Any) -> str:
+    """The preset where none is named: `control` for a control task, `quick` for all other games and None."""
+    return "control" if isinstance(game, str) and games.is_control(game) else PRESETS[0]
+
+
 def load_file(config: TrainConfig, path: Path) -> None:
     """Put a YAML file on top of `config`.
 
     Raises:
         UserError: the file cannot be read, is no YAML, or holds an unknown option or a wrong value; names the line.
     """
+    apply(config, read_file(path))
+
+
+def read_file(path: Path) -> Group:
+    """The entries of a YAML file; UserError: it cannot be read or is no YAML."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read --config {path}: {reason(error)}") from error
-    apply(config, parse_yaml(text, str(path)))
+    return parse_yaml(text, str(path))
 
 
 def update(config: TrainConfig, values: Mapping[str, Any], source: str) -> None:

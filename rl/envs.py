@@ -8,44 +8,16 @@ of all this happened, so that replay and returns need no guesses.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evaluation.errors import UserError
-from rl import games
+from rl import control, games
 from rl.config import EnvConfig
 from rl.protocols import FRAME_SKIP, PROTOCOLS, Protocol
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of N environments returned; every array has N rows.
-
-    Attributes:
-        observation: uint8 (N, stack, H, W), newest frame last.
-        reward: float32, the reward to learn from (its sign, where rewards are clipped).
-        score: float32, the true reward.
-        terminated: the learning episode ended in this step, by a lost life or the game's end: no bootstrap.
-        truncated: the step limit cut the game in this step, and it had not ended: bootstrap from `observation`.
-        game_over: a game ended or was cut in this step: its score is complete.
-        ignored: an automatic reset: the action was ignored. Not a transition; reward and score are 0.
-        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (only where ignored).
-        lives: int32, lives left.
-    """
-
-    observation: NDArray[np.uint8]
-    reward: NDArray[np.float32]
-    score: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    game_over: NDArray[np.bool_]
-    ignored: NDArray[np.bool_]
-    new_game: NDArray[np.bool_]
-    lives: NDArray[np.int32]
+from rl.step import Environments, Step, checked_actions
 
 
 class AtariEnvs:
@@ -57,15 +29,17 @@ class AtariEnvs:
             `observation_space.shape` (stack, H, W) and `action_space.n`. It must return fresh arrays in every step.
         num_envs: N.
         episodic_life: the pool ends an episode when a life is lost.
+        reward_scale: factor on the reward to learn from, after EnvPool's clip.
     """
 
-    def __init__(self, pool: Any, num_envs: int, *, episodic_life: bool) -> None:
+    def __init__(self, pool: Any, num_envs: int, *, episodic_life: bool, reward_scale: float = 1.0) -> None:
         self._pool = pool
         self._episodic_life = episodic_life
+        self._reward_scale = np.float32(reward_scale)
         self.num_envs = num_envs
         self.num_actions = int(pool.action_space.n)
         self.stack, *frame_shape = pool.observation_space.shape
-        self.frame_shape: tuple[int, int] = (frame_shape[0], frame_shape[1])
+        self.frame_shape: tuple[int, ...] = tuple(frame_shape)
         self._observation: NDArray[np.uint8] | None = None  # of the previous step; None before reset()
         self._lives = np.zeros(num_envs, np.int32)
         self._episode_over = np.zeros(num_envs, np.bool_)  # in the previous step, so this one is a reset
@@ -91,7 +65,8 @@ class AtariEnvs:
         """
         if self._observation is None:
             raise RuntimeError("reset() comes before step()")
-        observation, reward, terminated, truncated, info = self._pool.step(self._checked(actions))
+        played = checked_actions(actions, self.num_envs, self.num_actions)
+        observation, reward, terminated, truncated, info = self._pool.step(played)
         lives = info["lives"]
         ignored = self._episode_over
         # EnvPool reports a game or a life that ends at the very step limit as truncated only. There is nothing to
@@ -103,7 +78,7 @@ class AtariEnvs:
         episode_over = (terminated | truncated) & ~ignored
         step = Step(
             observation=observation,
-            reward=np.where(ignored, np.float32(0), reward),
+            reward=np.where(ignored, np.float32(0), reward) * self._reward_scale,
             score=np.where(ignored, np.float32(0), info["reward"]),
             terminated=episode_over & (terminated | ended),
             truncated=episode_over & ~ended & truncated,
@@ -126,14 +101,6 @@ class AtariEnvs:
         """Free the environments and their threads. (EnvPool's own `close` does not; dropping the pool does.)"""
         self._pool = None
 
-    def _checked(self, actions: ArrayLike) -> NDArray[np.int32]:
-        array = np.asarray(actions)
-        if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"actions must be {self.num_envs} integers, got {array.dtype} of shape {array.shape}")
-        if array.min() < 0 or array.max() >= self.num_actions:
-            raise ValueError(f"actions must be in [0, {self.num_actions}), got {array.tolist()}")
-        return array.astype(np.int32)
-
 
 def make_envs(
     game: str,
@@ -147,6 +114,7 @@ def make_envs(
     stack: int = 4,
     threads: int = 0,
     reward_clip: bool = True,
+    reward_scale: float = 1.0,
     mode: int | None = None,
     difficulty: int | None = None,
 ) -> AtariEnvs:
@@ -158,6 +126,7 @@ def make_envs(
         training: lost lives end episodes where the protocol says so; evaluation counts whole games.
         threads: EnvPool's worker threads; 0: EnvPool chooses.
         reward_clip: learn from the reward's sign.
+        reward_scale: factor on the reward to learn from, after the clip.
         mode, difficulty: the game's flavour (Machado et al., 2018); None: the game's default.
 
     Raises:
@@ -166,17 +135,17 @@ def make_envs(
     import envpool  # importing it takes a second: not before it is needed
 
     game = games.resolve(game)
+    if games.is_control(game):
+        raise UserError(f"{game} is a control task, not an Atari game: rl.control.make_control_envs makes it")
     # Where EnvPool presses FIRE, an agent never learns to. It does so after a lost life only with `episodic_life`, so
     # evaluation keeps that (as Stable-Baselines3 and CleanRL do) and still plays and scores whole games.
     episodic_life = protocol.episodic_life and (training or protocol.fire_reset)
-    # EnvPool would give environment i the seed `seed + i`: neighbouring seeds would share most environments.
-    seeds = 1 + np.random.SeedSequence(seed).generate_state(num_envs) % (2**31 - 2)
     try:
         pool = envpool.make_gymnasium(
             f"{game}-v5",
             num_envs=num_envs,
             num_threads=threads,
-            seed=seeds,
+            seed=control.environment_seeds(seed, num_envs),
             img_height=height,
             img_width=width,
             stack_num=stack,
@@ -197,11 +166,33 @@ def make_envs(
         if "difficulty requested" in str(error):
             raise UserError(f"{game} has no difficulty {difficulty}; leave it out to play the default") from error
         raise
-    return AtariEnvs(pool, num_envs, episodic_life=episodic_life)
+    return AtariEnvs(pool, num_envs, episodic_life=episodic_life, reward_scale=reward_scale)
 
 
-def configured_envs(game: str, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
-    """`make_envs` with the rules and frames of a configuration; `num_envs` in place of the configuration's own."""
+def observation_space(game: str, env: EnvConfig) -> tuple[tuple[int, ...], type[np.generic]]:
+    """Shape and type of one observation: ((stack, H, W), uint8) of an Atari game, ((1, d), float32) of a control task.
+
+    `game` is a canonical name.
+    """
+    if games.is_control(game):
+        return (1, len(control.TASKS[game].center)), np.float32
+    return (env.stack, env.height, env.width), np.uint8
+
+
+def configured_envs(game: str, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> Environments:
+    """Environments with the rules and frames of a configuration; `num_envs` in place of the configuration's own.
+
+    `game` is a canonical name.
+    """
+    if games.is_control(game):
+        return control.make_control_envs(
+            game,
+            num_envs=num_envs,
+            seed=seed,
+            threads=env.threads,
+            reward_clip=env.reward_clip,
+            reward_scale=env.reward_scale,
+        )
     return make_envs(
         game,
         PROTOCOLS[env.protocol],
@@ -213,47 +204,7 @@ def configured_envs(game: str, env: EnvConfig, *, num_envs: int, seed: int, trai
         stack=env.stack,
         threads=env.threads,
         reward_clip=env.reward_clip,
+        reward_scale=env.reward_scale,
         mode=env.mode,
         difficulty=env.difficulty,
     )
-
-
-class EpisodeTracker:
-    """Scores of finished games: true rewards summed from a game's start to its end or cut, over lost lives.
-
-    Attributes:
-        scores: of the latest `window` finished games, oldest first.
-        finished: number of games finished so far.
-    """
-
-    def __init__(self, num_envs: int, window: int = 100) -> None:
-        self.scores: deque[float] = deque(maxlen=window)
-        self.finished = 0
-        self._running = np.zeros(num_envs)
-
-    def add(self, step: Step) -> list[float]:
-        """Take in one step; returns the scores of the games that it finished, in the environments' order."""
-        self._running += step.score
-        finished: list[float] = self._running[step.game_over].tolist()
-        self._running[step.game_over] = 0.0
-        self.scores.extend(finished)
-        self.finished += len(finished)
-        return finished
-
-    def cut(self) -> None:
-        """Forget the games in flight: their environments are re-created."""
-        self._running[:] = 0.0
-
-    def recent_mean(self) -> float:
-        """Mean of `scores`; NaN as long as no game is finished."""
-        return float(np.mean(self.scores)) if self.scores else float("nan")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything as plain lists and numbers."""
-        return {"scores": list(self.scores), "finished": self.finished, "running": self._running.tolist()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.scores = deque(state["scores"], maxlen=self.scores.maxlen)
-        self.finished = state["finished"]
-        self._running = np.array(state["running"], np.float64)

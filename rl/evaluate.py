@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.config import EnvConfig
-from rl.envs import AtariEnvs, configured_envs
-from rl.protocols import PROTOCOLS
+from rl.envs import configured_envs, observation_space
+from rl.protocols import eval_epsilon
+from rl.step import Environments
 
 MAX_ENVS = 32
 
-Policy = Callable[[NDArray[np.uint8], float, np.random.Generator], NDArray[np.int64]]
+Policy = Callable[[NDArray[Any], float, np.random.Generator], NDArray[np.int64]]
 
 
 def play_games(
     policy: Policy,
-    make: Callable[[int], AtariEnvs],
+    make: Callable[[int], Environments],
     episodes: int,
     epsilon: float,
     rng: np.random.Generator,
@@ -32,7 +33,7 @@ def play_games(
     short ones: in Pong the lost, in Breakout the bad.
 
     Args:
-        policy: (observations (N, stack, H, W), epsilon, rng) -> actions (N,).
+        policy: (observations (N, stack, ...), epsilon, rng) -> actions (N,).
         make: number of environments -> environments; they are closed here.
         epsilon: share of random actions.
     """
@@ -63,23 +64,24 @@ def evaluate(
 ) -> NDArray[np.float64]:
     """Scores (episodes,) of a policy under an environment configuration's protocol (epsilon None: the protocol's)."""
 
-    def make(num_envs: int) -> AtariEnvs:
+    def make(num_envs: int) -> Environments:
         return configured_envs(game, env, num_envs=num_envs, seed=seed, training=False)
 
     if epsilon is None:
-        epsilon = PROTOCOLS[env.protocol].eval_epsilon
+        epsilon = eval_epsilon(env.protocol)
     return play_games(policy, make, episodes, epsilon, np.random.default_rng(seed))
 
 
 def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None) -> dict[str, Any]:
     """How scores were made, to be kept beside them; scores with different protocols are never compared."""
+    (stack, *frame), _ = observation_space(game, env)
     return {
         "game": game,
         "protocol": env.protocol,
-        "epsilon": PROTOCOLS[env.protocol].eval_epsilon if epsilon is None else epsilon,
+        "epsilon": eval_epsilon(env.protocol) if epsilon is None else epsilon,
         "episodes": episodes,
         "seed": seed,
-        "frame": f"{env.height}x{env.width}x{env.stack}",
+        "frame": "x".join(map(str, (*frame, stack))),
         "mode": env.mode,
         "difficulty": env.difficulty,
         "envpool": importlib.metadata.version("envpool"),

@@ -1,4 +1,4 @@
-"""Names of the Atari games that EnvPool can play."""
+"""Names of what EnvPool can play: the Atari games and the control tasks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import functools
 import re
 
 from evaluation.errors import UserError
+
+# Name -> EnvPool's task. LunarLander's v3 is the newest; without wind, as here, v2 has the same dynamics.
+CONTROL = {
+    "Acrobot": "Acrobot-v1",
+    "CartPole": "CartPole-v1",
+    "LunarLander": "LunarLander-v3",
+    "MountainCar": "MountainCar-v0",
+}
 
 _TASK = re.compile(r"(?:ALE/)?(?P<game>.+?)(?:NoFrameskip)?(?:-v\d+)?", re.IGNORECASE)
 
@@ -21,14 +29,16 @@ def names() -> tuple[str, ...]:
 
 
 def resolve(name: str) -> str:
-    """The canonical name of a game in any spelling: "breakout", "space_invaders", "ALE/Pong-v5", "PongNoFrameskip-v4".
+    """The canonical name of a game or control task in any spelling: "breakout", "space_invaders", "ALE/Pong-v5",
+    "PongNoFrameskip-v4", "cartpole", "CartPole-v1".
 
     Raises:
         UserError: no such game; the message gives the nearest names.
     """
-    games = {_key(game): game for game in names()}
-    match = _TASK.fullmatch(name.strip())
-    key = _key(match["game"]) if match else ""
+    key = _key(name)
+    if key in _CONTROL_KEYS:  # known without EnvPool's registry
+        return _CONTROL_KEYS[key]
+    games = _CONTROL_KEYS | {_key(game): game for game in names()}
     if key in games:
         return games[key]
     near = [games[other] for other in difflib.get_close_matches(key, games, n=3, cutoff=0.5)]
@@ -36,5 +46,15 @@ def resolve(name: str) -> str:
     raise UserError(f"unknown game {name!r}: {hint}")
 
 
+def is_control(name: str) -> bool:
+    """Whether this is a control task's name, in any spelling; everything else is taken for an Atari game's."""
+    return _key(name) in _CONTROL_KEYS
+
+
 def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """What all spellings of a name have in common; "" for no name at all."""
+    match = _TASK.fullmatch(name.strip())
+    return re.sub(r"[^a-z0-9]", "", match["game"].lower()) if match else ""
+
+
+_CONTROL_KEYS = {_key(name): name for name in CONTROL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 
 from asgc import optimizers
 from evaluation.errors import UserError
-from rl.config import NetworkConfig, TrainConfig
-from rl.networks import QNetwork
+from rl import control
+from rl.config import TrainConfig
+from rl.networks import QNetwork, VectorQNetwork
 from rl.replay import Batch
+
+Part = tuple[Tensor, ...]  # the samples of one update: the arguments of `DQN._eager_td_loss`
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
 
@@ -54,16 +58,30 @@ def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def build_network(config: NetworkConfig, num_actions: int, observation_shape: tuple[int, int, int]) -> QNetwork:
-    """The Q-network that a configuration describes, freshly initialized from torch's generator."""
+def build_network(
+    config: TrainConfig, num_actions: int, observation_shape: tuple[int, ...]
+) -> QNetwork | VectorQNetwork:
+    """The Q-network that a configuration describes, freshly initialized from torch's generator.
+
+    Args:
+        observation_shape: (stack, H, W) of frames or (stack, d) of vectors.
+    """
+    network = config.network
+    if len(observation_shape) == 2:
+        task = control.TASKS[config.game]
+        stack, size = observation_shape
+        return VectorQNetwork(
+            num_actions, (stack, size), network.units, network.layer_norm, center=task.center, scale=task.scale
+        )
+    stack, height, width = observation_shape
     return QNetwork(
         num_actions,
-        observation_shape,
-        channels=config.channels,
-        kernels=config.kernels,
-        strides=config.strides,
-        hidden=config.hidden,
-        layer_norm=config.layer_norm,
+        (stack, height, width),
+        channels=network.channels,
+        kernels=network.kernels,
+        strides=network.strides,
+        hidden=network.hidden,
+        layer_norm=network.layer_norm,
     )
 
 
@@ -75,10 +93,16 @@ class DQN:
         y = R_n + discount * Q_target(s', a*),   a* = argmax Q(s', .) (double) or argmax Q_target(s', .)
 
     where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step.
+
+    Attributes:
+        around_step: called with the samples of each update once its gradients are there; the optimizer steps in the
+            context that it returns.
     """
 
+    around_step: Callable[[Part], contextlib.AbstractContextManager[None]]
+
     def __init__(
-        self, config: TrainConfig, num_actions: int, observation_shape: tuple[int, int, int], device: torch.device
+        self, config: TrainConfig, num_actions: int, observation_shape: tuple[int, ...], device: torch.device
     ) -> None:
         self.device = device
         self.num_actions = num_actions
@@ -89,9 +113,9 @@ class DQN:
         if channels_last is None:
             channels_last = device.type == "cuda" or self.precision == "fp32"
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = build_network(config.network, num_actions, observation_shape)
+        self.network = build_network(config, num_actions, observation_shape)
         self.network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.target_network = build_network(config.network, num_actions, observation_shape)
+        self.target_network = build_network(config, num_actions, observation_shape)
         self.target_network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.target_network.requires_grad_(False)
         if self.precision == "bf16":
@@ -106,14 +130,15 @@ class DQN:
         except (TypeError, ValueError) as error:
             raise UserError(f"--optimizer {name}: {error}") from error
         self._td_loss = torch.compile(self._eager_td_loss) if config.compile else self._eager_td_loss
+        self.around_step = lambda part: contextlib.nullcontext()
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for a forward pass: bfloat16 matrix products, float32 parameters and values."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @torch.inference_mode()
-    def act(self, observation: NDArray[np.uint8], epsilon: float, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Epsilon-greedy actions (N,) for observations (N, stack, height, width)."""
+    def act(self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Epsilon-greedy actions (N,) for observations (N, stack, ...)."""
         n = len(observation)
         explore = rng.random(n) < epsilon
         actions = rng.integers(self.num_actions, size=n)
@@ -145,12 +170,18 @@ class DQN:
             self.optimizer.zero_grad(set_to_none=True)
             loss, q = self._td_loss(*part)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            with self.around_step(part):
+                self.optimizer.step()
             yield {"loss": loss.detach(), "q": q.detach()}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on a batch; see `updates`."""
         return next(self.updates(batch, 1))
+
+    def gradients(self, part: Part, size: int) -> list[Tensor]:
+        """Gradients of the loss over the first `size` samples of an update, a tensor a parameter; `.grad` stays."""
+        loss, _ = self._eager_td_loss(*(tensor[:size] for tensor in part))
+        return list(torch.autograd.grad(loss, list(self.network.parameters())))
 
     def _eager_td_loss(
         self,
@@ -181,8 +212,9 @@ class DQN:
 
     def standardize(self, frames: Tensor) -> None:
         """Fix the input scaling of both networks from single frames (n, height, width); see QNetwork.standardize."""
-        self.network.standardize(frames.to(self.device))
-        self.target_network.standardize(frames.to(self.device))
+        for network in (self.network, self.target_network):
+            assert isinstance(network, QNetwork)  # the configuration's check says so
+            network.standardize(frames.to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning goes on from: both networks and the optimizer."""

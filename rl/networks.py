@@ -1,4 +1,4 @@
-"""The convolutional Q-network of Mnih et al. (2015), with its sizes as options."""
+"""Q-networks: the convolutional one of Mnih et al. (2015), with its sizes as options, and an MLP for vectors."""
 
 from __future__ import annotations
 
@@ -80,4 +80,49 @@ class QNetwork(nn.Module):
         # Whole grey levels up to 256 are exact in bfloat16: converting first costs half the memory traffic.
         pixels = observation.to(dtype).sub_(self.offset.to(dtype)).mul_(self.scale.to(dtype))
         values: Tensor = self.layers(pixels)
+        return values.float()
+
+
+class VectorQNetwork(nn.Module):
+    """Action values Q(s, a) of vectors: an MLP with ReLUs and one linear output per action.
+
+    Args:
+        num_actions: number of actions A.
+        observation_shape: (stack, d) of an observation.
+        units: units of each hidden layer.
+        layer_norm: normalize before every ReLU.
+        center, scale: d numbers each, or one for all: the layers see (x - center) / scale.
+    """
+
+    offset: Tensor
+    factor: Tensor
+
+    def __init__(
+        self,
+        num_actions: int,
+        observation_shape: tuple[int, int],
+        units: Sequence[int] = (64, 64),
+        layer_norm: bool = False,
+        center: Sequence[float] = (0.0,),
+        scale: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__()
+        stack, size = observation_shape
+        layers: list[nn.Module] = []
+        inputs = stack * size
+        for outputs in units:
+            layers.append(nn.Linear(inputs, outputs))
+            if layer_norm:
+                layers.append(nn.LayerNorm(outputs))
+            layers.append(nn.ReLU())
+            inputs = outputs
+        self.layers = nn.Sequential(*layers, nn.Linear(inputs, num_actions))
+        factor = 1 / torch.tensor(scale, dtype=torch.float64).expand(size)
+        offset = -torch.tensor(center, dtype=torch.float64).expand(size) * factor
+        self.register_buffer("factor", factor.float().repeat(stack))
+        self.register_buffer("offset", offset.float().repeat(stack))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Q-values (batch, A), float32, of float32 observations (batch, stack, d)."""
+        values: Tensor = self.layers(torch.addcmul(self.offset, observation.flatten(1), self.factor))
         return values.float()

@@ -10,7 +10,7 @@ from evaluation import resources
 from evaluation.checkpoint import CheckpointStore
 from evaluation.runs import CHECKPOINTS
 from rl.config import TrainConfig
-from rl.envs import configured_envs
+from rl.envs import configured_envs, observation_space
 from rl.replay import FrameReplay
 
 
@@ -24,7 +24,8 @@ def check_game(config: TrainConfig) -> None:
 def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
     env = config.env
-    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, (env.height, env.width), env.stack, config.n_step)
+    (stack, *frame), dtype = observation_space(config.game, env)
+    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, tuple(frame), stack, config.n_step, dtype)
     overhead = 1 << 30  # torch, EnvPool, the networks and their activations
     resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
     resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")

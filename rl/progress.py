@@ -39,7 +39,7 @@ class IntervalStatistics:
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Add one observation of each of these quantities."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, torch.zeros(())) + value
+            self._sums[name] = self._sums[name] + value if name in self._sums else torch.zeros(()) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def add_scores(self, scores: list[float]) -> None:

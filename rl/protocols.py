@@ -71,4 +71,11 @@ STICKY = Protocol(
     fire_reset=False,
 )
 
+CONTROL = "control"  # of the control tasks: whole episodes as Gymnasium defines them, greedy evaluation
+
 PROTOCOLS = {protocol.name: protocol for protocol in (NATURE, CLASSIC, STICKY)}
+
+
+def eval_epsilon(protocol: str) -> float:
+    """Share of random actions in evaluations under the protocol of this name."""
+    return 0.0 if protocol == CONTROL else PROTOCOLS[protocol].eval_epsilon

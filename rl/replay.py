@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from evaluation.errors import UserError
-from rl.envs import Step
+from rl.step import Step
 
 # What follows an action. IGNORED: no transition starts in this slot (automatic reset, or the ring's cut).
 GOES_ON, TERMINATED, TRUNCATED, IGNORED = range(4)
@@ -24,10 +25,10 @@ class Batch:
     """B transitions.
 
     Attributes:
-        observation: uint8 (B, stack, H, W), newest frame last.
+        observation: (B, stack, *frame_shape), newest frame last: uint8 (B, stack, H, W) in Atari.
         action: int64 (B,).
         reward: float32 (B,), R = sum of gamma^k r_k over the m <= n steps that follow.
-        next_observation: uint8 (B, stack, H, W), m steps later.
+        next_observation: the same, m steps later.
         discount: float32 (B,), gamma^m, or 0 if the episode terminated in those steps. Target: R + discount * value.
     """
 
@@ -55,10 +56,11 @@ class FrameReplay:
     Args:
         capacity: frames; rounded up to a multiple of `num_envs`.
         num_envs: N.
-        frame_shape: (H, W).
+        frame_shape: of one frame: (H, W) in Atari, (d,) in control tasks.
         stack: frames in an observation.
         n_step: rewards summed before bootstrapping.
         gamma: discount per step.
+        dtype: NumPy type of the frames.
         device: where the frames are kept and the batches are made.
 
     Raises:
@@ -69,19 +71,22 @@ class FrameReplay:
         self,
         capacity: int,
         num_envs: int,
-        frame_shape: tuple[int, int],
+        frame_shape: tuple[int, ...],
         stack: int,
         n_step: int,
         gamma: float,
         device: torch.device | str = "cpu",
+        dtype: type[np.generic] = np.uint8,
     ) -> None:
         slots = _slots(capacity, num_envs, stack, n_step)
         self.device = torch.device(device)
         self.stack, self.n_step, self.gamma = stack, n_step, gamma
         self._slots, self._num_envs, self._frame_shape = slots, num_envs, frame_shape
         # Pages of `empty` memory become real when frames are written: a short run never touches the whole ring.
-        self._frames = torch.empty((slots, num_envs, *frame_shape), dtype=torch.uint8, device=self.device)
-        self._rows = self._frames.view(slots * num_envs, frame_shape[0] * frame_shape[1])
+        self._dtype = np.dtype(dtype)
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        self._frames = torch.empty((slots, num_envs, *frame_shape), dtype=kind, device=self.device)
+        self._rows = self._frames.view(slots * num_envs, math.prod(frame_shape))
         self._action = np.zeros((slots, num_envs), np.int32)
         self._reward = np.zeros((slots, num_envs), np.float32)
         self._end = np.full((slots, num_envs), IGNORED, np.uint8)
@@ -93,10 +98,17 @@ class FrameReplay:
         self._started = False
 
     @staticmethod
-    def nbytes(capacity: int, num_envs: int, frame_shape: tuple[int, int], stack: int, n_step: int) -> int:
+    def nbytes(
+        capacity: int,
+        num_envs: int,
+        frame_shape: tuple[int, ...],
+        stack: int,
+        n_step: int,
+        dtype: type[np.generic] = np.uint8,
+    ) -> int:
         """Bytes of memory that a full replay of these arguments takes: the frames, and 11 bytes each beside them."""
         frames = _slots(capacity, num_envs, stack, n_step) * num_envs
-        return frames * (frame_shape[0] * frame_shape[1] + 4 + 4 + 1 + 1 + 1)
+        return frames * (math.prod(frame_shape) * np.dtype(dtype).itemsize + 4 + 4 + 1 + 1 + 1)
 
     @property
     def capacity(self) -> int:
@@ -111,11 +123,11 @@ class FrameReplay:
         """Whether there is a valid transition."""
         return self._count > 0
 
-    def start(self, observation: NDArray[np.uint8]) -> None:
+    def start(self, observation: NDArray[Any]) -> None:
         """Begin with new games in all environments.
 
         Args:
-            observation: uint8 (N, stack, H, W) from `AtariEnvs.reset`.
+            observation: (N, stack, *frame_shape) from the environments' `reset`.
         """
         if self._started:
             raise RuntimeError("cut() comes before another start()")
@@ -183,7 +195,7 @@ class FrameReplay:
             np.save(path / f"replay-{name}.npy", array[: self._filled])
         with (path / "replay-frames.npy").open("wb") as file:
             shape = (self._filled, *self._frames.shape[1:])
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for part in self._parts():
                 part.cpu().numpy().tofile(file)
@@ -210,7 +222,7 @@ class FrameReplay:
             np.lib.format.read_array_header_1_0(file)
             for part in self._parts():
                 host = part if part.device.type == "cpu" else torch.empty_like(part, device="cpu")
-                if file.readinto(host.numpy().reshape(-1).data) != part.numel():
+                if file.readinto(host.numpy().reshape(-1).view(np.uint8).data) != part.numel() * part.element_size():
                     raise ValueError(f"{file.name} is cut off")
                 part.copy_(host)
 
@@ -223,6 +235,7 @@ class FrameReplay:
             "slots": self._slots,
             "num_envs": self._num_envs,
             "frame_shape": list(self._frame_shape),
+            "dtype": self._dtype.name,
             "stack": self.stack,
             "n_step": self.n_step,
             "gamma": self.gamma,
@@ -240,8 +253,8 @@ class FrameReplay:
             "valid": self._valid,
         }
 
-    def _write(self, observation: NDArray[np.uint8], new_game: NDArray[np.bool_]) -> None:
-        """Store the newest frames (N, H, W) in the next slot, which no transition starts from yet."""
+    def _write(self, observation: NDArray[Any], new_game: NDArray[np.bool_]) -> None:
+        """Store the newest frames (N, *frame_shape) in the next slot, which no transition starts from yet."""
         age = np.minimum(self._age[self._newest].astype(np.int64) + 1, self.stack - 1)
         slot = self._newest = (self._newest + 1) % self._slots
         if self._filled == self._slots:  # the oldest frames go, and with them the stacks they are part of
@@ -279,7 +292,7 @@ class FrameReplay:
         return rows // self._num_envs, rows % self._num_envs
 
     def _observations(self, slot: NDArray[np.int64], env: NDArray[np.int64]) -> Tensor:
-        """Stacks uint8 (B, stack, H, W) that end in the given slots (B,)."""
+        """Stacks (B, stack, *frame_shape) that end in the given slots (B,)."""
         back = np.minimum(np.arange(self.stack)[::-1], self._age[slot, env][:, None])
         rows = (slot[:, None] - back) % self._slots * self._num_envs + env[:, None]
         frames = self._rows.index_select(0, self._tensor(rows.reshape(-1)))

@@ -22,17 +22,21 @@ from evaluation.clock import Clock
 from evaluation.files import atomic_path
 from evaluation.runs import MODEL, RunFolder, read_metrics
 from rl.config import ExplorationConfig, TrainConfig
-from rl.envs import AtariEnvs, EpisodeTracker, configured_envs
+from rl.control import TASKS
+from rl.envs import configured_envs, observation_space
 from rl.evaluate import evaluate, signature
 from rl.learner import DQN, select_device
 from rl.preflight import check_game, check_resources
 from rl.progress import Display, IntervalStatistics, Silent, clipping
+from rl.recording import Recording
 from rl.replay import FrameReplay
+from rl.step import Environments, EpisodeTracker
 
 REPLAY = "replay"
 STATE = "state.pt"
 EVALUATION, SCORE = "eval", "score"  # the split and name of an evaluation's mean score
-TARGETS = {"Pong": 0.0}  # scores whose first reaching is timed where the configuration names none: a win
+# Scores whose first reaching is timed where the configuration names none: a win, and Gymnasium's thresholds.
+TARGETS = {"Pong": 0.0} | {name: task.target for name, task in TASKS.items()}
 RECENT_GAMES = 20
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
@@ -125,22 +129,28 @@ class Trainer:
         seeding.seed_all(seeding.derive(config.seed, "global"))
         env = config.env
         self.envs = self._make_envs()
-        self.learner = DQN(config, self.envs.num_actions, (env.stack, env.height, env.width), device)
+        shape, dtype = observation_space(config.game, env)
+        self.learner = DQN(config, self.envs.num_actions, shape, device)
         self.replay = FrameReplay(
             config.replay_size,
             env.num_envs,
-            (env.height, env.width),
-            env.stack,
+            shape[1:],
+            shape[0],
             config.n_step,
             config.gamma,
             device=device,
+            dtype=dtype,
         )
+        self.recording = Recording(config, run.path, self.learner)
+        self.learner.around_step = lambda part: self.recording.around_step(self.step, self.updates, part)
         self.tracker = EpisodeTracker(env.num_envs, window=RECENT_GAMES)
-        self.observation: NDArray[np.uint8]  # from `start_environments` on
+        self.observation: NDArray[Any]  # from `start_environments` on
         self._interval = IntervalStatistics()
         self._stop = False
         if run.checkpoint is not None:
             self._restore(run.checkpoint)
+        else:
+            self.recording.start_over()
 
     # The loop ------------------------------------------------------------------------------------------------------
 
@@ -174,6 +184,7 @@ class Trainer:
         self._learn()
         if self._due(self.config.target_interval):
             self.learner.sync_target()
+            self.recording.shift(self.updates)
 
     def start_environments(self) -> None:
         """New games in all environments, and in the replay."""
@@ -181,9 +192,9 @@ class Trainer:
         self.replay.start(self.observation)
 
     def _learn(self) -> None:
-        """As many updates as are due: one every `train_every` environment steps after `learning_starts`."""
+        """As many updates as are due: `gradient_steps` every `train_every` steps after `learning_starts`."""
         config = self.config
-        due = max(0, self.step - config.learning_starts) // config.train_every
+        due = max(0, self.step - config.learning_starts) // config.train_every * config.gradient_steps
         if self.updates == 0 < due and config.network.standardize:
             frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng).observation[:, -1]
             self.learner.standardize(frames)
@@ -196,6 +207,8 @@ class Trainer:
                 if self.updates % CLIPPING_EVERY == 0:
                     self._interval.add(clipping(self.learner.optimizer))
                 self.updates += 1
+        for split, recorded in self.recording.take().items():
+            self._write(split, recorded)
 
     def _due(self, interval: int) -> bool:
         return passed(self.step, self.config.env.num_envs, interval)
@@ -284,6 +297,7 @@ class Trainer:
         self.replay.cut()
         self.tracker.cut()
         self.segment += 1
+        self.recording.flush()
         state = {
             "step": self.step,
             "updates": self.updates,
@@ -297,6 +311,7 @@ class Trainer:
             "replay_rng": self.replay_rng.bit_generator.state,
             "global_rng": seeding.rng_state(),
             "learner": self.learner.state_dict(),
+            "recording": self.recording.state_dict(),
         }
 
         def write(directory: Path) -> None:
@@ -319,6 +334,7 @@ class Trainer:
         self.replay_rng.bit_generator.state = state["replay_rng"]
         seeding.set_rng_state(state["global_rng"])
         self.learner.load_state_dict(state["learner"])
+        self.recording.load_state_dict(state["recording"])
         self.replay.load(checkpoint.path / REPLAY)
         self._renew_envs()
         self.display.message(f"resumed at step {self.step:,}")
@@ -328,7 +344,7 @@ class Trainer:
 
     # Environments ---------------------------------------------------------------------------------------------------
 
-    def _make_envs(self) -> AtariEnvs:
+    def _make_envs(self) -> Environments:
         seed = seeding.derive(self.config.seed, "environments", self.segment)
         env = self.config.env
         return configured_envs(self.config.game, env, num_envs=env.num_envs, seed=seed, training=True)

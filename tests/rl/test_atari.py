@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from evaluation.errors import UserError
-from rl.envs import AtariEnvs, EpisodeTracker, Step, make_envs
+from rl.envs import AtariEnvs, make_envs
 from rl.protocols import CLASSIC, NATURE, STICKY, Protocol
+from rl.step import EpisodeTracker, Step
 
 BREAKOUT_LIVES = 5
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.envs import AtariEnvs, EpisodeTracker, Step
+from rl.envs import AtariEnvs
 from rl.protocols import PROTOCOLS
+from rl.step import EpisodeTracker, Step
 from tests.rl.scripted_env import FRAME_SHAPE, Event, ScriptedPool, game
 
 

@@ -1,0 +1,119 @@
+"""What a step of environments returned, and the scores of the games played: the same for Atari and control tasks."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of N environments returned; every array has N rows.
+
+    Attributes:
+        observation: uint8 (N, stack, H, W) of frames, newest last, or float32 (N, 1, d) of a control task.
+        reward: float32, the reward to learn from (clipped and scaled as configured).
+        score: float32, the true reward.
+        terminated: the learning episode ended in this step, by a lost life or the game's end: no bootstrap.
+        truncated: the step limit cut the game in this step, and it had not ended: bootstrap from `observation`.
+        game_over: a game ended or was cut in this step: its score is complete.
+        ignored: an automatic reset: the action was ignored. Not a transition; reward and score are 0.
+        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (only where ignored).
+        lives: int32, lives left (0 where there are none).
+    """
+
+    observation: NDArray[Any]
+    reward: NDArray[np.float32]
+    score: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    game_over: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    new_game: NDArray[np.bool_]
+    lives: NDArray[np.int32]
+
+
+class Environments(Protocol):
+    """N environments stepped together; `rl.envs.AtariEnvs` and `rl.control.ControlEnvs` are such.
+
+    Attributes:
+        num_envs: N.
+        num_actions: number of actions A.
+        stack, frame_shape: an observation has the shape (stack, *frame_shape).
+    """
+
+    num_envs: int
+    num_actions: int
+    stack: int
+    frame_shape: tuple[int, ...]
+
+    def reset(self) -> NDArray[Any]:
+        """Start a new game in every environment; returns the observations (N, stack, *frame_shape)."""
+        ...
+
+    def step(self, actions: ArrayLike) -> Step:
+        """Step all environments with actions (N,), integers in [0, A)."""
+        ...
+
+    def close(self) -> None:
+        """Free the environments and their threads."""
+        ...
+
+
+class EpisodeTracker:
+    """Scores of finished games: true rewards summed from a game's start to its end or cut, over lost lives.
+
+    Attributes:
+        scores: of the latest `window` finished games, oldest first.
+        finished: number of games finished so far.
+    """
+
+    def __init__(self, num_envs: int, window: int = 100) -> None:
+        self.scores: deque[float] = deque(maxlen=window)
+        self.finished = 0
+        self._running = np.zeros(num_envs)
+
+    def add(self, step: Step) -> list[float]:
+        """Take in one step; returns the scores of the games that it finished, in the environments' order."""
+        self._running += step.score
+        finished: list[float] = self._running[step.game_over].tolist()
+        self._running[step.game_over] = 0.0
+        self.scores.extend(finished)
+        self.finished += len(finished)
+        return finished
+
+    def cut(self) -> None:
+        """Forget the games in flight: their environments are re-created."""
+        self._running[:] = 0.0
+
+    def recent_mean(self) -> float:
+        """Mean of `scores`; NaN as long as no game is finished."""
+        return float(np.mean(self.scores)) if self.scores else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything as plain lists and numbers."""
+        return {"scores": list(self.scores), "finished": self.finished, "running": self._running.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.scores = deque(state["scores"], maxlen=self.scores.maxlen)
+        self.finished = state["finished"]
+        self._running = np.array(state["running"], np.float64)
+
+
+def checked_actions(actions: ArrayLike, num_envs: int, num_actions: int) -> NDArray[np.int32]:
+    """Actions (N,) as EnvPool takes them.
+
+    Raises:
+        ValueError: actions of another shape, type or range (EnvPool would read past the end of its action table).
+    """
+    array = np.asarray(actions)
+    if array.shape != (num_envs,) or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"actions must be {num_envs} integers, got {array.dtype} of shape {array.shape}")
+    if array.min() < 0 or array.max() >= num_actions:
+        raise ValueError(f"actions must be in [0, {num_actions}), got {array.tolist()}")
+    return array.astype(np.int32)
