@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
@@ -88,12 +89,13 @@ def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]
     if not layers:
         return []
     copies = [torch.zeros_like(param) for param, _, _ in layers]
-    groups = [
-        {"params": [copy], **{name: options[name] for name in TRANSFORM_DEFAULTS}, "nonfinite": "contain"}
-        for copy, (_, _, options) in zip(copies, layers, strict=True)
-    ]
-    shadow = ASGC(groups, lr=1.0, rule="sgd", implementation=implementation)
-    for copy, group, (param, state, options) in zip(copies, shadow.param_groups, layers, strict=True):
+    groups: dict[int, dict[str, Any]] = {}  # the optimizer's own groups, in their order, as `layers` is
+    for copy, (_, _, options) in zip(copies, layers, strict=True):
+        own = {name: options[name] for name in TRANSFORM_DEFAULTS}
+        groups.setdefault(id(options), {"params": [], **own, "nonfinite": "contain"})["params"].append(copy)
+    shadow = ASGC(list(groups.values()), lr=1.0, rule="sgd", implementation=implementation)
+    members = ((copy, group) for group in shadow.param_groups for copy in group["params"])
+    for (copy, group), (param, state, options) in zip(members, layers, strict=True):
         copy.grad = param.grad
         own = shadow.layer_state(copy, group)
         own["layer"] = state["layer"]
@@ -127,17 +129,13 @@ def _previews(layers: list[tuple[Layer, Tensor, Tensor]]) -> list[Preview]:
     )
     result: list[Preview] = []
     for (param, state, options), seen, new in layers:
-        rows = new.to(torch.float64).mean(1).tolist()
-        result.append(
-            Preview(
-                param,
-                torch.zeros_like(seen) if refused else seen,
-                rows[statistics.THRESHOLD],
-                rows[statistics.CLIPPED],
-                0.0 if refused else rows[statistics.ATTENUATION],
-                _noise_std(param, state, options),
-            )
+        rows = new.tolist()
+        threshold, clipped, attenuation = (
+            fmean(rows[row]) for row in (statistics.THRESHOLD, statistics.CLIPPED, statistics.ATTENUATION)
         )
+        if refused:
+            seen, attenuation = torch.zeros_like(seen), 0.0
+        result.append(Preview(param, seen, threshold, clipped, attenuation, _noise_std(param, state, options)))
     return result
 
 
@@ -147,7 +145,7 @@ def _noise_std(param: Tensor, state: Mapping[str, Any], options: Mapping[str, An
         return 0.0
     assert param.grad is not None
     stats = _statistics(param, state, options)
-    if bool((stats[statistics.N] == 0).any()):
+    if 0.0 in stats[statistics.N].tolist():
         stats, _ = statistics.start(stats, statistics.measure(param.grad, stats[statistics.MEAN]))
     c_t = float(options["noise_scale"] * (1 + _time(state)) ** (-options["noise_decay"] / 2))
-    return c_t * float(stats[statistics.VAR].to(torch.float64).sqrt().mean())
+    return c_t * fmean(map(math.sqrt, stats[statistics.VAR].tolist()))
