@@ -147,10 +147,12 @@ class GradientsConfig:
 
     enabled: bool = option(True, "record gradients")
     interval: int = option(
-        503, "updates from record to record (a prime, so that it does not keep step with the target)", "[1, 1e9]"
+        1009, "updates from record to record (a prime, so that it does not keep step with the target)", "[1, 1e9]"
     )
-    offsets: list[int] = option(
-        list(OFFSETS), "recorded too: updates after a target update, once an interval; -1: before it", "[-1, 1e9]"
+    offsets: list[int] | None = option(
+        list(OFFSETS),
+        "recorded too, once an interval: updates after a target update, -1: before it; null: none",
+        "[-1, 1e9]",
     )
 
 

@@ -1,0 +1,114 @@
+"""What a run records of its gradients while it learns: the recorder's rows and the gradient-noise scale."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evaluation import recorder
+from evaluation.gradients import noise_scale
+from evaluation.recorder import GradientRecorder
+from rl.config import TrainConfig
+from rl.learner import DQN, Part
+
+GRADIENTS = "gradients"  # the split of the whole network's figures in metrics.jsonl
+AVERAGING = 0.9  # decay, per regular record, of the averages whose ratio is the noise scale
+
+
+class Recording:
+    """Watches the learner's optimizer steps; `take` gives what is to be logged.
+
+    The gradient-noise scale B_simple = S / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162) comes from the first half
+    of the batch beside the whole, at the cost of half an update. As there, it is the ratio of exponential averages of
+    its two estimates over the regular records; the single ones are logged as `noise_trace` and `squared_norm`. What the
+    replay calls a sample is one transition.
+    """
+
+    def __init__(self, config: TrainConfig, run: Path, learner: DQN) -> None:
+        self._config = config
+        self._learner = learner
+        self._averages: list[float] = []  # of S and |G|^2
+        self._values: dict[str, dict[str, float]] = {}
+        self._recorder: GradientRecorder | None = None
+        if config.gradients.enabled:
+            self._recorder = GradientRecorder(
+                run / recorder.FOLDER,
+                learner.network.named_parameters(),
+                learner.optimizer,
+                interval=config.gradients.interval,
+                offsets=config.gradients.offsets or (),
+            )
+
+    def around_step(self, step: int, update: int, part: Part) -> contextlib.AbstractContextManager[None]:
+        """A context for the optimizer step of update number `update` on the samples `part`, in environment step
+        `step`."""
+        if self._recorder is None:
+            return contextlib.nullcontext()
+        event = self._recorder.due(update, shift_follows(update, self._config))
+        return contextlib.nullcontext() if event is None else self._record(step, update, event, part)
+
+    @contextlib.contextmanager
+    def _record(self, step: int, update: int, event: str, part: Part) -> Iterator[None]:
+        assert self._recorder is not None
+        if event == recorder.INTERVAL and len(part[0]) > 1:
+            self._values[GRADIENTS] = self._noise_scale(part)
+        with self._recorder.record(step, update, event):
+            yield
+
+    def _noise_scale(self, part: Part) -> dict[str, float]:
+        batch, size = len(part[0]), len(part[0]) // 2
+        whole = [param.grad for param in self._learner.network.parameters() if param.grad is not None]
+        estimates = noise_scale(whole, self._learner.gradients(part, size), batch, size)
+        before = self._averages or estimates
+        self._averages = [AVERAGING * a + (1 - AVERAGING) * b for a, b in zip(before, estimates, strict=True)]
+        trace, square = self._averages
+        return {
+            "noise_scale": trace / square if square > 0 else float("inf"),
+            "noise_trace": estimates[0],
+            "squared_norm": estimates[1],
+        }
+
+    def shift(self, updates: int) -> None:
+        """The target network has been synchronized after so many updates."""
+        if self._recorder is not None:
+            self._recorder.shift(updates)
+
+    def take(self) -> dict[str, dict[str, float]]:
+        """Metrics since the last call, by split: those of the last regular record."""
+        values, self._values = self._values, {}
+        return values
+
+    def flush(self) -> None:
+        """Write the rows; with each checkpoint."""
+        if self._recorder is not None:
+            self._recorder.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, after `flush`."""
+        recorded = {} if self._recorder is None else self._recorder.state_dict()
+        return {"recorder": recorded, "averages": self._averages}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; what was written after it goes."""
+        self._averages = state["averages"]
+        if self._recorder is not None:
+            self._recorder.load_state_dict(state["recorder"])
+
+    def start_over(self) -> None:
+        """A run from the start: what an earlier try left goes."""
+        if self._recorder is not None:
+            self._recorder.drop_later_parts()
+
+
+def shift_follows(update: int, config: TrainConfig) -> bool:
+    """Whether the target network is synchronized between update number `update` (from 0) and the next one."""
+
+    def syncs(number: int) -> int:  # before that update, counted as multiples of the interval passed
+        num_envs = config.env.num_envs
+        due = config.learning_starts + (number // config.gradient_steps + 1) * config.train_every
+        step = -(-due // num_envs) * num_envs
+        return (step - num_envs) // config.target_interval
+
+    return syncs(update + 1) > syncs(update)
