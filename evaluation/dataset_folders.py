@@ -264,6 +264,7 @@ def _row(
         "ttt_seconds": _number(times.get("seconds")),
         "ttt_samples": _number(times.get("samples")),
         "steps": int(summary["steps"]),
+        "samples": int(summary["samples"]),
         "training_s": float(summary["training_s"]),
         "wall_s": float(summary.get("wall_s", math.nan)),
         "mean_score": float(summary.get("mean_score", summary["last"])),

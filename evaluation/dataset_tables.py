@@ -42,6 +42,7 @@ RUNS = {
     "ttt_seconds": "DOUBLE",
     "ttt_samples": "DOUBLE",
     "steps": "BIGINT",
+    "samples": "BIGINT",
     "training_s": "DOUBLE",
     "wall_s": "DOUBLE",
     "mean_score": "DOUBLE",

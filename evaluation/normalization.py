@@ -20,9 +20,9 @@ class Reference:
     source: str
 
 
-# Random and human scores of all 57 games, from up to 30 no-ops: Wang et al. 2016 (arXiv 1511.06581), table 2; the same as
-# in DeepMind's dqn_zoo, atari_data.py. Of the 49 games of Mnih et al. 2015 (Nature, extended data table 2) some differ
-# slightly there, since its people were other ones.
+# Random and human scores of all 57 games, from up to 30 no-ops: Wang et al. 2016 (arXiv 1511.06581), table 2; the same
+# numbers as in DeepMind's dqn_zoo, atari_data.py. For its 49 games Mnih et al. 2015 (Nature, extended data table 2)
+# give other human scores for most of them; papers since then normalize with the ones here.
 _ATARI = {
     "Alien": (227.8, 7127.7),
     "Amidar": (5.8, 1719.5),
