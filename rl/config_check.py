@@ -17,10 +17,10 @@ def check(config: TrainConfig) -> None:
         raise UserError(fault)
 
 
-def faults(config: TrainConfig) -> Iterator[str]:
+def faults(config: TrainConfig, together: bool = True) -> Iterator[str]:
     """Everything wrong with a configuration, a line each that names the flag; writes canonical values back.
 
-    What options must be to each other is looked at only where each alone is right.
+    What options must be to each other is looked at only with `together`, and where each alone is right.
     """
     alone = list(_faults_alone(config))
     yield from alone
@@ -29,7 +29,7 @@ def faults(config: TrainConfig) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         alone.append(str(error))
-    if not alone:
+    if together and not alone:
         yield from _faults_of_game(config)
         yield from _faults_of_steps(config)
         if not games.is_control(config.game):

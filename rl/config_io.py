@@ -39,9 +39,14 @@ def load_preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     config = TrainConfig()
-    text = resources.files("configs").joinpath("rl", f"{name}.yaml").read_text(encoding="utf-8")
-    apply(config, parse_yaml(text, f"configs/rl/{name}.yaml"))
+    apply(config, _preset_entries(name))
     return config
+
+
+@functools.cache
+def _preset_entries(name: str) -> Group:
+    text = resources.files("configs").joinpath("rl", f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_yaml(text, f"configs/rl/{name}.yaml")
 
 
 def default_preset(game: Any) -> str:
@@ -125,31 +130,43 @@ def _entries(values: Mapping[str, Any], where: str) -> Group:
     )
 
 
-def apply(config: Any, entries: Iterable[Entry], prefix: str = "") -> None:
-    """Set the entries' options in a config dataclass, checking names, types and ranges."""
-    hints = field_types(type(config))
-    fields = {item.name: item for item in dataclasses.fields(config)}
-    for key, value, where in entries:
-        if key not in hints:
-            raise UserError(f"{where}: unknown option {prefix + key!r}{did_you_mean(prefix + key, option_paths())}")
-        current = getattr(config, key)
-        if dataclasses.is_dataclass(current):
-            if isinstance(current, OptimizerConfig) and isinstance(value, str):
-                value = Group([Entry("name", value, where)])
-            if not isinstance(value, Group):
-                raise UserError(f"{where}: {prefix + key} is a group of options, got {value!r}")
-            if isinstance(current, OptimizerConfig):
-                switch_optimizer(current, {entry.key: entry.value for entry in value})
-            apply(current, value, f"{prefix}{key}.")
-            continue
-        if isinstance(value, Group):
-            raise UserError(f"{where}: {prefix + key} is a single option, not a group")
+def apply(config: Any, entries: Iterable[Entry], prefix: str = "", faults: list[str] | None = None) -> None:
+    """Set the entries' options in a config dataclass, checking names, types and ranges.
+
+    A line for each fault goes into the list `faults`; without one the first is raised as a `UserError`.
+    """
+    for entry in entries:
         try:
-            result = coerce(value, hints[key])
-            check_range(result, fields[key].metadata["allowed"])
-        except ValueError as error:
-            raise UserError(f"{where}: {prefix + key} {show(value)}: {error}") from error
-        setattr(config, key, result)
+            _set(config, entry, prefix, faults)
+        except UserError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+
+
+def _set(config: Any, entry: Entry, prefix: str, faults: list[str] | None) -> None:
+    key, value, where = entry
+    if key not in field_types(type(config)):
+        raise UserError(f"{where}: unknown option {prefix + key!r}{did_you_mean(prefix + key, option_paths())}")
+    current = getattr(config, key)
+    if dataclasses.is_dataclass(current):
+        if isinstance(current, OptimizerConfig) and isinstance(value, str):
+            value = Group([Entry("name", value, where)])
+        if not isinstance(value, Group):
+            raise UserError(f"{where}: {prefix + key} is a group of options, got {value!r}")
+        if isinstance(current, OptimizerConfig):
+            switch_optimizer(current, {entry.key: entry.value for entry in value})
+        apply(current, value, f"{prefix}{key}.", faults)
+        return
+    if isinstance(value, Group):
+        raise UserError(f"{where}: {prefix + key} is a single option, not a group")
+    allowed = next(item.metadata["allowed"] for item in dataclasses.fields(config) if item.name == key)
+    try:
+        result = coerce(value, field_types(type(config))[key])
+        check_range(result, allowed)
+    except ValueError as error:
+        raise UserError(f"{where}: {prefix + key} {show(value)}: {error}") from error
+    setattr(config, key, result)
 
 
 def switch_optimizer(optimizer: OptimizerConfig, layer: Mapping[str, Any]) -> None:
