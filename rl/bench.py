@@ -1,4 +1,5 @@
 """`asgc-rl bench`: environment steps per second of training, alone or beside Stable-Baselines3 in the same run.
+`--gradients`: `bench_gradients`.
 
 The setting is Nature's (Mnih et al., 2015): frames of 84 x 84, batches of 32, one update per 4 environment steps. The
 contestants take turns in short rounds, so that a machine whose speed drifts slows them alike; a round's time starts
@@ -153,7 +154,15 @@ def main(argv: Sequence[str]) -> int:
     flags.option("general", "--precision", str, "auto", "precision compared last: auto, bf16 or fp32")
     flags.option("general", "--steps", int, 2_000, "environment steps in a round", allowed="[100, 1e7]")
     flags.option("general", "--rounds", int, 3, "rounds, in turns", allowed="[1, 1000]")
+    flags.section("general").add_argument(
+        "--gradients", action="store_true", help="measure what recording gradients costs instead, preset by preset"
+    )
     options, _ = flags.read(list(argv))
+    if options.gradients:
+        from rl import bench_gradients
+
+        bench_gradients.report(options.game, options.optimizer, options.device, options.rounds)
+        return 0
     if options.against not in (None, "sb3"):
         raise UserError(f"--against {options.against}: there is sb3")
     device = select_device(options.device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluation.errors import UserError
-from rl import bench
+from rl import bench, bench_gradients
 
 
 class Fake:
@@ -66,3 +66,36 @@ def test_what_is_timed_trains_at_natures_replay_ratio(tmp_path: Path, monkeypatc
 def test_unknown_peer_is_named() -> None:
     with pytest.raises(UserError, match="rllib"):
         bench.main(["--against", "rllib"])
+
+
+def test_overhead_of_recording_counts_one_regular_record_and_all_offsets_an_interval() -> None:
+    assert bench_gradients.overhead(plain=0.01, regular=0.05, shift=0.02, interval=100, offsets=5) == pytest.approx(
+        0.15
+    )
+
+
+def test_recording_is_measured_in_turns_on_trainings_that_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns: list[tuple[str, int, int]] = []
+    real = bench_gradients.Learning.seconds_per_update
+
+    def seen(self: bench_gradients.Learning, updates: int) -> float:
+        seconds = real(self, updates)
+        recorder = self._trainer.recording._recorder
+        events = {row["event"] for row in recorder._rows} if recorder else set()
+        recorded = len({row["update"] for row in recorder._rows[-6 * updates :]}) if recorder else 0
+        turns.append(("+".join(sorted(events)), recorded, updates))
+        return seconds
+
+    monkeypatch.setattr(bench_gradients.Learning, "seconds_per_update", seen)
+    monkeypatch.setattr(bench_gradients, "UPDATES", {"control": 8})
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert bench.main(["--gradients", "--rounds", "2", "--device", "cpu"]) == 0
+    torch.set_num_threads(before)
+    # The second training makes every update a regular record, the third one around its target update.
+    assert turns == [("", 0, 8), ("interval", 8, 8), ("interval+shift", 8, 8)] * 2
+    line = capsys.readouterr().out
+    assert line.startswith("control  CartPole, asgc: update ")
+    assert "every 1009 updates, 8 offsets: " in line

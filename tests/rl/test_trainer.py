@@ -60,7 +60,7 @@ def catch_config(run: Path, **options: Any) -> TrainConfig:
         "evaluation": {"interval": 1_000, "episodes": 16, "final_episodes": 32, "epsilon": 0.0, "target": 0.5},
     }
     for name, value in options.items():
-        defaults[name] = defaults[name] | value if isinstance(value, dict) else value
+        defaults[name] = defaults.get(name, {}) | value if isinstance(value, dict) else value
     return TrainConfig.preset("quick", **defaults)
 
 
