@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -23,57 +25,60 @@ from evaluation import dataset
 from evaluation.config_file import write_config
 from evaluation.dataset_tables import EVALUATION, SCORE, SCORE_STD
 from evaluation.errors import main_guard
-from evaluation.files import write_json
+from evaluation.files import to_json, write_json
 from evaluation.metrics import EVALUATION_SECONDS, evaluations_from_rows, summarize
 from evaluation.metrics_file import MetricRow
 from evaluation.runs import CONFIG, METRICS, PROVENANCE, SUMMARY
 
 NAMES = ("loss", "grad_norm", "epsilon", "return", "q", "steps_per_s", "episodes", "lr")  # of the training rows
-EVALUATIONS = 20  # of a run
+EVALUATIONS, LAST_K = 20, 5  # of a run
 MEANS = "SELECT split, name, step, avg(value), count(*) FROM metrics GROUP BY ALL"
 
 
-def write_run(folder: Path, *, seed: int, rows: int, optimizer: str, lr: float, game: str = "CartPole") -> None:
-    """A finished run's folder with `rows` made-up rows of metrics, as a trainer would write it."""
-    generator = np.random.default_rng(seed)
+def write_run(
+    folder: Path,
+    *,
+    seed: int,
+    scores: Sequence[float],
+    rows: int = 0,
+    optimizer: str = "adam",
+    lr: float = 1e-3,
+    game: str = "CartPole",
+    target: float | None = 475.0,
+    **signature: Any,
+) -> None:
+    """A finished run's folder as a trainer leaves it, with made-up numbers.
+
+    `scores` are those of its evaluations, one every 1,000 steps; training rows fill it up to `rows` rows of metrics.
+    `signature` goes into that of the scores.
+    """
     folder.mkdir(parents=True)
     lines = [
         MetricRow(step * 1000, step * 4000, step * 0.123456789, EVALUATION, name, value)
-        for step in range(1, EVALUATIONS + 1)
-        for name, value in (
-            (SCORE, generator.normal(20.0 * step, 30.0)),
-            (SCORE_STD, 12.5),
-            (EVALUATION_SECONDS, 0.01),
-        )
+        for step, score in enumerate(scores, start=1)
+        for name, value in ((SCORE, score), (SCORE_STD, 12.5), (EVALUATION_SECONDS, 0.01))
     ]
-    values = generator.normal(size=rows)
+    values = np.random.default_rng(seed).normal(size=rows)
     lines += [
         MetricRow(i // len(NAMES) * 100, i * 500, i * 0.00123456789, "train", NAMES[i % len(NAMES)], float(values[i]))
         for i in range(rows - len(lines))
     ]
     with (folder / METRICS).open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row._asdict()) + "\n" for row in lines)
+        file.writelines(json.dumps(to_json(row._asdict())) + "\n" for row in lines)
     config = {
         "game": game,
         "seed": seed,
-        "total_steps": 20_000,
+        "total_steps": len(scores) * 1000,
         "optimizer": {"name": optimizer, "lr": lr} | dict.fromkeys([f"option_{i}" for i in range(30)]),
         "network": {f"option_{i}": i for i in range(20)},
-        "evaluation": {"interval": 1000, "episodes": 10, "last_k": 5},
+        "evaluation": {"interval": 1000, "episodes": 10, "last_k": LAST_K},
     }
     write_config(folder / CONFIG, config)
-    write_json(
-        folder / PROVENANCE,
-        {
-            "code": {"commit": "0" * 40, "dirty": False},
-            "versions": {"torch": "2"},
-            "device": "cpu",
-            "command": ["train"],
-        },
-    )
-    signature = {"game": game, "protocol": "made up", "episodes": 10, "seed": seed, "version": "0"}
-    summary = summarize(evaluations_from_rows(lines, EVALUATION, SCORE), target=475.0, last_k=5, signature=signature)
-    write_json(folder / SUMMARY, summary)
+    provenance = {"code": {"commit": "0" * 40, "dirty": False}, "versions": {"torch": "2"}, "device": "cpu"}
+    write_json(folder / PROVENANCE, provenance | {"command": ["asgc-rl", "train", "--seed", str(seed)]})
+    how = {"game": game, "protocol": "made up", "episodes": 10, "seed": seed, "version": "0", "envpool": "0"}
+    evaluations = evaluations_from_rows(lines, EVALUATION, SCORE)
+    write_json(folder / SUMMARY, summarize(evaluations, target=target, last_k=LAST_K, signature=how | signature))
 
 
 def _write_tree(root: Path, runs: int, rows: int) -> int:
@@ -82,7 +87,8 @@ def _write_tree(root: Path, runs: int, rows: int) -> int:
         for number in range(runs):
             optimizer, seed = ("adam", "asgc", "sgd")[number % 3], number
             lr = float(10 ** np.random.default_rng(number).uniform(-5, -2))
-            write_run(root / f"{optimizer}-s{seed}", seed=seed, rows=rows, optimizer=optimizer, lr=lr)
+            scores = np.random.default_rng(seed).normal(20.0 * np.arange(EVALUATIONS), 30.0).tolist()
+            write_run(root / f"{optimizer}-s{seed}", seed=seed, scores=scores, rows=rows, optimizer=optimizer, lr=lr)
     return sum(path.stat().st_size for path in root.glob(f"*/{METRICS}"))
 
 

@@ -77,7 +77,7 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
         here = Path(folder)
         kind = "archive" if ARCHIVE in files else "study" if STUDY in files else ""
         if kind:
-            found.append(_labelled_source(here, path, kind))
+            found.append(_labelled_source(here, path, kind, problems))
         elif CONFIG in files:
             plain.folders.append(here)
         elif METRICS in files or SUMMARY in files:
@@ -91,8 +91,13 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
     return found + ([plain] if plain.folders or not found else [])
 
 
-def _labelled_source(folder: Path, root: Path, kind: str) -> Source:
-    definition = read_config(folder / STUDY) if (folder / STUDY).is_file() else {}
+def _labelled_source(folder: Path, root: Path, kind: str, problems: list[Problem]) -> Source:
+    definition: dict[str, Any] = {}
+    if (folder / STUDY).is_file():
+        try:
+            definition = read_config(folder / STUDY)
+        except UserError as error:
+            problems.append(Problem(str(folder / STUDY), f"corrupt: {error}"))
     name = definition.get("name")
     if kind == "archive" and not name:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # `archive.add` reports a damaged one
