@@ -94,7 +94,7 @@ def run_command(argv: list[str]) -> int:
         storage = None
         if planner.searches:
             storage = Storage(options.storage or f"sqlite:///{(path / SEARCH_DB).absolute()}")
-        engine = _engine(options, path)
+        engine = _engine(options, program)
         try:
             with TerminalDisplay(study, results, options.jobs or _jobs(options)) as display:
                 driver = Driver(
@@ -247,11 +247,14 @@ def _jobs(options: Any) -> int:
     return len(gpus) * options.runs_per_gpu if gpus else max(1, cores() // options.threads)
 
 
-def _engine(options: Any, path: Path) -> Any:
+def _engine(options: Any, program: tuple[str, ...]) -> Any:
     if options.engine == "local":
+        from evaluation.study.forked import ForkServer
+        from evaluation.study.jobs import Process
         from evaluation.study.local import LocalEngine
 
-        return LocalEngine(options.jobs or _jobs(options), _gpus(options))
+        server = ForkServer.of(program, options.threads)
+        return LocalEngine(options.jobs or _jobs(options), _gpus(options), server.start if server else Process)
     if options.engine == "ray":
         from evaluation.study.cluster import RayEngine
 

@@ -7,11 +7,14 @@ same command as the local engine does.
 from __future__ import annotations
 
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
 from evaluation.errors import UserError, reason
 from evaluation.study.jobs import Job, Outcome, execute
+
+CONNECT_S = 5.0
 
 
 class RayEngine:
@@ -38,6 +41,7 @@ class RayEngine:
         except ImportError as error:
             raise UserError("--engine ray: ray is not installed; pip install 'asgc[cluster]'") from error
         self._ray = ray
+        _check_reachable(address)
         self._started = not ray.is_initialized()
         if self._started:
             try:
@@ -93,6 +97,20 @@ class RayEngine:
         self._running.clear()
         if self._started:
             self._ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself goes on trying for minutes when nothing listens at an address."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
+            "or use --address local"
+        ) from error
 
 
 def _execute(job: Job) -> Outcome:

@@ -75,14 +75,53 @@ def resolve_program(program: Sequence[str]) -> tuple[str, ...]:
     return (found, *rest)
 
 
-class Process:
-    """A job's process."""
+class Attempt:
+    """A job under way; subclasses say how it is started, ended and watched."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.started = time.monotonic()
+        self._started = time.monotonic()
         job.log.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = job.log.stat().st_size if job.log.exists() else 0
+
+    def code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it, and what it started, at once; it goes on from its last checkpoint another time."""
+        raise NotImplementedError
+
+    def poll(self) -> Outcome | None:
+        """The outcome, or None while it runs."""
+        code = self.code()
+        if code is None:
+            return None
+        seconds = time.monotonic() - self._started
+        if code == 0 and is_finished(self.job.run):
+            return Outcome(self.job.id, None, seconds=seconds)
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if code == 0:
+            how = "it ended without a summary"
+        last = self._last_line()
+        return Outcome(self.job.id, f"{how}{': ' + last if last else ''}", code == EXIT_USER_ERROR, seconds)
+
+    def _last_line(self) -> str:
+        """The last line that this attempt printed."""
+        try:
+            with self.job.log.open("rb") as log:
+                log.seek(max(self._log_start, self.job.log.stat().st_size - 4096))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return lines[-1].strip() if lines else ""
+
+
+class Process(Attempt):
+    """A job as a new process."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         environment = {
             **os.environ,
             **dict.fromkeys(THREAD_VARIABLES, str(job.threads)),
@@ -99,40 +138,25 @@ class Process:
                 # Ctrl-C at the terminal is for the study: a trainer that met it would add a checkpoint off schedule,
                 # and the resumed run would not be the uninterrupted one.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
-    def poll(self) -> Outcome | None:
-        """The outcome, or None while it runs."""
-        code = self._process.poll()
-        return None if code is None else self._outcome(code)
-
-    def wait(self) -> Outcome:
-        """Wait for the outcome."""
-        return self._outcome(self._process.wait())
+    def code(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.poll()
 
     def kill(self) -> None:
-        """End it at once; it goes on from its last checkpoint another time."""
+        """End it, and what it started, at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _outcome(self, code: int) -> Outcome:
-        seconds = time.monotonic() - self.started
-        if code == 0 and is_finished(self.job.run):
-            return Outcome(self.job.id, None, seconds=seconds)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if code == 0:
-            how = "it ended without a summary"
-        last = self._last_line()
-        return Outcome(self.job.id, f"{how}{': ' + last if last else ''}", code == EXIT_USER_ERROR, seconds)
-
-    def _last_line(self) -> str:
-        """The last line that this attempt printed."""
-        with self.job.log.open("rb") as log:
-            log.seek(max(self._log_start, self.job.log.stat().st_size - 4096))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+    def wait(self) -> Outcome:
+        """Wait for the outcome."""
+        self._process.wait()
+        outcome = self.poll()
+        assert outcome is not None
+        return outcome
 
 
 def execute(job: Job) -> Outcome:
@@ -145,7 +169,7 @@ def execute(job: Job) -> Outcome:
         return Outcome(job.id, f"cannot start it: {reason(error)}", final=True)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: the kernel kills the run when the study's process goes, however it goes. SIGKILL for the reason above."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

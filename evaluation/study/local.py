@@ -6,11 +6,11 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from evaluation.errors import reason
-from evaluation.study.jobs import Job, Outcome, Process
+from evaluation.study.jobs import Attempt, Job, Outcome, Process
 
 POLL_S = 0.05
 
@@ -43,14 +43,16 @@ class LocalEngine:
     Args:
         jobs: runs at a time.
         gpus: the GPUs (as CUDA_VISIBLE_DEVICES counts them) that runs are spread over evenly; none: CPU only.
+        start: how a job's process is started, `jobs.Process` or a fork server's `start`.
     """
 
     name = "local"
 
-    def __init__(self, jobs: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(self, jobs: int, gpus: Sequence[str] = (), start: Callable[[Job], Attempt] = Process) -> None:
         self._jobs = jobs
+        self._start = start
         self._gpus = tuple(gpus)
-        self._running: dict[str, Process] = {}
+        self._running: dict[str, Attempt] = {}
         self._on_gpu: dict[str, str] = {}  # job -> GPU
         self._failed_to_start: list[Outcome] = []
 
@@ -66,7 +68,7 @@ class LocalEngine:
             self._on_gpu[job.id] = gpu
             job = dataclasses.replace(job, environment={**job.environment, "CUDA_VISIBLE_DEVICES": gpu})
         try:
-            self._running[job.id] = Process(job)
+            self._running[job.id] = self._start(job)
         except OSError as error:
             self._failed_to_start.append(Outcome(job.id, f"cannot start it: {reason(error)}", final=True))
 
