@@ -28,25 +28,32 @@ COLUMNS = ("step", "update", "event", "since_shift", "layer", "numel", *FIGURES,
 SMALLEST_TAIL = 4  # order statistics below which a tail index says nothing
 
 
-def histogram(magnitude: Tensor) -> Tensor:
-    """Counts of |g| in the bins of `HISTOGRAM_EDGES`, int64 (BINS,); they sum to the number of elements.
+def histograms(magnitudes: Tensor, sizes: list[int]) -> list[list[int]]:
+    """Counts of |g| in the bins of `HISTOGRAM_EDGES`, BINS numbers for each of the layers that lie one after another.
 
-    `magnitude` is |g| in float32. A logarithm of float32 decides, so a value within a millionth of an edge may be
-    counted on its other side.
+    Args:
+        magnitudes: |g| of all layers, float32, flat.
+        sizes: elements of each layer; its counts sum to that.
+
+    A logarithm of float32 decides, so a value within a millionth of an edge may be counted on its other side.
     """
-    bins = magnitude.reshape(-1).log10().mul_(_PER_DECADE).add_(1 - _LOW * _PER_DECADE).floor_()
-    return bins.nan_to_num_(nan=BINS - 1).clamp_(0, BINS - 1).int().bincount(minlength=BINS)
+    bins = magnitudes.log10().mul_(_PER_DECADE).add_(1 - _LOW * _PER_DECADE).floor_()
+    bins = bins.nan_to_num_(nan=BINS - 1).clamp_(0, BINS - 1).int()
+    return [layer.bincount(minlength=BINS).tolist() for layer in bins.split(sizes)]
 
 
-def tail_index(magnitude: Tensor) -> float:
+def tail_index(magnitude: Tensor, largest: float | None = None) -> float:
     """Hill's estimator of the tail index alpha, P(|g| > x) ~ x^-alpha, from the k = floor(sqrt(m)) largest of the m
     positive finite elements: 1 / mean_i<=k log(x_(i) / x_(k+1)) (Hill 1975, Annals of Statistics 3(5)).
 
     Standard error alpha / sqrt(k). Small means heavy (2 and below: infinite variance). A Gaussian's tail is no power
     law: the index grows with m, to about 12 at a million elements. NaN below 16 elements; inf where the tail is flat.
+    `largest`: the largest element, where it is known already.
     """
     x = magnitude.reshape(-1)
-    if x.numel() and not math.isfinite(float(x.max())):  # NaN, too
+    if largest is None:
+        largest = float(x.max()) if x.numel() else 0.0
+    if not math.isfinite(largest):  # NaN, too
         x = x[x.isfinite()]
     k = math.isqrt(int(x.count_nonzero()))
     if k < SMALLEST_TAIL:

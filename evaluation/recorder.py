@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation import gradients
 from evaluation.errors import UserError, reason
@@ -116,33 +117,33 @@ class GradientRecorder:
 
         head = {"step": step, "update": update, "event": event, "since_shift": self.since_shift(update)}
         layers = [layer for layer in preview(self._optimizer) if id(layer.param) in self._names]
-        rows = [head | self._before_step(layer) for layer in layers]
-        weights = [layer.param.detach().clone() for layer in layers]
+        raw = [layer.param.grad for layer in layers if layer.param.grad is not None]
+        before = _describe(raw)
+        seen = [layer.seen for layer in layers]
+        after = before if all(map(operator.is_, raw, seen)) else _describe(seen)
+        weights = [layer.param.detach() for layer in layers]
+        old = [weight.clone() for weight in weights]
         yield
-        for row, layer, weight in zip(rows, layers, weights, strict=True):
-            row |= _after_step(layer.param, weight)
-        self._rows += rows
-
-    def _before_step(self, layer: Any) -> Row:
-        raw = layer.param.grad.detach().float().abs()
-        row: Row = {
-            "layer": self._names[id(layer.param)],
-            "numel": raw.numel(),
-            "grad_rms": _rms(raw),
-            "grad_max": float(raw.max()) if raw.numel() else 0.0,
-            "tail_index": _tail_index(raw),
-            "before": gradients.histogram(raw).tolist(),
-            **{name: getattr(layer, name) for name in ("threshold", "clipped", "attenuation", "noise_std")},
-        }
-        if layer.seen is layer.param.grad:
-            after = {"after_rms": "grad_rms", "tail_index_after": "tail_index", "after": "before"}
-            return row | {name: row[same] for name, same in after.items()}
-        seen = layer.seen.float().abs()
-        return row | {
-            "after_rms": _rms(seen),
-            "tail_index_after": _tail_index(seen),
-            "after": gradients.histogram(seen).tolist(),
-        }
+        change = _rms([new - weight for new, weight in zip(weights, old, strict=True)])
+        for layer, one, other, update_rms, weight_rms in zip(layers, before, after, change, _rms(old), strict=True):
+            self._rows.append(
+                {
+                    **head,
+                    "layer": self._names[id(layer.param)],
+                    "numel": layer.param.numel(),
+                    "grad_rms": one.rms,
+                    "grad_max": one.largest,
+                    "after_rms": other.rms,
+                    **{name: getattr(layer, name) for name in ("threshold", "clipped", "attenuation", "noise_std")},
+                    "update_rms": update_rms,
+                    "weight_rms": weight_rms,
+                    "update_to_weight": update_rms / weight_rms if weight_rms > 0 else math.inf if update_rms else 0.0,
+                    "tail_index": one.tail_index,
+                    "tail_index_after": other.tail_index,
+                    "before": one.histogram,
+                    "after": other.histogram,
+                }
+            )
 
     # On the disk ---------------------------------------------------------------------------------------------------
 
@@ -219,23 +220,34 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for match, path in found if match]
 
 
-def _after_step(param: Tensor, before: Tensor) -> Row:
-    change, weight = _rms(param.detach() - before), _rms(before)
-    return {
-        "update_rms": change,
-        "weight_rms": weight,
-        "update_to_weight": change / weight if weight > 0 else math.inf if change > 0 else 0.0,
-    }
+class _Description(NamedTuple):
+    """Of a layer's gradient."""
+
+    rms: float
+    largest: float
+    tail_index: float | None  # null where there is none, which SQL's aggregates leave out
+    histogram: list[int]
 
 
-def _tail_index(magnitude: Tensor) -> float | None:
-    """Null where there is none, which SQL's aggregates leave out."""
-    index = gradients.tail_index(magnitude)
-    return None if math.isnan(index) else index
-
-
-def _rms(x: Tensor) -> float:
-    """Root mean square in float64."""
+def _describe(tensors: list[Tensor]) -> list[_Description]:
+    if not tensors:
+        return []
     import torch
 
-    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / math.sqrt(max(1, x.numel()))
+    sizes = [tensor.numel() for tensor in tensors]
+    flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]).abs_()
+    parts = flat.split(sizes)
+    largest = torch.stack([part.max() if part.numel() else part.new_zeros(()) for part in parts]).tolist()
+    indices = [gradients.tail_index(part, top) for part, top in zip(parts, largest, strict=True)]
+    shown = [None if math.isnan(index) else index for index in indices]
+    return list(map(_Description, _rms(parts), largest, shown, gradients.histograms(flat, sizes)))
+
+
+def _rms(tensors: Sequence[Tensor]) -> list[float]:
+    """Root mean squares in float64."""
+    if not tensors:
+        return []
+    import torch
+
+    norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]).tolist()
+    return [norm / math.sqrt(max(1, tensor.numel())) for norm, tensor in zip(norms, tensors, strict=True)]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.gradients import BINS, HISTOGRAM_EDGES, histogram, noise_scale, tail_index
+from evaluation.gradients import BINS, HISTOGRAM_EDGES, histograms, noise_scale, tail_index
 
 
 def test_edges_are_four_per_decade() -> None:
@@ -23,16 +23,16 @@ def test_histogram_counts_as_numpy_does(logs: list[float]) -> None:
     logs = [x for x in logs if abs(4 * x - round(4 * x)) > 1e-4]  # not within rounding of an edge
     magnitudes = torch.tensor([10**x for x in logs], dtype=torch.float32)  # 1e-40 is subnormal, 1e40 infinite
     expected, _ = np.histogram(logs, bins=[-np.inf, *HISTOGRAM_EDGES, np.inf])
-    assert histogram(magnitudes).tolist() == expected.tolist()
+    assert histograms(magnitudes, [len(logs)]) == [expected.tolist()]
 
 
-def test_histogram_puts_zeros_below_and_what_is_not_finite_above() -> None:
-    counts = histogram(torch.tensor([[0.0, 1e-20, 0.5], [math.inf, math.nan, 1e7]]))
-    assert counts[0] == 2
-    assert counts[-1] == 3
-    assert counts.sum() == 6
-    bin_of_half = 1 + int(np.searchsorted(HISTOGRAM_EDGES, np.log10(0.5))) - 1
-    assert counts[bin_of_half] == 1
+def test_histograms_of_layers_put_zeros_below_and_what_is_not_finite_above() -> None:
+    flat = torch.tensor([0.0, 1e-20, 0.5, math.inf, math.nan, 1e7, 0.5])
+    first, empty, second = histograms(flat, [4, 0, 3])
+    half = int(np.searchsorted(HISTOGRAM_EDGES, np.log10(0.5)))
+    assert (first[0], first[half], first[-1], sum(first)) == (2, 1, 1, 4)
+    assert (second[0], second[half], second[-1], sum(second)) == (0, 1, 2, 3)
+    assert empty == [0] * BINS
 
 
 @pytest.mark.parametrize("alpha", [0.8, 1.5, 3.0])
