@@ -78,7 +78,8 @@ def write_run(
     write_json(folder / PROVENANCE, provenance | {"command": ["asgc-rl", "train", "--seed", str(seed)]})
     how = {"game": game, "protocol": "made up", "episodes": 10, "seed": seed, "version": "0", "envpool": "0"}
     evaluations = evaluations_from_rows(lines, EVALUATION, SCORE)
-    write_json(folder / SUMMARY, summarize(evaluations, target=target, last_k=LAST_K, signature=how | signature))
+    summary = summarize(evaluations, target=target, last_k=LAST_K, signature=how | signature)
+    write_json(folder / SUMMARY, summary | {"wall_s": evaluations[-1].wall_s, "mean_score": float(scores[-1])})
 
 
 def _write_tree(root: Path, runs: int, rows: int) -> int:

@@ -117,5 +117,6 @@ def _filled(column: Any) -> np.ndarray:
     if not isinstance(column, np.ma.MaskedArray):
         return np.asarray(column)
     numeric = column.dtype.kind in "iuf"
-    known: Any = column.astype(np.float64 if numeric else object)
-    return np.asarray(known.filled(np.nan if numeric else None))
+    known: np.ndarray = np.asarray(column.data).astype(np.float64 if numeric else object)
+    known[np.ma.getmaskarray(column)] = np.nan if numeric else None
+    return known

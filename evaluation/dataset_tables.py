@@ -243,9 +243,10 @@ def _damaged(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run]) -> dict
 def _damage(path: Path) -> str:
     """What is wrong with a metrics file; "" when it is an unfinished last line only, as a killed process leaves it."""
     try:
-        for row in read_rows(path):
-            if not -(2**63) <= row.step < 2**63 or not -(2**63) <= row.samples < 2**63:
-                return f"corrupt: {path.name} has a step beyond 64 bits"
+        for number, row in enumerate(read_rows(path), start=1):
+            for count in (row.step, row.samples):
+                if not isinstance(count, int | float) or not -(2**63) <= count < 2**63:
+                    return f"corrupt: {path}, line {number}: not a row of metrics"
     except UserError as error:
         return f"corrupt: {error}"
     except OSError as error:

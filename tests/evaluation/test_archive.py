@@ -1,0 +1,162 @@
+"""An exported data set is read back as it was, small enough to commit."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from evaluation import archive, dataset
+from evaluation.archive import export
+from evaluation.compare import compare
+from evaluation.errors import UserError
+from tests.evaluation.run_trees import Planned, write_gradients, write_study
+
+ROUNDED = ("training_s", "wall_s")
+
+
+@pytest.fixture
+def study(tmp_path):
+    generator = np.random.default_rng(0)
+    runs = [
+        Planned(name, seed, generator.normal(size=6).tolist(), target=1.5)
+        for name in ("adam", "asgc")
+        for seed in range(4)
+    ]
+    write_study(tmp_path / "tiny", runs)
+    for run in runs:
+        write_gradients(tmp_path / "tiny" / run.path, update_to_weight=run.seed / 1000, updates=20)
+    (tmp_path / "tiny" / runs[0].path / "summary.json").unlink()
+    with dataset.load(tmp_path / "tiny") as data:
+        yield data
+
+
+def table(data, query):
+    """Rows in which NaN equals NaN."""
+    return [{name: "NaN" if value != value else value for name, value in row.items()} for row in data.rows(query)]
+
+
+def test_the_tables_come_back(study, tmp_path):
+    folder = export(study, tmp_path / "results" / "tiny")
+    with dataset.load(folder) as data:
+        assert (data.name, data.definition, data.problems) == (study.name, study.definition, study.problems)
+        for name, key, rounded in (
+            ("runs", "run", ROUNDED),
+            ("evaluations", "run, step", ("wall_s", "evaluation_s")),
+            ("gradients", "run, step, layer", ()),
+        ):
+            query = f"SELECT * EXCLUDE ({', '.join(rounded)})" if rounded else "SELECT *"
+            same = f"{query} FROM {name} ORDER BY {key}"
+            expected, found = table(study, same), table(data, same)
+            if name == "gradients":  # 32 bits are enough for pictures
+                assert [row["before"] for row in found] == [row["before"] for row in expected]
+                assert [row["update_to_weight"] for row in found] == pytest.approx(
+                    [row["update_to_weight"] for row in expected], rel=1e-6
+                )
+            else:
+                assert found == expected
+            for column in rounded:
+                close = f"SELECT {column} FROM {name} ORDER BY {key}"
+                assert data.columns(close)[column] == pytest.approx(study.columns(close)[column], abs=6e-4)
+        assert math.inf in data.columns("SELECT ttt_steps FROM runs")["ttt_steps"]
+        evaluations = "SELECT run, step, name, value FROM metrics WHERE split = 'eval' ORDER BY ALL"
+        names, values = (
+            [[row["name"] for row in one.rows(evaluations)] for one in (study, data)],
+            [[row["value"] for row in one.rows(evaluations)] for one in (study, data)],
+        )
+        assert names[0] == names[1]
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_an_archive_leads_to_the_same_claims(study, tmp_path):
+    with dataset.load(export(study, tmp_path / "archive")) as data:
+        for metric in ("final", "auc", "ttt_steps"):
+            expected, found = (compare(one, metric=metric, repetitions=200) for one in (study, data))
+            assert found.pairs.rows() == expected.pairs.rows()
+            assert found.cells.csv() == expected.cells.csv()
+
+
+def test_an_archive_beside_others(study, tmp_path):
+    export(study, tmp_path / "all" / "one")
+    write_study(tmp_path / "all" / "other", [Planned("sgd", 1)])
+    with dataset.load(tmp_path / "all") as data:
+        counts = {row["run"].split("/")[0]: row["n"] for row in data.rows(
+            "SELECT run, count(*) AS n FROM metrics GROUP BY run"
+        )}  # fmt: skip
+        assert set(counts) == {"one", "other"}
+        assert data.rows("SELECT count(DISTINCT run) AS n FROM gradients WHERE run LIKE 'one/%'") == [{"n": 7}]
+
+
+def test_exporting_again_replaces_and_other_folders_are_refused(study, tmp_path):
+    folder = export(study, tmp_path / "archive")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    export(study, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="is not an archive: choose another folder"):
+        export(study, tmp_path / "mine")
+    study.connection.execute("DELETE FROM runs")
+    with pytest.raises(UserError, match="no finished runs"):
+        export(study, tmp_path / "nothing")
+
+
+def test_gradients_are_thinned_until_they_fit(study, tmp_path):
+    folder = export(study, tmp_path / "archive", max_bytes=10_000)
+    assert (folder / archive.GRADIENT_FILE).stat().st_size <= 10_000
+    kept = json.loads((folder / archive.ABOUT).read_text())["kept"][archive.GRADIENT_FILE]
+    with dataset.load(folder) as data:
+        rows = data.rows(
+            "SELECT run, list(DISTINCT step ORDER BY step) AS steps FROM gradients GROUP BY run ORDER BY run"
+        )
+        assert len(rows) < 7
+        for row in rows:
+            assert len(row["steps"]) == min(kept["updates"], 20) < 20
+            assert row["steps"][-1] == 2000  # the last
+            assert max(np.diff(row["steps"])) <= 2 * min(np.diff(row["steps"]))  # evenly
+        # Each optimizer keeps its first seeds (adam's seed 0 is unfinished).
+        assert "comparison/CartPole/plain/adam/default/s1" in [row["run"] for row in rows]
+        assert "comparison/CartPole/plain/asgc/default/s0" in [row["run"] for row in rows]
+
+
+@pytest.mark.parametrize("file", ["runs.parquet", "evaluations.parquet"])
+def test_a_damaged_archive(study, tmp_path, file):
+    folder = export(study, tmp_path / "archive")
+    (folder / file).write_bytes((folder / file).read_bytes()[:-20])
+    with dataset.load(folder) as data:
+        assert [problem.path for problem in data.problems if "corrupt archive" in problem.reason] == [str(folder)]
+        assert data.rows("SELECT * FROM runs") == data.rows("SELECT * FROM metrics") == []
+
+
+def test_damaged_records_leave_the_rest(study, tmp_path):
+    folder = export(study, tmp_path / "archive")
+    content = bytearray((folder / archive.GRADIENT_FILE).read_bytes())
+    content[100:400] = bytes(300)
+    (folder / archive.GRADIENT_FILE).write_bytes(content)
+    (folder / archive.RECORD_FILE).write_bytes(b"PAR1")
+    (folder / archive.ABOUT).write_text("{}")
+    with dataset.load(folder) as data:
+        assert sorted(problem.path.rpartition("/")[2] for problem in data.problems) == [
+            archive.ABOUT,
+            archive.GRADIENT_FILE,
+            archive.RECORD_FILE,
+        ]
+        assert len(data.rows("SELECT run FROM runs")) == 7
+        assert data.rows("SELECT * FROM gradients") == []
+
+
+def test_a_thousand_short_runs_fit_in_a_megabyte(tmp_path):
+    # Scores as of 10 episodes of a control task: means of whole numbers.
+    generator = np.random.default_rng(1)
+    runs = [
+        Planned(name, seed, (generator.integers(100, 5000, size=20) / 10).tolist(), task=task, lr=1e-3)
+        for name in ("adam", "asgc", "sgd", "rmsprop", "adagrad")
+        for task in ("CartPole", "Acrobot")
+        for seed in range(20)
+    ]
+    with dataset.load(write_study(tmp_path / "tiny", runs)) as data:
+        folder = export(data, tmp_path / "archive")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert size * 1000 / len(runs) < 1e6
