@@ -73,35 +73,47 @@ def uniform(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
 
 
 def read_space(value: Any, where: str, optimizers: Sequence[str], faults: list[str]) -> tuple[Dimension, ...]:
-    """Dimensions from a mapping; what is wrong is appended to `faults`."""
+    """Dimensions from a mapping; what is wrong is appended to `faults`.
+
+    An option's range is a mapping (low, high, ...), a list of choices, or a list of such mappings for different
+    optimizers.
+    """
     if not isinstance(value, Mapping):
         faults.append(f"{where}: expected options with their ranges")
         return ()
-    found = []
+    found: list[Dimension] = []
     for name, item in _leaves(value):
-        at = f"{where}.{name}"
-        if isinstance(item, list):
-            item = {"choices": item}
-        if not isinstance(item, Mapping):
-            faults.append(f"{at}: give low and high, or a list of choices")
-            continue
-        before = len(faults)
-        for key in item:
-            if key not in _KEYS:
-                faults.append(
-                    f"{at}.{key}: unknown key{did_you_mean(str(key), _KEYS) or '; there are ' + ', '.join(_KEYS)}"
-                )
-        names = item.get("optimizers", [])
-        names = [names] if isinstance(names, str) else list(names)
-        faults += [
-            f"{at}.optimizers: unknown name {one!r}{did_you_mean(str(one), tuple(optimizers))}"
-            for one in names
-            if one not in optimizers
-        ]
-        dimension = _dimension(name, item, tuple(names), at, faults)
-        if len(faults) == before and dimension is not None:
-            found.append(dimension)
+        several = isinstance(item, list) and item and all(isinstance(one, Mapping) for one in item)
+        for index, one in enumerate(item if several else [item]):
+            at = f"{where}.{name}[{index}]" if several else f"{where}.{name}"
+            dimension = _read_dimension(name, one, at, optimizers, faults)
+            if dimension is not None:
+                found.append(dimension)
+    for optimizer in optimizers:
+        names = [one.name for one in of(found, optimizer)]
+        faults += [f"{where}.{name}: has several ranges for {optimizer}" for name in names if names.count(name) > 1]
     return tuple(found)
+
+
+def _read_dimension(name: str, item: Any, at: str, optimizers: Sequence[str], faults: list[str]) -> Dimension | None:
+    if isinstance(item, list):
+        item = {"choices": item}
+    if not isinstance(item, Mapping):
+        faults.append(f"{at}: give low and high, or a list of choices")
+        return None
+    before = len(faults)
+    for key in item:
+        if key not in _KEYS:
+            faults.append(
+                f"{at}.{key}: unknown key{did_you_mean(str(key), _KEYS) or '; there are ' + ', '.join(_KEYS)}"
+            )
+    names = item.get("optimizers", [])
+    names = [names] if isinstance(names, str) else list(names)
+    for one in names:
+        if one not in optimizers:
+            faults.append(f"{at}.optimizers: unknown name {one!r}{did_you_mean(str(one), tuple(optimizers))}")
+    dimension = _dimension(name, item, tuple(names), at, faults)
+    return dimension if len(faults) == before else None
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -99,6 +99,15 @@ def test_an_unknown_study_is_named_with_the_nearest() -> None:
         spec.find("nowhere")
 
 
+def test_an_option_may_have_a_range_of_its_own_for_each_optimizer() -> None:
+    ranges = [{"low": 1e-4, "high": 1e-2, "optimizers": ["plain"]}, {"low": 1e-3, "high": 0.1, "optimizers": "heavy"}]
+    parts = {"tuning": {"kind": "search", "trials": 2, "seeds": [1], "space": {"lr": ranges}}}
+    read = study(parts=parts).parts["tuning"].space
+    assert [one.low for name in ("plain", "heavy") for one in space.of(read, name)] == [1e-4, 1e-3]
+    ranges[0].pop("optimizers")
+    assert faults(parts=parts) == ["parts.tuning.space.lr: has several ranges for heavy"]
+
+
 def test_a_latin_hypercube_has_one_point_in_every_stratum() -> None:
     points = space.latin_hypercube(8, 3, seed=5)
     assert points.shape == (8, 3)
