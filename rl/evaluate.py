@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from rl.config import EnvConfig
 from rl.envs import configured_envs, observation_space
 from rl.protocols import eval_epsilon
-from rl.step import Environments
+from rl.step import Environments, Step
 
 MAX_ENVS = 32
 
 Policy = Callable[[NDArray[Any], float, np.random.Generator], NDArray[np.int64]]
+Watch = Callable[[Step, NDArray[np.bool_]], None]  # a step, and where it belongs to a game that counts
 
 
 def play_games(
@@ -26,6 +27,7 @@ def play_games(
     epsilon: float,
     rng: np.random.Generator,
     max_envs: int = MAX_ENVS,
+    watch: Watch | None = None,
 ) -> NDArray[np.float64]:
     """Play exactly `episodes` games and return their scores (episodes,).
 
@@ -36,6 +38,7 @@ def play_games(
         policy: (observations (N, stack, ...), epsilon, rng) -> actions (N,).
         make: number of environments -> environments; they are closed here.
         epsilon: share of random actions.
+        watch: shown every step.
     """
     num_envs = min(episodes, max_envs)
     quota = np.full(num_envs, episodes // num_envs)
@@ -47,6 +50,8 @@ def play_games(
         observation = envs.reset()
         while quota.any():
             step = envs.step(policy(observation, epsilon, rng))
+            if watch is not None:
+                watch(step, quota > 0)
             observation = step.observation
             running += step.score
             for i in np.flatnonzero(step.game_over):
@@ -60,7 +65,14 @@ def play_games(
 
 
 def evaluate(
-    policy: Policy, game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None = None
+    policy: Policy,
+    game: str,
+    env: EnvConfig,
+    *,
+    episodes: int,
+    seed: int,
+    epsilon: float | None = None,
+    watch: Watch | None = None,
 ) -> NDArray[np.float64]:
     """Scores (episodes,) of a policy under an environment configuration's protocol (epsilon None: the protocol's)."""
 
@@ -69,7 +81,7 @@ def evaluate(
 
     if epsilon is None:
         epsilon = eval_epsilon(env.protocol)
-    return play_games(policy, make, episodes, epsilon, np.random.default_rng(seed))
+    return play_games(policy, make, episodes, epsilon, np.random.default_rng(seed), watch=watch)
 
 
 def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None) -> dict[str, Any]:

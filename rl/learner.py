@@ -137,14 +137,21 @@ class DQN:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @torch.inference_mode()
-    def act(self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Epsilon-greedy actions (N,) for observations (N, stack, ...)."""
+    def values(self, observation: Tensor) -> Tensor:
+        """Q-values (N, A), float32, of observations (N, stack, ...)."""
+        with self.autocast():
+            values: Tensor = self.network(observation.to(self.device))
+        return values
+
+    def act(
+        self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator, values: Tensor | None = None
+    ) -> NDArray[np.int64]:
+        """Epsilon-greedy actions (N,) for observations (N, stack, ...); `values`: theirs, where they are known."""
         n = len(observation)
         explore = rng.random(n) < epsilon
         actions = rng.integers(self.num_actions, size=n)
         if not explore.all():
-            with self.autocast():
-                values = self.network(torch.from_numpy(observation).to(self.device))
+            values = self.values(torch.from_numpy(observation)) if values is None else values
             actions = np.where(explore, actions, values.argmax(dim=1).cpu().numpy())
         return actions
 

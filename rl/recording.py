@@ -1,4 +1,4 @@
-"""What a run records of its gradients while it learns: the recorder's rows and the gradient-noise scale."""
+"""What a run records while it learns: the recorder's rows, the gradient-noise scale, DQN's diagnostics."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation import recorder
+import numpy as np
+
+from evaluation import recorder, seeding
 from evaluation.gradients import noise_scale
 from evaluation.recorder import GradientRecorder
+from rl import diagnostics
 from rl.config import TrainConfig
+from rl.diagnostics import ValueAudit
 from rl.learner import DQN, Part
+from rl.protocols import PROTOCOLS
+from rl.replay import FrameReplay
 
-GRADIENTS = "gradients"  # the split of the whole network's figures in metrics.jsonl
+GRADIENTS, DIAGNOSTICS = "gradients", "diagnostics"  # splits in metrics.jsonl
 AVERAGING = 0.9  # decay, per regular record, of the averages whose ratio is the noise scale
 
 
@@ -24,11 +30,15 @@ class Recording:
     of the batch beside the whole, at the cost of half an update. As there, it is the ratio of exponential averages of
     its two estimates over the regular records; the single ones are logged as `noise_trace` and `squared_norm`. What the
     replay calls a sample is one transition.
+
+    Diagnostics (`rl.diagnostics`): the churn of each regularly recorded update, the rest at every evaluation. Their
+    states are drawn from the replay anew each time, with a generator made from the seed and the number of updates.
     """
 
-    def __init__(self, config: TrainConfig, run: Path, learner: DQN) -> None:
+    def __init__(self, config: TrainConfig, run: Path, learner: DQN, replay: FrameReplay) -> None:
         self._config = config
         self._learner = learner
+        self._replay = replay
         self._averages: list[float] = []  # of S and |G|^2
         self._values: dict[str, dict[str, float]] = {}
         self._recorder: GradientRecorder | None = None
@@ -52,10 +62,38 @@ class Recording:
     @contextlib.contextmanager
     def _record(self, step: int, update: int, event: str, part: Part) -> Iterator[None]:
         assert self._recorder is not None
-        if event == recorder.INTERVAL and len(part[0]) > 1:
+        if event != recorder.INTERVAL:
+            with self._recorder.record(step, update, event):
+                yield
+            return
+        if len(part[0]) > 1:
             self._values[GRADIENTS] = self._noise_scale(part)
+        states = self._replay.sample(diagnostics.CHURN_STATES, self._rng("churn", update)).observation
+        before = diagnostics.greedy_actions(self._learner, states)
         with self._recorder.record(step, update, event):
             yield
+        after = diagnostics.greedy_actions(self._learner, states)
+        self._values[DIAGNOSTICS] = {"churn": diagnostics.churn(before, after)}
+
+    def audit(self) -> ValueAudit | None:
+        """For an evaluation that is about to start: its policy, and what it shows its steps to; None where off."""
+        if self._recorder is None:
+            return None
+        protocol = PROTOCOLS.get(self._config.env.protocol)
+        episodic_life = protocol is not None and protocol.episodic_life
+        return ValueAudit(self._learner, self._config.gamma, episodic_life=episodic_life)
+
+    def evaluated(self, audit: ValueAudit | None, updates: int) -> dict[str, float]:
+        """Diagnostics to log after that evaluation, made after so many updates; empty where off."""
+        if audit is None:
+            return {}
+        figures = audit.figures()
+        if self._replay.can_sample():
+            figures |= diagnostics.network_health(self._learner, self._replay, self._rng("health", updates))
+        return figures
+
+    def _rng(self, purpose: str, number: int) -> np.random.Generator:
+        return np.random.default_rng(seeding.derive(self._config.seed, "diagnostics", purpose, number))
 
     def _noise_scale(self, part: Part) -> dict[str, float]:
         batch, size = len(part[0]), len(part[0]) // 2

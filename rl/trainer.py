@@ -28,7 +28,7 @@ from rl.evaluate import evaluate, signature
 from rl.learner import DQN, select_device
 from rl.preflight import check_game, check_resources
 from rl.progress import Display, IntervalStatistics, Silent, clipping
-from rl.recording import Recording
+from rl.recording import DIAGNOSTICS, Recording
 from rl.replay import FrameReplay
 from rl.step import Environments, EpisodeTracker
 
@@ -141,7 +141,7 @@ class Trainer:
             device=device,
             dtype=dtype,
         )
-        self.recording = Recording(config, run.path, self.learner)
+        self.recording = Recording(config, run.path, self.learner, self.replay)
         self.learner.around_step = lambda part: self.recording.around_step(self.step, self.updates, part)
         self.tracker = EpisodeTracker(env.num_envs, window=RECENT_GAMES)
         self.observation: NDArray[Any]  # from `start_environments` on
@@ -234,20 +234,24 @@ class Trainer:
         """Play `episodes` games in environments of their own; the clock counts them as evaluation."""
         config = self.config
         before = self.clock.evaluation_s
+        audit = self.recording.audit()
         with self.clock.evaluation():
             scores = evaluate(
-                self.learner.act,
+                audit.act if audit else self.learner.act,
                 config.game,
                 config.env,
                 episodes=episodes,
                 seed=seeding.derive(config.seed, "evaluation", self.evaluations),
                 epsilon=config.evaluation.epsilon,
+                watch=audit.watch if audit else None,
             )
+            diagnosed = self.recording.evaluated(audit, self.updates)
         self.evaluations += 1
         self.last_score = float(scores.mean())
         spread = {"score_std": float(scores.std()), "games": episodes}
         seconds = {metrics.EVALUATION_SECONDS: self.clock.evaluation_s - before}
         self._write(EVALUATION, {SCORE: self.last_score} | spread | seconds)
+        self._write(DIAGNOSTICS, diagnosed)
         self.display.message(f"step {self.step:,}: score {self.last_score:.2f} (mean of {episodes} evaluation games)")
         return scores
 

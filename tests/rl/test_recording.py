@@ -53,6 +53,8 @@ def test_learning_is_the_same_with_and_without(tmp_path: Path, optimizer: str) -
     train(catch_config(tmp_path / "off", **options, gradients={"enabled": False}))
     assert len({row["update"] for row in rows(tmp_path / "on")}) > 60
     assert not (tmp_path / "off" / "gradients").exists()
+    assert {row[2] for row in numbers(tmp_path / "on")} == {"train", "eval", "gradients", "diagnostics"}
+    assert {row[2] for row in numbers(tmp_path / "off")} == {"train", "eval"}
     for name, tensor in weights(tmp_path / "on").items():
         assert torch.equal(tensor, weights(tmp_path / "off")[name]), name
     learned = [row for row in numbers(tmp_path / "on") if row[2] in ("train", "eval")]
@@ -78,6 +80,12 @@ def test_a_run_records_its_intervals_and_target_updates(tmp_path: Path) -> None:
     assert scale["step"].tolist() == regular
     assert np.all(scale["value"] > 0)
     assert np.all(read_series(tmp_path / "run", "gradients", "noise_trace")["value"] > 0)
+    changed = read_series(tmp_path / "run", "diagnostics", "churn")
+    assert changed["step"].tolist() == regular
+    assert 0 < changed["value"].max() <= 1
+    for name in ("dormant", "feature_rank", "q_overestimation", "q_return"):  # at the evaluations
+        assert read_series(tmp_path / "run", "diagnostics", name)["step"].tolist() == [1_000, 2_000], name
+    assert 1 <= read_series(tmp_path / "run", "diagnostics", "feature_rank")["value"].min() <= 32
 
 
 def test_killed_and_resumed_records_the_same_bytes(tmp_path: Path) -> None:
