@@ -23,12 +23,12 @@ asgc-eval: studies, statistics, pictures and reports of training runs
   asgc-eval COMMAND --help        options of a command
   asgc-eval --version             version
 """
-COMMANDS = {
-    "study": "evaluation.study.cli",
-    "plot": "evaluation.plots.cli",
-    "report": "evaluation.report.cli",
-    "compare": "evaluation.compare_cli",
-    "export": "evaluation.archive_cli",
+COMMANDS = {  # imported when they are called
+    "study": "evaluation.study.cli:main",
+    "plot": "evaluation.plots.cli:main",
+    "report": "evaluation.report.cli:main",
+    "compare": "evaluation.compare_cli:main",
+    "export": "evaluation.compare_cli:export_main",
 }
 
 
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"unknown command {name!r}{did_you_mean(name, tuple(COMMANDS)) or '; there are ' + ', '.join(COMMANDS)}"
         )
-    return int(importlib.import_module(COMMANDS[name]).main(rest))
+    module, _, function = COMMANDS[name].partition(":")
+    return int(getattr(importlib.import_module(module), function)(rest))
 
 
 if __name__ == "__main__":
