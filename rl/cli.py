@@ -14,7 +14,7 @@ from rl.config import TrainConfig, leaves
 from rl.train_flags import layers, nested, train_flags
 
 # What a study imports once and forks for every run (evaluation.study.forked).
-PRELOAD = ("rl.trainer", "rl.display", "rl.config_check", "asgc.cpu.launch", "envpool", "pyarrow.parquet")
+PRELOAD = ("rl.trainer", "rl.display", "rl.config_check", "asgc.cpu.launch", "envpool", "pandas", "pyarrow.parquet")
 
 USAGE = """\
 asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clipping
