@@ -1,4 +1,4 @@
-"""DQN on Atari through EnvPool, with any optimizer of the registry: `asgc-rl` on the command line, `train` from Python.
+"""DQN on Atari and control tasks through EnvPool, with any optimizer of the registry: `asgc-rl`, `train` from Python.
 
 >>> from rl import TrainConfig, load_agent, train
 >>> summary = train(TrainConfig.preset("quick", game="Breakout", run_dir="runs/breakout"))

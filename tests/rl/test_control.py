@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 
 from evaluation.errors import UserError
 from evaluation.runs import load_summary, read_series
-from rl import TrainConfig, games, load_agent, train
+from rl import TrainConfig, cli, games, load_agent, train
 from rl.control import TASKS, ControlEnvs, environment_seeds, make_control_envs
 from rl.envs import make_envs, observation_space
 from rl.evaluate import play_games
@@ -406,6 +407,38 @@ def test_summary_and_agent_of_a_run(tmp_path: Path) -> None:
     assert agent.act(observation[0]).shape == ()
     with pytest.raises(ValueError, match=r"float32 \(N, 1, 4\)"):
         agent.act(observation[:, 0])
+
+
+def test_eval_and_games_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    assert cli.main(["train", "--config", str(write_config(tmp_path)), "--game", "acrobot", "--run-dir", run]) == 0
+    assert "game=Acrobot protocol=control" in capsys.readouterr().out
+    assert cli.main(["eval", run, "--episodes", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "game=Acrobot protocol=control epsilon=0.0 episodes=3 seed=1 frame=6x1" in out
+    assert cli.main(["eval", run, "--mode", "1"]) == 2
+    assert capsys.readouterr().err == "error: --mode: Acrobot is a control task and has none\n"
+    assert cli.main(["games"]) == 0
+    names = capsys.readouterr().out.splitlines()
+    assert names[-5:] == ["", *TASKS]
+    assert "Pong" in names[:-5]
+
+
+def write_config(folder: Path) -> Path:
+    """A file that names no game and no preset: the game on the command line chooses `control`."""
+    path = folder / "tiny.yaml"
+    path.write_text("total_steps: 300\nlearning_starts: 100\nevaluation: {interval: 1000, final_episodes: 2}\n")
+    return path
+
+
+def test_the_game_in_a_config_file_chooses_the_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text() + "game: mountain_car\n")
+    assert cli.main(["train", "--config", str(path), "--print-config"]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    expected = TrainConfig.preset("control", game="mountain_car", total_steps=300, learning_starts=100)
+    assert values["env"] == expected.to_dict()["env"]
+    assert (values["total_steps"], values["network"]) == (300, expected.to_dict()["network"])
 
 
 def test_learns_cartpole(tmp_path: Path) -> None:

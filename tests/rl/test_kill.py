@@ -1,4 +1,4 @@
-"""`asgc-rl train` on real Pong, killed with -9 and resumed: the curve of the run that nobody disturbed."""
+"""`asgc-rl train` on real Pong and CartPole, killed with -9 and resumed: the curve of the run that nobody disturbed."""
 
 import os
 import signal
@@ -18,6 +18,10 @@ OPTIONS = [
     *("--learning-starts", "320", "--train-every", "16", "--batch-size", "8", "--replay-size", "2000"),
     *("--env.threads", "1", "--evaluation.interval", "1000000", "--evaluation.final-episodes", "1"),
     *("--evaluation.epsilon", "1.0", "--tensorboard", "false"),
+]
+CARTPOLE = [
+    *("--game", "cartpole", "--total-steps", "4000", "--checkpoint-interval", "1000", "--log-interval", "400"),
+    *("--replay-size", "1500", "--evaluation.interval", "1500", "--evaluation.final-episodes", "3"),
 ]
 
 
@@ -63,6 +67,15 @@ def test_killed_twice_and_resumed_is_the_undisturbed_run(whole: Path, tmp_path: 
     kill_after(run, 1_280, "--resume", str(run))
     finish("--resume", str(run))
     assert_same_run(whole, run)
+
+
+def test_a_control_task_killed_twice_and_resumed_is_the_undisturbed_run(tmp_path: Path) -> None:
+    finish(*CARTPOLE, "--run-dir", str(tmp_path / "whole"))
+    run = tmp_path / "run"
+    kill_after(run, 1_600, *CARTPOLE, "--run-dir", str(run))
+    kill_after(run, 3_200, "--resume", str(run))
+    finish("--resume", str(run))
+    assert_same_run(tmp_path / "whole", run)
 
 
 def test_killed_before_the_first_checkpoint_starts_over(whole: Path, tmp_path: Path) -> None:
