@@ -1,0 +1,62 @@
+"""Which figures there are, by name, for a study and for a single run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from evaluation.errors import UserError
+from evaluation.plots import aggregates, diagnostics, gradients, scores, single_run, tuning
+from evaluation.plots.figure import Figure, Omitted
+from evaluation.plots.single_run import RunData
+from evaluation.plots.study_data import StudyData
+from evaluation.values import did_you_mean
+
+Maker = Callable[[Any], list[Figure | Omitted]]
+
+STUDY: Mapping[str, Maker] = {
+    "aggregates": aggregates.aggregates,
+    "improvement": aggregates.improvement,
+    "performance-profiles": aggregates.performance_profiles,
+    "learning-curves": scores.learning_curves,
+    "final-scores": scores.final_scores,
+    "time-to-target": scores.time_to_target,
+    "time-to-target-profiles": scores.time_to_target_profiles,
+    "stability": scores.stability,
+    "learning-rate": tuning.learning_rates,
+    "robustness": tuning.robustness,
+    "ablations": tuning.ablations,
+    "gradients": lambda study: gradients.magnitudes(study.data),
+    "thresholds": lambda study: gradients.thresholds(study.data),
+    "sync-response": lambda study: gradients.sync_response(study.data),
+    "diagnostics": diagnostics.diagnostics,
+}
+RUN: Mapping[str, Maker] = {
+    "score": single_run.score,
+    "training": single_run.training,
+    "gradients": gradients.distributions,
+    "thresholds": lambda run: gradients.thresholds(run, single=True),
+    "sync-response": lambda run: gradients.sync_response(run, single=True),
+    "layers": single_run.layers,
+    "diagnostics": single_run.diagnostics,
+}
+KIND = {"learning-rate": "search, grid or robustness", "robustness": "robustness", "ablations": "ablation"}
+
+
+def figures(source: StudyData | RunData, only: Collection[str] = ()) -> Iterator[tuple[str, list[Figure | Omitted]]]:
+    """(name, its figures or why there is none) of a study or run, in the order of the page; `only` these names.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    makers = RUN if isinstance(source, RunData) else STUDY
+    known = ", ".join(makers)
+    for name in only:
+        if name not in makers:
+            raise UserError(
+                f"--only {name}: no such figure{did_you_mean(name, list(makers)) or f'; there are {known}'}"
+            )
+    for name, make in makers.items():
+        if not only or name in only:
+            kind = KIND.get(name, "compare")
+            yield name, make(source) or [Omitted(name, f"the study has no finished runs of a part of kind {kind}")]

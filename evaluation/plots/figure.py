@@ -1,0 +1,205 @@
+"""A figure as numbers: what is drawn, with its intervals, before any plotting library.
+
+Figure   name, title, caption, panels on a grid of rows (tasks, say) and columns (settings, say)
+Panel    its axes, its series, its marks
+Series   a curve with its band, or estimates with intervals on named categories
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evaluation.files import atomic_write
+
+Array = NDArray[np.float64]
+Kind = Literal["line", "step", "area", "points"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve, or the estimates of one optimizer on categories.
+
+    Attributes:
+        label: its name in the legend, an optimizer's mostly, which also gives it its look.
+        x, y: (N,) numbers. On a panel with categories, x are the estimates and y the numbers of their categories.
+        low, high: (N,) the interval or band: of y on a curve, of x on categories; None without one.
+        inner: (2, N) a second, narrower interval on categories (quartiles); None without one.
+        n: (N,) runs behind each point (0: unknown).
+        kind: "line", "step" (constant from each x to the next), "area" (a step filled down to the axis), "points".
+        role: "" is drawn as the optimizer `label`, others ("before", "after", "threshold") have their own look.
+        runs: which runs are behind it: {column of the table `runs`: value}, for the page's provenance.
+    """
+
+    label: str
+    x: Array
+    y: Array
+    low: Array | None = None
+    high: Array | None = None
+    inner: Array | None = None
+    n: NDArray[np.int64] | None = None
+    kind: Kind = "line"
+    role: str = ""
+    runs: dict[str, str] = field(default_factory=dict)
+
+
+def series(label: str, x: ArrayLike, y: ArrayLike, **options: Any) -> Series:
+    """A `Series` from any arrays; a single `n` stands for all its points."""
+    low, high, inner = (_floats(options.pop(name, None)) for name in ("low", "high", "inner"))
+    xs, ys = np.atleast_1d(np.asarray(x, dtype=np.float64)), np.atleast_1d(np.asarray(y, dtype=np.float64))
+    n = options.pop("n", None)
+    counts = None if n is None else np.broadcast_to(np.asarray(n, dtype=np.int64), xs.shape).copy()
+    return Series(label, xs, ys, low, high, inner, counts, **options)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: its label with the unit, linear or logarithmic, its limits (None: as the data), shared by the panels
+    with the same `share` ("": its own). With `exponent` the data are log10 of what the ticks say, with `si` the ticks
+    are 20k and 1M; `ticks` are (value, text)."""
+
+    label: str = ""
+    log: bool = False
+    low: float | None = None
+    high: float | None = None
+    share: str = ""
+    exponent: bool = False
+    si: bool = False  # 20k, 1M
+    ticks: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A reference on an axis: `value` on "x" or "y", a dashed grey line; a `rug` is a short tick at the upper edge."""
+
+    axis: Literal["x", "y"]
+    value: float
+    rug: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. `row` and `column` are its place by name (the task, the setting). With `categories` the y axis
+    names them, top to bottom. `beyond` is where the x axis ends for censored values: an infinite x is drawn there as an
+    open arrow. `note` stands in the middle of the panel, for what is missing, `corner` small at its top right."""
+
+    row: str
+    column: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    marks: tuple[Mark, ...] = ()
+    categories: tuple[str, ...] = ()
+    beyond: float | None = None
+    note: str = ""
+    corner: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is drawn on it."""
+        return all(one.x.size == 0 for one in self.series)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture: `name` is the file's, `caption` says what is drawn, how the intervals were made, n and seeds.
+
+    `row_name`, `column_name` name what the grid's rows and columns are, `columns` the CSV's value columns in place of
+    x and y. `per_panel` is the size of a panel (width, height) in inches. `aggregate`: over all tasks, so that a page's
+    task filter does not apply. `family`: one picture of several alike (one a task and setting), shown one at a time.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+    row_name: str = "task"
+    column_name: str = "setting"
+    columns: tuple[str, str] = ("x", "y")
+    per_panel: tuple[float, float] = (2.3, 1.75)
+    aggregate: bool = False
+    family: str = ""
+
+    def rows(self) -> list[str]:
+        """Names of the grid's rows, in the order of the panels."""
+        return list(dict.fromkeys(panel.row for panel in self.panels))
+
+    def column_names(self) -> list[str]:
+        """Names of the grid's columns, in the order of the panels."""
+        return list(dict.fromkeys(panel.column for panel in self.panels))
+
+    def labels(self) -> list[str]:
+        """What the legend names, in the order of first appearance."""
+        return list(dict.fromkeys(one.label for panel in self.panels for one in panel.series if one.x.size))
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and rows of the CSV: exactly the numbers drawn."""
+        on_categories = any(panel.categories for panel in self.panels)
+        header = [self.row_name, self.column_name, "series"]
+        header += ["category", self.columns[0]] if on_categories else list(self.columns)
+        inner = any(one.inner is not None for panel in self.panels for one in panel.series)
+        header += ["low", "high", *(["quartile_low", "quartile_high"] if inner else []), "n"]
+        rows = []
+        for panel in self.panels:
+            for one in panel.series:
+                for index in range(one.x.size):
+                    place: list[Any] = [panel.row, panel.column, one.label]
+                    if on_categories:
+                        place += [panel.categories[int(one.y[index])], one.x[index]]
+                    else:
+                        place += [one.x[index], one.y[index]]
+                    quartiles = [] if not inner else [_at(None if one.inner is None else q, index) for q in _pair(one)]
+                    count = "" if one.n is None else int(one.n[index])
+                    rows.append([*place, _at(one.low, index), _at(one.high, index), *quartiles, count])
+        return header, rows
+
+
+@dataclass(frozen=True)
+class Omitted:
+    """A figure that cannot be drawn from these data, and why."""
+
+    name: str
+    reason: str
+
+
+def write_csv(figure: Figure, path: Path) -> None:
+    """Write the numbers of a figure; infinite ones as "inf", floats with 6 digits."""
+    header, rows = figure.table()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[number(value) for value in row] for row in rows])
+    atomic_write(path, text.getvalue())
+
+
+def number(value: Any) -> Any:
+    """A float as short text of six digits; anything else as it is."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def seeds_in_words(counts: Iterable[int], word: str = "seed") -> str:
+    """ "n = 10 seeds", or "n = 8 to 10 seeds" where it differs; with spaces that no line breaks at."""
+    numbers: Sequence[int] = sorted(set(counts))
+    if not numbers:
+        return f"No {word}s"
+    text = f"n = {numbers[0]}" if len(numbers) == 1 else f"n = {numbers[0]} to {numbers[-1]}"
+    return f"{text} {word}{'' if numbers == [1] else 's'}".replace(" ", "\xa0")
+
+
+def _pair(one: Series) -> tuple[Any, Any]:
+    return (None, None) if one.inner is None else (one.inner[0], one.inner[1])
+
+
+def _at(values: Array | None, index: int) -> Any:
+    return "" if values is None else float(values[index])
+
+
+def _floats(values: ArrayLike | None) -> Array | None:
+    return None if values is None else np.atleast_1d(np.asarray(values, dtype=np.float64))

@@ -1,0 +1,171 @@
+"""What was recorded of the gradients, summed up for figures: the same questions to a study and to a single run.
+
+`Source` is anything with the tables `runs` and `gradients` of `evaluation.dataset`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.gradients import HISTOGRAM_EDGES
+from evaluation.recorder import OFFSETS
+
+Array = NDArray[np.float64]
+STAGES = ("early", "middle", "late")  # thirds of a run's recorded updates
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+GROUP = "r.part, r.task, r.setting, r.optimizer"
+
+
+class Source(Protocol):
+    """Answers SQL with one mapping a row."""
+
+    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        """The result of a query."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Whose gradients: one optimizer on one task and setting in one part of a study."""
+
+    part: str
+    task: str
+    setting: str
+    optimizer: str
+
+
+def natural(layer: str) -> tuple[Any, ...]:
+    """Sorting key of layers: numbers in their names count as numbers, and a bias follows its weight."""
+    layer = re.sub(r"bias$", "~bias", layer)
+    return tuple((int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", layer))
+
+
+def recorded(source: Source) -> list[Key]:
+    """Who has gradient records, among runs of comparisons."""
+    query = f"""SELECT DISTINCT {GROUP} FROM runs r WHERE kind = 'compare'
+        AND run IN (SELECT DISTINCT run FROM gradients) ORDER BY ALL"""
+    return [Key(**row) for row in source.rows(query)]
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """Counts (66,) of |g| before and after clipping in the bins of `HISTOGRAM_EDGES`, over `runs` runs."""
+
+    before: Array
+    after: Array
+    runs: int
+
+
+def histograms(source: Source) -> dict[tuple[Key, str, str], Histograms]:
+    """(whose, layer, stage) -> histograms, summed over the regular records of a stage and over runs."""
+    query = f"""
+        WITH ends AS (SELECT run, max("update") + 1 AS updates FROM gradients GROUP BY run),
+        rows AS (
+            SELECT {GROUP}, layer, run, least(2, ("update" * 3) // updates) AS stage,
+                unnest(before) AS b, unnest(after) AS a, generate_subscripts(before, 1) AS bin
+            FROM gradients g JOIN runs r USING (run) JOIN ends USING (run)
+            WHERE r.kind = 'compare' AND g.event = 'interval')
+        SELECT part, task, setting, optimizer, layer, stage, list(b ORDER BY bin) AS before,
+            list(a ORDER BY bin) AS after, max(n) AS n
+        FROM (SELECT part, task, setting, optimizer, layer, stage, bin, sum(b)::DOUBLE AS b, sum(a)::DOUBLE AS a,
+            count(DISTINCT run) AS n FROM rows GROUP BY ALL)
+        GROUP BY ALL ORDER BY ALL"""
+    return {
+        (_key(row), row["layer"], STAGES[row["stage"]]): Histograms(
+            np.array(row["before"]), np.array(row["after"]), int(row["n"])
+        )
+        for row in source.rows(query)
+    }
+
+
+def quantiles(counts: Array) -> Array:
+    """log10 |g| at `QUANTILES` of the elements that are not zero, (5,), linear within a bin; NaN if all are zero.
+
+    What lies beyond the last edge (infinite and NaN, too) counts in the last bin before it.
+    """
+    inside = counts[1:-1].astype(np.float64)
+    inside[-1] += counts[-1]
+    if inside.sum() == 0:
+        return np.full(len(QUANTILES), np.nan)
+    cumulative = np.concatenate([[0.0], np.cumsum(inside)]) / inside.sum()
+    # The bin in which the distribution function first gets to q: it has elements, so the division is safe.
+    bins = np.searchsorted(cumulative, QUANTILES, side="left") - 1
+    edges = np.array(HISTOGRAM_EDGES)
+    within = (np.array(QUANTILES) - cumulative[bins]) / (cumulative[bins + 1] - cumulative[bins])
+    return np.asarray(edges[bins] + within * (edges[bins + 1] - edges[bins]))
+
+
+def series_by_update(source: Source, columns: Iterable[str]) -> dict[tuple[Key, str], dict[str, Array]]:
+    """(whose, layer) -> {"step", "n", and of each column its median over runs "c" and quartiles "c_low", "c_high"}.
+
+    Regular records only; infinite values (no threshold) stay infinite, NaN is left out.
+    """
+    columns = list(columns)
+    parts = [
+        f"""quantile_disc(g.{name}, [0.25, 0.5, 0.75]) FILTER (NOT isnan(g.{name})) AS {name}""" for name in columns
+    ]
+    query = f"""SELECT {GROUP}, layer, step, count(DISTINCT run) AS n, {", ".join(parts)}
+        FROM gradients g JOIN runs r USING (run) WHERE r.kind = 'compare' AND g.event = 'interval'
+        GROUP BY ALL ORDER BY ALL"""
+    found: dict[tuple[Key, str], list[dict[str, Any]]] = {}
+    for row in source.rows(query):
+        found.setdefault((_key(row), row["layer"]), []).append(row)
+    result = {}
+    for key, rows in found.items():
+        arrays = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in ("step", "n")}
+        for name in columns:
+            values = np.array([row[name] or [np.nan] * 3 for row in rows], dtype=np.float64)
+            arrays |= {f"{name}_low": values[:, 0], name: values[:, 1], f"{name}_high": values[:, 2]}
+        result[key] = arrays
+    return result
+
+
+def shifts(source: Source) -> dict[Key, list[int]]:
+    """Whose target network was synchronized at which steps, as far as the records tell (first update after it)."""
+    query = f"""SELECT {GROUP}, list(DISTINCT step ORDER BY step) AS steps FROM gradients g JOIN runs r USING (run)
+        WHERE r.kind = 'compare' AND g.since_shift = 0 GROUP BY ALL ORDER BY ALL"""
+    return {_key(row): row["steps"] for row in source.rows(query)}
+
+
+def around_shifts(source: Source, column: str) -> dict[tuple[Key, str], dict[str, Array]]:
+    """(whose, layer) -> {"since", "n", "value", "low", "high"}: `column` around synchronizations, relative to the last
+    update before each: median and quartiles over synchronizations and runs; `n` of them. since -1 is that update, the
+    others are the recorder's offsets."""
+    query = f"""
+        WITH syncs AS (
+            SELECT run, layer, "update" AS at FROM gradients WHERE since_shift = 0),
+        before AS (
+            SELECT s.run, s.layer, s.at, g.{column} AS base FROM syncs s
+            JOIN gradients g ON g.run = s.run AND g.layer = s.layer AND g."update" = s.at - 1
+            WHERE g.{column} > 0 AND isfinite(g.{column})),
+        ratios AS (
+            SELECT {GROUP}, b.layer, CASE WHEN g."update" = b.at - 1 THEN -1 ELSE g.since_shift END AS since,
+                g.{column} / b.base AS ratio
+            FROM before b JOIN runs r ON r.run = b.run
+            JOIN gradients g ON g.run = b.run AND g.layer = b.layer
+                AND (g."update" = b.at - 1 OR (g."update" >= b.at AND g."update" - g.since_shift = b.at))
+            WHERE r.kind = 'compare' AND isfinite(g.{column})
+                AND (g."update" = b.at - 1 OR list_contains({list(OFFSETS)}, g.since_shift)))
+        SELECT part, task, setting, optimizer, layer, since, count(*) AS n,
+            quantile_cont(ratio, [0.25, 0.5, 0.75]) AS ratio
+        FROM ratios GROUP BY ALL HAVING count(*) > 0 ORDER BY ALL"""
+    found: dict[tuple[Key, str], list[dict[str, Any]]] = {}
+    for row in source.rows(query):
+        found.setdefault((_key(row), row["layer"]), []).append(row)
+    return {
+        key: {
+            "since": np.array([row["since"] for row in rows], dtype=np.float64),
+            "n": np.array([row["n"] for row in rows], dtype=np.float64),
+            **dict(zip(("low", "value", "high"), np.array([row["ratio"] for row in rows]).T, strict=True)),
+        }
+        for key, rows in found.items()
+    }
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return Key(row["part"], row["task"], row["setting"], row["optimizer"])

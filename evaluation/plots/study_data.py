@@ -1,0 +1,204 @@
+"""What the figures of a study ask of its data set: its parts, its names in their order, its runs by cell."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.compare import Comparison, compare
+from evaluation.dataset import Dataset
+from evaluation.errors import UserError
+from evaluation.plots import style
+from evaluation.plots.figure import Axis, Figure, Omitted, Panel
+from evaluation.selection import Selection, select
+
+Row = dict[str, Any]
+Found = list[Figure | Omitted]
+BASELINE = "adam"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a study. `several`: there are others of its kind, and figures have to be told apart by name."""
+
+    name: str
+    kind: str
+    several: bool
+
+    @property
+    def suffix(self) -> str:
+        """At the end of a figure's name."""
+        return f"-{self.name}" if self.several else ""
+
+    def title(self, text: str) -> str:
+        """A figure's title."""
+        return f"{text} ({self.name})" if self.several else text
+
+
+class StudyData:
+    """A data set as figures need it.
+
+    Args:
+        data: the tables.
+        seed: of every bootstrap.
+        repetitions: of the bootstrap of bands.
+        baseline: the optimizer that the others are compared with (None: adam where it is).
+    """
+
+    def __init__(self, data: Dataset, *, seed: int = 0, repetitions: int = 2_000, baseline: str | None = None) -> None:
+        self.data = data
+        self.chosen = baseline
+        self.seed = seed
+        self.repetitions = repetitions
+        self._comparisons: dict[tuple[str, str], Comparison | UserError] = {}
+
+    @cached_property
+    def runs(self) -> list[Row]:
+        """The table `runs`, by name of the run."""
+        return self.data.rows("SELECT * FROM runs ORDER BY run")
+
+    @cached_property
+    def optimizers(self) -> list[str]:
+        """All optimizers of the data set, in the order of legends."""
+        return style.order(row["optimizer"] for row in self.runs)
+
+    @cached_property
+    def looks(self) -> dict[str, style.Look]:
+        """How each optimizer looks in every figure."""
+        return style.looks(self.optimizers)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Tasks as the definition orders them, others by name."""
+        return self._ordered("task", "tasks")
+
+    @cached_property
+    def settings(self) -> list[str]:
+        """Settings as the definition orders them, others by name."""
+        return self._ordered("setting", "settings")
+
+    def parts(self, *kinds: str) -> list[Part]:
+        """The parts of these kinds that have runs."""
+        found = {row["part"]: row["kind"] for row in self.runs if row["kind"] in kinds}
+        names = sorted(found, key=lambda name: (_place(name, self.data.definition.get("parts")), name))
+        return [Part(name, found[name], len(found) > 1) for name in names]
+
+    def of(self, part: Part | Iterable[Part]) -> list[Row]:
+        """The runs of a part, or of several."""
+        names = {part.name} if isinstance(part, Part) else {one.name for one in part}
+        return [row for row in self.runs if row["part"] in names]
+
+    def compared(self, task: str, setting: str, optimizer: str) -> list[Row]:
+        """The test runs of a comparison of this optimizer here: what variants of it are compared with."""
+        names = {part.name for part in self.parts("compare")}
+        key = (task, setting, optimizer, "test")
+        found = [row for row in self.runs if (row["task"], row["setting"], row["optimizer"], row["purpose"]) == key]
+        return [row for row in found if row["part"] in names]
+
+    def definition_of(self, part: Part) -> Mapping[str, Any]:
+        """The part's mapping in the study's definition; empty where there is none."""
+        definition = self.data.definition
+        parts = definition.get("parts")
+        found = parts.get(part.name) if isinstance(parts, Mapping) else definition
+        return found if isinstance(found, Mapping) else {}
+
+    def cells(self, rows: Iterable[Row]) -> Iterator[tuple[str, str, dict[str, list[Row]]]]:
+        """(task, setting, {optimizer: its runs}) for each pair that has runs, tasks outermost, all in their order."""
+        found: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            found[row["task"], row["setting"]][row["optimizer"]].append(row)
+        for task in self.tasks:
+            for setting in self.settings:
+                if cell := found.get((task, setting)):
+                    yield task, setting, {name: cell[name] for name in self.optimizers if name in cell}
+
+    @cached_property
+    def _evaluations(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        found = self.data.columns("SELECT run, step, value FROM evaluations ORDER BY run, step")
+        runs, starts = np.unique(found["run"].astype(str), return_index=True)
+        ends = [*starts[1:], len(found["run"])]
+        return {
+            str(run): (found["step"][start:end], found["value"][start:end])
+            for run, start, end in zip(runs, starts, ends, strict=True)
+        }
+
+    def curves(self, runs: Iterable[Row]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E)."""
+        found = [self._evaluations[row["run"]] for row in runs]
+        steps = found[0][0]
+        for other, _ in found[1:]:
+            steps = np.intersect1d(steps, other)
+        return steps, np.stack([scores[np.isin(at, steps)] for at, scores in found])
+
+    def targets(self, cell: Mapping[str, Iterable[Row]]) -> list[float]:
+        """The targets of a cell's runs, each once."""
+        found = {row["target"] for rows in cell.values() for row in rows if row["target"] is not None}
+        return sorted(target for target in found if not math.isnan(target))
+
+    def comparison(self, part: Part, metric: str) -> Comparison:
+        """`compare.compare` of a part, made once; `UserError` where its runs cannot be compared."""
+        key = part.name, metric
+        if key not in self._comparisons:
+            try:
+                self._comparisons[key] = compare(
+                    self.data, part.name, baseline=self.baseline(part), metric=metric, seed=self.seed
+                )
+            except UserError as error:
+                self._comparisons[key] = error
+        found = self._comparisons[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def selection(self, part: Part, metric: str) -> Selection:
+        """`selection.select` of a part."""
+        return select(self.data, part.name, metric)
+
+    def baseline(self, part: Part) -> str | None:
+        """The optimizer that the others are compared with: the given one, else `compare`'s default, else the first."""
+        names = style.order(row["optimizer"] for row in self.of(part))
+        if part.kind != "compare":
+            return None
+        return self.chosen if self.chosen in names else BASELINE if BASELINE in names else names[0]
+
+    def _ordered(self, column: str, key: str) -> list[str]:
+        given = self.data.definition.get(key)
+        names = {row[column] for row in self.runs}
+        return sorted(style.natural_order(names), key=lambda name: _place(name, given))
+
+
+def counts(cell: Mapping[str, list[Row]]) -> list[int]:
+    """How many runs each optimizer has."""
+    return [len(runs) for runs in cell.values()]
+
+
+def which(part: Part, task: str, setting: str, optimizer: str) -> dict[str, str]:
+    """The runs behind a series, as `figure.Series.runs` says it; "" stands for any."""
+    found = {"part": part.name, "task": task, "setting": setting, "optimizer": optimizer}
+    return {key: value for key, value in found.items() if value}
+
+
+def steps_axis(label: str = "environment steps", **options: Any) -> Axis:
+    """The x axis of training steps."""
+    return Axis(label, si=True, **options)
+
+
+def figure_or_reason(
+    name: str, panels: list[Panel], reason: str, title: str, caption: str, **options: Any
+) -> Figure | Omitted:
+    """The figure, or why there is none when nothing is drawn on any panel."""
+    if all(panel.empty for panel in panels):
+        return Omitted(name, reason)
+    return Figure(name, title, caption, tuple(panels), **options)
+
+
+def _place(name: str, given: Any) -> int:
+    names = list(given) if isinstance(given, Mapping | list) else []
+    return names.index(name) if name in names else len(names)
