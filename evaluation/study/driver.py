@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from evaluation.errors import UserError
 from evaluation.study.folder import LOGS, Results, StudyFolder
 from evaluation.study.jobs import Job, Outcome
 from evaluation.study.local import Engine
@@ -24,6 +25,10 @@ class Display(Protocol):
 
     def ended(self, run: PlannedRun, outcome: Outcome, progress: Progress) -> None:
         """A run ended."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Something a person should know."""
         ...
 
 
@@ -79,6 +84,7 @@ class Driver:
     def run(self) -> Progress:
         """Carry out everything that is missing; failed runs of earlier sessions are tried again."""
         self._replan()
+        self._store()
         progress = self.progress
         while True:
             for run in self._todo():
@@ -86,6 +92,7 @@ class Driver:
                     break
                 self._start(run)
             if not progress.running:
+                self._store_if_possible()
                 return progress
             for outcome in self.engine.wait(WAIT_S):
                 self._take_in(outcome)
@@ -97,9 +104,19 @@ class Driver:
         self.progress.plan = plan
         self.progress.finished = {run.id for run in plan.runs if self._results.summary(run.id) is not None}
         self._by_id = {run.id: run for run in plan.runs}
+
+    def _store(self) -> None:
+        """Bring the database of the searches up to date."""
         if self._storage is not None:
             for search in self.planner.searches.values():
                 self._storage.add(self.folder.study.name, search)
+
+    def _store_if_possible(self) -> None:
+        """The same in mid-study: the run folders are what counts, and a later attempt writes what is missing."""
+        try:
+            self._store()
+        except UserError as error:
+            self.display.message(f"{error}; the study goes on")
 
     def _todo(self) -> list[PlannedRun]:
         progress = self.progress
@@ -139,3 +156,4 @@ class Driver:
         self.display.ended(run, outcome, progress)
         if progress.plan.waiting and run.kind == "search":
             self._replan()
+            self._store_if_possible()

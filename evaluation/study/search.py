@@ -145,7 +145,8 @@ class Storage:
         except Exception as error:  # SQLAlchemy's and the drivers' own kinds
             why = reason(error)
             if isinstance(error, ImportError):
-                why = f"the driver {error.name} is not installed; for PostgreSQL: pip install psycopg2-binary"
+                driver = getattr(error.__cause__, "name", None) or "its driver"
+                why = f"{driver} is not installed; for PostgreSQL: pip install 'asgc[cluster]'"
             raise UserError(f"--storage {_shown(url)}: cannot open the database ({why})") from error
 
     def add(self, study: str, search: Search) -> None:
@@ -173,7 +174,7 @@ class Storage:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"--storage {_shown(self.url)}: cannot write to the database ({reason(error)})") from error
+            raise UserError(f"--storage {_shown(self.url)}: cannot write to the database ({reason(error.__cause__ or error)})") from error
 
 
 def _shown(url: str) -> str:

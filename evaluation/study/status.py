@@ -145,6 +145,10 @@ class TerminalDisplay:
                 f"{count} {run.id} final={score:.4g} {outcome.seconds:.0f} s, {left} left", markup=False, soft_wrap=True
             )
 
+    def message(self, text: str) -> None:
+        """A line above the panel."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def _left(self, progress: Progress) -> str:
         known = {task: sum(values) / len(values) for task, values in progress.seconds.items()}
         todo = [

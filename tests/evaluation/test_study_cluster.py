@@ -52,6 +52,9 @@ class Killer:
     def ended(self, run: PlannedRun, outcome: Outcome, progress: Progress) -> None:
         assert outcome.failure is None, outcome
 
+    def message(self, text: str) -> None:
+        raise AssertionError(text)
+
     def _on_node(self) -> bool:
         raylet = self.node.all_processes["raylet"][0].process.pid
         for lock in self.folder.rglob("s*/lock"):
