@@ -174,7 +174,8 @@ class Storage:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"--storage {_shown(self.url)}: cannot write to the database ({reason(error.__cause__ or error)})") from error
+            why = reason(error.__cause__ or error)
+            raise UserError(f"--storage {_shown(self.url)}: cannot write to the database ({why})") from error
 
 
 def _shown(url: str) -> str:
