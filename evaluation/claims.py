@@ -8,8 +8,8 @@ from typing import Any
 from evaluation.selection import Metric
 
 
-def sentence(row: Mapping[str, Any], metric: Metric) -> str:
-    """One claim about a row of pairs (`compare.PairRow`)."""
+def sentence(row: Mapping[str, Any], metric: Metric, unit: str = "runs") -> str:
+    """One claim about a row of pairs (`compare.PairRow`); `unit` is what its values are of."""
     x = estimate(row["center"], row["center_low"], row["center_high"])
     y = estimate(row["baseline_center"], row["baseline_low"], row["baseline_high"])
     method, baseline, normalized = row["method"], row["baseline"], row["task"] is None
@@ -25,7 +25,7 @@ def sentence(row: Mapping[str, Any], metric: Metric) -> str:
         what = f"IQM of the {metric.words}" + (", as a share of the reference range" if normalized else "")
     improvement = estimate(row["improvement"], row["improvement_low"], row["improvement_high"])
     tested = f"probability of improvement {improvement}, Holm-adjusted p {p_value(row['p_holm'])}"
-    return f"{where(row)}: {said} ({what}; {size(row)}); {tested}: {row['verdict']}."
+    return f"{where(row)}: {said} ({what}; {size(row, unit)}); {tested}: {row['verdict']}."
 
 
 def where(row: Mapping[str, Any]) -> str:
@@ -33,10 +33,10 @@ def where(row: Mapping[str, Any]) -> str:
     return f"{row['task']}, {row['group']}" if row["task"] else str(row["group"])
 
 
-def size(row: Mapping[str, Any]) -> str:
-    """How many runs a row stands on."""
+def size(row: Mapping[str, Any], unit: str = "runs") -> str:
+    """How many runs or settings a row stands on."""
     runs = str(row["n"]) if row["n"] == row["n_baseline"] else f"{row['n']} and {row['n_baseline']}"
-    return f"{runs} runs" if row["task"] else f"{row['cells']} cell{'s' * (row['cells'] != 1)} x {runs} runs"
+    return f"{runs} {unit}" if row["task"] else f"{row['cells']} cell{'s' * (row['cells'] != 1)} x {runs} {unit}"
 
 
 def estimate(value: float, low: float, high: float) -> str:

@@ -156,7 +156,7 @@ def compare(
     and for an unknown baseline.
     """
     selection = select(dataset, part, metric)
-    chosen = _baseline(selection, baseline)
+    chosen = choose_baseline(selection, baseline)
     work = _Work(selection, chosen, seed, level, repetitions)
     groups = _groups(selection)
     words, adjusted = selection.metric.words, f"p adjusted by Holm over the rows of this table; {work.how}"
@@ -209,7 +209,7 @@ class _Work:
     @property
     def how(self) -> str:
         return (
-            f"{self.level:.0%} intervals: stratified bootstrap over the runs of each cell, "
+            f"{self.level:.0%} intervals: stratified bootstrap over the {self.selection.unit} of each cell, "
             f"{self.repetitions:,} repetitions, seed {self.seed}"
         )
 
@@ -264,7 +264,7 @@ class _Work:
         for pair, p, interval in zip(pairs, adjusted, together, strict=True):
             row = pair.row | {"difference_low": interval.low, "difference_high": interval.high, "p_holm": float(p)}
             row["verdict"] = verdict(Interval(row["improvement_low"], row["improvement_high"]), float(p), self.level)
-            row["sentence"] = claims.sentence(row, self.selection.metric)
+            row["sentence"] = claims.sentence(row, self.selection.metric, self.selection.unit)
             rows.append(PairRow(**row))
         return rows
 
@@ -333,7 +333,8 @@ def verdict(improvement: Interval, p: float, level: float) -> str:
     return BETTER if improvement.low > 0.5 else WORSE
 
 
-def _baseline(selection: Selection, baseline: str | None) -> str:
+def choose_baseline(selection: Selection, baseline: str | None) -> str:
+    """The baseline's name: the given one, else the first of `BASELINES` that the part has. `UserError`: not there."""
     names = ", ".join(selection.methods)
     if baseline is None:
         for name in BASELINES:
@@ -372,5 +373,7 @@ def _missing(selection: Selection, groups: Mapping[str, Sequence[Cell]]) -> list
                 notes.append(f"{method} is left out of {group}: it has no runs on {where}")
     fewest = min(values.size for methods in selection.cells.values() for values in methods.values())
     if fewest < FEW_RUNS:
-        notes.append(f"some cells have {fewest} runs: bootstrap intervals of fewer than {FEW_RUNS} are too narrow")
+        notes.append(
+            f"some cells have {fewest} {selection.unit}: bootstrap intervals of fewer than {FEW_RUNS} are too narrow"
+        )
     return notes

@@ -299,7 +299,9 @@ def _refuse_another_run(config: Mapping[str, Any], labels: Mapping[str, Any]) ->
         found: Any = config
         for name in key.split("."):
             found = found.get(name, value) if isinstance(found, Mapping) else value
-        if isinstance(value, int | float) and isinstance(found, int | float) and value != found:
+        if not (isinstance(value, int | float) and isinstance(found, int | float)):
+            continue
+        if not math.isclose(value, found, rel_tol=1e-9):  # commands carry ten digits
             raise NotARun(f"foreign: its {CONFIG} has {key} {found}, where {INDEX} planned {value}")
 
 

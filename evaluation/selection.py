@@ -1,8 +1,9 @@
 """The runs of one part of a study, ready to be compared: one value a run, by task, setting and method.
 
-A *method* is what is compared: an optimizer, or in an ablation a variant of one. A *cell* is a task in a setting. All
-checks that make a comparison fair are here: one protocol and one budget a task, one step size a method in a cell, no
-seed twice.
+A *method* is what is compared: an optimizer, or in an ablation a variant of one. A *cell* is a task in a setting; in a
+grid each point of it is a setting. The values of a method in a cell are those of its runs, one a seed; in a robustness
+part, those of its random settings (each the mean over its seeds). All checks that make a comparison fair are here: one
+protocol a task, one budget a cell, one step size a method in a cell, no seed twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from evaluation.values import did_you_mean
 
 Row = dict[str, Any]
 Cell = tuple[str, str]  # task, setting
-COMPARABLE = ("compare", "ablation")  # kinds of parts whose runs of a method differ in their seed only
+COMPARABLE = ("compare", "ablation", "grid", "robustness")  # kinds of parts; trials of a search depend on each other
 MAX_EXAMPLES = 3
 
 
@@ -68,6 +69,7 @@ class Selection:
         metric: what the values are.
         methods: names, as they first come in the part.
         cells: (task, setting) -> method -> values (n,), in order of the seeds.
+        runs: (task, setting) -> method -> names of the runs behind the values.
         horizons: (task, setting) -> where runs end on a time metric's axis.
         references: task -> scores that count as 0 and 1.
         notes: what a reader has to know: versions that differ, missing seeds, diverged runs.
@@ -78,9 +80,15 @@ class Selection:
     metric: Metric
     methods: list[str]
     cells: dict[Cell, dict[str, Array]]
+    runs: dict[Cell, dict[str, list[str]]] = field(default_factory=dict)
     horizons: dict[Cell, float] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def unit(self) -> str:
+        """What the values of a cell are of."""
+        return "settings" if self.kind == "robustness" else "runs"
 
     def normalized(self, cell: Cell, method: str) -> Array:
         """Values (n,) that can be put beside those of other cells: scores between the task's references, spreads as
@@ -118,13 +126,15 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
         areas = areas_under_curves(dataset)
         for row in rows:
             row["auc"] = areas[row["run"]]
-    label_methods(rows)
-    selection = Selection(name, kind, METRICS[metric], _order(rows), {}, notes=_version_notes(rows))
+    notes = _version_notes(rows)
+    rows = _with_methods(rows, kind, metric)
+    selection = Selection(name, kind, METRICS[metric], _order(rows), {}, notes=notes)
     grouped: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         grouped[row["task"], row["setting"]][row["method"]].append(row)
     for cell, methods in grouped.items():
-        _refuse_two_settings(cell, methods)
+        if kind != "robustness":
+            _refuse_two_settings(cell, methods)
         _fill(selection, cell, methods)
     if not selection.cells:
         raise UserError(f"no run of part {name} has a target: {metric} needs one (--evaluation.target)")
@@ -168,15 +178,33 @@ def refuse_mixed(rows: Iterable[Row]) -> None:
             )
 
 
-def label_methods(rows: Sequence[Row]) -> None:
-    """Give every row its "method": the optimizer, or where variants are compared those."""
+def _with_methods(rows: list[Row], kind: str, metric: str) -> list[Row]:
+    """Rows with their "method"; of a grid with the point in their setting, of random settings one row each."""
     optimizers = {row["optimizer"] for row in rows}
     variants = {row["variant"] for row in rows}
     for row in rows:
-        if len(optimizers) == 1 and len(variants) > 1:
-            row["method"] = row["variant"]
-        else:
-            row["method"] = " ".join([row["optimizer"], *([row["variant"]] if row["variant"] != "default" else [])])
+        row["method"] = row["optimizer"]
+        if kind == "grid" and row["variant"] != "default":
+            row["setting"] = f"{row['setting']}, {row['variant']}"
+        elif kind in ("compare", "ablation") and len(variants) > 1:
+            named = row["variant"] if row["variant"] != "default" or len(optimizers) == 1 else ""
+            row["method"] = " ".join(
+                [*([row["optimizer"]] if len(optimizers) > 1 else []), *([named] if named else [])]
+            )
+    if kind != "robustness":
+        return rows
+    drawn: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        drawn[row["task"], row["setting"], row["method"], row["variant"]].append(row)
+    return [
+        same[0] | {"seed": 0} | {name: _mean([row[name] for row in same]) for name in {metric, "final"}}
+        for same in drawn.values()
+    ]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
@@ -243,6 +271,7 @@ def _fill(selection: Selection, cell: Cell, methods: dict[str, list[Row]]) -> No
                 f"{name} on {cell[0]} ({cell[1]}): {lost} of {found.size} runs diverged and count as the worst run"
             )
     selection.cells[cell] = {name: np.where(np.isnan(found), worst, found) for name, found in values.items()}
+    selection.runs[cell] = {name: [row["run"] for row in found] for name, found in methods.items()}
     sizes = {name: found.size for name, found in values.items()}
     if len(set(sizes.values())) > 1:
         most = max(sizes.values())

@@ -1,0 +1,212 @@
+"""How much does a method depend on its settings? Sensitivity to one option, and what random settings give.
+
+    sensitivity(data)              # IQM by learning rate, of searches, grids and robustness parts
+    robustness(data)               # share of random settings near the best, area under their distribution
+
+Both return `tables.Table`s with intervals from an explicit seed. Which of two methods is better at random settings:
+``compare(data, part)`` of the robustness part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.aggregate import Array, bootstrap_interval, interquartile_mean, mean
+from evaluation.dataset import Dataset
+from evaluation.errors import UserError
+from evaluation.normalization import normalize
+from evaluation.selection import Row, Selection, areas_under_curves, refuse_mixed, select
+from evaluation.tables import Table
+
+SENSITIVITY_KINDS = ("search", "grid", "robustness")
+BINS_PER_DECADE = 2  # where nearly every run has a value of its own
+NEAR = 0.05  # of the reference range: "within 5 points of 100"
+
+
+@dataclass(frozen=True)
+class SensitivityRow:
+    """Scores of an optimizer at one value of an option (`value_low` = `value_high`), or over a bin of values."""
+
+    part: str
+    task: str
+    setting: str
+    optimizer: str
+    value: float
+    value_low: float
+    value_high: float
+    n: int
+    iqm: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class RobustnessRow:
+    """What an optimizer reaches at random settings of its options.
+
+    `best` is the best setting's score, in the task's units; `near` the share of settings within `NEAR` of the reference
+    range of the best setting of *any* optimizer of the cell (`cell_best`). `area` is the mean normalized score, each
+    cut to [0, 1]: the area under the share of settings that reach at least a score, over that score.
+    """
+
+    part: str
+    task: str
+    setting: str
+    optimizer: str
+    settings: int
+    best: float
+    cell_best: float
+    near: float
+    near_low: float
+    near_high: float
+    area: float
+    area_low: float
+    area_high: float
+
+
+def sensitivity(
+    dataset: Dataset,
+    part: str | None = None,
+    *,
+    option: str = "optimizer.lr",
+    metric: str = "final",
+    seed: int = 0,
+    level: float = 0.95,
+    repetitions: int = 2_000,
+) -> Table[SensitivityRow]:
+    """IQM of a score by the value of a numeric option, for every optimizer of every cell.
+
+    `part`: default all searches, grids and robustness parts. Where most values occur once (random searches), they are
+    put into bins of half a decade. The other options vary along: in a search these are the scores of its trials, not of
+    the best ones. Raises `UserError` for an unknown part, an option that no run has, and runs of two protocols.
+    """
+    if metric not in ("final", "auc", "last", "mean_score"):
+        raise UserError(f"sensitivity is shown for a score, not for {metric!r}: final, auc, last or mean_score")
+    rows = dataset.rows("SELECT * FROM runs ORDER BY run")
+    chosen = [row for row in rows if (row["part"] == part if part else row["kind"] in SENSITIVITY_KINDS)]
+    if part and not chosen:
+        raise UserError(f"{dataset.name} has no runs of a part {part!r}")
+    if metric == "auc":
+        areas = areas_under_curves(dataset)
+        chosen = [row | {"auc": areas[row["run"]]} for row in chosen]
+    found = [
+        (row, value) for row in chosen if (value := _option(row, option)) is not None and not math.isnan(row[metric])
+    ]
+    if chosen and not found:
+        raise UserError(f"no run of these parts has a number {option}")
+    groups: dict[tuple[str, str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    for name in dict.fromkeys(row["part"] for row, _ in found):
+        refuse_mixed([row for row, _ in found if row["part"] == name])
+    for row, value in found:
+        groups[row["part"], row["task"], row["setting"], row["optimizer"]].append((value, row[metric]))
+    result = []
+    for labels, points in groups.items():
+        for values, scores in _bins(points):
+            low, high = bootstrap_interval(interquartile_mean, scores, seed=seed, level=level, repetitions=repetitions)
+            middle = float(np.exp(np.mean(np.log(values)))) if min(values) > 0 else float(np.mean(values))
+            first, last = float(min(values)), float(max(values))
+            middle = middle if first < last else first
+            iqm = interquartile_mean(scores)
+            result.append(SensitivityRow(*labels, middle, first, last, scores.size, iqm, low, high))
+    return Table(
+        f"{metric} score by {option}", result, f"IQM of the runs; {level:.0%} intervals by the bootstrap, seed {seed}"
+    )
+
+
+def robustness(
+    dataset: Dataset,
+    part: str | None = None,
+    *,
+    metric: str = "final",
+    seed: int = 0,
+    level: float = 0.95,
+    repetitions: int = 5_000,
+) -> Table[RobustnessRow]:
+    """What the optimizers of a robustness part (default: the study's only one) reach at random settings.
+
+    The bootstrap draws settings. Raises `UserError` where there is no such part, and as `selection.select`.
+    """
+    kinds = {row["part"]: row["kind"] for row in dataset.rows("SELECT DISTINCT part, kind FROM runs ORDER BY part")}
+    names = [name for name, kind in kinds.items() if kind == "robustness"]
+    if part is None and len(names) != 1:
+        raise UserError(
+            f"{dataset.name} has {len(names) or 'no'} parts of kind robustness: name one of {', '.join(names)}"
+        )
+    name = names[0] if part is None else part
+    if kinds.get(name, "robustness") != "robustness":
+        raise UserError(f"part {name} is a {kinds[name]}, not of kind robustness")
+    selection = select(dataset, name, metric)
+    if selection.metric.kind != "score":
+        raise UserError(f"robustness is shown for a score, not for {metric!r}: final, auc, last or mean_score")
+    rows = [
+        _robustness_row(selection, cell, method, seed, level, repetitions)
+        for cell, methods in selection.cells.items()
+        for method in selection.methods
+        if method in methods
+    ]
+    note = f"{level:.0%} intervals by the bootstrap over settings, {repetitions:,} repetitions, seed {seed}"
+    return Table(f"{selection.metric.words} at random settings", rows, note)
+
+
+def _robustness_row(
+    selection: Selection, cell: tuple[str, str], method: str, seed: int, level: float, repetitions: int
+) -> RobustnessRow:
+    values, to = selection.cells[cell][method], selection.references[cell[0]]
+    best = max(float(found.max()) for found in selection.cells[cell].values())
+    near = np.asarray(values >= best - NEAR * (to.high - to.low), dtype=np.float64)
+    area = np.clip(normalize(values, to), 0.0, 1.0)
+
+    def interval(scores: Array) -> tuple[float, float]:
+        return bootstrap_interval(mean, scores, seed=seed, level=level, repetitions=repetitions)
+
+    (near_low, near_high), (area_low, area_high) = interval(near), interval(area)
+    return RobustnessRow(
+        part=selection.part,
+        task=cell[0],
+        setting=cell[1],
+        optimizer=method,
+        settings=values.size,
+        best=float(values.max()),
+        cell_best=best,
+        near=float(near.mean()),
+        near_low=near_low,
+        near_high=near_high,
+        area=float(area.mean()),
+        area_low=area_low,
+        area_high=area_high,
+    )
+
+
+def _option(row: Row, option: str) -> float | None:
+    """A run's value of an option, where it is a number; the learning rate is known even where nobody set it."""
+    if option == "optimizer.lr":
+        return None if row["lr"] is None else float(row["lr"])
+    value: Any = json.loads(row["options"]).get(option)
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _bins(points: Sequence[tuple[float, float]]) -> list[tuple[list[float], Array]]:
+    """(value, score) pairs -> the values and the scores of each distinct value, or of each bin of them."""
+    by_value: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for value, score in points:
+        by_value[value].append((value, score))
+    positive = all(0 < value < math.inf for value in by_value)
+    if positive and np.median([len(same) for same in by_value.values()]) < 2 < len(points):
+        bins: dict[float, list[tuple[float, float]]] = defaultdict(list)
+        for value, score in points:
+            bins[math.floor(math.log10(value) * BINS_PER_DECADE)].append((value, score))
+        by_value = bins
+    return [
+        ([value for value, _ in by_value[key]], np.array([score for _, score in by_value[key]]))
+        for key in sorted(by_value)
+    ]
