@@ -4,6 +4,8 @@
     provenance.json   code, versions, machine, device, seeds, command; one entry more under "resumed" for each resume
     metrics.jsonl     one row a key (step, split, name): `metrics_file`
     tensorboard/      the same as TensorBoard events
+    gradients/        recorded gradients, parquet: `recorder`
+    tracking.json     which run it is in a tracking service, with `track`: `tracking`
     checkpoints/      the last two, atomic: `checkpoint`; removed once finished
     model.pt          the trainer's model, once finished
     summary.json      once finished, and only then
@@ -39,6 +41,7 @@ from evaluation.files import read_json, write_json
 from evaluation.lock import FolderLock
 from evaluation.metrics_file import MetricRow, MetricsWriter, read_rows
 from evaluation.tensorboard import TensorBoardMirror
+from evaluation.tracking import NONE, TrackingMirror, require
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.jsonl", "summary.json"
 MODEL, LOCK, CHECKPOINTS, TENSORBOARD = "model.pt", "lock", "checkpoints", "tensorboard"
@@ -70,21 +73,24 @@ class RunFolder:
         seeds: Mapping[str, int],
         device: str,
         tensorboard: bool = True,
+        track: str = NONE,
         message: Callable[[str], None] = to_stderr,
     ) -> Self:
         """Begin a new run in `path`, which must be absent, empty, or left by a run killed before its config was
         written.
 
         `config` is a mapping or dataclass, `seeds` what is recorded of the seeds, `device` the device in words,
-        `message` shows a line to the user. Raises `UserError`: the folder holds a run already (says what to type), is
-        not a run folder, is a file, cannot be written, or is in use by another process.
+        `track` a tracking service (`tracking`), `message` shows a line to the user. Raises `UserError`: the folder
+        holds a run already (says what to type), is not a run folder, is a file, cannot be written, or is in use by
+        another process; the tracking service's package is missing.
         """
         folder = Path(path)
+        require(track)
         with _in_one_line(folder):
             _refuse_existing(folder)
             with _locked(folder) as lock:
                 _refuse_existing(folder)  # another process may have been faster
-                return cls(folder, lock, plain(config), None, seeds, device, tensorboard, message)
+                return cls(folder, lock, plain(config), None, seeds, device, tensorboard, track, message)
 
     @classmethod
     def resume(
@@ -96,6 +102,7 @@ class RunFolder:
         device: str,
         ignore: Iterable[str] = (),
         tensorboard: bool = True,
+        track: str = NONE,
         message: Callable[[str], None] = to_stderr,
     ) -> Self:
         """Go on with the run in `path` from its newest whole checkpoint; without any it starts over and says so.
@@ -107,6 +114,7 @@ class RunFolder:
         """
         folder = Path(path)
         new = plain(config)
+        require(track)
         with _in_one_line(folder):
             if not folder.exists():
                 raise UserError(f"there is no run in {folder}: nothing to resume; leave out --resume to start it")
@@ -115,7 +123,7 @@ class RunFolder:
             with _locked(folder) as lock:
                 if not (folder / CONFIG).is_file():
                     message(f"{folder}: no checkpoint yet, so the run starts over")
-                    return cls(folder, lock, new, None, seeds, device, tensorboard, message)
+                    return cls(folder, lock, new, None, seeds, device, tensorboard, track, message)
                 old = read_config(folder / CONFIG)
                 _refuse_other_config(folder, old, new, ignore)
                 store = CheckpointStore(folder / CHECKPOINTS, message=message)
@@ -124,7 +132,7 @@ class RunFolder:
                     store.remove_all()  # a kill may have come between the summary and this
                     raise RunFinishedError(f"the run in {folder} has finished: nothing to resume")
                 resumed = {"changed": {key: list(values) for key, values in differences(old, new).items()}}
-                return cls(folder, lock, old, resumed, seeds, device, tensorboard, message)
+                return cls(folder, lock, old, resumed, seeds, device, tensorboard, track, message)
 
     def __init__(
         self,
@@ -135,6 +143,7 @@ class RunFolder:
         seeds: Mapping[str, int],
         device: str,
         tensorboard: bool,
+        track: str,
         message: Callable[[str], None],
     ) -> None:
         """Use `create` or `resume`. `resumed` is None for a new run, else what its provenance entry says besides."""
@@ -157,11 +166,15 @@ class RunFolder:
             entry = {**origin, "from_step": purge_step, **resumed}
             write_json(path / PROVENANCE, {**record, "resumed": [*record.get("resumed", []), entry]})
         length = self.checkpoint.meta[METRICS_LENGTH] if self.checkpoint else 0
+        before = list(read_rows(path / METRICS)) if track != NONE and (path / METRICS).is_file() else []
         self._metrics = MetricsWriter(path / METRICS, length=length)
-        self._mirror: TensorBoardMirror | None = None
+        self._mirrors: list[TensorBoardMirror | TrackingMirror] = []
         if tensorboard:
             kept = read_rows(path / METRICS)
-            self._mirror = TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept)
+            self._mirrors.append(TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept))
+        if track != NONE:
+            kept = read_rows(path / METRICS)
+            self._mirrors.append(TrackingMirror(track, path, config, message, kept=kept, before=before))
 
     @property
     def model_path(self) -> Path:
@@ -169,15 +182,15 @@ class RunFolder:
         return self.path / MODEL
 
     def log(self, step: int, samples: int, wall_s: float, split: str, values: Mapping[str, float]) -> None:
-        """Record `values` (name -> number) at `step`, in metrics.jsonl and TensorBoard.
+        """Record `values` (name -> number) at `step`, in metrics.jsonl and its mirrors.
 
         `samples` is what the trainer consumed so far, `wall_s` the run's seconds (`clock.Clock.wall_s`), `split` a
         word such as "train" or "eval". Log the first and the last step too. ValueError for a key (step, split, name)
         that is not past the last one of its split and name; OSError when the disk is full.
         """
         rows = self._metrics.log(step, samples, wall_s, split, values)
-        if self._mirror is not None:
-            self._mirror.write(rows)
+        for mirror in self._mirrors:
+            mirror.write(rows)
 
     def save_checkpoint(
         self, step: int, write: Callable[[Path], None], meta: Mapping[str, Any] | None = None
@@ -199,8 +212,8 @@ class RunFolder:
     def close(self) -> None:
         """Close the files and free the lock; a second call does nothing."""
         self._metrics.close()
-        if self._mirror is not None:
-            self._mirror.close()
+        for mirror in self._mirrors:
+            mirror.close(is_finished(self.path))
         self._lock.release()
 
     def __enter__(self) -> Self:

@@ -47,8 +47,8 @@ class TensorBoardMirror:
                 if self._events is not None:
                     self._events.scalar(f"{row.split}/{row.name}", row.value, row.step)
 
-    def close(self) -> None:
-        """Close the event file."""
+    def close(self, finished: bool = False) -> None:
+        """Close the event file, whether the run is finished or not."""
         if self._events is not None:
             self._events.close()
             self._events = None

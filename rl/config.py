@@ -183,6 +183,7 @@ class TrainConfig:
     checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]")
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
+    track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)

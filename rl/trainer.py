@@ -41,7 +41,7 @@ RECENT_GAMES = 20
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
 STANDARDIZATION_FRAMES = 2048
-MAY_CHANGE = ("tensorboard",)  # between a run and its resume: it does not change the numbers
+MAY_CHANGE = ("tensorboard", "track")  # between a run and its resume: they do not change the numbers
 
 
 class Interrupted(Exception):
@@ -100,6 +100,7 @@ def train(config: TrainConfig, *, resume: bool = False, display: Display | None 
         seeds={"seed": config.seed},
         device=str(device),
         tensorboard=config.tensorboard,
+        track=config.track,
         message=display.message,
     ) as run:
         trainer = Trainer(config, run, device, display)
