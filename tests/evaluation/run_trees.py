@@ -75,6 +75,7 @@ def write_gradients(run: Path, *, update_to_weight: float = 1e-3, updates: int =
             row: dict[str, Any] = {name: float(generator.random()) for name in GRADIENTS}
             row |= {"step": update * 100, "update": update, "event": "interval", "since_shift": -1, "layer": layer}
             row |= {"numel": 8, "threshold": float("inf"), "update_to_weight": update_to_weight}
+            row["update_rms"] = row["weight_rms"] * update_to_weight
             rows.append(row | {"before": [0, 3, 5], "after": [1, 3, 4]})
     path = run / "gradients" / f"part-{number:06d}.parquet"
     path.parent.mkdir(exist_ok=True)
