@@ -25,6 +25,7 @@ from rl.config import ExplorationConfig, TrainConfig
 from rl.control import TASKS
 from rl.envs import configured_envs, observation_space
 from rl.evaluate import evaluate, signature
+from rl.games import is_control
 from rl.learner import DQN, select_device
 from rl.preflight import check_game, check_resources
 from rl.progress import Display, IntervalStatistics, Silent, clipping
@@ -75,6 +76,20 @@ def default_run_dir(config: TrainConfig) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+@contextlib.contextmanager
+def enough_threads(config: TrainConfig) -> Iterator[None]:
+    """One thread for the small networks of control tasks, whose products are too small to be shared.
+
+    On a machine with other jobs a second thread that waits for its turn makes an update ten times slower.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if is_control(config.game) else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def train(config: TrainConfig, *, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
     """Train a DQN agent and return the run's summary (what `summary.json` holds).
 
@@ -94,15 +109,18 @@ def train(config: TrainConfig, *, resume: bool = False, display: Display | None 
     checkpoint_bytes = check_resources(config, device, path)
     check_game(config)
     enter = functools.partial(RunFolder.resume, ignore=MAY_CHANGE) if resume else RunFolder.create
-    with enter(
-        path,
-        config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
-        seeds={"seed": config.seed},
-        device=str(device),
-        tensorboard=config.tensorboard,
-        track=config.track,
-        message=display.message,
-    ) as run:
+    with (
+        enter(
+            path,
+            config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
+            seeds={"seed": config.seed},
+            device=str(device),
+            tensorboard=config.tensorboard,
+            track=config.track,
+            message=display.message,
+        ) as run,
+        enough_threads(config),
+    ):
         trainer = Trainer(config, run, device, display)
         try:
             display.start(trainer.info() | {"checkpoint_bytes": checkpoint_bytes})
