@@ -6,12 +6,14 @@
     evaluations.parquet  the table `evaluations`: scores to the last bit, seconds to the millisecond
     records.parquet      the recorded updates' rows of `metrics` (splits gradients and diagnostics), thinned to a size
     gradients.parquet    the table `gradients`, thinned to a size
+    steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`)
 
 `dataset.load` reads the folder back to the same tables; `metrics` then has evaluations and thinned records only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ import yaml
 
 from evaluation.dataset_folders import ABOUT, ARCHIVE, STUDY, Problem, Source
 from evaluation.dataset_tables import (
+    EFFECTIVE_STEPS,
     EVALUATION,
     EVALUATIONS,
     GRADIENTS,
@@ -26,6 +29,7 @@ from evaluation.dataset_tables import (
     RUNS,
     SCORE,
     SCORE_STD,
+    insert,
     names,
 )
 from evaluation.errors import UserError, reason
@@ -38,19 +42,26 @@ if TYPE_CHECKING:
     from evaluation.dataset import Dataset
 
 EVALUATION_FILE, RECORD_FILE, GRADIENT_FILE = "evaluations.parquet", "records.parquet", "gradients.parquet"
+STEP_FILE = "steps.parquet"
 FORMAT = 1
 RECORD_SPLITS = ("gradients", "diagnostics")
 SECONDS = 3  # decimals kept of times in seconds
-# (seeds of a group of runs, recorded updates of a run), tried in turn until the file is small enough
-THINNING = ((100, 200), (10, 100), (5, 50), (3, 40), (2, 30), (1, 30), (1, 16), (1, 8), (1, 4), (1, 2))
+# (seeds of a group of runs, updates of a run recorded at intervals, target syncs with all updates recorded around
+# them), tried in turn until the file is small enough
+THINNING = (
+    *((100, 200, 50), (10, 100, 10), (5, 50, 5), (3, 40, 3), (2, 30, 2), (1, 30, 2), (1, 16, 1)),
+    *((1, 12, 1), (1, 12, 0), (1, 8, 0), (1, 6, 0), (1, 4, 0), (1, 2, 0)),
+)
+SAMPLE_ROWS = 3000
 
 
 def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) -> Path:
     """Write the archive of a data set into `folder` (made where needed; an earlier archive in it is replaced).
 
     `max_bytes` bounds the files of records and of gradients, each: fewer seeds of a group of runs (equal but for the
-    seed; the lowest stay) and fewer recorded updates of a run (evenly spaced) are kept until they fit. Raises
-    `UserError`: the folder holds something else, or the data set has no runs.
+    seed; the lowest stay) and fewer recorded updates of a run (evenly spaced) are kept until they fit, at least two
+    updates of one seed. Records of a search's trials are left out. Raises `UserError`: the folder holds something else,
+    or the data set has no runs.
     """
     folder = Path(folder)
     if not dataset.connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
@@ -79,9 +90,14 @@ def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) ->
             (GRADIENT_FILE, "gradients", f"run, {_NARROW}"),
         )
     }
+    steps = dataset.effective_steps()
+    rows = [{"run": run, "step": step} for run, step in sorted(steps.items())]
+    dataset.connection.execute("CREATE OR REPLACE TEMP TABLE exported_steps (run VARCHAR, step DOUBLE)")
+    insert(dataset.connection, "exported_steps", EFFECTIVE_STEPS, rows)
+    _write(dataset.connection, "SELECT run, step::FLOAT AS step FROM exported_steps ORDER BY run", folder / STEP_FILE)
     if dataset.definition:
         atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
-    problems = [[problem.path, problem.reason] for problem in dataset.problems]
+    problems = [[_relative(problem.path, dataset.roots), problem.reason] for problem in dataset.problems]
     write_json(folder / ABOUT, {"format": FORMAT, "name": dataset.name, "kept": kept, "problems": problems})
     return folder
 
@@ -92,6 +108,14 @@ _NARROW = ", ".join(
     f'"{name}"::{ {"DOUBLE": "FLOAT", "BIGINT[]": "INTEGER[]"}.get(kind, kind) } AS "{name}"'
     for name, kind in GRADIENTS.items()
 )
+
+
+def _relative(path: str, roots: Sequence[Path]) -> str:
+    """A path below one of the folders that were loaded, without that folder: it is of no use elsewhere."""
+    for root in roots:
+        if Path(path).is_relative_to(root):
+            return Path(path).relative_to(root).as_posix()
+    return path
 
 
 def _write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
@@ -105,32 +129,57 @@ def _write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> Non
 def _write_thinned(
     connection: duckdb.DuckDBPyConnection, table: str, shown: str, path: Path, max_bytes: int
 ) -> dict[str, int] | None:
-    """Write what fits of a table of records and return how much of it that is; None: the table is empty."""
+    """Write what fits of a table of records and return how much of it that is; None: there is nothing to write."""
     path.unlink(missing_ok=True)
-    if not connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]:
+    sync = '"update" - since_shift' if table == "gradients" else "NULL"
+    shift = "min(event) = 'shift'" if table == "gradients" else "false"
+    connection.execute(_KEYS.format(table=table, sync=sync, shift=shift))
+    rows = {
+        rung: connection.execute(f"SELECT coalesce(sum(n), 0) FROM thinned WHERE {_KEPT.format(*rung)}").fetchall()[0][
+            0
+        ]
+        for rung in THINNING
+    }
+    if not rows[THINNING[0]]:
         return None
-    for seeds, updates in THINNING:
-        _write(connection, _THIN.format(shown=shown, table=table, seeds=seeds, updates=updates), path)
-        if path.stat().st_size <= max_bytes:
+
+    def write(rung: tuple[int, int, int]) -> int:
+        kept = f"(SELECT run, step FROM thinned WHERE {_KEPT.format(*rung)})"
+        order = "run, layer, step" if table == "gradients" else "run, split, name, step"
+        _write(connection, f"SELECT {shown} FROM {table} SEMI JOIN {kept} USING (run, step) ORDER BY {order}", path)
+        return path.stat().st_size
+
+    # How many bytes a row takes is seen in a small file; a large one is only written when it is likely to fit.
+    small = next((rung for rung in THINNING if rows[rung] <= SAMPLE_ROWS), THINNING[-1])
+    each = write(small) / max(1, rows[small])
+    for rung in THINNING:
+        if (rung == THINNING[-1] or rows[rung] * each <= 1.2 * max_bytes) and write(rung) <= max_bytes:
             break
-    return {"seeds": seeds, "updates": updates}
+    return dict(zip(("seeds", "updates", "syncs"), rung, strict=True))
 
 
-# Of every group of runs that differ in their seed only, the first seeds; of a run's recorded steps, evenly many, and
-# always the last.
-_THIN = """
-    WITH kept_runs AS (
-        SELECT run FROM (SELECT DISTINCT run FROM {table}) JOIN runs USING (run)
-        QUALIFY row_number() OVER (PARTITION BY study, part, task, setting, optimizer, variant ORDER BY seed) <= {seeds}
+# Every recorded step of a run with its number of rows, its place among the run's others, and the run's among those that
+# differ in their seed only. Updates around one target sync share a place. Runs of a search are left out: their scores
+# say what the search found.
+_KEYS = """
+    CREATE OR REPLACE TEMP TABLE thinned AS
+    WITH steps AS (
+        SELECT run, step, count(*) AS n, min({sync}) AS sync, {shift} AS shift FROM {table} GROUP BY run, step
     ),
-    steps AS (
-        SELECT run, step, row_number() OVER (PARTITION BY run ORDER BY step) AS place,
-            count(*) OVER (PARTITION BY run) AS n
-        FROM (SELECT DISTINCT run, step FROM {table} SEMI JOIN kept_runs USING (run))
+    ranked AS (
+        SELECT run, row_number() OVER (
+            PARTITION BY study, part, task, setting, optimizer, variant ORDER BY seed, run
+        ) AS seed_rank
+        FROM (SELECT DISTINCT run FROM steps) JOIN runs USING (run) WHERE kind <> 'search'
+    ),
+    placed AS (
+        SELECT *, dense_rank() OVER (PARTITION BY run, shift ORDER BY CASE WHEN shift THEN sync ELSE step END) AS place
+        FROM steps JOIN ranked USING (run)
     )
-    SELECT {shown} FROM {table} SEMI JOIN (
-        SELECT run, step FROM steps WHERE (place * {updates}) // n > ((place - 1) * {updates}) // n OR n <= {updates}
-    ) USING (run, step) ORDER BY ALL"""
+    SELECT *, max(place) OVER (PARTITION BY run, shift) AS places FROM placed"""
+# The first seeds, evenly many places, always the last one; {2} of the syncs.
+_KEPT = """seed_rank <= {0} AND (place * CASE WHEN shift THEN {2} ELSE {1} END) // places
+    > ((place - 1) * CASE WHEN shift THEN {2} ELSE {1} END) // places"""
 
 
 def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Problem]) -> list[str]:
@@ -146,6 +195,7 @@ def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Pr
     try:
         connection.execute(f"INSERT INTO runs {_from(root / ARCHIVE, source.prefix, RUNS)}")
         connection.execute(f"INSERT INTO evaluations {_from(root / EVALUATION_FILE, source.prefix, EVALUATIONS)}")
+        connection.execute(f"INSERT INTO effective_steps {_from(root / STEP_FILE, source.prefix, EFFECTIVE_STEPS)}")
     except duckdb.Error as error:
         connection.execute("ROLLBACK")
         problems.append(Problem(str(root), f"corrupt archive: {reason(error)}"))

@@ -40,12 +40,14 @@ class Dataset:
         connection: DuckDB, in memory.
         problems: what was left out, and why.
         definition: study.yaml as a mapping ({} for plain runs and for several studies).
+        roots: the folders that were loaded; a problem's path begins with one of them.
     """
 
     name: str
     connection: duckdb.DuckDBPyConnection
     problems: list[Problem] = field(default_factory=list)
     definition: dict[str, Any] = field(default_factory=dict)
+    roots: list[Path] = field(default_factory=list)
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         """The result of a query as one mapping a row."""
@@ -57,6 +59,20 @@ class Dataset:
         """The result of a query as one array a column; NULL is NaN in columns of numbers, else None."""
         result = self.connection.execute(query, list(parameters)).fetchnumpy()
         return {name: _filled(column) for name, column in result.items()}
+
+    def effective_steps(self) -> dict[str, float]:
+        """Run -> |w' - w| / |w| of the whole network in one update, median over the updates recorded at intervals.
+
+        Updates recorded around target syncs are left out: they are not typical. Runs without a record are absent.
+        """
+        found = self.rows(
+            """SELECT run, median(ratio) AS step FROM (
+                SELECT run, "update", sqrt(sum(numel * update_rms ** 2) / sum(numel * weight_rms ** 2)) AS ratio
+                FROM gradients WHERE event = 'interval' AND run NOT IN (SELECT run FROM effective_steps)
+                GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
+            ) GROUP BY run UNION ALL SELECT run, step FROM effective_steps"""
+        )
+        return {row["run"]: row["step"] for row in found if row["step"] > 0}
 
     def close(self) -> None:
         """Close the connection and free its memory."""
@@ -101,7 +117,7 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
     if not problems and not connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
         raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")
     names = dict.fromkeys(source.name for source in sources)
-    return Dataset("+".join(names), connection, problems, sources[0].definition if len(sources) == 1 else {})
+    return Dataset("+".join(names), connection, problems, sources[0].definition if len(sources) == 1 else {}, roots)
 
 
 def _connect() -> duckdb.DuckDBPyConnection:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation import gradients
 from evaluation.dataset_folders import Problem, Run
 from evaluation.errors import UserError, reason
 from evaluation.metrics import EVALUATION_SECONDS
@@ -63,6 +64,7 @@ EVALUATIONS = {
     "value": "DOUBLE",
     "std": "DOUBLE",
 }
+EFFECTIVE_STEPS = {"run": "VARCHAR", "step": "DOUBLE"}
 METRIC_ROW = {
     "step": "BIGINT",
     "samples": "BIGINT",
@@ -71,33 +73,13 @@ METRIC_ROW = {
     "name": "VARCHAR",
     "value": "DOUBLE",
 }
-GRADIENTS = {
-    "step": "BIGINT",
-    "update": "BIGINT",
-    "event": "VARCHAR",
-    "since_shift": "BIGINT",
-    "layer": "VARCHAR",
-    "numel": "BIGINT",
-    **dict.fromkeys(
-        (
-            "grad_rms",
-            "grad_max",
-            "after_rms",
-            "threshold",
-            "clipped",
-            "attenuation",
-            "noise_std",
-            "update_rms",
-            "weight_rms",
-            "update_to_weight",
-            "tail_index",
-            "tail_index_after",
-        ),
-        "DOUBLE",
-    ),
-    "before": "BIGINT[]",
-    "after": "BIGINT[]",
-}
+_GRADIENT_TYPES = (
+    dict.fromkeys(gradients.INTEGERS, "BIGINT")
+    | dict.fromkeys(gradients.TEXTS, "VARCHAR")
+    | dict.fromkeys(gradients.FIGURES, "DOUBLE")
+    | dict.fromkeys(gradients.HISTOGRAMS, "BIGINT[]")
+)
+GRADIENTS = {name: _GRADIENT_TYPES[name] for name in gradients.COLUMNS}
 
 
 def columns(schema: dict[str, str]) -> str:
@@ -115,6 +97,9 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET preserve_insertion_order = false")  # reads many files with all cores; nothing relies on it
     connection.execute(f"CREATE TABLE runs ({columns(RUNS)})")
     connection.execute(f"CREATE TABLE evaluations ({columns(EVALUATIONS)})")
+    connection.execute(
+        f"CREATE TABLE effective_steps ({columns(EFFECTIVE_STEPS)})"
+    )  # of archives, which have few gradients
     connection.execute("CREATE TABLE run_numbers (number INTEGER, run VARCHAR)")
     connection.execute(f"CREATE TABLE metric_rows (number INTEGER, {columns(METRIC_ROW)})")
     connection.execute(

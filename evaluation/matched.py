@@ -1,7 +1,7 @@
 """The baseline at the method's step size: clipping shrinks steps, and smaller steps alone may explain a difference.
 
-The *effective step* of a run is the size of an update relative to the weights, |w' - w| / |w| over the whole network,
-median over the updates recorded at intervals (the run's gradient parts); without a record, the learning rate.
+The *effective step* of a run is the size of an update relative to the weights (`Dataset.effective_steps`); without a
+record of its gradients, the learning rate.
 `matched_steps` looks through all parts of the study (searches, grids, random settings) for the baseline's runs whose
 effective step is nearest to the method's, and compares the two.
 """
@@ -74,20 +74,6 @@ class MatchedRow:
     sentence: str
 
 
-def effective_steps(dataset: Dataset) -> dict[str, float]:
-    """Run -> |w' - w| / |w| of the whole network, median over its recorded updates; absent for runs without a record.
-
-    Updates recorded around target syncs are left out: they are not typical.
-    """
-    found = dataset.rows(
-        """SELECT run, median(ratio) AS step FROM (
-            SELECT run, "update", sqrt(sum(numel * update_rms ** 2) / sum(numel * weight_rms ** 2)) AS ratio
-            FROM gradients WHERE event = 'interval' GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
-        ) GROUP BY run"""
-    )
-    return {row["run"]: row["step"] for row in found if row["step"] > 0}
-
-
 def matched_steps(
     dataset: Dataset,
     part: str | None = None,
@@ -156,7 +142,7 @@ class _Search:
     """Finds the runs of an optimizer whose effective step is nearest to that of given runs."""
 
     def __init__(self, dataset: Dataset, metric: str) -> None:
-        self.steps = effective_steps(dataset)
+        self.steps = dataset.effective_steps()
         self.rows = {row["run"]: row for row in dataset.rows("SELECT * FROM runs ORDER BY run")}
         areas = areas_under_curves(dataset) if metric == "auc" else {}
         self.values = {run: areas[run] if areas else row[metric] for run, row in self.rows.items()}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from unittest import mock
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from evaluation import archive, dataset
@@ -41,7 +44,10 @@ def table(data, query):
 def test_the_tables_come_back(study, tmp_path):
     folder = export(study, tmp_path / "results" / "tiny")
     with dataset.load(folder) as data:
-        assert (data.name, data.definition, data.problems) == (study.name, study.definition, study.problems)
+        assert (data.name, data.definition) == (study.name, study.definition)
+        problem = study.problems[0]
+        assert data.problems == [dataset.Problem("comparison/CartPole/plain/adam/default/s0", problem.reason)]
+        assert data.effective_steps() == pytest.approx(study.effective_steps(), rel=1e-6)
         for name, key, rounded in (
             ("runs", "run", ROUNDED),
             ("evaluations", "run, step", ("wall_s", "evaluation_s")),
@@ -119,6 +125,29 @@ def test_gradients_are_thinned_until_they_fit(study, tmp_path):
         # Each optimizer keeps its first seeds (adam's seed 0 is unfinished).
         assert "comparison/CartPole/plain/adam/default/s1" in [row["run"] for row in rows]
         assert "comparison/CartPole/plain/asgc/default/s0" in [row["run"] for row in rows]
+
+
+def test_updates_around_a_sync_stay_together_and_trials_are_left_out(tmp_path):
+    run = Planned("adam", 1)
+    trial = Planned("adam", 2, part="tuning", kind="search", variant="trial-0")
+    folder = write_study(tmp_path / "tiny", [run, trial])
+    for planned in (run, trial):
+        path = write_gradients(folder / planned.path, updates=60)
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        for row in rows:
+            if row["update"] % 10 in (0, 1, 2):  # a sync every ten updates, each with two updates after it
+                row |= {"event": "shift", "since_shift": row["update"] % 10}
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with dataset.load(folder) as data, mock.patch("evaluation.archive.THINNING", ((1, 5, 2),)):
+        export(data, tmp_path / "archive")
+    with dataset.load(tmp_path / "archive") as data:
+        rows = data.rows('SELECT DISTINCT run, "update", event FROM gradients ORDER BY ALL')
+        assert {row["run"] for row in rows} == {run.path}
+        assert [row["update"] for row in rows if row["event"] == "shift"] == [30, 31, 32, 60]
+        intervals = [row["update"] for row in rows if row["event"] == "interval"]
+        assert len(intervals) == 5
+        assert intervals[-1] == 59
+        assert set(data.effective_steps()) == {run.path, trial.path}  # known for all, as matching needs
 
 
 @pytest.mark.parametrize("file", ["runs.parquet", "evaluations.parquet"])

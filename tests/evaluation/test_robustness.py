@@ -10,7 +10,7 @@ import pytest
 from evaluation import dataset
 from evaluation.compare import BETTER, NOT_SHOWN
 from evaluation.errors import UserError
-from evaluation.matched import effective_steps, matched_steps
+from evaluation.matched import matched_steps
 from evaluation.normalization import REFERENCES
 from evaluation.robustness import NEAR, robustness, sensitivity
 from tests.evaluation.run_trees import Planned, write_gradients, write_study
@@ -198,7 +198,7 @@ def test_the_effective_step_is_that_of_the_whole_network(tmp_path):
             row["update_rms"] = 5.0  # not typical: left out
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
     with dataset.load(folder) as data:
-        assert effective_steps(data) == {
+        assert data.effective_steps() == {
             run.path: pytest.approx(math.sqrt((900 * 0.01**2 + 100 * 0.03**2) / (900 * 1.0 + 100 * 4.0)))
         }
 
