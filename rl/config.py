@@ -16,7 +16,7 @@ from typing import Any, Literal
 from evaluation.recorder import OFFSETS
 from rl import games
 
-PRESETS = ("quick", "dqn", "control")
+PRESETS = ("quick", "dqn", "atari-small", "control")
 
 
 def option(default: Any, help: str, allowed: str = "", only: str = "") -> Any:

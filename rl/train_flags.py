@@ -77,7 +77,7 @@ def train_flags(config: TrainConfig, everything: bool = False) -> Flags:
     """The flags of `train`, with the values of `config` as the defaults shown."""
     flags = Flags(
         "asgc-rl train",
-        f"[--game GAME] [--preset {'|'.join(PRESETS)}] [options]",
+        "[--game GAME] [--preset PRESET] [options]",
         "Train DQN on an Atari game or a control task and write a run folder.",
         epilog="Dashes and underscores are the same. Later layers win: preset, --config, flags. "
         + ("" if everything else "`asgc-rl train --help-all` lists every option."),
@@ -87,7 +87,9 @@ def train_flags(config: TrainConfig, everything: bool = False) -> Flags:
     run = flags.section("run")
     for name, help in (("--help", "show the common options"), ("--help-all", "show all options")):
         run.add_argument(*(["-h"] if name == "--help" else []), name, action="store_true", help=help)
-    flags.option("run", "--preset", str | None, None, "configuration to start from [quick; control for its tasks]")
+    flags.option(
+        "run", "--preset", str | None, None, f"configuration to start from: {', '.join(PRESETS)} [quick, or control]"
+    )
     flags.option("run", "--config", str | None, None, "YAML file on top of the preset")
     run.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML and stop")
     run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with an interrupted run")

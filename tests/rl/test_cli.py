@@ -85,7 +85,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
         ),
         (["train", "--env.protocol", "atari"], "--env.protocol atari: must be nature, classic, sticky or control"),
         (["train", "--double", "maybe"], "--double maybe: must be true or false"),
-        (["train", "--preset", "slow"], "unknown preset 'slow'; there are quick, dqn, control"),
+        (["train", "--preset", "slow"], "unknown preset 'slow'; there are quick, dqn, atari-small, control"),
         (["train", "--resume"], "--resume: say which run: --resume RUN"),
         (["train", "--resume", "/nowhere"], "--resume /nowhere: not a run folder (no config.yaml in it)"),
         (["train", "--config", "/nowhere.yaml"], "cannot read --config /nowhere.yaml: No such file or directory"),

@@ -60,6 +60,14 @@ def test_dqn_keeps_natures_replay_ratio_and_network() -> None:
     assert (config.network.channels, config.network.hidden) == ([32, 64, 64], 512)
 
 
+def test_atari_small_costs_less_than_quick_for_each_step() -> None:
+    small, quick = TrainConfig.preset("atari-small"), TrainConfig.preset("quick")
+    assert small.batch_size / small.train_every == 4  # samples learned from per environment step
+    assert small.total_steps < quick.total_steps
+    assert small.network.hidden < quick.network.hidden
+    assert (small.env.height, small.env.protocol) == (quick.env.height, quick.env.protocol)
+
+
 def test_quick_keeps_natures_replay_ratio() -> None:
     config = TrainConfig.preset("quick")
     assert config.batch_size / config.train_every == 32 / 4
