@@ -1,7 +1,12 @@
-"""What is checked before a run folder is made: nothing is written for a run that cannot start."""
+"""What comes before a run: its folder's name, the checks after which nothing is written for a run that cannot start,
+and the threads it gets."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,6 +16,7 @@ from evaluation.checkpoint import CheckpointStore
 from evaluation.runs import CHECKPOINTS
 from rl.config import TrainConfig
 from rl.envs import configured_envs, observation_space
+from rl.games import is_control
 from rl.replay import FrameReplay
 
 
@@ -35,3 +41,25 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path) -> in
     needed = max(0, store.peak_bytes(checkpoint) - present)
     resources.check_disk(path, needed, "three checkpoints with the replay in them", "--replay-size")
     return checkpoint
+
+
+def default_run_dir(config: TrainConfig) -> Path:
+    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken."""
+    name = f"{config.game}-{config.optimizer.name}-s{config.seed}"
+    parent = Path("runs") / datetime.date.today().isoformat()
+    candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
+    return next(path for path in candidates if not path.exists())
+
+
+@contextlib.contextmanager
+def enough_threads(config: TrainConfig) -> Iterator[None]:
+    """One thread for the small networks of control tasks, whose products are too small to be shared.
+
+    On a machine with other jobs a second thread that waits for its turn makes an update ten times slower.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if is_control(config.game) else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +23,8 @@ from rl.config import ExplorationConfig, TrainConfig
 from rl.control import TASKS
 from rl.envs import configured_envs, observation_space
 from rl.evaluate import evaluate, signature
-from rl.games import is_control
 from rl.learner import DQN, select_device
-from rl.preflight import check_game, check_resources
+from rl.preflight import check_game, check_resources, default_run_dir, enough_threads
 from rl.progress import Display, IntervalStatistics, Silent, clipping
 from rl.recording import DIAGNOSTICS, Recording
 from rl.replay import FrameReplay
@@ -66,28 +63,6 @@ def epsilon_at(step: int, config: ExplorationConfig) -> float:
 def passed(step: int, advance: int, interval: int) -> bool:
     """Whether the last `advance` environment steps up to `step` reached a multiple of `interval`."""
     return step // interval > (step - advance) // interval
-
-
-def default_run_dir(config: TrainConfig) -> Path:
-    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken."""
-    name = f"{config.game}-{config.optimizer.name}-s{config.seed}"
-    parent = Path("runs") / datetime.date.today().isoformat()
-    candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
-    return next(path for path in candidates if not path.exists())
-
-
-@contextlib.contextmanager
-def enough_threads(config: TrainConfig) -> Iterator[None]:
-    """One thread for the small networks of control tasks, whose products are too small to be shared.
-
-    On a machine with other jobs a second thread that waits for its turn makes an update ten times slower.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if is_control(config.game) else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train(config: TrainConfig, *, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
