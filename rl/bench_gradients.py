@@ -1,9 +1,9 @@
 """`asgc-rl bench --gradients`: what recording gradients costs, in percent of the updates' time.
 
 At its default interval the cost drowns in the noise of a shared machine. So three trainings take turns in short rounds:
-one that records nothing, one that makes every update a regular record (with its diagnostics), one that makes every
-update a record around a target update. The differences are the costs of a record; one interval holds one of the first
-kind and at most as many of the second as there are offsets.
+one that records nothing, one that makes every update a regular record (with noise scale and churn), one that makes
+every update a record around a target update. The differences are the costs of a record; one interval holds one of the
+first kind and at most as many of the second as there are offsets.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from evaluation.runs import RunFolder
 from rl import games
 from rl.config import TrainConfig
@@ -23,18 +25,27 @@ from rl.trainer import Trainer
 
 LEARNING_STARTS = 8_192  # environment steps
 TARGET_INTERVAL = 8_448  # so that one target update comes soon after, and the next one a thousand updates later
-UPDATES = {"control": 40, "quick": 12, "dqn": 6}  # by preset, in a round
+UPDATES = {"control": 40, "atari-small": 20, "quick": 12, "dqn": 6}  # by preset, in a round
 
 
 class TimedTrainer(Trainer):
-    """Counts the seconds of its updates, sampling and recording included, the environments not."""
+    """Counts the seconds of its updates, sampling and recording included, the environments not.
+
+    On a CPU those of the processor, which other programs on the machine hardly touch.
+    """
 
     seconds = 0.0
 
     def _learn(self) -> None:
-        start = time.perf_counter()
+        start = self._now()
         super()._learn()
-        self.seconds += time.perf_counter() - start
+        self.seconds += self._now() - start
+
+    def _now(self) -> float:
+        if self.learner.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 class Learning:
