@@ -17,8 +17,8 @@ def sentence(row: Mapping[str, Any], metric: Metric, unit: str = "runs") -> str:
         said = f"{method} reaches an IQM of {x} against {y} of {baseline}"
         what = metric.words + (", normalized" if normalized else "")
     elif metric.kind == "time":
-        unit = " of the run" if normalized else {"ttt_seconds": " s"}.get(metric.name, " " + metric.name[4:])
-        said = f"{method} takes {x}{unit} on average against {y} of {baseline}"
+        length = " of the run" if normalized else {"ttt_seconds": " s"}.get(metric.name, " " + metric.name[4:])
+        said = f"{method} takes {x}{length} on average against {y} of {baseline}"
         what = f"{metric.words}; a run that misses it counts with its whole length"
     else:
         said = f"the scores of {method} spread by {x} against {y} of {baseline}"
