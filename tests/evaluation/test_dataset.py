@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evaluation import dataset
 from evaluation.bench import write_run
+from evaluation.config_file import write_config
+from evaluation.dataset_folders import RunReader
 from evaluation.errors import UserError
 from evaluation.files import read_json, write_json
 from tests.evaluation.run_trees import Planned, write_gradients, write_study
@@ -359,6 +365,45 @@ def test_configurations_that_are_not_written_by_the_program(tmp_path):
         assert data.rows("SELECT task, seed, optimizer, lr, total_steps FROM runs") == [
             {"task": "Pong", "seed": 3, "optimizer": "asgc", "lr": 2.5e-4, "total_steps": 1000}
         ]
+
+
+SCALARS = st.one_of(
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=100),
+    st.sampled_from(["1e-4", "yes", "0x1f", "1:30", "1_000", "a: b", "# no", "", "  x", "2026-01-01", "'", "- a"]),
+)
+KEYS = st.one_of(st.sampled_from(["lr", "name", "yes", "on", "null", "seed"]), st.text(min_size=1, max_size=8))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=5), st.booleans())
+def test_configurations_mean_what_the_yaml_parser_says(config, unicode):
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=unicode)
+    expected = yaml.safe_load(text)
+    with contextlib.suppress(TypeError, ValueError, yaml.YAMLError):  # then the whole file goes to the parser
+        found = RunReader([])._yaml(text)
+        assert found == expected
+        assert repr(found) == repr(expected)  # and of the same types
+
+
+def test_a_programs_own_configuration_does_not_need_the_whole_parser(tmp_path):
+    config = {
+        "game": "Pong",
+        "lr": 2.5e-4,
+        "big": 1e6,
+        "run_dir": None,
+        "env": {"clip": True, "shape": [84, 84], "eps": 1e-8},
+    }
+    write_config(tmp_path / "config.yaml", config)
+    assert RunReader([])._yaml((tmp_path / "config.yaml").read_text()) == config
 
 
 def test_what_cannot_be_loaded_at_all(tmp_path):
