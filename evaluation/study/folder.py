@@ -22,7 +22,7 @@ from evaluation.config_file import differences
 from evaluation.errors import UserError, reason
 from evaluation.files import atomic_write, from_json, read_json, to_json, write_json
 from evaluation.lock import FolderLock
-from evaluation.runs import SUMMARY
+from evaluation.runs import CONFIG, SUMMARY
 from evaluation.study.plan import Plan, PlannedRun
 from evaluation.study.spec import Study
 
@@ -62,11 +62,13 @@ class StudyFolder:
         self.failed: dict[str, str] = read_json(path / FAILED) if (path / FAILED).is_file() else {}
 
     def adopt(self, plan: Plan) -> None:
-        """Make this definition the folder's, if the runs that the folder holds are among those it asks for.
+        """Make this definition the folder's, if the runs that have begun are among those it asks for. What was planned
+        and has not begun may change.
 
         Raises:
             UserError: another definition; names the first runs that are not in it or have other options.
         """
+        self._index = {name: entry for name, entry in self._index.items() if (self.path / name / CONFIG).is_file()}
         runs = {run.id: run for run in plan.runs}
         waiting = set(plan.waiting)
         gone = [f"{name} is not in this one" for name in self._index if name not in runs and name not in waiting]
@@ -74,16 +76,17 @@ class StudyFolder:
         definition = {**self.study.definition, "name": self.study.name}
         text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(self.path / DEFINITION, text)
-        self.record(plan.runs)
+        self._write(plan.runs)
 
     def record(self, runs: Iterable[PlannedRun]) -> None:
         """Bring the index up to date with a plan."""
         runs = list(runs)
         self._refuse(self._changed(runs))
-        entries = {run.id: run.entry() for run in runs}
-        if entries.keys() <= self._index.keys():
-            return
-        self._index |= entries
+        if any(run.id not in self._index for run in runs):
+            self._write(runs)
+
+    def _write(self, runs: Iterable[PlannedRun]) -> None:
+        self._index |= {run.id: run.entry() for run in runs}
         lines = [json.dumps(to_json(entry), allow_nan=False) for entry in self._index.values()]
         atomic_write(self.path / INDEX, "\n".join(lines) + "\n")
 

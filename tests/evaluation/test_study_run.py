@@ -115,6 +115,18 @@ def test_another_definition_is_refused_and_nothing_changed(tmp_path: Path, capsy
     assert "not a study folder (it holds letter.txt)" in capsys.readouterr().err
 
 
+def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
+    tuned = DEFINITION["parts"]
+    file = write(tmp_path / "tiny.yaml")
+    assert run(file, "--dir", tmp_path / "s", "--parts", "tuning") == 0  # the tuned parts are planned, and not begun
+    fewer = {**tuned, "comparison": {**tuned["comparison"], "seeds": [12]}, "rates": {**tuned["rates"], "seeds": [13]}}
+    assert run(write(tmp_path / "fewer.yaml", parts=fewer), "--dir", tmp_path / "s") == 0
+    seeds = {path.parent.name for path in summaries(tmp_path / "s") if "tuning" not in path.parts}
+    assert seeds == {"s12", "s13"}
+    index = [json.loads(line)["id"] for line in (tmp_path / "s/runs.jsonl").read_text().splitlines()]
+    assert len(index) == len(summaries(tmp_path / "s"))
+
+
 def test_unknown_options_fail_before_the_first_run_all_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
