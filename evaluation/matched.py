@@ -33,6 +33,7 @@ from evaluation.selection import areas_under_curves, select
 from evaluation.tables import Table
 
 FACTOR = 1.5  # two effective steps that differ by less are taken as matched
+MIN_RUNS = 3  # of the baseline at one setting: fewer, as a search's trials have, give no interval and so no claim
 GRADIENTS, RATE = "update to weight", "learning rate"
 
 
@@ -41,8 +42,8 @@ class MatchedRow:
     """A method against the baseline's runs of nearly the same effective step, on one task in one setting.
 
     `baseline_step` is the effective step of the baseline in the comparison itself, `matched_step` that of the runs
-    shown here (`matched` names their part and variant). Where the study has none within a factor `FACTOR`, `n_matched`
-    is 0 and all numbers after it are NaN.
+    shown here (`matched` names their part and variant). Where the study has fewer than `MIN_RUNS` of one setting
+    within a factor `FACTOR`, `n_matched` is 0 and all numbers after it are NaN.
     """
 
     task: str
@@ -161,7 +162,7 @@ class _Search:
             same = all(other[key] == like[key] for key in ("task", "setting", "optimizer", "protocol", "total_steps"))
             if same and not math.isnan(self.values[run]):
                 groups[other["part"], other["variant"]].append(run)
-        found = {labels: self._step(group, measure) for labels, group in groups.items()}
+        found = {labels: self._step(group, measure) for labels, group in groups.items() if len(group) >= MIN_RUNS}
         near = {labels: abs(math.log(its / step)) for labels, its in found.items() if its}
         if not near or min(near.values()) > math.log(FACTOR):
             return row, []
@@ -207,7 +208,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
     where, baseline, measure = f"{row['task']}, {row['setting']}", row["baseline"], row["measure"]
     steps = f"{measure} {number(row['step'])}, {baseline}'s in the comparison {number(row['baseline_step'])}"
     if not row["n_matched"]:
-        return f"{where}: {row['method']} ({steps}) has no match: no runs of {baseline} within a factor {FACTOR:g}."
+        missing = f"no {MIN_RUNS} runs of {baseline} at one setting within a factor {FACTOR:g}"
+        return f"{where}: {row['method']} ({steps}) has no match: {missing}."
     x = estimate(row["iqm"], row["iqm_low"], row["iqm_high"])
     y = estimate(row["matched_iqm"], row["matched_low"], row["matched_high"])
     improvement = estimate(row["improvement"], row["improvement_low"], row["improvement_high"])

@@ -175,7 +175,19 @@ def test_nothing_to_match_with_is_said(matched_study):
         (row,) = matched_steps(data, **QUICK)
     assert (row.n_matched, row.verdict) == (0, NOT_SHOWN)
     assert math.isnan(row.matched_iqm)
-    assert row.sentence.endswith("has no match: no runs of adam within a factor 1.5.")
+    assert row.sentence.endswith("has no match: no 3 runs of adam at one setting within a factor 1.5.")
+
+
+def test_two_runs_are_no_match(matched_study):
+    folder, steps = matched_study
+    for planned, step in steps:
+        for run in planned:
+            write_gradients(folder / run.path, update_to_weight=step)
+    for run in steps[2][0][2:]:
+        (folder / run.path / "summary.json").unlink()
+    with dataset.load(folder) as data:
+        (row,) = matched_steps(data, **QUICK)
+    assert (row.n_matched, row.matched) == (0, "")
 
 
 def test_the_effective_step_is_that_of_the_whole_network(tmp_path):
