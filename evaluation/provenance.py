@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -38,7 +39,7 @@ def collect(*, seeds: Mapping[str, int], device: str, command: Sequence[str] | N
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": list(sys.orig_argv if command is None else command),
         "cwd": str(Path.cwd()),
-        "code": code_version(),
+        "code": own_code(),
         "versions": versions(),
         "machine": machine(),
         "device": _device_name(device),
@@ -63,6 +64,12 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
+
+
+@functools.cache
+def own_code() -> dict[str, Any]:
+    """`code_version` of this process, asked once: its code is what it was when it was imported."""
+    return code_version()
 
 
 def code_version(folder: Path | None = None) -> dict[str, Any]:

@@ -6,15 +6,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.config_file import differences, read_config
 from evaluation.errors import EXIT_INTERRUPTED, UserError
 from evaluation.flags import Flags
+from evaluation.runs import CONFIG
 from evaluation.study import spec
 from evaluation.study.cost import cost, seconds_per_run
-from evaluation.study.folder import DEFINITION, SEARCH_DB, Results, StudyFolder
+from evaluation.study.folder import DEFINITION, SEARCH_DB, Results, StudyFolder, begun_options
 from evaluation.study.jobs import resolve_program
 from evaluation.study.plan import PlannedRun, Planner
 from evaluation.study.spec import Study, StudyFaults
@@ -76,9 +78,9 @@ def run_command(argv: list[str]) -> int:
     flags.option("engine", "--address", str, "auto", "ray: auto (a cluster that runs), local (a new one), or HOST:PORT")
     options, _ = flags.read(argv)
     study = _study(options.study)
-    planner = Planner(study)
     program = resolve_program(study.program)
-    path = Path(options.dir or Path("runs") / study.name)
+    path = _folder(options, study)
+    planner = Planner(study, begun_options(path))
     parts = _parts(options.parts, study)
     check(study, planner, program)
     if options.dry_run:
@@ -86,11 +88,13 @@ def run_command(argv: list[str]) -> int:
 
     from evaluation.study.driver import Driver
     from evaluation.study.search import Storage
-    from evaluation.study.status import TerminalDisplay, failure_lines
+    from evaluation.study.status import TerminalDisplay
 
     with StudyFolder(path, study) as folder:
         results = Results(path)
-        folder.adopt(planner.plan(results.objective))
+        plan = planner.plan(results.objective)
+        check_begun(folder, plan.runs, program)
+        folder.adopt(plan)
         storage = None
         if planner.searches:
             storage = Storage(options.storage or f"sqlite:///{(path / SEARCH_DB).absolute()}")
@@ -110,21 +114,23 @@ def run_command(argv: list[str]) -> int:
                 )
                 progress = driver.run()
         except KeyboardInterrupt:
-            print(f"stopped; go on with: asgc-eval study run {options.study}", file=sys.stderr)
+            again = f"{options.study}{f' --dir {options.dir}' if options.dir else ''}"
+            print(f"stopped; go on with: asgc-eval study run {again}", file=sys.stderr)
             return EXIT_INTERRUPTED
         finally:
             engine.close()
-    for line in failure_lines(progress.failed):
-        print(line, file=sys.stderr)
     done, total = len(progress.finished), progress.total
     print(f"{done} of {total} runs finished in {path}; see: asgc-eval report {path}")
+    undone = [run.id for run in progress.plan.runs if run.id not in progress.finished] + progress.plan.waiting
+    left = [run for run in undone if run not in progress.failed and (parts is None or run.split("/")[0] in parts)]
+    if left:
+        print(f"{len(left)} runs wait for the end of a search: {left[0]}, ...", file=sys.stderr)
     if progress.failed:
         print(
             f"{len(progress.failed)} failed (logs in {path / 'logs'}); run it again to try them once more",
             file=sys.stderr,
         )
-        return EXIT_FAILED_RUNS
-    return 0
+    return EXIT_FAILED_RUNS if progress.failed or left else 0
 
 
 def status_command(argv: list[str]) -> int:
@@ -140,9 +146,7 @@ def status_command(argv: list[str]) -> int:
     flags.option("general", "--dir", str | None, None, "study folder; null: runs/NAME")
     options, _ = flags.read(argv)
     study = _study(options.study)
-    path = Path(options.dir or Path("runs") / study.name)
-    if options.study is not None and Path(options.study).is_dir() and options.dir is None:
-        path = Path(options.study)
+    path = _folder(options, study)
     if not (path / DEFINITION).is_file():
         raise UserError(f"{path} is no study folder yet: asgc-eval study run {options.study} begins it")
 
@@ -180,21 +184,46 @@ def check(study: Study, planner: Planner, program: Sequence[str]) -> None:
     runs: dict[tuple[str, ...], PlannedRun] = {}
     for run in planner.samples():
         runs.setdefault(tuple(run.arguments()), run)
-    lines = "".join(json.dumps(arguments) + "\n" for arguments in runs)
+    answers = _ask(program, runs)
+    faults: dict[str, PlannedRun] = {}
+    for answer, run in zip(answers, runs.values(), strict=True):
+        for fault in answer.get("errors", []):
+            faults.setdefault(fault, run)
+    found = [f"{'/'.join(run.id.split('/')[:4])}: {fault}" for fault, run in faults.items()]
+    if found or planner.faults:
+        raise StudyFaults(study.name, planner.faults + found)
+
+
+def check_begun(folder: StudyFolder, runs: Sequence[PlannedRun], program: Sequence[str]) -> None:
+    """Refuse to go on with runs whose options mean something else by now: a preset or a default has changed.
+
+    Raises:
+        UserError: names the first runs with what differs.
+    """
+    begun = [run for run in runs if (folder.path / run.id / CONFIG).is_file()]
+    conflicts = []
+    for run, answer in zip(begun, _ask(program, [run.arguments() for run in begun]), strict=True):
+        if "config" in answer:  # the program says what a command line comes to
+            before = read_config(folder.path / run.id / CONFIG)
+            found = differences(before, answer["config"], ignore=("run_dir",))
+            conflicts += [f"{run.id} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]
+    folder.refuse(conflicts)
+
+
+def _ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
+    """What the program's `check` says of command lines, one answer each."""
+    asked = [json.dumps(list(arguments)) + "\n" for arguments in lines]
+    if not asked:
+        return []
     try:
-        done = subprocess.run([*program, "check"], input=lines, capture_output=True, text=True, check=False)
+        done = subprocess.run([*program, "check"], input="".join(asked), capture_output=True, text=True, check=False)
     except OSError as error:
         raise UserError(f"cannot start {program[0]}: {error.strerror}") from error
     answers = done.stdout.splitlines()
-    if len(answers) != len(runs):
+    if len(answers) != len(asked):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UserError(f"`{' '.join(program)} check` failed: {last}")
-    faults: dict[str, PlannedRun] = {}
-    for answer, run in zip(map(json.loads, answers), runs.values(), strict=True):
-        for fault in answer.get("errors", []):
-            faults.setdefault(fault, run)
-    if faults:
-        raise StudyFaults(study.name, [f"{'/'.join(run.id.split('/')[:4])}: {fault}" for fault, run in faults.items()])
+    return [json.loads(answer) for answer in answers]
 
 
 def dry_run(study: Study, planner: Planner, path: Path, jobs: int, parts: set[str] | None) -> int:
@@ -224,6 +253,13 @@ def _study(name: str | None) -> Study:
     if name is None:
         raise UserError("say which study: a YAML file or the name of a shipped one")
     return spec.load(spec.find(name))
+
+
+def _folder(options: Any, study: Study) -> Path:
+    """The study's folder: named by --dir, or as the study itself, or runs/NAME."""
+    if options.dir is not None:
+        return Path(options.dir)
+    return Path(options.study) if Path(options.study).is_dir() else Path("runs") / study.name
 
 
 def _parts(names: str | None, study: Study) -> set[str] | None:

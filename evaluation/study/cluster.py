@@ -57,16 +57,13 @@ class RayEngine:
                     f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
                     "or use --address local"
                 ) from error
-        resources = ray.cluster_resources()
-        places = resources.get("CPU", 0) / threads
-        if gpus:
-            places = min(places, resources.get("GPU", 0) / gpus)
+        places = sum(_places(node["Resources"], threads, gpus) for node in ray.nodes() if node["Alive"])
         if places < 1:
             raise UserError(
                 f"--engine ray: no node of the cluster can hold a run of {threads} CPUs and {gpus:g} GPUs; "
                 "lower --threads or --gpu-share"
             )
-        self._jobs = jobs or 2 * int(places)
+        self._jobs = jobs or 2 * places
         self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=retries)(_execute)
         self._running: dict[Any, str] = {}  # Ray's reference -> job
 
@@ -97,6 +94,12 @@ class RayEngine:
         self._running.clear()
         if self._started:
             self._ray.shutdown()
+
+
+def _places(resources: dict[str, float], threads: int, gpus: float) -> int:
+    """How many runs a node holds at a time: a run's CPUs and GPUs must lie on one node."""
+    places = int(resources.get("CPU", 0) // threads)
+    return min(places, int(resources.get("GPU", 0) / gpus + 1e-9)) if gpus else places
 
 
 def _check_reachable(address: str) -> None:

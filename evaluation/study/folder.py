@@ -49,9 +49,10 @@ class StudyFolder:
         self.study = study
         try:
             entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
-            if entries - {LOCK} and DEFINITION not in entries:
+            others = {name for name in entries - {LOCK, LOGS} if not name.endswith(".tmp")}  # of a study killed at once
+            if others and DEFINITION not in entries:
                 raise UserError(
-                    f"{path} exists and is not a study folder (it holds {min(entries)}): choose another --dir"
+                    f"{path} exists and is not a study folder (it holds {min(others)}): choose another --dir"
                 )
             path.mkdir(parents=True, exist_ok=True)
             (path / LOGS).mkdir(exist_ok=True)
@@ -72,7 +73,7 @@ class StudyFolder:
         runs = {run.id: run for run in plan.runs}
         waiting = set(plan.waiting)
         gone = [f"{name} is not in this one" for name in self._index if name not in runs and name not in waiting]
-        self._refuse(gone + self._changed(plan.runs))
+        self.refuse(gone + self._changed(plan.runs))
         definition = {**self.study.definition, "name": self.study.name}
         text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(self.path / DEFINITION, text)
@@ -81,7 +82,7 @@ class StudyFolder:
     def record(self, runs: Iterable[PlannedRun]) -> None:
         """Bring the index up to date with a plan."""
         runs = list(runs)
-        self._refuse(self._changed(runs))
+        self.refuse(self._changed(runs))
         if any(run.id not in self._index for run in runs):
             self._write(runs)
 
@@ -119,7 +120,8 @@ class StudyFolder:
             changed += [f"{run.id} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]
         return changed
 
-    def _refuse(self, conflicts: list[str]) -> None:
+    def refuse(self, conflicts: list[str]) -> None:
+        """Raise `UserError` if there are conflicts between the folder's runs and the definition."""
         if conflicts:
             more = [f"and {len(conflicts) - MAX_NAMED} more"] if len(conflicts) > MAX_NAMED else []
             raise UserError(
@@ -136,12 +138,17 @@ class Results:
         self._summaries: dict[str, dict[str, Any]] = {}
 
     def summary(self, run: str) -> dict[str, Any] | None:
-        """The summary of a finished run; None if it has not finished or its summary cannot be read."""
+        """The summary of a finished run; None if it has not finished. `UserError` for a file that is no summary."""
         if run not in self._summaries:
-            try:
-                self._summaries[run] = read_json(self.path / run / SUMMARY)
-            except (OSError, ValueError):
+            file = self.path / run / SUMMARY
+            if not file.is_file():
                 return None
+            try:
+                summary = read_json(file)
+                float(summary["final"]), float(summary["curve"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file} is no summary of a run: remove {file.parent} to run it again") from error
+            self._summaries[run] = summary
         return self._summaries[run]
 
     def objective(self, run: str, name: str) -> float | None:
@@ -161,4 +168,11 @@ def read_index(path: Path) -> list[dict[str, Any]]:
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         return [from_json(json.loads(line)) for line in lines]
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({reason(error)}): the study's runs are whole, its index is not") from error
+        raise UserError(
+            f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
+        ) from error
+
+
+def begun_options(path: Path) -> dict[str, dict[str, Any]]:
+    """The options of the runs that have begun, by id, as the index of a study folder has them."""
+    return {entry["id"]: entry["options"] for entry in read_index(path) if (path / entry["id"] / CONFIG).is_file()}

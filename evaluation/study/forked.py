@@ -35,7 +35,7 @@ class ForkServer:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)), PYTHONUNBUFFERED="1")
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         preload = getattr(importlib.import_module(module), "PRELOAD", ())
-        self._context.set_forkserver_preload([module, *preload])
+        self._context.set_forkserver_preload([__name__ + "_preload", module, *preload])
 
     @classmethod
     def of(cls, program: tuple[str, ...], threads: int) -> ForkServer | None:

@@ -70,6 +70,7 @@ class LocalEngine:
         try:
             self._running[job.id] = self._start(job)
         except OSError as error:
+            self._on_gpu.pop(job.id, None)
             self._failed_to_start.append(Outcome(job.id, f"cannot start it: {reason(error)}", final=True))
 
     def wait(self, seconds: float) -> list[Outcome]:

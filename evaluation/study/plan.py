@@ -77,14 +77,24 @@ def text(value: Any) -> str:
 class Planner:
     """Makes plans of one study; keeps its searches between two plans."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, begun: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """`begun`: the options of runs that have begun, by id (`folder.begun_options`)."""
         self.study = study
+        self.faults: list[str] = []  # found by `samples`
         self.searches = {
             (part.name, task, setting, optimizer): Search(part, task, setting, optimizer)
             for part in study.parts.values()
             if part.kind == "search"
             for task, setting, optimizer in itertools.product(part.tasks, part.settings, part.optimizers)
         }
+        for run, options in (begun or {}).items():
+            *place, variant, _ = run.split("/")
+            search = self.searches.get(tuple(place))  # type: ignore[arg-type]
+            if search is not None:
+                names = [one.name for one in search.space]
+                search.begun[int(variant.rpartition("-")[2])] = {
+                    name: options[name] for name in names if name in options
+                }
 
     def plan(self, objective: Objective) -> Plan:
         """All runs that are determined, in the order of the parts. In a part the seeds vary slowest (in a search the
@@ -115,7 +125,12 @@ class Planner:
                     tuned = _corners(self.study.parts[part.tuned].space, optimizer)[:1]
                 for values in tuned:
                     base = self._layers(part, task, setting, optimizer) | values
-                    for variant, options in self._variants(part, optimizer, base, sample=True):
+                    try:
+                        variants = list(self._variants(part, optimizer, base))
+                    except UserError as error:
+                        self.faults.append(str(error))
+                        continue
+                    for variant, options in variants:
                         yield self._runs(part, task, setting, optimizer, variant, base | options)[0]
 
     def _search(
@@ -183,12 +198,14 @@ class Planner:
             yield DEFAULT, {}
 
     def _product(self, part: Part, key: str, base: Options, factor: float, sample: bool) -> float | None:
-        if key in base:
-            return float(f"{base[key] * factor:.10g}")
+        value = base.get(key)
+        if isinstance(value, int | float):
+            return float(f"{value * factor:.10g}")
         if sample:
             return None
         raise UserError(
-            f"{part.name}: multiply {key} needs a value to multiply: give it in the options, or tune it in {part.tuned}"
+            f"{part.name}: multiply {key} has no number to multiply for every optimizer: give it in the options, "
+            "or tune it"
         )
 
     def _runs(

@@ -23,6 +23,7 @@ from evaluation.study.spec import Options, Part
 if TYPE_CHECKING:
     import optuna
 
+HUGE = 1e300
 SEED = 0  # of the points and the sampler: a definition, not a random choice
 
 
@@ -44,6 +45,8 @@ class Search:
     setting: str
     optimizer: str
     trials: list[Trial] = field(default_factory=list)
+    # Options of trials that have begun, by number: another version of Optuna may propose others.
+    begun: dict[int, Options] = field(default_factory=dict)
 
     @property
     def space(self) -> tuple[Dimension, ...]:
@@ -57,9 +60,8 @@ class Search:
 
     @property
     def best(self) -> Trial:
-        """The finished trial of highest value; the earliest of equals."""
-        done = [trial for trial in self.trials if trial.value is not None]
-        return max(done, key=lambda trial: (trial.value, -trial.number))
+        """The finished trial of highest value; the earliest of equals. A diverged one (NaN) is below all others."""
+        return max(self.trials, key=lambda trial: (_ranked(trial), -trial.number))
 
     def advance(self, value: Callable[[Trial], float | None]) -> None:
         """Take in the values of finished trials and propose the next batch if all before it have finished."""
@@ -76,15 +78,16 @@ class Search:
 
     def _propose(self) -> list[Trial]:
         first = len(self.trials)
-        startup = min(self.part.startup, self.part.trials)
-        if first < startup:
-            points = spaces.latin_hypercube(startup, len(self.space), SEED)
-            return [Trial(number, self._options(points[number])) for number in range(startup)]
+        if first == 0:  # the points are the same whatever the number of trials, so that trials can be added later
+            points = spaces.latin_hypercube(self.part.startup, len(self.space), SEED)
+            count = min(self.part.startup, self.part.trials)
+            return [Trial(number, self._options(points[number])) for number in range(count)]
         count = min(self.part.batch, self.part.trials - first)
         if self.part.sampler == "random":
-            points = spaces.uniform(self.part.trials, len(self.space), SEED + 1)
+            points = spaces.uniform(self.part.trials, len(self.space), SEED + 1)  # the first ones are always the same
             return [Trial(first + i, self._options(points[first + i])) for i in range(count)]
-        return [Trial(first + i, self._suggest(first + i)) for i in range(count)]
+        numbers = range(first, first + count)
+        return [Trial(number, self.begun.get(number) or self._suggest(number)) for number in numbers]
 
     def _options(self, point: Sequence[float] | np.ndarray) -> Options:
         return {one.name: one.at(float(u)) for one, u in zip(self.space, point, strict=True)}
@@ -118,15 +121,19 @@ class Search:
         }
 
     def record(self, trial: Trial) -> optuna.trial.FrozenTrial:
-        """A finished trial as Optuna keeps it. Values are finite there: -inf and NaN become the lowest number."""
+        """A finished trial as Optuna keeps it. Values are finite there: infinite ones and NaN become very large."""
         optuna = quiet_optuna()
-        assert trial.value is not None
         return optuna.trial.create_trial(
             params=trial.options,
             distributions=self.distributions(),
-            value=trial.value if math.isfinite(trial.value) else math.copysign(1e300, -1),
+            value=min(max(_ranked(trial), -HUGE), HUGE),
             user_attrs={"number": trial.number},
         )
+
+
+def _ranked(trial: Trial) -> float:
+    """A trial's value, -inf for one that diverged or has none."""
+    return -math.inf if trial.value is None or math.isnan(trial.value) else trial.value
 
 
 class Storage:

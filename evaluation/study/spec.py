@@ -35,8 +35,10 @@ from evaluation.values import did_you_mean, number
 Options = dict[str, Any]
 
 KINDS = ("compare", "search", "grid", "robustness", "ablation")
+RESERVED = ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs")
 OBJECTIVES = ("final", "curve")
 SAMPLERS = ("tpe", "random")
+STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 _TOP = ("name", "question", "budget", "program", "options", "tasks", "settings", "optimizers", "seconds", "parts")
@@ -202,6 +204,8 @@ class _Reader:
         for part_name, item in self._mapping(given, "parts").items():
             where = "" if single else f"parts.{part_name}"
             self._name(str(part_name), where or "kind")
+            if part_name in RESERVED:
+                self.faults.append(f"{where}: the study folder has a file of that name; choose another")
             part = self._part(str(part_name), item, where, tasks, settings, optimizers, parts)
             if part is not None:
                 parts[part.name] = part
@@ -211,10 +215,13 @@ class _Reader:
             if task not in tasks or not isinstance(number(cost), int | float):
                 self.faults.append(f"seconds.{task}: must be a number of seconds for one of the tasks")
         program = values.get("program", "asgc-rl")
+        words = program if isinstance(program, list) else [program]
+        if not words or not all(isinstance(word, str) and word for word in words):
+            self.faults.append(f"program {program!r}: must be a command, or a list of its words")
         return Study(
             name=name,
             question=" ".join(str(values.get("question", "")).split()),
-            program=tuple(program) if isinstance(program, list) else (str(program),),
+            program=tuple(map(str, words)),
             options=flatten(self._mapping(values.get("options", {}), "options")),
             tasks=tasks,
             settings=settings,
@@ -242,6 +249,10 @@ class _Reader:
             return None
         self._known(item, (*_PART, *_OF_KIND[kind]), at)
         tuned, tuned_setting = item.get("tuned"), item.get("tuned_setting")
+        for key in ("tuned", "tuned_setting"):
+            if not isinstance(item.get(key), str | None):
+                self.faults.append(f"{at}{key} {item[key]!r}: must be a name")
+                return None
         chosen = {
             "tasks": self._choice(item, "tasks", tasks, at),
             "settings": self._choice(item, "settings", settings, at),
@@ -258,7 +269,7 @@ class _Reader:
             tuned=tuned,
             tuned_setting=tuned_setting,
             trials=self._count(item, "trials", at, needed=kind == "search"),
-            startup=self._count(item, "startup", at) or max(1, -(-int(number(item.get("trials", 0)) or 0) // 2)),
+            startup=self._count(item, "startup", at) or STARTUP,
             batch=self._count(item, "batch", at) or 1,
             objective=self._word(item, "objective", OBJECTIVES, at),
             sampler=self._word(item, "sampler", SAMPLERS, at),

@@ -19,7 +19,7 @@ from evaluation.lock import is_held
 from evaluation.runs import CONFIG, LOCK, METRICS
 from evaluation.study.cost import Cost, cost, seconds_per_run
 from evaluation.study.driver import Progress
-from evaluation.study.folder import FAILED, Results
+from evaluation.study.folder import FAILED, Results, begun_options
 from evaluation.study.jobs import Outcome
 from evaluation.study.plan import PlannedRun, Planner
 from evaluation.study.spec import Study
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 def look(study: Study, path: Path) -> tuple[Progress, dict[str, str], Cost]:
     """The state of a study's folder, whoever runs it: progress, the state of each run, what is left to pay."""
     results = Results(path)
-    plan = Planner(study).plan(results.objective)
+    plan = Planner(study, begun_options(path)).plan(results.objective)
     failed = json.loads((path / FAILED).read_text()) if (path / FAILED).is_file() else {}
     states = {run.id: _state(path / run.id, run.id, results, failed) for run in plan.runs}
     states |= dict.fromkeys(plan.waiting, "missing")

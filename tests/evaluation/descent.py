@@ -55,10 +55,14 @@ def faults(arguments: list[str]) -> list[str]:
     return found
 
 
+def configuration(options: argparse.Namespace) -> dict[str, object]:
+    return {key: value for key, value in vars(options).items() if key not in ("run_dir", "resume")}
+
+
 def train(options: argparse.Namespace) -> None:
     if options.task not in CURVATURES:
         raise UserError(f"--task {options.task}: unknown")
-    config = {key: value for key, value in vars(options).items() if key not in ("run_dir", "resume")}
+    config = configuration(options)
     enter = RunFolder.resume if options.resume else RunFolder.create
     seeds = {"seed": options.seed}
     with enter(Path(options.run_dir), config, seeds=seeds, device="cpu", tensorboard=False) as run:
@@ -101,9 +105,11 @@ def main(argv: list[str]) -> int:
     if command == "train":
         train(parser().parse_args(rest))
         return 0
-    answers = [faults(json.loads(line)) for line in sys.stdin]
-    for errors in answers:
-        print(json.dumps({"ok": not errors, "errors": errors}))
+    lines = [json.loads(line) for line in sys.stdin]
+    answers = [faults(line) for line in lines]
+    for line, errors in zip(lines, answers, strict=True):
+        known = {} if errors else {"config": configuration(parser().parse_args(line))}
+        print(json.dumps({"ok": not errors, "errors": errors, **known}))
     return 2 if any(answers) else 0
 
 

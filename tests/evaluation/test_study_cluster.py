@@ -108,8 +108,11 @@ def test_no_cluster_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert time.monotonic() - start < 60  # Ray's own patience is minutes
 
 
-def test_a_cluster_too_small_is_told(tmp_path: Path, cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_must_fit_one_node(tmp_path: Path, cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
     file = write(tmp_path / "tiny.yaml")
-    arguments = ["--engine", "ray", "--threads", "64", "--dir", str(tmp_path / "s")]
+    arguments = ["--engine", "ray", "--threads", "3", "--dir", str(tmp_path / "s")]
     assert main(["study", "run", str(file), *arguments]) == 2
-    assert "no node of the cluster can hold a run of 64 CPUs" in capsys.readouterr().err
+    assert "no node of the cluster can hold a run of 3 CPUs" in capsys.readouterr().err

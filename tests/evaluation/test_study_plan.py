@@ -74,6 +74,29 @@ def test_the_best_trial_is_the_one_of_the_highest_mean() -> None:
     assert tuned.options["lr"] == wanted.options["lr"]
 
 
+def test_a_diverged_trial_is_never_the_best() -> None:
+    parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2}}
+    values = {"trial-000": math.nan, "trial-001": -9.0}
+    runs = Planner(study(parts=parts)).plan(lambda run, name: values[run.split("/")[-2]]).runs
+    worst, best = (next(run for run in runs if run.variant == name) for name in values)
+    tuned = next(run for run in runs if run.part == "comparison" and run.optimizer == "plain")
+    assert tuned.options["lr"] == best.options["lr"] != worst.options["lr"]
+
+
+def test_a_trial_that_has_begun_keeps_its_options() -> None:
+    """Whatever another version of Optuna would propose now."""
+    results = Fake(Planner(study()))
+    for _ in range(4):
+        results.finish_all()
+    begun = {run: dict(options) for run, options in results.options.items()}
+    changed = {run for run in begun if "trial-002" in run}
+    for run in changed:
+        begun[run]["lr"] = 0.0123
+    results.options = begun
+    plan = Planner(study(), begun).plan(results.objective)
+    assert {run.options["lr"] for run in plan.runs if run.id in changed} == {0.0123}
+
+
 def test_a_search_is_a_function_of_its_results_whenever_they_came() -> None:
     """Asked again after every single run, or only when all have finished; in this process or in a new one."""
     reference = Fake(Planner(study()))
@@ -102,11 +125,12 @@ def test_optimizers_share_the_first_points_of_their_searches() -> None:
 
 
 def test_more_trials_keep_the_earlier_ones() -> None:
-    tuning = DEFINITION["parts"]["tuning"]
-    few = Fake(Planner(study()))
+    tuning = dict(DEFINITION["parts"]["tuning"])
+    del tuning["startup"]
+    few = Fake(Planner(study(parts={"tuning": tuning})))
     for _ in range(4):
         few.finish_all()
-    many = Planner(study(parts={"tuning": {**tuning, "trials": 6}}))
+    many = Planner(study(parts={"tuning": {**tuning, "trials": 12}}))
     runs = many.plan(few.objective).runs
     entries = {run.id: run.entry() for run in runs}
     assert all(entries[run] for run in few.options if run.startswith("tuning"))
@@ -156,9 +180,18 @@ def test_kinds_and_the_order_of_layers() -> None:
     assert run.arguments() == ["--noise=0.5", "--steps=20", "--task=bowl", "--method=heavy", "--momentum=0", "--seed=1"]
 
 
-def test_a_factor_without_a_value_is_refused() -> None:
+def test_a_factor_without_a_number_is_a_fault_before_the_first_run() -> None:
+    tuning = DEFINITION["parts"]["tuning"]
+    grid = {"kind": "grid", "tasks": ["valley"], "tuned": "tuning", "seeds": [11]}
+    for name, optimizers in (("momentum", {"plain": {}, "heavy": {}}), ("method", DEFINITION["optimizers"])):
+        parts = {"tuning": tuning, "grid": {**grid, "multiply": {name: [2]}}}
+        planner = Planner(study(parts=parts, optimizers=optimizers))
+        list(planner.samples())
+        assert set(planner.faults) == {
+            f"grid: multiply {name} has no number to multiply for every optimizer: give it in the options, or tune it"
+        }
     parts = {"grid": {"kind": "grid", "seeds": [1], "multiply": {"lr": [2]}}}
-    with pytest.raises(UserError, match="multiply lr needs a value"):
+    with pytest.raises(UserError, match="multiply lr has no number"):
         Planner(study(parts=parts)).plan(lambda run, name: None)
 
 

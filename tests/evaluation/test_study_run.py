@@ -16,7 +16,7 @@ import pytest
 from evaluation.cli import main
 from evaluation.lock import is_held
 from evaluation.study.local import LocalEngine
-from tests.evaluation.study_helpers import DEFINITION, contents, write
+from tests.evaluation.study_helpers import DEFINITION, DESCENT, contents, write
 
 COMPARE = {"comparison": {"kind": "compare", "seeds": [11, 12]}}
 
@@ -78,7 +78,7 @@ def test_interrupted_it_stops_its_runs_and_says_how_to_go_on(tmp_path: Path) -> 
     study.send_signal(signal.SIGINT)
     _, error = study.communicate(timeout=30)
     assert study.returncode == 130
-    assert "go on with: asgc-eval study run" in error
+    assert f"go on with: asgc-eval study run {file} --dir {tmp_path / 's'}" in error
     assert not any(is_held(lock) for lock in (tmp_path / "s").rglob("s*/lock"))
 
 
@@ -127,6 +127,51 @@ def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
     assert len(index) == len(summaries(tmp_path / "s"))
 
 
+def test_a_folder_stands_for_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", tmp_path / "elsewhere") == 0
+    capsys.readouterr()
+    assert run(tmp_path / "elsewhere", "--dry-run") == 0
+    assert "0 runs to do, 8 finished" in capsys.readouterr().out
+
+
+def test_killed_before_its_first_run_a_study_begins_again(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "lock").touch()
+    (folder / ".study.yaml.17.tmp").write_text("na")
+    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
+
+
+def test_a_changed_default_is_not_mixed_with_what_was_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The study's own options are the same, but the program now takes them for another configuration."""
+    folder = tmp_path / "s"
+    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
+    changed = tmp_path / "descent.py"
+    changed.write_text(
+        Path(DESCENT[1]).read_text().replace('"--noise", type=float, default=0.1', '"--noise", type=float, default=0.2')
+    )
+    more = {"comparison": {"kind": "compare", "seeds": [11, 12, 13]}}
+    file = write(tmp_path / "more.yaml", parts=more, program=[sys.executable, str(changed)])
+    assert run(file, "--dir", folder) == 2
+    assert "comparison/bowl/default/plain/default/s11 noise 0.1 -> 0.2" in capsys.readouterr().err
+    assert len(summaries(folder)) == 8
+
+
+def test_a_summary_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "tiny.yaml", parts=COMPARE)
+    assert run(file, "--dir", tmp_path / "s") == 0
+    damaged = summaries(tmp_path / "s")[0]
+    for text in ("{}", "{", "[1]"):
+        damaged.write_text(text)
+        assert run(file, "--dir", tmp_path / "s") == 2
+        assert f"{damaged} is no summary of a run: remove {damaged.parent}" in capsys.readouterr().err
+
+
+def test_parts_that_wait_for_a_search_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(write(tmp_path / "tiny.yaml"), "--dir", tmp_path / "s", "--parts", "comparison") == 1
+    assert "4 runs wait for the end of a search: comparison/valley/default/plain/default/s11" in capsys.readouterr().err
+
+
 def test_unknown_options_fail_before_the_first_run_all_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,10 +215,10 @@ def test_a_failing_run_is_tried_again_and_told_while_the_others_go_on(
 def test_a_run_that_is_killed_is_resumed_from_its_checkpoint(tmp_path: Path) -> None:
     """The first attempt dies by a signal in the middle; the second goes on and the study ends well."""
     one = {"comparison": {"kind": "compare", "seeds": [11], "optimizers": ["plain"], "tasks": ["bowl"]}}
-    file = write(tmp_path / "tiny.yaml", parts=one, options={"steps": 60, "pause": 0.02})
+    file = write(tmp_path / "tiny.yaml", parts=one, options={"steps": 60, "pause": 0.1})
     folder = tmp_path / "s"
     study = process(file, "--dir", folder)
-    until(lambda: any(folder.rglob("checkpoints/*-step-20/manifest.json")))
+    until(lambda: any(folder.rglob("checkpoints/*/manifest.json")))
     lock = next(folder.rglob("s11/lock"))
     os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
     assert study.wait(60) == 0

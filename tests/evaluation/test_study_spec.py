@@ -55,8 +55,11 @@ def test_all_faults_are_told_at_once() -> None:
         "comparison": {"kind": "compare", "tuned": "tunin", "seeds": "x", "optimizers": ["heavi"]},
         "grid": {"kind": "gird"},
         "ablation": {"kind": "ablation", "seeds": [1], "varants": {}},
+        "logs": {"kind": "compare", "seeds": [1]},
+        "many": {"kind": "search", "trials": "many", "seeds": [2], "space": {"lr": {"low": 1, "high": 2}}},
+        "list": {"kind": "compare", "tuned": ["tuning"], "seeds": [3]},
     }
-    found = "\n".join(faults(parts=parts, optoins={}, seconds={"bow": 1}))
+    found = "\n".join(faults(parts=parts, optoins={}, seconds={"bow": 1}, program=[]))
     for fault in (
         "optoins: unknown key; did you mean 'options'?",
         "parts.tuning.trials 0: must be a whole number of at least 1",
@@ -69,6 +72,10 @@ def test_all_faults_are_told_at_once() -> None:
         "parts.ablation.varants: unknown key; did you mean 'variants'?",
         "parts.ablation.variants: is missing",
         "ablation: seed 1 is a tuning seed of 'tuning'",
+        "parts.logs: the study folder has a file of that name",
+        "parts.many.trials 'many': must be a whole number",
+        "parts.list.tuned ['tuning']: must be a name",
+        "program []: must be a command",
         "seconds.bow: must be a number of seconds for one of the tasks",
     ):
         assert fault in found, fault
