@@ -16,7 +16,7 @@ STATISTICS = {
     "iqm": "IQM",
     "median": "median",
     "mean": "mean",
-    "optimality_gap": "optimality gap (lower is better)",
+    "optimality_gap": "optimality gap ↓",
 }
 PROFILE_POINTS = 141
 NORMALIZED = "Normalized: 0 is a random policy, 1 the reference score"
@@ -48,7 +48,7 @@ def _aggregates(study: StudyData, part: Part) -> Figure | Omitted:
             panels.append(Panel(group, words, x, Axis(share="names"), tuple(points), categories=names))
     caption = (
         f"Final scores over tasks ({_sizes(comparison)}). {NORMALIZED} ({_references(comparison)}). "
-        f"Median: over tasks of the mean over runs. Bars: {estimates.words(comparison)}."
+        f"Median: over tasks of the mean over runs; ↓: lower is better. Bars: {estimates.words(comparison)}."
     )
     height = 0.55 + 0.135 * max((len(panel.categories) for panel in panels), default=1)
     how = {"row_name": "setting", "column_name": "statistic", "columns": ("normalized_score", "optimizer")}

@@ -26,9 +26,9 @@ STUDY: Mapping[str, Maker] = {
     "learning-rate": tuning.learning_rates,
     "robustness": tuning.robustness,
     "ablations": tuning.ablations,
-    "gradients": lambda study: gradients.magnitudes(study.data),
-    "thresholds": lambda study: gradients.thresholds(study.data),
-    "sync-response": lambda study: gradients.sync_response(study.data),
+    "gradients": lambda study: _in_order(study, gradients.magnitudes(study.data)),
+    "thresholds": lambda study: _in_order(study, gradients.thresholds(study.data)),
+    "sync-response": lambda study: _in_order(study, gradients.sync_response(study.data)),
     "diagnostics": diagnostics.diagnostics,
 }
 RUN: Mapping[str, Maker] = {
@@ -41,6 +41,19 @@ RUN: Mapping[str, Maker] = {
     "diagnostics": single_run.diagnostics,
 }
 KIND = {"learning-rate": "search, grid or robustness", "robustness": "robustness", "ablations": "ablation"}
+
+
+def _in_order(study: StudyData, found: list[Figure | Omitted]) -> list[Figure | Omitted]:
+    """Figures of one task and setting each, in the study's order of tasks and settings."""
+
+    def place(one: Figure | Omitted) -> tuple[int, ...]:
+        runs = one.panels[0].series[0].runs if isinstance(one, Figure) else {}
+        return tuple(
+            names.index(runs[key]) if runs.get(key) in names else -1
+            for key, names in (("task", study.tasks), ("setting", study.settings))
+        )
+
+    return sorted(found, key=place)
 
 
 def figures(source: StudyData | RunData, only: Collection[str] = ()) -> Iterator[tuple[str, list[Figure | Omitted]]]:

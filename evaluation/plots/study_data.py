@@ -61,8 +61,22 @@ class StudyData:
 
     @cached_property
     def runs(self) -> list[Row]:
-        """The table `runs`, by name of the run."""
-        return self.data.rows("SELECT * FROM runs ORDER BY run")
+        """The table `runs`, by name of the run. A diverged run (NaN) has the worst evaluation score of its task as its
+        final one, as `selection` does it."""
+        rows = self.data.rows("SELECT * FROM runs ORDER BY run")
+        for row in rows:
+            if math.isnan(row["final"]):
+                row["final"] = self._worst.get(row["task"], -math.inf)
+        return rows
+
+    @cached_property
+    def _worst(self) -> dict[str, float]:
+        """The worst finite evaluation score of each task."""
+        found = self.data.rows(
+            """SELECT task, min(value) AS worst FROM evaluations JOIN runs USING (run)
+            WHERE isfinite(value) GROUP BY task ORDER BY task"""
+        )
+        return {row["task"]: row["worst"] for row in found}
 
     @cached_property
     def optimizers(self) -> list[str]:
@@ -130,8 +144,12 @@ class StudyData:
         }
 
     def curves(self, runs: Iterable[Row]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E)."""
-        found = [self._evaluations[row["run"]] for row in runs]
+        """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E); NaN is the
+        task's worst."""
+        found = []
+        for row in runs:
+            at, scores = self._evaluations[row["run"]]
+            found.append((at, np.where(np.isnan(scores), self._worst.get(row["task"], -math.inf), scores)))
         steps = found[0][0]
         for other, _ in found[1:]:
             steps = np.intersect1d(steps, other)

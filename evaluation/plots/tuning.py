@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from evaluation.aggregate import interquartile_mean
+from evaluation.errors import UserError
 from evaluation.plots import estimates
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, seeds_in_words, series
 from evaluation.plots.scores import TARGET
 from evaluation.plots.study_data import Found, Part, Row, StudyData, figure_or_reason, which
+from evaluation.robustness import sensitivity
 from evaluation.study.spec import flatten
 
-MAX_RATES, MIN_RUNS = 12, 3  # more rates, or fewer runs a rate on average: near ones are put together
-PER_DECADE = 3  # ... so many in a decade
+Point = tuple[float, float, float, float, int]  # learning rate, IQM, its interval, runs
 FULL = ("full", "default", "both")  # the names of the whole method among the variants of an ablation
 PROFILE_POINTS = 101
 
@@ -28,34 +28,36 @@ def learning_rates(study: StudyData) -> Found:
 
 
 def _learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
+    name = f"learning-rate{part.suffix}"
+    try:
+        table = sensitivity(study.data, part.name, seed=study.seed, repetitions=study.repetitions)
+    except UserError as error:
+        return Omitted(name, str(error))
     factors = sorted({1.0, *_factors(study, part)})
     relative = len(factors) > 1
-    panels, grouped, n = [], False, []
+    panels, n = [], []
     for task, setting, cell in study.cells(study.of(part)):
         lines: list[Series] = []
-        for optimizer, rows in cell.items():
-            usual = study.compared(task, setting, optimizer) if relative else []
-            tuned = {row["lr"] for row in usual}
-            if relative and len(tuned) != 1:
+        for optimizer in cell:
+            rows = [row for row in table if (row.task, row.setting, row.optimizer) == (task, setting, optimizer)]
+            points = [(row.value, row.iqm, row.low, row.high, row.n) for row in rows if row.value > 0]
+            if relative:
+                points = _multiples(study, points, study.compared(task, setting, optimizer))
+            if len(points) < 2:
                 continue
-            unit = tuned.pop() if relative else 1.0
-            groups, near = _by_rate([row for row in [*rows, *usual] if row["lr"] is not None and row["lr"] > 0], unit)
-            grouped |= near
-            if len(groups) < 2:
-                continue
-            finals = [[row["final"] for row in group] for group in groups.values()]
-            points = [estimates.point(interquartile_mean, scores, study) for scores in finals]
-            how: dict[str, Any] = {"low": [at.low for _, at in points], "high": [at.high for _, at in points]}
-            how |= {"n": [len(scores) for scores in finals], "runs": which(part, task, setting, optimizer)}
-            lines.append(series(optimizer, list(groups), [middle for middle, _ in points], **how))
-            n += how["n"]
+            rates, middle, low, high, counts = np.array(points).T
+            ends = {"low": np.where(counts > 1, low, np.nan), "high": np.where(counts > 1, high, np.nan)}
+            how = which(part, task, setting, optimizer)
+            lines.append(series(optimizer, rates, middle, **ends, n=counts, runs=how))
+            n += counts.astype(int).tolist()
         marks = tuple(Mark("y", target) for target in study.targets(cell))
         x = Axis("learning rate", log=True)
         if relative:
             ticks = tuple((factor, f"{factor:g}") for factor in factors)
             x = Axis("learning rate / tuned one", log=True, share="x", ticks=ticks)
         panels.append(Panel(task, setting, x, Axis("return", share=task), tuple(lines), marks))
-    together = f" (runs whose rates lie in the same 1/{PER_DECADE} of a decade are put together)" if grouped else ""
+    binned = any(row.value_low < row.value_high for row in table)
+    together = " (rates of random settings are put together in bins)" if binned else ""
     same = "at 1, the runs of the comparison" if relative else "other options may vary with the rate"
     caption = (
         f"Interquartile mean of the final score at each learning rate{together} and its {estimates.words(study)}; a "
@@ -64,28 +66,24 @@ def _learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
     )
     reason = f"no optimizer has runs at two or more learning rates in {part.name!r}"
     columns = ("lr_factor" if relative else "lr", "iqm_return")
-    title = f"Learning rate ({part.name})"
-    return figure_or_reason(f"learning-rate{part.suffix}", panels, reason, title, caption, columns=columns)
+    return figure_or_reason(name, panels, reason, f"Learning rate ({part.name})", caption, columns=columns)
+
+
+def _multiples(study: StudyData, points: list[Point], tuned: Sequence[Row]) -> list[Point]:
+    """Points whose learning rates are multiples of the one of the runs `tuned`, and those runs at 1."""
+    rates = {row["lr"] for row in tuned}
+    if len(rates) != 1:
+        return []
+    middle, interval = estimates.point(interquartile_mean, [row["final"] for row in tuned], study)
+    rate = rates.pop()
+    found = [(float(f"{at / rate:.4g}"), *rest) for at, *rest in points]
+    return sorted([(1.0, middle, *interval, len(tuned)), *found])  # type: ignore[list-item]
 
 
 def _factors(study: StudyData, part: Part) -> list[float]:
     """What a grid multiplies the tuned learning rates by; then their multiples are what is comparable."""
     multiplied = flatten(dict(study.definition_of(part).get("multiply") or {})) if part.kind == "grid" else {}
     return [float(factor) for key, factors in multiplied.items() if key.endswith("lr") for factor in factors]
-
-
-def _by_rate(rows: Sequence[Row], unit: float) -> tuple[dict[float, list[Row]], bool]:
-    """Runs by learning rate (in units of `unit`), in its order; and whether near rates were put together, each at the
-    middle of its part of a decade."""
-    rates = {row["lr"] for row in rows}
-    near = len(rates) > MAX_RATES or len(rows) < MIN_RUNS * len(rates)
-    groups: dict[float, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["lr"]):
-        rate = row["lr"] / unit
-        if near:
-            rate = 10 ** ((math.floor(math.log10(rate) * PER_DECADE) + 0.5) / PER_DECADE)
-        groups[float(f"{rate:.4g}")].append(row)
-    return dict(groups), near
 
 
 def robustness(study: StudyData) -> Found:

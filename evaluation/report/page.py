@@ -1,0 +1,154 @@
+"""The page: everything of a study's report put into one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from evaluation.errors import UserError
+from evaluation.matched import matched_steps
+from evaluation.plots import catalog
+from evaluation.plots.figure import Figure, Omitted
+from evaluation.plots.study_data import Part, StudyData
+from evaluation.report import payload, provenance, setup, tables
+from evaluation.report.tables import Claims, Numbers, Order, Sheet
+from evaluation.robustness import robustness
+
+TEMPLATES = "templates"
+PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
+
+
+@dataclass
+class Contents:
+    """What the page shows. `missing` are (what, why it is not there)."""
+
+    claims: list[Claims] = field(default_factory=list)
+    glance: Sheet | None = None
+    figures: list[list[Figure]] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
+    setup: list[Sheet] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def build(study: StudyData) -> str:
+    """The report of a study as the text of an HTML file; the same data give the same text.
+
+    Raises:
+        UserError: no finished runs, or a package is missing.
+    """
+    try:
+        import jinja2
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise UserError(f"a report needs {error.name}: pip install 'asgc[study]'") from error
+    if not study.runs:
+        raise UserError(f"{study.data.name} has no finished runs to report")
+    contents = gather(study)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("evaluation.report", TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["by_part"] = _by_part
+    page = environment.get_template(PAGE).render(
+        contents=contents,
+        study=study,
+        name=study.data.name,
+        question=" ".join(str(study.data.definition.get("question") or "").split()),
+        budget=str(study.data.definition.get("budget") or ""),
+        facts=setup.facts(study),
+        looks=payload.looks(study.looks),
+        problems=study.data.problems,
+        signs=tables.SIGNS,
+        filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
+        style=_text(STYLE),
+        scripts=[_text(name) for name in SCRIPTS],
+        plotly=get_plotlyjs(),
+        data=_json(_payload(study, contents)),
+    )
+    return str(page)
+
+
+def gather(study: StudyData) -> Contents:
+    """Everything that the page shows; what cannot be made is in `missing` with its reason."""
+    contents = Contents()
+    numbers = []
+    for part in study.parts("compare", "grid", "robustness", "ablation"):
+        for metric in tables.METRICS if part.kind == "compare" else tables.METRICS[:1]:
+            found = _try(contents, f"{part.name}: {metric}", lambda: _numbers(study, part, metric))  # noqa: B023
+            numbers += found if found is not None else []
+    contents.claims = [claims for one in numbers if (claims := one.claims()).main]
+    contents.notes = list(dict.fromkeys(note for one in numbers for note in one.comparison.notes))
+    glance = tables.glance(numbers)
+    contents.glance = glance if glance.lines else None
+    contents.sheets = [sheet for one in numbers for sheet in one.sheets()]
+    for part in study.parts("compare"):
+        made = _try(contents, f"{part.name}: matched step sizes", lambda: _matched(study, part))  # noqa: B023
+        contents.sheets += made or []
+    for part in study.parts("robustness"):
+        made = _try(contents, f"{part.name}: robustness", lambda: _robustness(study, part))  # noqa: B023
+        contents.sheets += made or []
+    parts = [part.name for part in study.parts("compare", "grid", "robustness", "ablation")]
+    contents.sheets.sort(key=lambda sheet: parts.index(sheet.part))
+    contents.setup = setup.sheets(study)
+    drawn = [figure for _, some in catalog.figures(study) for figure in some]
+    contents.missing += [(f"figure {one.name}", one.reason) for one in drawn if isinstance(one, Omitted)]
+    contents.figures = payload.families(one for one in drawn if isinstance(one, Figure))
+    return contents
+
+
+def _numbers(study: StudyData, part: Part, metric: str) -> list[Numbers]:
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in study.of(part)))
+    order = Order(study.tasks, study.settings, study.optimizers)
+    return [Numbers(study.comparison(part, metric), part.kind, optimizers, order)]
+
+
+def _matched(study: StudyData, part: Part) -> list[Sheet]:
+    table = matched_steps(study.data, part.name, baseline=study.baseline(part), seed=study.seed)
+    return [tables.matched(part.name, table)] if len(table) else []
+
+
+def _robustness(study: StudyData, part: Part) -> list[Sheet]:
+    return [tables.robustness(robustness(study.data, part.name, seed=study.seed))]
+
+
+def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[Any] | None:
+    """What `make` returns; None where the data do not allow it, and why is noted."""
+    try:
+        return make()
+    except UserError as error:
+        contents.missing.append((what, str(error)))
+        return None
+
+
+def _by_part(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:
+    """Sheets by the part they belong to, in their order."""
+    groups: dict[str, list[Sheet]] = {}
+    for sheet in sheets:
+        groups.setdefault(sheet.part, []).append(sheet)
+    return list(groups.items())
+
+
+def _payload(study: StudyData, contents: Contents) -> dict[str, Any]:
+    return {
+        "name": study.data.name,
+        "looks": payload.looks(study.looks),
+        "figures": [payload.figure(figure) for family in contents.figures for figure in family],
+        "provenance": provenance.groups(study.runs),
+    }
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand in a <script>: nothing in it can end the element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _text(name: str) -> str:
+    return resources.files("evaluation.report").joinpath(TEMPLATES, name).read_text(encoding="utf-8")
