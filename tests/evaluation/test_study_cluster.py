@@ -59,7 +59,7 @@ class Killer:
         raylet = self.node.all_processes["raylet"][0].process.pid
         for lock in self.folder.rglob("s*/lock"):
             owner = lock.read_text().split()
-            checkpoint = any(lock.parent.glob("checkpoints/*/manifest.json"))
+            checkpoint = any(lock.parent.glob("checkpoints/0*/manifest.json"))
             if owner and checkpoint and _parent(_parent(int(owner[1]))) == raylet:
                 return True
         return False

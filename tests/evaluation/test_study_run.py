@@ -218,7 +218,7 @@ def test_a_run_that_is_killed_is_resumed_from_its_checkpoint(tmp_path: Path) -> 
     file = write(tmp_path / "tiny.yaml", parts=one, options={"steps": 60, "pause": 0.1})
     folder = tmp_path / "s"
     study = process(file, "--dir", folder)
-    until(lambda: any(folder.rglob("checkpoints/*/manifest.json")))
+    until(lambda: any(folder.rglob("checkpoints/0*/manifest.json")))
     lock = next(folder.rglob("s11/lock"))
     os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
     assert study.wait(60) == 0
