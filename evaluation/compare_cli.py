@@ -23,6 +23,9 @@ def main(argv: Sequence[str]) -> int:
     flags.option("general", "--part", str | None, None, "part of the study; null: its only comparison")
     flags.option("general", "--baseline", str | None, None, "what to compare with; null: adam, or an ablation's full")
     flags.option("general", "--metric", str, "final", "final, auc, last, mean_score, std, ttt_steps, ...")
+    flags.option(
+        "general", "--keeps-of", str | None, None, "also: what is kept of the score of this part's plain setting"
+    )
     general.add_argument("--by-task", action="store_true", help="a sentence for each task and setting, too")
     flags.option("general", "--out", str | None, None, "folder for the tables as CSV")
     flags.option("statistics", "--seed", int, 0, "seed of the bootstrap", allowed="[0, 4294967295]")
@@ -38,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     from evaluation.claims import estimate
     from evaluation.compare import compare
     from evaluation.dataset import load
+    from evaluation.retention import retention
 
     with load(options.study) as dataset:
         result = compare(
@@ -50,6 +54,18 @@ def main(argv: Sequence[str]) -> int:
             repetitions=options.repetitions,
         )
         problems = list(dataset.problems)
+        kept = None
+        if options.keeps_of is not None:
+            kept = retention(
+                dataset,
+                result.part,
+                reference_part=options.keeps_of,
+                baseline=options.baseline,
+                metric=options.metric,
+                seed=options.seed,
+                level=options.level,
+                repetitions=options.repetitions,
+            )
     console = Console(highlight=False)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("task", "left"), ("setting", "left"), ("method", "left"), ("runs", "right")):
@@ -61,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
         shown.add_row(row.task, row.setting, row.method, str(row.n), iqm.replace("[", r"\["), f"{row.mean:.4g}")
     console.print(shown)
     sentences = [*result.sentences, *([pair.sentence for pair in result.cell_pairs] if options.by_task else [])]
+    if kept is not None:
+        sentences += [row.sentence for row in kept if row.task is None or options.by_task]
     for line in ("", *sentences, "", result.cells.note + ".", *(f"Note: {note}." for note in result.notes)):
         console.print(line, markup=False, soft_wrap=True)
     for problem in problems:

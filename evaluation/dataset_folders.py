@@ -154,10 +154,10 @@ class RunReader:
         yield from planned.items()
 
     def _report_unplanned(self, root: Path, planned: Mapping[Path, Any]) -> None:
-        known = {str(path) for path in planned}
+        known = {os.path.normpath(path) for path in planned}  # of the study ".", os.walk says "./a"
         parts = {path.relative_to(root).parts[0] for path in planned}
         for folder, directories, files in os.walk(root):
-            if folder in known:
+            if os.path.normpath(folder) in known:
                 directories.clear()
                 continue
             if any(name in files for name in (CONFIG, METRICS, SUMMARY)):
@@ -305,10 +305,18 @@ def _refuse_another_run(config: Mapping[str, Any], labels: Mapping[str, Any]) ->
         found: Any = config
         for name in key.split("."):
             found = found.get(name, value) if isinstance(found, Mapping) else value
-        if not (isinstance(value, int | float) and isinstance(found, int | float)):
+        if isinstance(value, str) and isinstance(found, str):
+            same = _letters(value) == _letters(found)  # games are planned in any spelling
+        elif isinstance(value, int | float) and isinstance(found, int | float):
+            same = math.isclose(value, found, rel_tol=1e-9)  # commands carry ten digits
+        else:
             continue
-        if not math.isclose(value, found, rel_tol=1e-9):  # commands carry ten digits
+        if not same:
             raise NotARun(f"foreign: its {CONFIG} has {key} {found}, where {INDEX} planned {value}")
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def _gradient_parts(folder: str) -> list[str]:

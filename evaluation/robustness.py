@@ -96,9 +96,8 @@ def sensitivity(
     if metric == "auc":
         areas = areas_under_curves(dataset)
         chosen = [row | {"auc": areas[row["run"]]} for row in chosen]
-    found = [
-        (row, value) for row in chosen if (value := _option(row, option)) is not None and not math.isnan(row[metric])
-    ]
+    chosen = _with_diverged(chosen, metric)
+    found = [(row, value) for row in chosen if (value := _option(row, option)) is not None]
     if chosen and not found:
         raise UserError(f"no run of these parts has a number {option}")
     groups: dict[tuple[str, str, str, str], list[tuple[float, float]]] = defaultdict(list)
@@ -115,9 +114,19 @@ def sensitivity(
             middle = middle if first < last else first
             iqm = interquartile_mean(scores)
             result.append(SensitivityRow(*labels, middle, first, last, scores.size, iqm, low, high))
-    return Table(
-        f"{metric} score by {option}", result, f"IQM of the runs; {level:.0%} intervals by the bootstrap, seed {seed}"
-    )
+    how = f"IQM of the runs, diverged ones as the worst; {level:.0%} intervals by the bootstrap, seed {seed}"
+    return Table(f"{metric} score by {option}", result, how)
+
+
+def _with_diverged(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Rows in which a diverged run (NaN) has the worst score of its task and setting; without those that have none."""
+    worst: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if not math.isnan(row[metric]):
+            cell = row["task"], row["setting"]
+            worst[cell] = min(row[metric], worst.get(cell, math.inf))
+    known = [row for row in rows if (row["task"], row["setting"]) in worst]
+    return [row | {metric: worst[row["task"], row["setting"]]} if math.isnan(row[metric]) else row for row in known]
 
 
 def robustness(

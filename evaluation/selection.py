@@ -258,7 +258,7 @@ def _fill(selection: Selection, cell: Cell, methods: dict[str, list[Row]]) -> No
             selection.notes.append(f"{cell[0]} ({cell[1]}) has no target: left out")
             return
         end = {"ttt_steps": "total_steps", "ttt_samples": "samples", "ttt_seconds": "training_s"}[metric.name]
-        selection.horizons[cell] = max(row[end] for row in rows)
+        selection.horizons[cell] = min(row[end] for row in rows)
     values = {name: np.array([row[metric.name] for row in found], dtype=np.float64) for name, found in methods.items()}
     known = np.concatenate(list(values.values()))
     if np.isnan(known).all():

@@ -49,6 +49,21 @@ def test_a_point_for_each_value_of_a_grid(tmp_path):
     assert all(row.low < row.iqm < row.high for row in rows)
 
 
+def test_a_diverged_run_counts_as_the_worst_and_is_not_dropped(tmp_path):
+    labels = {"part": "rates", "kind": "grid"}
+    scores = {1e-2: [math.nan, math.nan, 300.0], 1e-3: [50.0, 200.0, 210.0]}
+    planned = [
+        flat("adam", seed, score, lr=lr, variant=f"lr-{lr}", **labels)
+        for lr, values in scores.items()
+        for seed, score in enumerate(values)
+    ]
+    with load(tmp_path, planned) as data:
+        rows = {row.value: row for row in sensitivity(data, **QUICK)}
+    assert rows[1e-2].n == 3
+    assert rows[1e-2].iqm == pytest.approx((50 + 50 + 300) / 3)
+    assert rows[1e-3].iqm == pytest.approx((50 + 200 + 210) / 3)
+
+
 def test_bins_where_every_trial_has_a_value_of_its_own(tmp_path):
     rates = [1.1e-4, 1.5e-4, 2.0e-4, 1.2e-3, 3.0e-3, 4.0e-3]
     planned = [
