@@ -84,7 +84,8 @@ def test_recording_is_measured_in_turns_on_trainings_that_record(
         seconds = real(self, updates)
         recorder = self._trainer.recording._recorder
         events = {row["event"] for row in recorder._rows} if recorder else set()
-        recorded = len({row["update"] for row in recorder._rows[-6 * updates :]}) if recorder else 0
+        done = self._trainer.updates
+        recorded = len({row["update"] for row in recorder._rows} & set(range(done - updates, done))) if recorder else 0
         turns.append(("+".join(sorted(events)), recorded, updates))
         return seconds
 
