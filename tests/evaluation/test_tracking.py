@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def killed_and_resumed(path: Path, first: str, second: str) -> None:
 def test_wandb_shows_every_row_once_over_a_kill_in_one_run(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     killed_and_resumed(tmp_path / "run", "wandb", "wandb")
+    end = time.monotonic() + 30  # W&B's own process may write its last rows after `finish` has returned
+    while len(wandb_history(tmp_path / "run")) < len(HISTORY) and time.monotonic() < end:
+        time.sleep(0.2)
     assert wandb_history(tmp_path / "run") == HISTORY
     runs = [record.run for record in wandb_records(tmp_path / "run") if record.WhichOneof("record_type") == "run"]
     assert len({run.run_id for run in runs}) == 1
