@@ -25,6 +25,7 @@ from evaluation.runs import CONFIG, METRICS, PROVENANCE, SUMMARY
 
 STUDY, INDEX = "study.yaml", "runs.jsonl"
 ARCHIVE, ABOUT = "runs.parquet", "archive.json"  # see `archive`
+PLOTS = "plots"  # where `asgc-eval plot` puts its files by default
 GRADIENTS, PART = "gradients", ".parquet"
 LABELS = ("part", "kind", "task", "setting", "optimizer", "variant", "seed", "purpose")
 NOT_PROTOCOL = ("seed", "envpool", "version")  # of a summary's signature; all other fields make scores comparable
@@ -85,7 +86,7 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
         else:
             if files and not directories:
                 problems.append(Problem(folder, f"foreign: a folder without {CONFIG}"))
-            directories[:] = sorted(name for name in directories if not name.startswith("."))
+            directories[:] = sorted(name for name in directories if not name.startswith(".") and name != PLOTS)
             continue
         directories.clear()
     return found + ([plain] if plain.folders or not found else [])

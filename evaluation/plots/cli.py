@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.dataset_folders import PLOTS
 from evaluation.errors import UserError
 from evaluation.flags import Flags
 from evaluation.runs import CONFIG
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from evaluation.plots.single_run import RunData
     from evaluation.plots.study_data import StudyData
 
-FOLDER = "plots"  # in the folder of the study or run
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         source = open_study(path, namespace.seed, namespace.repetitions, namespace.baseline)
         problems = [f"{problem.path}: {problem.reason}" for problem in source.data.problems]
-    out = path / FOLDER if namespace.out is None else Path(namespace.out)
+    out = path / PLOTS if namespace.out is None else Path(namespace.out)
     made = 0
     for _, found in catalog.figures(source, words(namespace.only)):
         for figure in found:
@@ -96,7 +96,7 @@ def _flags() -> Flags:
     flags = Flags("asgc-eval plot", "STUDY|RUN [options]", "Draw the figures of a study or of a single run.")
     general = flags.section("general")
     general.add_argument("path", metavar="STUDY|RUN", nargs="?", help="a study, folder of runs, archive, or one run")
-    flags.option("general", "--out", str | None, None, f"folder for the files; null: {FOLDER}/ in the study or run")
+    flags.option("general", "--out", str | None, None, f"folder for the files; null: {PLOTS}/ in the study or run")
     flags.option("general", "--only", str | None, None, "names of figures, separated by commas; null: all")
     flags.option("general", "--format", str, "png", "png, svg, pdf, or several separated by commas")
     study_options(flags)

@@ -136,24 +136,22 @@ def around_shifts(source: Source, column: str) -> dict[tuple[Key, str], dict[str
     """(whose, layer) -> {"since", "n", "value", "low", "high"}: `column` around synchronizations, relative to the last
     update before each: median and quartiles over synchronizations and runs; `n` of them. since -1 is that update, the
     others are the recorder's offsets."""
+    offsets = [offset for offset in OFFSETS if offset >= 0]
+    # Joins by equality only: each row knows the synchronization it belongs to, "update" - since_shift.
     query = f"""
-        WITH syncs AS (
-            SELECT run, layer, "update" AS at FROM gradients WHERE since_shift = 0),
-        before AS (
-            SELECT s.run, s.layer, s.at, g.{column} AS base FROM syncs s
-            JOIN gradients g ON g.run = s.run AND g.layer = s.layer AND g."update" = s.at - 1
-            WHERE g.{column} > 0 AND isfinite(g.{column})),
+        WITH syncs AS (SELECT run, layer, "update" AS sync FROM gradients WHERE since_shift = 0),
+        last_ones AS (
+            SELECT run, layer, "update" + 1 AS sync, {column} AS base FROM gradients
+            WHERE {column} > 0 AND isfinite({column})),
+        before AS (SELECT * FROM syncs JOIN last_ones USING (run, layer, sync)),
+        around AS (
+            SELECT run, layer, "update" - since_shift AS sync, since_shift AS since, {column} AS size FROM gradients
+            WHERE list_contains({offsets}, since_shift) AND isfinite({column})),
         ratios AS (
-            SELECT {GROUP}, b.layer, CASE WHEN g."update" = b.at - 1 THEN -1 ELSE g.since_shift END AS since,
-                g.{column} / b.base AS ratio
-            FROM before b JOIN runs r ON r.run = b.run
-            JOIN gradients g ON g.run = b.run AND g.layer = b.layer
-                AND (g."update" = b.at - 1 OR (g."update" >= b.at AND g."update" - g.since_shift = b.at))
-            WHERE r.kind = 'compare' AND isfinite(g.{column})
-                AND (g."update" = b.at - 1 OR list_contains({list(OFFSETS)}, g.since_shift)))
-        SELECT part, task, setting, optimizer, layer, since, count(*) AS n,
-            quantile_cont(ratio, [0.25, 0.5, 0.75]) AS ratio
-        FROM ratios GROUP BY ALL HAVING count(*) > 0 ORDER BY ALL"""
+            SELECT run, layer, since, size / base AS ratio FROM before JOIN around USING (run, layer, sync)
+            UNION ALL SELECT run, layer, -1, 1.0 FROM before)
+        SELECT {GROUP}, layer, since, count(*) AS n, quantile_cont(ratio, [0.25, 0.5, 0.75]) AS ratio
+        FROM ratios JOIN runs r USING (run) WHERE r.kind = 'compare' GROUP BY ALL ORDER BY ALL"""
     found: dict[tuple[Key, str], list[dict[str, Any]]] = {}
     for row in source.rows(query):
         found.setdefault((_key(row), row["layer"]), []).append(row)

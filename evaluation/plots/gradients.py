@@ -166,6 +166,7 @@ def sync_response(source: Source, *, single: bool = False) -> Found:
     for where, keys in cells.items():
         layers = sorted({layer for key, layer in sides["before"] if key in keys}, key=tables.natural)
         panels, n = [], []
+        last = max(values["since"].max() for (key, _), values in sides["before"].items() if key in keys)
         for layer in layers:
             for side, title in (("before", "before clipping"), ("after", "after clipping")):
                 drawn = []
@@ -176,7 +177,7 @@ def sync_response(source: Source, *, single: bool = False) -> Found:
                         band = {"low": values["low"], "high": values["high"], "n": values["n"], "runs": _runs(key)}
                         drawn.append(series(key.optimizer, at, values["value"], **band))
                         n += values["n"].astype(int).tolist()
-                ticks = tuple((float(_spaced(np.array([since]))[0]), str(since)) for since in OFFSETS)
+                ticks = tuple((float(_spaced(np.array([since]))[0]), str(since)) for since in OFFSETS if since <= last)
                 x = Axis("updates since synchronization", ticks=ticks, share="x")
                 x = Axis("updates since synchronization", ticks=ticks, share="x")
                 y = Axis("relative size", log=True, share=layer)

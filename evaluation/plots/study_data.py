@@ -99,9 +99,10 @@ class StudyData:
         return self._ordered("setting", "settings")
 
     def parts(self, *kinds: str) -> list[Part]:
-        """The parts of these kinds that have runs."""
+        """The parts of these kinds that have runs: kinds in the order asked for, then as the definition orders them."""
         found = {row["part"]: row["kind"] for row in self.runs if row["kind"] in kinds}
-        names = sorted(found, key=lambda name: (_place(name, self.data.definition.get("parts")), name))
+        given = self.data.definition.get("parts")
+        names = sorted(found, key=lambda name: (kinds.index(found[name]), _place(name, given), name))
         return [Part(name, found[name], len(found) > 1) for name in names]
 
     def of(self, part: Part | Iterable[Part]) -> list[Row]:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file")
     study = open_study(Path(namespace.study), namespace.seed, namespace.repetitions, namespace.baseline)
-    text = build(study)
+    text = build(study, Path(namespace.study))
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, text)
     print(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")

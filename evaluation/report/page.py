@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from evaluation.errors import UserError
@@ -34,8 +35,11 @@ class Contents:
     notes: list[str] = field(default_factory=list)
 
 
-def build(study: StudyData) -> str:
+def build(study: StudyData, root: Path | None = None) -> str:
     """The report of a study as the text of an HTML file; the same data give the same text.
+
+    Args:
+        root: the study's folder; what was left out below it is named from there on.
 
     Raises:
         UserError: no finished runs, or a package is missing.
@@ -64,7 +68,7 @@ def build(study: StudyData) -> str:
         budget=str(study.data.definition.get("budget") or ""),
         facts=setup.facts(study),
         looks=payload.looks(study.looks),
-        problems=study.data.problems,
+        problems=[(_below(problem.path, root), problem.reason) for problem in study.data.problems],
         signs=tables.SIGNS,
         filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
         style=_text(STYLE),
@@ -133,6 +137,13 @@ def _by_part(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:
     for sheet in sheets:
         groups.setdefault(sheet.part, []).append(sheet)
     return list(groups.items())
+
+
+def _below(path: str, root: Path | None) -> str:
+    """A path as seen from `root`, if it lies below it."""
+    if root is None or not Path(path).is_relative_to(root):
+        return path
+    return Path(path).relative_to(root).as_posix()
 
 
 def _payload(study: StudyData, contents: Contents) -> dict[str, Any]:

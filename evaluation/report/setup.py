@@ -11,7 +11,6 @@ from evaluation.errors import UserError
 from evaluation.plots.study_data import StudyData
 from evaluation.report.tables import Line, Sheet, count, word
 from evaluation.study import spec
-from evaluation.study.space import Dimension
 
 
 def definition(study: StudyData) -> spec.Study | None:
@@ -34,12 +33,14 @@ def facts(study: StudyData) -> list[tuple[str, str]]:
     found = [("runs", f"{len(rows):,}"), ("tasks", str(len(study.tasks))), ("settings", str(len(study.settings)))]
     found += [("optimizers", str(len(study.optimizers))), ("test seeds", ranges(tests) or "none")]
     found += [("tuning seeds", ranges(tunes))] if tunes else []
-    return [*found, ("training time", duration(seconds))]
+    found.append(("training time", duration(seconds)))
+    return [*found, *([("left out", str(len(study.data.problems)))] if study.data.problems else [])]
 
 
 def sheets(study: StudyData) -> list[Sheet]:
     """Tables of the set-up."""
-    found = [_parts(study), _tasks(study), _named(study, "settings"), _named(study, "optimizers"), _used(study)]
+    found = [_parts(study), _spaces(study), _variants(study), _tasks(study)]
+    found += [_named(study, "settings"), _named(study, "optimizers"), _used(study)]
     return [sheet for sheet in found if sheet.lines]
 
 
@@ -79,18 +80,39 @@ def _how(part: spec.Part) -> str:
         words.append(f"{part.draws} random settings")
     words += [f"{name} in {_list(values)}" for name, values in part.values.items()]
     words += [f"{name} times {_list(values)}" for name, values in part.multiply.items()]
-    words += [f"{name} {_range(one)}" for one in part.space for name in [one.name]]
-    words += [f"{name}: {_options(options) or 'unchanged'}" for name, options in part.variants.items()]
     if part.tuned is not None:
         at = f" at {part.tuned_setting}" if part.tuned_setting else ""
         words.append(f"hyperparameters: the best of {part.tuned}{at}")
     return "; ".join(words)
 
 
-def _range(one: Dimension) -> str:
-    what = f"of {_list(one.choices)}" if one.choices else f"from {one.low:g} to {one.high:g}"
-    how = "" if one.choices else " (uniform in the logarithm)" if one.log else " (uniform)"
-    return what + how + (f" for {', '.join(one.optimizers)}" if one.optimizers else "")
+def _spaces(study: StudyData) -> Sheet:
+    """What searches and random settings choose from."""
+    defined = definition(study)
+    columns = [("part", ""), ("option", ""), ("range", ""), ("drawn", ""), ("optimizers", "")]
+    lines = []
+    for part in defined.parts.values() if defined is not None else ():
+        for one in part.space:
+            values = _list(one.choices) if one.choices else f"{one.low:g} to {one.high:g}"
+            how = "evenly" if one.choices else "uniform in the logarithm" if one.log else "uniform"
+            cells = [part.name, one.name, values, how + (", whole numbers" if one.integer else "")]
+            lines.append(
+                Line([word(text) for text in (*cells, ", ".join(one.optimizers) or "all")], {"part": part.name})
+            )
+    return Sheet("setup-spaces", "", "Search spaces", columns, lines)
+
+
+def _variants(study: StudyData) -> Sheet:
+    """What each variant of an ablation changes."""
+    defined = definition(study)
+    lines = [
+        Line(
+            [word(part.name), word(name), word(_options(options) or "unchanged")], {"part": part.name, "variant": name}
+        )
+        for part in (defined.parts.values() if defined is not None else ())
+        for name, options in part.variants.items()
+    ]
+    return Sheet("setup-variants", "", "Variants", [("part", ""), ("variant", ""), ("options", "")], lines)
 
 
 def _tasks(study: StudyData) -> Sheet:

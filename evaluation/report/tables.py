@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from evaluation import claims
@@ -253,8 +253,9 @@ class Numbers:
         return {key: value for key, value in found.items() if value}
 
 
-def glance(found: Iterable[Numbers]) -> Sheet:
+def glance(found: Sequence[Numbers]) -> Sheet:
     """Verdict of each method in each comparison, over all its tasks and settings (or its only one)."""
+    parts = list(dict.fromkeys(numbers.comparison.part for numbers in found))
     metrics: list[str] = []
     rows: dict[tuple[str, str, str], tuple[dict[str, PairRow], dict[str, str]]] = {}
     for numbers in found:
@@ -274,6 +275,8 @@ def glance(found: Iterable[Numbers]) -> Sheet:
             share = claims.estimate(pair.improvement, pair.improvement_low, pair.improvement_high)
             cells.append(Cell(verdict(pair.verdict).text, share, list(SIGNS).index(pair.verdict), pair.verdict))
         lines.append(Line(cells, runs))
+    if found:
+        lines.sort(key=lambda line: (parts.index(line.cells[0].text), found[0].order(line)))
     columns = [("part", "of the study"), ("method", ""), ("against", "baseline")]
     columns += [(metric, "verdict, and the probability of improvement with its interval") for metric in metrics]
     note = (

@@ -131,6 +131,8 @@ class TestFiles:
         (runs / "s103" / "summary.json").unlink()
         assert main(["plot", str(runs), "--only", "learning-curves", "--repetitions", "100"]) == 0
         assert "s103: unfinished" in capsys.readouterr().err
+        assert (runs / "plots").is_dir()
+        assert not [problem for problem in dataset.load(runs).problems if "plots" in problem.path]
 
 
 class TestUserErrors:

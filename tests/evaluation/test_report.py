@@ -110,7 +110,9 @@ class TestPage:
             study.data.definition["question"],
             "Tuning seeds and test seeds are apart",
             "4 trials for every optimizer, task and setting",
-            "optimizer.lr from 0.0001 to 0.3 (uniform in the logarithm)",
+            "tuning optimizer.lr 0.0001 to 0.3 uniform in the logarithm all",
+            "target_interval 100 to 10000 uniform in the logarithm, whole numbers",
+            "ablations clip-only optimizer.note=clip-only",
             "optimizer.lr times 10, 30",
             "0 = 21.7, 1 = 500",
             "protocol=control",
@@ -123,9 +125,10 @@ class TestPage:
         shutil.copytree(demo_study, folder)
         (folder / "comparison/CartPole/plain/adam/default/s102/summary.json").unlink()
         (folder / "comparison/CartPole/plain/sgd/default/s101/summary.json").write_text("{")
-        read = Text(page.build(StudyData(dataset.load(folder), repetitions=100)))
+        read = Text(page.build(StudyData(dataset.load(folder), repetitions=100), folder))
         assert "2 folders or files were left out" in read.text
-        assert "adam/default/s102 unfinished" in read.text
+        assert " comparison/CartPole/plain/adam/default/s102 unfinished" in read.text
+        assert str(folder) not in read.text  # what a reader elsewhere could not find
         assert "corrupt: cannot read summary.json" in read.text
         assert "fewer than 3 runs of" in read.text  # the comparison's own note
 

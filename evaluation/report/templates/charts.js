@@ -243,10 +243,12 @@ const Charts = (() => {
     return { data, layout };
   }
 
-  function draw(element, panel, shows, large) {
+  // Draw into an element; `width` in pixels fixes it (paper does not tell its own), else it is the element's.
+  function draw(element, panel, shows, large, width) {
     const chart = build(panel, shows, large);
     if (!chart) { Plotly.purge(element); element.replaceChildren(); return false; }
-    Plotly.react(element, chart.data, chart.layout, { displayModeBar: false, responsive: true, doubleClick: "reset" });
+    if (width) Object.assign(chart.layout, { width, autosize: false });
+    Plotly.react(element, chart.data, chart.layout, { displayModeBar: false, responsive: !width, doubleClick: "reset" });
     return true;
   }
 

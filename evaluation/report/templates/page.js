@@ -79,10 +79,13 @@
     return svg;
   }
 
+  const PAPER = 218; // pixels of a panel in print, three of which fit on A4 and Letter
+  let paper = false;
+
   function drawPanel(entry) {
     entry.drawn = true;
-    const large = entry.figure.panels.length === 1;
-    const drawn = Charts.draw(entry.plot, entry.panel, shows, large);
+    const large = entry.figure.panels.length === 1 && !paper;
+    const drawn = Charts.draw(entry.plot, entry.panel, shows, large, paper ? PAPER : 0);
     entry.plot.style.minHeight = "";
     if (!drawn && entry.panel.note) make("p", entry.panel.note, entry.plot, { class: "empty" });
     return drawn;
@@ -101,9 +104,11 @@
       const mine = panels.filter((entry) => entry.figure === figure && !entry.element.hidden).map((entry) => entry.panel);
       const rows = new Set(mine.map((panel) => panel.row)), columns = new Set(mine.map((panel) => panel.column));
       const box = member.querySelector(".panels");
+      // A full grid keeps its columns; a few panels stand in one row; many wrap as they fit.
       const grid = rows.size > 1 && columns.size > 1 && columns.size < 6;
-      box.style.setProperty("--columns", String(columns.size));
-      box.toggleAttribute("data-columns", grid);
+      const across = grid ? columns.size : mine.length < 5 ? mine.length : 0;
+      box.style.setProperty("--columns", String(across));
+      if (across) box.dataset.columns = across; else delete box.dataset.columns;
       member.querySelectorAll(".legend [data-label]").forEach((item) => { item.hidden = hidden.optimizer.has(item.dataset.label); });
       const fixed = member.querySelector(".fixed");
       if (fixed) fixed.hidden = !hidden.task.size;
@@ -360,10 +365,14 @@
   let before;
   window.addEventListener("beforeprint", () => {
     before = root.dataset.theme || "auto";
+    paper = true;
     setTheme("light");
     drawAll();
   });
-  window.addEventListener("afterprint", () => { if (before !== undefined) setTheme(before); });
+  window.addEventListener("afterprint", () => {
+    paper = false;
+    if (before !== undefined) setTheme(before);
+  });
 
   setTheme(["light", "dark"].includes(remembered()) ? remembered() : "auto");
   if (!watcher) drawAll();
