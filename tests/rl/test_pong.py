@@ -1,4 +1,4 @@
-"""A short real run that must improve: minutes long, so `python -m pytest -m slow tests/rl/test_pong.py`."""
+"""Real runs that must improve: minutes long, so `python -m pytest -m slow tests/rl/test_pong.py`."""
 
 from pathlib import Path
 
@@ -19,3 +19,13 @@ def test_quick_learns_pong(tmp_path: Path, optimizer: str) -> None:
     curve = read_series(tmp_path / "run", "eval", "score")["value"]
     assert summary["mean_score"] > -16
     assert curve[-1] > curve[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("game", "score"), [("Pong", -18.0), ("Breakout", 4.0), ("SpaceInvaders", 190.0)])
+def test_atari_small_learns_each_of_its_games(tmp_path: Path, game: str, score: float) -> None:
+    """Random players score -20.7, 1.7 and 148 (Mnih et al., 2015, Extended Data Table 2)."""
+    config = TrainConfig.preset(
+        "atari-small", game=game, run_dir=str(tmp_path / "run"), optimizer={"name": "adam", "lr": 5e-4}
+    )
+    assert train(config)["mean_score"] > score
