@@ -126,7 +126,9 @@ def _connect() -> duckdb.DuckDBPyConnection:
         import pyarrow  # noqa: F401  (the tables are handed over with it)
     except ImportError as error:
         raise UserError(f"the analysis needs {error.name}: pip install 'asgc[study]'") from error
-    return duckdb.connect()
+    connection = duckdb.connect()
+    connection.execute("SET enable_progress_bar = false")  # it would be drawn into the output of every command
+    return connection
 
 
 def _filled(column: Any) -> np.ndarray:
