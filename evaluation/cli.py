@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from evaluation.errors import UserError, main_guard
-from evaluation.values import did_you_mean
+from evaluation.commands import dispatch
+from evaluation.errors import main_guard
 
 USAGE = """\
 asgc-eval: studies, statistics, pictures and reports of training runs
@@ -35,20 +35,13 @@ COMMANDS = {  # imported when they are called
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-eval` with these arguments; returns the exit code (0 done, 1 runs failed, 2 the user can mend it)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if arguments[0] in ("--version", "-V"):
-        print(f"asgc {importlib.metadata.version('asgc')}")
-        return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        raise UserError(
-            f"unknown command {name!r}{did_you_mean(name, tuple(COMMANDS)) or '; there are ' + ', '.join(COMMANDS)}"
-        )
-    module, _, function = COMMANDS[name].partition(":")
-    return int(getattr(importlib.import_module(module), function)(rest))
+    commands = {name: functools.partial(_run, place) for name, place in COMMANDS.items()}
+    return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
+
+
+def _run(place: str, arguments: list[str]) -> int:
+    module, _, function = place.partition(":")
+    return int(getattr(importlib.import_module(module), function)(arguments))
 
 
 if __name__ == "__main__":

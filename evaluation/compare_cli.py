@@ -43,29 +43,13 @@ def main(argv: Sequence[str]) -> int:
     from evaluation.dataset import load
     from evaluation.retention import retention
 
+    how = {name: options[name] for name in ("baseline", "metric", "seed", "level", "repetitions")}
     with load(options.study) as dataset:
-        result = compare(
-            dataset,
-            options.part,
-            baseline=options.baseline,
-            metric=options.metric,
-            seed=options.seed,
-            level=options.level,
-            repetitions=options.repetitions,
-        )
+        result = compare(dataset, options.part, **how)
         problems = list(dataset.problems)
         kept = None
         if options.keeps_of is not None:
-            kept = retention(
-                dataset,
-                result.part,
-                reference_part=options.keeps_of,
-                baseline=options.baseline,
-                metric=options.metric,
-                seed=options.seed,
-                level=options.level,
-                repetitions=options.repetitions,
-            )
+            kept = retention(dataset, result.part, reference_part=options.keeps_of, **how)
     console = Console(highlight=False)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("task", "left"), ("setting", "left"), ("method", "left"), ("runs", "right")):

@@ -33,6 +33,18 @@ def plain(config: Any) -> Any:
     return config.item() if hasattr(config, "item") else config
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error instead of silently the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", mark)
+        return super().construct_mapping(node, deep)
+
+
 def write_config(path: Path, config: Any) -> None:
     """Write the whole of `config` to `path` as YAML, atomically, in its own order."""
     atomic_write(path, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))

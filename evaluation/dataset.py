@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluation import archive
+from evaluation.closing import Closing
 from evaluation.dataset_folders import Problem, RunReader, find_sources
 from evaluation.dataset_tables import add_runs, create_gradients, create_tables
 from evaluation.errors import UserError
@@ -32,7 +32,7 @@ __all__ = ["Dataset", "Problem", "load"]
 
 
 @dataclass
-class Dataset:
+class Dataset(Closing):
     """The tables of one or several studies. A context manager that closes the connection.
 
     Attributes:
@@ -77,14 +77,6 @@ class Dataset:
     def close(self) -> None:
         """Close the connection and free its memory."""
         self.connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def load(paths: Path | str | Sequence[Path | str]) -> Dataset:

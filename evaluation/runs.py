@@ -28,13 +28,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from evaluation import provenance
 from evaluation.checkpoint import Checkpoint, CheckpointStore, to_stderr
+from evaluation.closing import Closing
 from evaluation.config_file import differences, plain, read_config, write_config
 from evaluation.errors import UserError, reason
 from evaluation.files import read_json, write_json
@@ -53,7 +53,7 @@ class RunFinishedError(UserError):
     """The run to resume has finished: nothing is left to do. A trainer may catch it and show the summary."""
 
 
-class RunFolder:
+class RunFolder(Closing):
     """One run's folder, held by this process. Made by `create` or `resume`; a context manager that ends in `close`.
 
     Attributes: `path`; `config`, the plain mapping; `checkpoint`, what a resumed run goes on from (None: from the
@@ -215,14 +215,6 @@ class RunFolder:
         for mirror in self._mirrors:
             mirror.close(is_finished(self.path))
         self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Series(dict[str, np.ndarray]):

@@ -22,6 +22,11 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """`did_you_mean`, or where nothing is near "; there are a, b, c"."""
+    return did_you_mean(name, known) or f"; there are {', '.join(known)}"
+
+
 def coerce(value: Any, hint: Any) -> Any:
     """`value` as the type `hint` of a config field; text is read as on a command line ("1e6" is a whole number).
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from evaluation.commands import dispatch
 from evaluation.errors import EXIT_INTERRUPTED, UserError, main_guard
-from evaluation.values import did_you_mean
 from rl import config_io
 from rl.config import TrainConfig, leaves
 from rl.train_flags import layers, nested, train_flags
@@ -33,25 +32,14 @@ asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clippi
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-rl` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {
+    commands = {
         "train": train_command,
         "eval": eval_command,
         "bench": bench_command,
         "check": check_command,
         "games": games_command,
     }
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if arguments[0] in ("--version", "-V"):
-        print(f"asgc {importlib.metadata.version('asgc')}")
-        return 0
-    name, *rest = arguments
-    if name not in commands:
-        hint = did_you_mean(name, tuple(commands)) or f"; there are {', '.join(commands)}"
-        raise UserError(f"unknown command {name!r}{hint}")
-    return commands[name](rest)
+    return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
 
 # train ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from evaluation.errors import UserError
-from evaluation.values import check_range, coerce, did_you_mean, show
+from evaluation.values import check_range, coerce, show, suggestion
 from rl import config_io, games, protocols
 from rl.config import NetworkConfig, OptimizerConfig, TrainConfig, flag, leaves
 
@@ -121,8 +121,7 @@ def check_optimizer(optimizer: OptimizerConfig) -> None:
     from asgc import optimizers
 
     if optimizer.name not in optimizers.names():
-        hint = did_you_mean(optimizer.name, tuple(optimizers.names()))
-        raise UserError(f"unknown optimizer {optimizer.name!r}{hint or '; there are ' + ', '.join(optimizers.names())}")
+        raise UserError(f"unknown optimizer {optimizer.name!r}{suggestion(optimizer.name, optimizers.names())}")
     taken = optimizers.options(optimizer.name, optimizer.rule or "adam")
     unknown = [name for name in optimizer.options() if name not in taken]
     if unknown:

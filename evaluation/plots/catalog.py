@@ -10,7 +10,7 @@ from evaluation.plots import aggregates, diagnostics, gradients, scores, single_
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.single_run import RunData
 from evaluation.plots.study_data import StudyData
-from evaluation.values import did_you_mean
+from evaluation.values import suggestion
 
 Maker = Callable[[Any], list[Figure | Omitted]]
 
@@ -63,12 +63,9 @@ def figures(source: StudyData | RunData, only: Collection[str] = ()) -> Iterator
         UserError: an unknown name.
     """
     makers = RUN if isinstance(source, RunData) else STUDY
-    known = ", ".join(makers)
     for name in only:
         if name not in makers:
-            raise UserError(
-                f"--only {name}: no such figure{did_you_mean(name, list(makers)) or f'; there are {known}'}"
-            )
+            raise UserError(f"--only {name}: no such figure{suggestion(name, list(makers))}")
     for name, make in makers.items():
         if not only or name in only:
             kind = KIND.get(name, "compare")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.commands import dispatch
 from evaluation.config_file import differences, read_config
 from evaluation.errors import EXIT_INTERRUPTED, UserError
 from evaluation.flags import Flags
@@ -20,7 +21,7 @@ from evaluation.study.folder import DEFINITION, SEARCH_DB, Results, StudyFolder,
 from evaluation.study.jobs import resolve_program
 from evaluation.study.plan import PlannedRun, Planner
 from evaluation.study.spec import Study, StudyFaults
-from evaluation.values import did_you_mean
+from evaluation.values import suggestion
 
 USAGE = """\
 asgc-eval study: runs of a study, planned, carried out and resumed as a whole
@@ -30,21 +31,14 @@ asgc-eval study: runs of a study, planned, carried out and resumed as a whole
 
 STUDY is a YAML file, one of the toolkit's own names (control, smoke, ...), or a study folder.
 """
+STUDY_HELP = "YAML file, name of a shipped study, or study folder"
 EXIT_FAILED_RUNS = 1
 REFRESH_S = 2.0
 
 
 def main(argv: Sequence[str]) -> int:
     """Dispatch `asgc-eval study ARGV`; returns the exit code."""
-    commands = {"run": run_command, "status": status_command}
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if argv[0] not in commands:
-        raise UserError(
-            f"unknown command 'study {argv[0]}'{did_you_mean(argv[0], tuple(commands)) or '; there are run, status'}"
-        )
-    return commands[argv[0]](list(argv[1:]))
+    return dispatch(argv, {"run": run_command, "status": status_command}, USAGE, group="study")
 
 
 def run_command(argv: list[str]) -> int:
@@ -53,9 +47,7 @@ def run_command(argv: list[str]) -> int:
         "asgc-eval study run", "STUDY [options]", "Run what is missing of a study; stop and go on at any time."
     )
     general = flags.section("general")
-    general.add_argument(
-        "study", metavar="STUDY", nargs="?", help="YAML file, name of a shipped study, or study folder"
-    )
+    general.add_argument("study", metavar="STUDY", nargs="?", help=STUDY_HELP)
     general.add_argument("--dry-run", action="store_true", help="print the runs and their cost, and run nothing")
     flags.option("general", "--dir", str | None, None, "study folder; null: runs/NAME")
     flags.option("general", "--parts", str | None, None, "run only these parts, separated by commas")
@@ -139,9 +131,7 @@ def status_command(argv: list[str]) -> int:
         "asgc-eval study status", "STUDY [options]", "What is finished, running, failed and missing of a study."
     )
     general = flags.section("general")
-    general.add_argument(
-        "study", metavar="STUDY", nargs="?", help="YAML file, name of a shipped study, or study folder"
-    )
+    general.add_argument("study", metavar="STUDY", nargs="?", help=STUDY_HELP)
     general.add_argument("--once", action="store_true", help="print it once, on a terminal too")
     flags.option("general", "--dir", str | None, None, "study folder; null: runs/NAME")
     options, _ = flags.read(argv)
@@ -267,8 +257,7 @@ def _parts(names: str | None, study: Study) -> set[str] | None:
         return None
     chosen = {name.strip() for name in names.split(",")}
     for name in sorted(chosen - study.parts.keys()):
-        hint = did_you_mean(name, tuple(study.parts)) or f"; there are {', '.join(study.parts)}"
-        raise UserError(f"--parts {name}: no such part{hint}")
+        raise UserError(f"--parts {name}: no such part{suggestion(name, tuple(study.parts))}")
     return chosen
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import yaml
 
+from evaluation.closing import Closing
 from evaluation.config_file import differences
 from evaluation.errors import UserError, reason
 from evaluation.files import atomic_write, from_json, read_json, to_json, write_json
@@ -37,7 +37,7 @@ DEFINITION, INDEX, FAILED, LOCK, LOGS, SEARCH_DB = (
 MAX_NAMED = 5
 
 
-class StudyFolder:
+class StudyFolder(Closing):
     """A study's folder, held by this process (a context manager).
 
     Raises (on opening):
@@ -60,7 +60,7 @@ class StudyFolder:
         except OSError as error:
             raise UserError(f"cannot write to {path}: {reason(error)}; choose another --dir") from error
         self._index: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in read_index(path)}
-        self.failed: dict[str, str] = read_json(path / FAILED) if (path / FAILED).is_file() else {}
+        self.failed = read_failed(path)
 
     def adopt(self, plan: Plan) -> None:
         """Make this definition the folder's, if the runs that have begun are among those it asks for. What was planned
@@ -103,14 +103,6 @@ class StudyFolder:
     def close(self) -> None:
         """Free the lock."""
         self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _changed(self, runs: Iterable[PlannedRun]) -> list[str]:
         changed = []
@@ -171,6 +163,12 @@ def read_index(path: Path) -> list[dict[str, Any]]:
         raise UserError(
             f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
         ) from error
+
+
+def read_failed(path: Path) -> dict[str, str]:
+    """Why runs of a study folder failed, by id."""
+    file = path / FAILED
+    return dict(read_json(file)) if file.is_file() else {}
 
 
 def begun_options(path: Path) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from evaluation.errors import UserError
 from evaluation.study import space as spaces
 from evaluation.study.search import SEED, Search, Trial
 from evaluation.study.spec import DEFAULT, Options, Part, Study
+from evaluation.values import show
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_=,-]")  # in the name of a folder
 
@@ -39,7 +40,7 @@ class PlannedRun:
 
     def arguments(self) -> list[str]:
         """The options as command-line arguments of the program's `train`."""
-        return [f"--{key.replace('_', '-')}={text(value)}" for key, value in self.options.items()] + [
+        return [f"--{key.replace('_', '-')}={show(value)}" for key, value in self.options.items()] + [
             f"--seed={self.seed}"
         ]
 
@@ -61,17 +62,6 @@ class Plan:
 
     runs: list[PlannedRun] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
-
-
-def text(value: Any) -> str:
-    """A value as it is typed on a command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ",".join(map(text, value))
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 class Planner:
@@ -190,7 +180,7 @@ class Planner:
                     for key, value in chosen.items()
                 }
                 name = ",".join(
-                    f"{key.rpartition('.')[2]}{'x' if key in part.multiply else '='}{text(value)}"
+                    f"{key.rpartition('.')[2]}{'x' if key in part.multiply else '='}{show(value)}"
                     for key, value in chosen.items()
                 )
                 yield _UNSAFE.sub("_", name), {key: value for key, value in options.items() if value is not None}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.values import coerce, did_you_mean, number
+from evaluation.values import coerce, did_you_mean, number, suggestion
 
 _KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
 
@@ -104,9 +104,7 @@ def _read_dimension(name: str, item: Any, at: str, optimizers: Sequence[str], fa
     before = len(faults)
     for key in item:
         if key not in _KEYS:
-            faults.append(
-                f"{at}.{key}: unknown key{did_you_mean(str(key), _KEYS) or '; there are ' + ', '.join(_KEYS)}"
-            )
+            faults.append(f"{at}.{key}: unknown key{suggestion(str(key), _KEYS)}")
     names = item.get("optimizers", [])
     names = [names] if isinstance(names, str) else list(names)
     for one in names:

@@ -28,9 +28,10 @@ from typing import Any
 
 import yaml
 
+from evaluation.config_file import UniqueKeys
 from evaluation.errors import UserError, reason
 from evaluation.study.space import Dimension, read_space
-from evaluation.values import did_you_mean, number
+from evaluation.values import did_you_mean, number, suggestion
 
 Options = dict[str, Any]
 
@@ -134,7 +135,7 @@ def load(path: Path) -> Study:
         StudyFaults: what is wrong in it, all of it.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the study {path}: {reason(error)}") from error
     except yaml.YAMLError as error:
@@ -165,18 +166,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Options:
         else:
             flat[path] = number(value)
     return flat
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error instead of silently the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", mark)
-        return super().construct_mapping(node, deep)
 
 
 class _Reader:
@@ -325,8 +314,7 @@ class _Reader:
     def _known(self, item: Mapping[str, Any], keys: Sequence[str], at: str) -> None:
         for key in item:
             if key not in keys:
-                hint = did_you_mean(str(key), tuple(keys)) or f"; there are {', '.join(keys)}"
-                self.faults.append(f"{at}{key}: unknown key{hint}")
+                self.faults.append(f"{at}{key}: unknown key{suggestion(str(key), tuple(keys))}")
 
     def _mapping(self, value: Any, where: str) -> Mapping[str, Any]:
         if value is None:
@@ -358,8 +346,7 @@ class _Reader:
         names = [str(name) for name in (wanted if isinstance(wanted, list) else [wanted])]
         for name in names:
             if name not in known:
-                hint = did_you_mean(name, tuple(known)) or f"; there are {', '.join(known)}"
-                self.faults.append(f"{at}{key}: unknown name {name!r}{hint}")
+                self.faults.append(f"{at}{key}: unknown name {name!r}{suggestion(name, tuple(known))}")
         return tuple(dict.fromkeys(name for name in names if name in known))
 
     def _seeds(self, value: Any, where: str) -> tuple[int, ...]:

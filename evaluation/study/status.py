@@ -19,7 +19,7 @@ from evaluation.lock import is_held
 from evaluation.runs import CONFIG, LOCK, METRICS
 from evaluation.study.cost import Cost, cost, seconds_per_run
 from evaluation.study.driver import Progress
-from evaluation.study.folder import FAILED, Results, begun_options
+from evaluation.study.folder import Results, begun_options, read_failed
 from evaluation.study.jobs import Outcome
 from evaluation.study.plan import PlannedRun, Planner
 from evaluation.study.spec import Study
@@ -42,7 +42,7 @@ def look(study: Study, path: Path) -> tuple[Progress, dict[str, str], Cost]:
     """The state of a study's folder, whoever runs it: progress, the state of each run, what is left to pay."""
     results = Results(path)
     plan = Planner(study, begun_options(path)).plan(results.objective)
-    failed = json.loads((path / FAILED).read_text()) if (path / FAILED).is_file() else {}
+    failed = read_failed(path)
     states = {run.id: _state(path / run.id, run.id, results, failed) for run in plan.runs}
     states |= dict.fromkeys(plan.waiting, "missing")
     progress = Progress(plan, finished={run for run, state in states.items() if state == "finished"}, failed=failed)
@@ -60,7 +60,7 @@ def _state(folder: Path, run: str, results: Results, failed: dict[str, str]) -> 
     return "interrupted" if (folder / CONFIG).is_file() else "missing"
 
 
-def table(states: dict[str, str], folder: Path | None = None) -> Table:
+def table(states: dict[str, str]) -> Table:
     """Part x optimizer: how many runs are in which state."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for run, state in states.items():
