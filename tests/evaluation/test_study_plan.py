@@ -6,7 +6,8 @@ import math
 import pytest
 
 from evaluation.errors import UserError
-from evaluation.study.plan import Planner, text
+from evaluation.study.plan import Planner
+from evaluation.values import show
 from tests.evaluation.study_helpers import DEFINITION, study
 
 
@@ -206,4 +207,4 @@ def test_every_choice_and_both_ends_of_every_range_are_checked_beforehand() -> N
     [(None, "null"), (True, "true"), (1e-7, "1e-07"), ([0.9, 0.99], "0.9,0.99"), (40_000, "40000"), ("adam", "adam")],
 )
 def test_values_as_they_are_typed(value: object, typed: str) -> None:
-    assert text(value) == typed
+    assert show(value) == typed

@@ -9,37 +9,19 @@ import pyarrow.parquet
 import pytest
 import torch
 
-import rl.envs
 from evaluation.recorder import part_paths
 from evaluation.runs import read_metrics, read_series
 from rl import TrainConfig, train
-from rl.envs import AtariEnvs
 from rl.learner import DQN
 from rl.recording import shift_follows
 from rl.replay import Batch
 from rl.trainer import passed
-from tests.rl.catch import CatchPool
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config, numbers, weights
 
 RECORD = {"interval": 61, "offsets": [-1, 0, 2, 10]}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def catch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Play Catch instead of Atari."""
-
-    def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
-        return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
-
-    monkeypatch.setattr(rl.envs, "make_envs", make)
+pytestmark = pytest.mark.usefixtures("one_thread", "catch")
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

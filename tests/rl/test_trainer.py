@@ -22,22 +22,7 @@ from tests.rl.catch import SIZE, CatchPool
 TIMINGS = {"evaluation_s"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def catch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Play Catch instead of Atari."""
-
-    def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
-        return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
-
-    monkeypatch.setattr(rl.envs, "make_envs", make)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def catch_config(run: Path, **options: Any) -> TrainConfig:
