@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -73,10 +74,23 @@ class Forked(Attempt):
         self._process.join()
 
 
+def _die_with_study() -> None:
+    """Wait for the end of the study's process and end this one.
+
+    The kernel's own word (`die_with_parent`) comes with the end of the fork server, which multiprocessing keeps alive
+    as long as one of its forks lives.
+    """
+    study = multiprocessing.parent_process()
+    assert study is not None
+    study.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _run(module: str, function: str, command: list[str], log: str, environment: dict[str, str]) -> None:
     """In the fork: become the program."""
     os.setsid()
     die_with_parent()
+    threading.Thread(target=_die_with_study, daemon=True).start()
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):

@@ -301,6 +301,34 @@ def test_runs_are_spread_over_gpus(tmp_path: Path) -> None:
     assert sorted(job.environment["CUDA_VISIBLE_DEVICES"] for job in started) == ["0", "0", "3", "3"]
 
 
+def test_forked_runs_die_with_their_study_and_go_on_with_the_next(tmp_path: Path) -> None:
+    """As the studies of descent.py above, but by forks of the server: killed with -9 once a checkpoint is there."""
+    options = {"total_steps": 12_000, "learning_starts": 200, "evaluation.interval": 3000, "checkpoint_interval": 600}
+    changes: dict[str, Any] = {
+        "program": "asgc-rl",
+        "options": {**options, "evaluation.final_episodes": 5, "tensorboard": False},
+        "tasks": {"CartPole": {"game": "CartPole"}},
+        "optimizers": {"adam": {"optimizer": {"name": "adam"}}},
+        "seconds": None,
+        "parts": {"comparison": {"kind": "compare", "seeds": [11]}},
+    }
+    file = write(tmp_path / "tiny.yaml", **changes)
+    folder = tmp_path / "s/comparison/CartPole/default/adam/default/s11"
+    study = process(file, "--dir", tmp_path / "s")
+    until(lambda: any(folder.glob("checkpoints/0*/manifest.json")))
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    until(lambda: not is_held(folder / "lock"), seconds=3)  # the whole run takes longer
+    assert not (folder / "summary.json").exists()
+    assert process(file, "--dir", tmp_path / "s").wait(120) == 0
+    resumed = json.loads((folder / "provenance.json").read_text())["resumed"]
+    assert [entry["from_step"] > 0 for entry in resumed] == [True]
+    assert process(file, "--dir", tmp_path / "whole").wait(120) == 0
+    whole = tmp_path / "whole/comparison/CartPole/default/adam/default/s11"
+    scores = [json.loads((run / "summary.json").read_text())["scores"] for run in (folder, whole)]
+    assert scores[0] == scores[1]
+
+
 def test_a_console_script_is_forked_and_its_runs_are_those_of_new_processes(tmp_path: Path) -> None:
     """asgc-rl on CartPole, once by a fork of the server and once as a process of its own: the same numbers."""
     options = {"total_steps": 1200, "learning_starts": 200, "evaluation.interval": 600, "evaluation.final_episodes": 5}
