@@ -23,7 +23,7 @@ CHUNK = 1 << 21  # numbers resampled at once: 16 MB
 
 
 class Interval(NamedTuple):
-    """A confidence interval."""
+    """A confidence interval; NaN where there is none, as of a single run, whose resamples are itself."""
 
     low: float
     high: float
@@ -135,7 +135,7 @@ def bootstrap_interval(
 
     Each repetition draws, for every task on its own and for every array of `scores` on its own, R runs with replacement
     (rliable's ``StratifiedBootstrap``, and ``StratifiedIndependentBootstrap`` for two). The same `seed` gives the same
-    interval.
+    interval. NaN where an array holds a single run of each task and only runs are drawn.
 
     Args:
         paired: draw the same runs of all arrays (R, T), whose run r of task t belongs together (a seed's).
@@ -181,6 +181,8 @@ def bootstrap(
 ) -> Array:
     """The draws (repetitions,) behind `bootstrap_interval`."""
     batched, arrays = _batched(statistic), tuple(map(as_scores, scores))
+    if _single(arrays, tasks):
+        return np.full(repetitions, np.nan)
     return np.concatenate([batched(*drawn) for drawn in _resamples(arrays, seed, repetitions, paired, tasks)])
 
 
@@ -196,6 +198,8 @@ def difference_draws(
 ) -> Array:
     """The draws (repetitions,) behind `difference_interval`."""
     batched, arrays = _batched(statistic), (as_scores(scores_x), as_scores(scores_y))
+    if _single(arrays, tasks):
+        return np.full(repetitions, np.nan)
     draws = []
     for x, y in _resamples(arrays, seed, repetitions, paired, tasks):
         of_x, of_y = batched(x), batched(y)
@@ -247,6 +251,11 @@ def _not_nan(array: Array) -> Array:
 def _above(scores: ArrayLike, thresholds: ArrayLike) -> Array:
     """1 where a score (R, T) is above a threshold (N,), else 0: (R, T, N)."""
     return np.asarray(as_scores(scores)[..., None] > np.asarray(thresholds, dtype=np.float64), dtype=np.float64)
+
+
+def _single(arrays: tuple[Array, ...], tasks: bool) -> bool:
+    """Whether resampling says nothing: the only run of a task can only be drawn again."""
+    return not tasks and min(array.shape[0] for array in arrays) < 2
 
 
 def _batched(statistic: Statistic) -> Callable[..., Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,9 @@ def size(row: Mapping[str, Any], unit: str = "runs") -> str:
 
 
 def estimate(value: float, low: float, high: float) -> str:
-    """A number with its interval: "0.91 [0.88, 0.94]"."""
+    """A number with its interval: "0.91 [0.88, 0.94]"; "0.91 [no interval]" where there is none, as of a single run."""
+    if math.isnan(low):
+        return f"{number(value)} [no interval]"
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 

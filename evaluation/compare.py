@@ -328,9 +328,9 @@ STATISTICS: dict[str, dict[str, Statistic]] = {
 
 def verdict(improvement: Interval, p: float, level: float) -> str:
     """What the interval of a probability of improvement and an adjusted p value say together."""
-    if p > 1 - level or improvement.low <= 0.5 <= improvement.high:
-        return NOT_SHOWN
-    return BETTER if improvement.low > 0.5 else WORSE
+    if p <= 1 - level and improvement.low > 0.5:
+        return BETTER
+    return WORSE if p <= 1 - level and improvement.high < 0.5 else NOT_SHOWN
 
 
 def choose_baseline(selection: Selection, baseline: str | None) -> str:
@@ -372,7 +372,9 @@ def _missing(selection: Selection, groups: Mapping[str, Sequence[Cell]]) -> list
                 where = ", ".join(f"{task} ({setting})" for task, setting in lacks)
                 notes.append(f"{method} is left out of {group}: it has no runs on {where}")
     fewest = min(values.size for methods in selection.cells.values() for values in methods.values())
-    if fewest < FEW_RUNS:
+    if fewest == 1:
+        notes.append(f"some cells have 1 of the {selection.unit}: of a single one there is no interval")
+    elif fewest < FEW_RUNS:
         notes.append(
             f"some cells have {fewest} {selection.unit}: bootstrap intervals of fewer than {FEW_RUNS} are too narrow"
         )

@@ -61,16 +61,15 @@ def simultaneous_intervals(estimates: ArrayLike, draws: ArrayLike, level: float 
 
     estimate ± c s, s the standard deviation of its draws and c the `level` quantile of the largest of the K
     |draw - estimate| / s (the bootstrap max-t of Beran 1988; Montiel Olea & Plagborg-Møller 2019, section 2). Draws
-    that belong together (one seed) keep their dependence, which makes c smaller than Bonferroni's.
+    that belong together (one seed) keep their dependence, which makes c smaller than Bonferroni's. NaN where the draws
+    are (of a single run).
     """
     centres, drawn = np.asarray(estimates, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     if drawn.ndim != 2 or centres.shape != drawn.shape[1:]:
         raise ValueError(f"draws must be (repetitions, {centres.size}), not {drawn.shape}")
     spread = drawn.std(axis=0, ddof=1)
     moves = spread > 0
-    if not moves.any():
-        return [Interval(float(centre), float(centre)) for centre in centres]
-    largest = np.max(np.abs(drawn - centres)[:, moves] / spread[moves], axis=1)
+    largest = np.max(np.abs(drawn - centres)[:, moves] / spread[moves], axis=1, initial=0.0)
     reach = float(np.quantile(largest, level)) * spread
     return [Interval(float(c - r), float(c + r)) for c, r in zip(centres, reach, strict=True)]
 

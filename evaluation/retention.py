@@ -148,7 +148,7 @@ def _finish(
     """What takes all rows together: adjusted p values, simultaneous intervals, verdicts, sentences."""
     level = options["level"]
     for row, drawn in zip(rows, draws, strict=True):
-        sides = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
+        sides = min((~(drawn > 0)).sum(), (~(drawn < 0)).sum()) + 1  # NaN speaks for neither side
         row["p"] = min(1.0, 2 * float(sides) / (drawn.size + 1))
     if rows:
         adjusted = holm([row["p"] for row in rows])
@@ -157,7 +157,7 @@ def _finish(
             rows, adjusted, simultaneous_intervals(advantages, np.stack(draws, axis=1), level), strict=True
         ):
             row |= {"p_holm": float(p), "advantage_low": interval.low, "advantage_high": interval.high}
-            shown = p <= 1 - level and not interval.low <= 0 <= interval.high
+            shown = p <= 1 - level and (interval.low > 0 or interval.high < 0)
             row["verdict"] = (BETTER if row["advantage"] > 0 else WORSE) if shown else NOT_SHOWN
             row["sentence"] = _sentence(row, selection, reference)
     note = (

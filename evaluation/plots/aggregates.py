@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def _aggregates(study: StudyData, part: Part) -> Figure | Omitted:
             points = []
             for row in rows:
                 if row.statistic == statistic:
-                    how = _interval(row.low, row.high, row.n)
+                    how: dict[str, Any] = {"low": row.low, "high": row.high, "n": row.n}
                     how["runs"] = which(part, "", "" if group == ALL else group, row.method)
                     points.append(series(row.method, row.value, names.index(row.method), **how))
             x = Axis("normalized score", share=statistic)
@@ -76,7 +75,7 @@ def _improvement(study: StudyData, part: Part) -> Figure | Omitted:
         names = tuple(optimizer for optimizer in study.optimizers if any(row.method == optimizer for row in rows))
         points = []
         for row in rows:
-            how = _interval(row.improvement_low, row.improvement_high, row.n)
+            how: dict[str, Any] = {"low": row.improvement_low, "high": row.improvement_high, "n": row.n}
             how["runs"] = which(part, "", "" if group == ALL else group, row.method)
             points.append(series(row.method, row.improvement, names.index(row.method), **how))
         x = Axis(f"P(better than {comparison.baseline})", low=-0.02, high=1.02, share="x")
@@ -127,11 +126,6 @@ def _profiles(study: StudyData, part: Part) -> Figure | Omitted:
     how = {"row_name": "setting", "column_name": "", "columns": ("normalized_score", "share"), "aggregate": True}
     reason = "no optimizer has runs on all tasks"
     return figure_or_reason(name, panels, reason, part.title("Performance profiles"), caption, **how)
-
-
-def _interval(low: float, high: float, n: int) -> dict[str, Any]:
-    """Options of a series: of single runs, whose resamples are themselves, there is no interval."""
-    return {"low": low if n > 1 else math.nan, "high": high if n > 1 else math.nan, "n": n}
 
 
 def groups(study: StudyData, comparison: Comparison) -> list[str]:

@@ -43,21 +43,14 @@ def words(how: Bootstrap) -> str:
 
 def point(statistic: Statistic, values: ArrayLike, how: Bootstrap) -> tuple[float, Interval]:
     """A statistic of runs (R,) with its interval; of a single run there is none (NaN)."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.size < 2:
-        return statistic(array), Interval(np.nan, np.nan)
-    interval = aggregate.bootstrap_interval(statistic, array, seed=how.seed, repetitions=how.repetitions, level=LEVEL)
-    return statistic(array), interval
+    interval = aggregate.bootstrap_interval(statistic, values, seed=how.seed, repetitions=how.repetitions, level=LEVEL)
+    return statistic(values), interval
 
 
 def difference(statistic: Statistic, x: ArrayLike, y: ArrayLike, how: Bootstrap) -> tuple[float, Interval]:
     """A statistic of runs x (R,) less that of runs y (R',), with its interval; NaN where either is a single run."""
-    xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    middle = statistic(xs) - statistic(ys)
-    if min(xs.size, ys.size) < 2:
-        return middle, Interval(np.nan, np.nan)
-    interval = aggregate.difference_interval(statistic, xs, ys, seed=how.seed, repetitions=how.repetitions, level=LEVEL)
-    return middle, interval
+    interval = aggregate.difference_interval(statistic, x, y, seed=how.seed, repetitions=how.repetitions, level=LEVEL)
+    return statistic(x) - statistic(y), interval
 
 
 def iqm_curve(scores: ArrayLike, how: Bootstrap) -> Band:

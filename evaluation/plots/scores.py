@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -111,8 +110,6 @@ def _estimates(
         points = []
         for optimizer, row in ((name, found[name]) for name in names if name in found):
             low, high = getattr(row, f"{statistic}_low"), getattr(row, f"{statistic}_high")
-            if row.n < 2:  # resamples of a single run are that run: no interval
-                low = high = math.nan
             how: dict[str, Any] = {"low": low, "high": high, "n": row.n, "runs": which(part, task, setting, optimizer)}
             points.append(series(optimizer, getattr(row, statistic), names.index(optimizer), **how))
             n.append(row.n)

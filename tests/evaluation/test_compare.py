@@ -357,3 +357,14 @@ def test_a_time_needs_a_target(tmp_path):
         selection = select(data, metric="ttt_steps")
     assert list(selection.cells) == [("Acrobot", "plain")]
     assert selection.notes == ["CartPole (plain) has no target: left out"]
+
+
+def test_of_single_runs_there_is_no_interval_and_no_claim(tmp_path):
+    with load(tmp_path, runs("adam", ADAM) + runs("asgc", GOOD[:1])) as data:
+        result = compare(data, **QUICK)
+    row = next(row for row in result.cells if row.method == "asgc")
+    assert row.iqm == GOOD[0] and math.isnan(row.iqm_low) and math.isnan(row.iqm_high)
+    (pair,) = result.pairs
+    assert pair.verdict == NOT_SHOWN and math.isnan(pair.difference_low) and math.isnan(pair.improvement_high)
+    assert "[no interval]" in pair.sentence and "nan" not in pair.sentence
+    assert any("of a single one there is no interval" in note for note in result.notes)

@@ -56,7 +56,7 @@ def test_tasks_add_up_to_evidence_that_none_has_alone():
     assert rank_test(x[:, 0], y[:, 0]) == pytest.approx(2 / 6)
     assert rank_test(x, y) == pytest.approx(2 / 36)
     assert rank_test(y, x) == pytest.approx(2 / 36)
-    assert rank_test(x, x) == 1.0
+    assert rank_test(x, x) == pytest.approx(1.0)
 
 
 def test_many_runs_use_the_normal_distribution():
@@ -119,3 +119,11 @@ def test_simultaneous_intervals_around_what_does_not_vary():
     assert simultaneous_intervals([2.0], draws[:, :1]) == [(2.0, 2.0)]
     with pytest.raises(ValueError, match="draws"):
         simultaneous_intervals([1.0], draws)
+
+
+def test_draws_of_single_runs_have_no_simultaneous_interval_and_leave_the_others_as_they_are():
+    draws = np.random.default_rng(0).normal(size=(500, 1))
+    both = simultaneous_intervals([0.0, 1.0], np.concatenate([draws, np.full((500, 1), np.nan)], axis=1))
+    assert both[0] == simultaneous_intervals([0.0], draws)[0]
+    assert np.isnan(both[1]).all()
+    assert simultaneous_intervals([2.0], np.full((500, 1), 2.0)) == [(2.0, 2.0)]

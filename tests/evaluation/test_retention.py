@@ -103,3 +103,12 @@ def test_other_budgets_are_part_of_the_change(tmp_path):
     with dataset.load(write_study(tmp_path / "tiny", planned)) as data:
         (row,) = retention(data, "comparison", **QUICK)
     assert row.verdict == BETTER
+
+
+def test_of_single_runs_nothing_is_claimed(tmp_path):
+    planned = runs("adam", 400.0) + runs("asgc", 395.0) + runs("adam", 300.0, part="stress", setting="mse")
+    planned += runs("asgc", 390.0, part="stress", setting="mse")[:1]
+    with dataset.load(write_study(tmp_path / "tiny", planned)) as data:
+        (row,) = retention(data, "stress", reference_part="comparison", **QUICK)
+    assert (row.p, row.verdict) == (1.0, NOT_SHOWN)
+    assert "[no interval]" in row.sentence
