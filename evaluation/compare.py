@@ -373,7 +373,7 @@ def _missing(selection: Selection, groups: Mapping[str, Sequence[Cell]]) -> list
                 notes.append(f"{method} is left out of {group}: it has no runs on {where}")
     fewest = min(values.size for methods in selection.cells.values() for values in methods.values())
     if fewest == 1:
-        notes.append(f"some cells have 1 of the {selection.unit}: of a single one there is no interval")
+        notes.append(f"some cells have a single {selection.unit.removesuffix('s')}, of which there is no interval")
     elif fewest < FEW_RUNS:
         notes.append(
             f"some cells have {fewest} {selection.unit}: bootstrap intervals of fewer than {FEW_RUNS} are too narrow"
