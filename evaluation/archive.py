@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from evaluation.dataset_tables import (
     names,
 )
 from evaluation.errors import UserError, reason
-from evaluation.files import atomic_path, atomic_write, read_json, write_json
+from evaluation.files import atomic_write, read_json, write_json
 from evaluation.metrics import EVALUATION_SECONDS
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 EVALUATION_FILE, RECORD_FILE, GRADIENT_FILE = "evaluations.parquet", "records.parquet", "gradients.parquet"
 STEP_FILE = "steps.parquet"
+SCRATCH = ".archive-"  # of the folder an archive is written into first
 FORMAT = 1
 RECORD_SPLITS = ("gradients", "diagnostics")
 SECONDS = 3  # decimals kept of times in seconds
@@ -66,9 +68,23 @@ def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) ->
     folder = Path(folder)
     if not dataset.connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
         raise UserError(f"{dataset.name} has no finished runs to export")
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ARCHIVE).is_file())):
+    foreign = folder.exists() and (
+        not folder.is_dir() or any(not file.match(f"{SCRATCH}*") for file in folder.iterdir())
+    )
+    if foreign and not (folder / ARCHIVE).is_file():
         raise UserError(f"{folder} exists and is not an archive: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
+    # Written whole before the earlier archive is touched: a stop in between leaves that as it was.
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
+        _write_all(dataset, Path(scratch), max_bytes)
+        for name in (RECORD_FILE, GRADIENT_FILE):  # not every data set has them
+            (folder / name).unlink(missing_ok=True)
+        for file in Path(scratch).iterdir():
+            file.replace(folder / file.name)
+    return folder
+
+
+def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
     runs = ", ".join(f'round("{name}", {SECONDS}) AS "{name}"' if name in _TIMES else f'"{name}"' for name in RUNS)
     _write(dataset.connection, f"SELECT {runs} FROM runs ORDER BY run", folder / ARCHIVE)
     _write(
@@ -99,7 +115,6 @@ def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) ->
         atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
     problems = [[_relative(problem.path, dataset.roots), problem.reason] for problem in dataset.problems]
     write_json(folder / ABOUT, {"format": FORMAT, "name": dataset.name, "kept": kept, "problems": problems})
-    return folder
 
 
 _TIMES = ("training_s", "wall_s")
@@ -122,15 +137,13 @@ def _write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> Non
     import pyarrow.parquet
 
     table = connection.sql(query).to_arrow_table()
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(table, temporary, compression="zstd", compression_level=19)
+    pyarrow.parquet.write_table(table, path, compression="zstd", compression_level=19)
 
 
 def _write_thinned(
     connection: duckdb.DuckDBPyConnection, table: str, shown: str, path: Path, max_bytes: int
 ) -> dict[str, int] | None:
     """Write what fits of a table of records and return how much of it that is; None: there is nothing to write."""
-    path.unlink(missing_ok=True)
     sync = '"update" - since_shift' if table == "gradients" else "NULL"
     shift = "min(event) = 'shift'" if table == "gradients" else "false"
     connection.execute(_KEYS.format(table=table, sync=sync, shift=shift))

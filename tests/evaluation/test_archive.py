@@ -109,6 +109,18 @@ def test_exporting_again_replaces_and_other_folders_are_refused(study, tmp_path)
         export(study, tmp_path / "nothing")
 
 
+def test_an_export_that_breaks_off_leaves_the_earlier_archive_as_it_was(study, tmp_path, monkeypatch):
+    folder = export(study, tmp_path / "archive")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.Dataset, "effective_steps", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export(study, folder, max_bytes=50_000)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    (tmp_path / "new" / ".archive-left").mkdir(parents=True)  # by an export that was killed
+    assert (export(study, tmp_path / "new") / "archive.json").is_file()
+
+
 def test_gradients_are_thinned_until_they_fit(study, tmp_path):
     folder = export(study, tmp_path / "archive", max_bytes=10_000)
     assert (folder / archive.GRADIENT_FILE).stat().st_size <= 10_000
