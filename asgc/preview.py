@@ -61,7 +61,7 @@ def preview_asgc(opt: ASGC) -> list[Preview]:
     """``ASGC.preview``: by the implementation that steps, or by the reference while none is chosen yet."""
     layers = [(param, opt.state[param], group) for group in opt.param_groups for param in group["params"]]
     implementation = opt.param_groups[0]["implementation"]
-    if implementation not in ("cpu", "foreach") or any(group["noise_at"] != "gradient" for group in opt.param_groups):
+    if implementation not in ("cpu", "foreach"):
         return preview_transform(layers)
     return _preview_fast(layers, implementation)
 
@@ -92,6 +92,8 @@ def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]
     groups: dict[int, dict[str, Any]] = {}  # the optimizer's own groups, in their order, as `layers` is
     for copy, (_, _, options) in zip(copies, layers, strict=True):
         own = {name: options[name] for name in TRANSFORM_DEFAULTS}
+        if own["noise_at"] == "update":  # added after the rule, which does not see it
+            own["noise_scale"] = 0.0
         groups.setdefault(id(options), {"params": [], **own, "nonfinite": "contain"})["params"].append(copy)
     shadow = ASGC(list(groups.values()), lr=1.0, rule="sgd", implementation=implementation)
     members = ((copy, group) for group in shadow.param_groups for copy in group["params"])
