@@ -7,7 +7,7 @@ very noise of the coming step, and changes nothing: call it between ``backward()
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -62,8 +62,10 @@ def preview(optimizer: Optimizer) -> list[Preview]:
 def preview_asgc(opt: ASGC) -> list[Preview]:
     """``ASGC.preview``: by the implementation that steps, or by the reference while none is chosen yet."""
     if first_dtensor(opt.param_groups) is not None:
-        sharded: list[Preview] = import_module("asgc.sharded").preview(opt)
-        return sharded
+        states = {
+            p: {**opt.state.get(p, {}), "layer": opt.layer_number(p)} for g in opt.param_groups for p in g["params"]
+        }
+        return preview_sharded(opt.param_groups, states, lambda group: group)
     layers = [
         (param, {**opt.state.get(param, {}), "layer": opt.layer_number(param)}, group)
         for group in opt.param_groups
@@ -88,6 +90,23 @@ def preview_transform(layers: Iterable[Layer]) -> list[Preview]:
         new = functional.transform(param.grad, stats, _time(state), state["layer"], options)
         result.append((layer, new.grad, new.stats))
     return _previews(result)
+
+
+def preview_sharded(
+    groups: list[dict[str, Any]],
+    states: Mapping[Tensor, Mapping[str, Any]],
+    options_of: Callable[[dict[str, Any]], Mapping[str, Any]],
+) -> list[Preview]:
+    """The same where parameters are DTensors; ``seen`` are such, too."""
+    sharded = import_module("asgc.sharded")
+
+    def state_of(param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        state = states[param]
+        return {"noise_step": _time(state), "stats": _statistics(param, state, options_of(group)), **state}
+
+    layers = sharded.make_layers(groups, state_of, options_of)
+    previews: list[Preview] = sharded.preview(layers)
+    return previews
 
 
 @torch.no_grad()

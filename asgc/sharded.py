@@ -24,7 +24,7 @@ ASGC. Refused by name: ``Partial`` placements, and gradients placed differently 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -52,7 +52,7 @@ def unsupported(opt: ASGC) -> str | None:
     """Why this implementation cannot serve an optimizer, or None if it can."""
     if any(is_dtensor(param) for group in opt.param_groups for param in group["params"]):
         return None
-    return "no parameter is a DTensor (leave implementation='auto', and the fastest one is taken)"
+    return "no parameter is a DTensor"
 
 
 class Axis(NamedTuple):
@@ -114,6 +114,20 @@ def make_layer(name: str, param: Any, state: State, options: Mapping[str, Any]) 
                 "load states by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
             )
     return Layer(name, param, grad, state, options, piece, piece.rows() if by_unit else slice(None), axes)
+
+
+def make_layers(
+    groups: list[Group],
+    state_of: Callable[[Tensor, Group], State],
+    options_of: Callable[[Group], Mapping[str, Any]],
+) -> list[Layer]:
+    """Describe all parameters that have a gradient; errors as ``make_layer``."""
+    return [
+        make_layer(layer_name(groups, gi, pi), param, state_of(param, group), options_of(group))
+        for gi, group in enumerate(groups)
+        for pi, param in enumerate(group["params"])
+        if param.grad is not None
+    ]
 
 
 def _axes(mesh: Any, placements: tuple[Any, ...], dims: int, by_unit: bool) -> tuple[Axis, ...]:
@@ -247,12 +261,37 @@ class Earlier(dict[Tensor, tuple[Tensor, Tensor]]):
     def of(self, layers: Sequence[Layer]) -> dict[Tensor, tuple[Tensor, Tensor]]:
         return {x.param: self[x.param] for x in layers if x.param in self and self[x.param][0] is x.state["stats"]}
 
-    def record(self, layer: Layer, new: functional.Transformed, measured: Tensor, known: bool) -> Tensor:
-        """Complete the statistics as far as possible now: at once where nothing is sharded."""
+
+def transform_all(layers: Sequence[Layer], earlier: Earlier) -> Iterator[tuple[Layer, functional.Transformed]] | None:
+    """What ASGC does to all gradients before the base rule; layer by layer, so that one at a time takes memory.
+
+    Returns:
+        Pairs with complete statistics, or None if this step must change nothing (nonfinite="skip"; it is counted).
+
+    Raises:
+        RuntimeError: see ``measure``.
+    """
+    if not layers:
+        return iter(())
+    usable = earlier.of(layers)
+    measured = measure(layers, usable)
+    if measured.refused:
+        count_refused(layers, measured)
+        return None
+    return _changes(layers, measured, usable, earlier)
+
+
+def _changes(
+    layers: Sequence[Layer], measured: Measured, usable: Container[Tensor], earlier: Earlier
+) -> Iterator[tuple[Layer, functional.Transformed]]:
+    for layer, sums, figures in zip(layers, measured.sums, measured.figures, strict=True):
+        new = transform(layer, sums)
         if not layer.axes:
-            return statistics.complete(new.stats, new.figures, layer.size)
-        self[layer.param] = (layer.state["stats"], new.figures)
-        return statistics.complete(new.stats, measured, layer.size) if known else new.stats
+            figures, known = new.figures, True
+        else:
+            known = layer.param in usable or layer.state["noise_step"] == 0
+            earlier[layer.param] = (layer.state["stats"], new.figures)
+        yield layer, new._replace(stats=statistics.complete(new.stats, figures, layer.size)) if known else new
 
 
 _earlier: WeakKeyDictionary[ASGC, Earlier] = WeakKeyDictionary()
@@ -266,49 +305,26 @@ def step(opt: ASGC) -> None:
         RuntimeError: a gradient or a state is not placed like its parameter, or a non-finite gradient with
             nonfinite="raise". Nothing has changed then.
     """
-    layers = [
-        make_layer(layer_name(opt.param_groups, gi, pi), param, opt.layer_state(param, group), group)
-        for gi, group in enumerate(opt.param_groups)
-        for pi, param in enumerate(group["params"])
-        if param.grad is not None
-    ]
-    if not layers:
+    layers = make_layers(opt.param_groups, opt.layer_state, lambda group: group)
+    changes = transform_all(layers, _earlier.setdefault(opt, Earlier()))
+    if changes is None:
         return
-    earlier = _earlier.setdefault(opt, Earlier())
-    usable = earlier.of(layers)
-    measured = measure(layers, usable)
-    if measured.refused:
-        count_refused(layers, measured)
-        return
-    for layer, sums, figures in zip(layers, measured.sums, measured.figures, strict=True):
-        new = transform(layer, sums)
-        known = layer.param in usable or layer.state["noise_step"] == 0
-        _apply(layer, new, earlier.record(layer, new, figures, known))
+    for layer, new in changes:
+        _apply(layer, new)
     torch.autograd.graph.increment_version([layer.param for layer in layers])
 
 
 @torch.no_grad()
-def preview(opt: ASGC) -> list[Preview]:
-    """``ASGC.preview``, with ``seen`` as DTensors; two collectives, so all ranks must call it. Changes nothing."""
-    layers = []
-    for gi, group in enumerate(opt.param_groups):
-        for pi, param in enumerate(group["params"]):
-            if param.grad is not None:
-                state = {"noise_step": 0, **opt.state.get(param, {}), "layer": opt.layer_number(param)}
-                if "stats" not in state:
-                    state["stats"] = statistics.init(functional.units(param, group["granularity"]), param.device)
-                options = {**group, "nonfinite": "contain"}
-                layers.append(make_layer(layer_name(opt.param_groups, gi, pi), param, state, options))
+def preview(layers: Sequence[Layer]) -> list[Preview]:
+    """``asgc.preview`` of layers, with ``seen`` as DTensors; two collectives, so all ranks call it. Changes nothing."""
     if not layers:
         return []
+    watched = [layer.options["nonfinite"] != "contain" for layer in layers]
+    layers = [layer._replace(options={**layer.options, "nonfinite": "contain"}) for layer in layers]
     sums = measure(layers, {}).sums
     transformed = [transform(layer, x) for layer, x in zip(layers, sums, strict=True)]
     totals, _ = combine(layers, [new.figures for new in transformed], sums[0].square.new_zeros(1))
-    policies = [group["nonfinite"] for group in opt.param_groups for p in group["params"] if p.grad is not None]
-    refused = any(
-        policy != "contain" and not bool(torch.isfinite(x.square).all())
-        for policy, x in zip(policies, sums, strict=True)
-    )
+    refused = any(not bool(torch.isfinite(x.square).all()) for x, strict in zip(sums, watched, strict=True) if strict)
     result = []
     for layer, x, new, figures in zip(layers, sums, transformed, totals, strict=True):
         rows = statistics.complete(new.stats, figures, layer.size).to(torch.float64).mean(1).tolist()
@@ -321,7 +337,7 @@ def preview(opt: ASGC) -> list[Preview]:
     return result
 
 
-def _apply(layer: Layer, new: functional.Transformed, stats: Tensor) -> None:
+def _apply(layer: Layer, new: functional.Transformed) -> None:
     """The base rule on this rank's piece, in place."""
     state, target = layer.state, local(layer.param)
     own = {key: local(value) for key, value in state.items()}
@@ -333,5 +349,5 @@ def _apply(layer: Layer, new: functional.Transformed, stats: Tensor) -> None:
             own[key].copy_(value)
         else:
             state[key] = placed(value, layer.param)
-    state["stats"].copy_(stats)
+    state["stats"].copy_(new.stats)
     state["noise_step"] += 1
