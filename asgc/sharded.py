@@ -18,8 +18,11 @@ ASGC. Refused by name: ``Partial`` placements, and gradients placed differently 
   also where only one of them holds the parameter concerned.
 - The figures ``clipped`` and ``attenuation`` of ``diagnostics()`` are only known after the clip. Instead of a second
   collective, and of one in ``diagnostics()`` (a logger on rank 0 alone would hang), their sums travel with those of the
-  next step: of sharded layers they are one step old (0 and 1 after the first). They are not in the state_dict.
-- Speed is that of the reference implementation on the shards, about 30 eager operations a layer.
+  next step: of sharded layers they are one step old (0 and 1 after the first).
+- Speed is that of the reference implementation on the shards: about 300 small tensor operations a layer.
+- Checkpoints: ``get_optimizer_state_dict`` and ``set_optimizer_state_dict`` of ``torch.distributed.checkpoint`` (also
+  flattened) save moments as DTensors and the rest once, and resume on any number of ranks. They know nothing of the
+  statistics of ``wrap``: save the entry "asgc" of its ``state_dict()`` beside (small tensors, the same on all ranks).
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from .preview import Preview, noise_std
 if TYPE_CHECKING:
     from .optimizer import ASGC
 
-__all__ = ["step", "unsupported"]
+__all__ = ["Earlier", "make_layers", "preview", "step", "transform_all", "unsupported"]
 
 Group = dict[str, Any]
 State = dict[str, Any]

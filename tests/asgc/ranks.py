@@ -1,6 +1,6 @@
 """Groups of processes on one machine, joined by gloo: forked from one process, so that torch is imported once.
 
-A check is a function that all ranks run; what it raises on any of them is what the group's results say about it.
+A check is a function that all ranks run; what it raises on any of them is what the results say, and ends the group.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -57,13 +56,14 @@ def _fork(rank: int, world: int, checks: Checks, folder: Path) -> int:
         results: dict[str, str] = {}
         for name, check in checks.items():
             try:
-                t = time.time()
                 check(folder)
-                rank or print("TIME", world, name, round(time.time() - t, 2), file=sys.stderr)
                 results[name] = ""
             except BaseException:
+                results = {**dict.fromkeys(checks, f"not run, after {name!r} failed"), **results}
                 results[name] = traceback.format_exc()
             (folder / f"results-{world}-{rank}.json").write_text(json.dumps(results))
+            if results[name]:
+                break  # the ranks may no longer be in step; those that wait for this one notice that it is gone
             if world:
                 dist.barrier()
         sys.stdout.flush()
