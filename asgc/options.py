@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .placement import problem
 from .rules import TORCH_RULES
 
 __all__ = [
@@ -55,7 +56,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "noise_at": ("gradient", "update"),
     "on_shift": ("none", "rewarm", "adam-rel", "reset"),
     "nonfinite": ("contain", "skip", "raise"),
-    "implementation": ("auto", "reference", "foreach", "cpu"),
+    "implementation": ("auto", "reference", "foreach", "cpu", "sharded"),
 }
 FLAGS = ("noise_zeros", "capturable", "nesterov", "maximize", "amsgrad", "centered", "decoupled_weight_decay")
 # torch.optim's arguments that choose an implementation rather than the rule.
@@ -200,6 +201,9 @@ def check_parameter(param: Tensor, name: str) -> None:
         raise ValueError(f"{name} is {kind}: only real floating-point parameters are supported")
     if param.layout is not torch.strided:
         raise ValueError(f"{name} is sparse: only dense parameters are supported")
+    reason = problem(param)
+    if reason is not None:
+        raise ValueError(f"{name} {reason}")
 
 
 def check_gradient(grad: Tensor, name: str) -> None:

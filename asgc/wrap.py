@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, overload
+from importlib import import_module
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from . import functional, statistics
-from .diagnostics import describe, layer_name
+from .diagnostics import describe, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import TRANSFORM_DEFAULTS, check_gradient, check_parameter, is_tensor_free, resolve_transform
-from .preview import Preview, preview_transform
+from .preview import Preview, preview_sharded, preview_transform
 from .proxy import OptimizerProxy
 
 __all__ = ["Wrapped", "wrap"]
 
 Group = dict[str, Any]
+Change: TypeAlias = tuple[Tensor, dict[str, Any], functional.Transformed]  # gradient (local), state, what it becomes
 
 
 class Wrapped(OptimizerProxy):
     """What ``wrap`` returns: ``inner`` with transformed gradients. ``statistics[p]`` holds a parameter's own state."""
+
+    _earlier: dict[Tensor, tuple[Tensor, Tensor]] | None = None  # see asgc.sharded
 
     def __init__(self, inner: Optimizer, options: dict[str, Any], restore_grad: bool) -> None:
         super().__init__(inner)
@@ -79,28 +83,44 @@ class Wrapped(OptimizerProxy):
             for pi, param in enumerate(group["params"]):
                 if param.grad is not None:
                     check_gradient(param.grad, layer_name(self.param_groups, gi, pi))
-        if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
+        with torch.no_grad():
+            changes = self._changes()
+        if changes is None:
             return loss
-        with self._transformed():
+        with self._transformed(changes):
             self.inner.step()
         return loss
 
+    def _changes(self) -> Iterator[Change] | None:
+        """What is to be done to each gradient, or None if this step must change nothing."""
+        if first_dtensor(self.param_groups) is not None:
+            sharded = import_module("asgc.sharded")
+            self._earlier = sharded.Earlier() if self._earlier is None else self._earlier
+            layers = sharded.make_layers(self.param_groups, self._layer_state, lambda _: self.options)
+            changes = sharded.transform_all(layers, self._earlier)
+            return None if changes is None else ((layer.grad, layer.state, new) for layer, new in changes)
+        if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
+            return None
+        return self._whole_changes()
+
+    def _whole_changes(self) -> Iterator[Change]:
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    state = self._layer_state(param, group)
+                    t, number = int(state["noise_step"]), state["layer"]
+                    yield param.grad, state, functional.transform(param.grad, state["stats"], t, number, self.options)
+
     @contextmanager
-    def _transformed(self) -> Iterator[None]:
+    def _transformed(self, changes: Iterator[Change]) -> Iterator[None]:
         raw: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
-            for group in self.param_groups:
-                for param in group["params"]:
-                    if param.grad is None:
-                        continue
-                    state = self._layer_state(param, group)
-                    if self.restore_grad:
-                        raw.append((param.grad, param.grad.clone()))
-                    t = int(state["noise_step"])
-                    new = functional.transform(param.grad, state["stats"], t, state["layer"], self.options)
-                    param.grad.copy_(new.grad)
-                    state["stats"].copy_(new.stats)
-                    state["noise_step"] += 1
+            for grad, state, new in changes:
+                if self.restore_grad:
+                    raw.append((grad, grad.clone()))
+                grad.copy_(new.grad)
+                state["stats"].copy_(new.stats)
+                state["noise_step"] += 1
         try:
             yield
         finally:
@@ -121,6 +141,9 @@ class Wrapped(OptimizerProxy):
     def preview(self) -> list[Preview]:
         """What the inner optimizer will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
         params = [param for group in self.param_groups for param in group["params"]]
+        if first_dtensor(self.param_groups) is not None:
+            states = {p: {"layer": number, **self.statistics.get(p, {})} for number, p in enumerate(params)}
+            return preview_sharded(self.param_groups, states, lambda _: self.options)
         new = ({"layer": number} for number in range(len(params)))
         return preview_transform(
             (param, self.statistics.get(param, fresh), self.options) for param, fresh in zip(params, new, strict=True)

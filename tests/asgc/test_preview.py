@@ -113,7 +113,9 @@ def test_the_fast_paths_show_what_the_reference_shows(implementation: str, rule:
         give_gradients(params, step)
         fast = preview(opt)
         slow = preview_transform(
-            (param, opt.state[param], group) for group in opt.param_groups for param in group["params"]
+            (param, {**opt.state[param], "layer": opt.layer_number(param)}, group)
+            for group in opt.param_groups
+            for param in group["params"]
         )
         for one, other in zip(fast, slow, strict=True):
             assert one.param is other.param
