@@ -16,6 +16,7 @@ from .nonfinite import found_nonfinite
 from .options import TRANSFORM_DEFAULTS, check_gradient, check_parameter, is_tensor_free, resolve_transform
 from .preview import Preview, preview_transform
 from .proxy import OptimizerProxy
+from .saved import VERSION, check_layer, check_version, with_shapes
 
 __all__ = ["Wrapped", "wrap"]
 
@@ -68,6 +69,7 @@ class Wrapped(OptimizerProxy):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Evaluate the closure, transform every ``.grad`` in place, step the inner optimizer, restore every ``.grad``.
 
@@ -127,39 +129,54 @@ class Wrapped(OptimizerProxy):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state_dict with one more entry, ``"asgc"``: options, and statistics by index."""
+        """The inner optimizer's state_dict with one more entry, ``"asgc"``: version, class of the inner optimizer,
+        options, and statistics by index."""
         params = [p for group in self.param_groups for p in group["params"]]
-        own = {i: dict(self.statistics[p]) for i, p in enumerate(params) if p in self.statistics}
-        return {**self.inner.state_dict(), "asgc": {"options": dict(self.options), "state": own}}
+        own = {i: self.statistics[p] for i, p in enumerate(params) if p in self.statistics}
+        about = {"version": VERSION, "inner": type(self.inner).__name__, "options": dict(self.options)}
+        return {**self.inner.state_dict(), "asgc": {**about, "state": with_shapes(own, params)}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict()`` returned, statistics to the last bit.
 
         Raises:
-            ValueError: not a state of ``wrap``, or of other parameters; nothing has changed then.
+            ValueError: not a state of ``wrap``, of a later version, around another optimizer, or of other parameters;
+                nothing has changed then.
         """
         if "asgc" not in state_dict:
             raise ValueError('this is not a state_dict of asgc.wrap: it has no "asgc" entry')
-        own = state_dict["asgc"]
-        params = [p for group in self.param_groups for p in group["params"]]
+        options, loaded = self._checked(state_dict["asgc"])
+        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "asgc"})
+        self.options = options
+        self.statistics = loaded
+
+    def _checked(self, own: dict[str, Any]) -> tuple[dict[str, Any], dict[Tensor, dict[str, Any]]]:
+        """Options and statistics from a saved ``"asgc"`` entry."""
+        check_version(own.get("version", VERSION))
+        inner = type(self.inner).__name__
+        if own.get("inner", inner) != inner:
+            raise ValueError(f"this state_dict was saved by wrap around {own['inner']}, not around {inner}")
+        try:
+            options = resolve_transform(own["options"], anchored=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the options of this state_dict: {error}") from error
+        layers = [
+            (param, layer_name(self.param_groups, gi, pi))
+            for gi, group in enumerate(self.param_groups)
+            for pi, param in enumerate(group["params"])
+        ]
         loaded: dict[Tensor, dict[str, Any]] = {}
         for index, state in own["state"].items():
-            if index >= len(params):
-                raise ValueError(f"the saved statistics name parameter {index}, but there are only {len(params)}")
-            shape = (len(statistics.STATISTICS), functional.units(params[index], own["options"]["granularity"]))
-            if tuple(state["stats"].shape) != shape:
-                raise ValueError(
-                    f"the saved statistics of parameter {index} have shape {tuple(state['stats'].shape)}, not {shape}: "
-                    "this is the state of other parameters"
-                )
-            loaded[params[index]] = {
+            if index >= len(layers):
+                raise ValueError(f"the saved statistics name parameter {index}, but there are only {len(layers)}")
+            param, name = layers[index]
+            check_layer(name, param, state, functional.units(param, options["granularity"]))
+            loaded[param] = {
                 "layer": state["layer"],
                 "noise_step": state["noise_step"].to("cpu", torch.int64, copy=True),
-                "stats": state["stats"].to(params[index].device, torch.float32, copy=True),
+                "stats": state["stats"].to(param.device, torch.float32, copy=True),
             }
-        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "asgc"})
-        self.options = dict(own["options"])
-        self.statistics = loaded
+        return options, loaded
 
 
 def wrap(inner: Optimizer, *, restore_grad: bool = True, **options: Any) -> Wrapped:
@@ -176,10 +193,12 @@ def wrap(inner: Optimizer, *, restore_grad: bool = True, **options: Any) -> Wrap
     Raises:
         TypeError: an unknown option (the nearest is named), or inner is not an optimizer.
         ValueError: a value out of range; noise_at="update", which needs the rule's own denominator; on_shift="adam-rel"
-            or "reset", which belong to the inner optimizer's state; LBFGS.
+            or "reset", which belong to the inner optimizer's state; LBFGS and SparseAdam.
     """
     if not isinstance(restore_grad, bool):
         raise TypeError(f"restore_grad must be True or False, got {restore_grad!r}")
+    if isinstance(inner, torch.optim.SparseAdam):
+        raise ValueError("SparseAdam takes sparse gradients only, wrap dense ones only: use Adam and sparse=False")
     anchored = isinstance(inner, torch.optim.SGD)
     complete = resolve_transform(options, anchored)
     if complete["noise_at"] == "update":
