@@ -64,14 +64,18 @@ class Wrapped(OptimizerProxy):
         return self.statistics[param]
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, **inner_options: Any) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float], **inner_options: Any) -> float: ...
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None, **inner_options: Any) -> float | None:
         """Evaluate the closure, transform every ``.grad`` in place, step the inner optimizer, restore every ``.grad``.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called once, first. The inner optimizer gets none.
+            **inner_options: for the inner optimizer's step (a Hessian estimate, for one).
 
         Raises:
             RuntimeError: as ``ASGC.step``; nothing has changed then.
@@ -84,7 +88,7 @@ class Wrapped(OptimizerProxy):
         if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
             return loss
         with self._transformed():
-            self.inner.step()
+            self.inner.step(**inner_options)
         return loss
 
     @contextmanager
@@ -153,6 +157,8 @@ class Wrapped(OptimizerProxy):
     def _checked(self, own: dict[str, Any]) -> tuple[dict[str, Any], dict[Tensor, dict[str, Any]]]:
         """Options and statistics from a saved ``"asgc"`` entry."""
         check_version(own.get("version", VERSION))
+        if not {"options", "state"} <= own.keys():
+            raise ValueError('this is not a state_dict of asgc.wrap: its "asgc" entry has no options or no state')
         inner = type(self.inner).__name__
         if own.get("inner", inner) != inner:
             raise ValueError(f"this state_dict was saved by wrap around {own['inner']}, not around {inner}")
@@ -170,6 +176,8 @@ class Wrapped(OptimizerProxy):
             if index >= len(layers):
                 raise ValueError(f"the saved statistics name parameter {index}, but there are only {len(layers)}")
             param, name = layers[index]
+            if not {"layer", "noise_step", "stats"} <= state.keys():
+                raise ValueError(f"the saved state of {name} has no layer number, noise_step or stats")
             check_layer(name, param, state, functional.units(param, options["granularity"]))
             loaded[param] = {
                 "layer": state["layer"],
