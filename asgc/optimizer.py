@@ -22,6 +22,7 @@ from .diagnostics import describe, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
 from .preview import Preview, preview_asgc
+from .saved import VERSION, checked, with_shapes
 
 __all__ = ["ASGC"]
 
@@ -143,7 +144,7 @@ class ASGC(Optimizer):
         own = {**ASGC_DEFAULTS, **(rule_defaults(rule) if rule in rules.RULES else {}), "lr": None}
         given = {name: value for name, value in param_group.items() if name in own}
         foreign = {"foreach", "fused", "differentiable"}.union(*map(rule_defaults, rules.RULES))
-        for name in set(param_group) - set(own) - {"params", "param_names"}:
+        for name in set(param_group) - set(own) - {"params", "param_names", "asgc_version"}:
             # Keys of the user's own (a label, a scheduler's) may ride along; a slip of the pen may not.
             if name in foreign or nearest(name, own, 0.8):
                 raise TypeError(f"a parameter group with rule {rule!r} has no option {name!r}{nearest(name, own)}")
@@ -157,7 +158,7 @@ class ASGC(Optimizer):
             raise TypeError("only lr and betas may be tensors here; asgc.functional takes the other options as tensors")
         if self.param_groups:
             options["implementation"] = self._agreed_implementation(given.get("implementation"))
-        return {**param_group, **options, "params": params}
+        return {**param_group, **options, "params": params, "asgc_version": VERSION}
 
     def _agreed_implementation(self, wanted: str | None) -> str:
         current: str = self.param_groups[0]["implementation"]
@@ -193,6 +194,8 @@ class ASGC(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    # Compiled code calls it as it is: the fast paths are compiled already, and tracing the reference only costs time.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step for all parameters that have a gradient.
@@ -308,18 +311,25 @@ class ASGC(Optimizer):
         """What the base rule will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
         return preview_asgc(self)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch.optim's; every parameter's entry has its ``shape`` too, so that no other model's state is loaded."""
+        saved = super().state_dict()
+        params = [param for group in self.param_groups for param in group["params"]]
+        return {**saved, "state": with_shapes(saved["state"], params)}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict()`` returned, to the last bit: fp32 statistics and moments stay fp32 for bf16
         parameters, counters keep their types, and the implementation stays the one the state was made with.
 
         Raises:
-            ValueError: not a state of ASGC, or of other parameters; nothing has changed then.
+            ValueError: not a state of ASGC, of a later version, of another rule or of other parameters; nothing has
+                changed then.
         """
         saved: dict[str, Any] = {}
 
-        def check(_: Optimizer, loaded: dict[str, Any]) -> None:
-            saved.update(loaded)
-            _check_saved(self.param_groups, loaded)
+        def check(_: Optimizer, loaded: dict[str, Any]) -> dict[str, Any]:
+            saved.update(checked(self.param_groups, loaded))
+            return saved
 
         def restore(_: Optimizer) -> None:
             # Optimizer.load_state_dict casts what it finds to the parameter's dtype: put the saved values back.
@@ -355,18 +365,3 @@ def unsupported(opt: ASGC, implementation: str) -> str | None:
         return None
     reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
     return reason
-
-
-def _check_saved(groups: list[Group], loaded: dict[str, Any]) -> None:
-    saved_groups = loaded.get("param_groups", [{}])
-    if any("rule" not in group or "clip_factor" not in group for group in saved_groups):
-        raise ValueError("this is not a state_dict of ASGC: its groups have no rule or clip_factor")
-    for group, saved in zip(groups, saved_groups, strict=False):  # other lengths are torch's own error
-        for param, index in zip(group["params"], saved["params"], strict=False):
-            stats = loaded["state"].get(index, {}).get("stats")
-            shape = (len(statistics.STATISTICS), functional.units(param, saved["granularity"]))
-            if stats is not None and tuple(stats.shape) != shape:
-                raise ValueError(
-                    f"the saved statistics of parameter {index} have shape {tuple(stats.shape)}, not {shape}: "
-                    "this is the state of other parameters"
-                )

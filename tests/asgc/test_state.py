@@ -127,7 +127,7 @@ def test_a_wrong_state_changes_nothing() -> None:
     for state_dict, message in (
         (plain.state_dict(), "not a state_dict of ASGC"),
         ({}, "not a state_dict of ASGC"),
-        (wrong, "statistics of parameter 0"),
+        (wrong, "saved statistics of group 0, parameter 0"),
         (fewer.state_dict(), "doesn't match the size"),
     ):
         with pytest.raises(ValueError, match=message):
