@@ -24,8 +24,9 @@ VERSION = 1  # of the saved state's layout; a state without one is of version 1
 
 
 def with_shapes(state: Mapping[Any, Any], params: Iterable[Tensor]) -> dict[Any, Any]:
-    """A copy of a saved ``state`` (by index) in which every entry has its parameter's shape."""
-    shapes = {index: tuple(param.shape) for index, param in enumerate(params)}
+    """A copy of a saved ``state`` (by index) in which every entry has its parameter's shape: a tensor, since
+    torch.distributed.checkpoint flattens tensors and numbers only."""
+    shapes = {index: torch.tensor(tuple(param.shape), dtype=torch.int64) for index, param in enumerate(params)}
     return {
         index: {**own, "shape": shapes[index]} if index in shapes and isinstance(own, dict) else own
         for index, own in state.items()
@@ -105,7 +106,8 @@ def _check_state(name: str, param: Tensor, state: Any, group: Group) -> None:
 
 def check_layer(name: str, param: Tensor, state: Mapping[str, Any], units: int) -> None:
     """ValueError unless the saved entry of a layer has this parameter's shape and ``units`` columns of statistics."""
-    shape = tuple(state.get("shape", param.shape))
+    saved = state.get("shape")
+    shape = tuple(param.shape if saved is None else saved.tolist())
     if shape != tuple(param.shape):
         _other_parameters(f"the saved state of {name}", shape, tuple(param.shape))
     stats = state.get("stats")

@@ -103,7 +103,7 @@ def test_a_checkpoint_resumes_to_the_last_bit(name: str, tmp_path: Path) -> None
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry points of pyproject.toml as an installed distribution has them, also where the code runs uninstalled."""
+    """The entry points of pyproject.toml as an installed distribution has them, installed or not."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     info = tmp_path / "asgc-0.dist-info"
     info.mkdir()

@@ -29,7 +29,7 @@ def test_recipe(name: str, code: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
         import_torchvision()
     monkeypatch.chdir(tmp_path)
     setting: dict[str, object] = {}
-    exec(RECIPES[0][1].split("for ")[0], setting)  # the model and the imports of the first one
+    exec(RECIPES[0][1].split("\nfor ")[0], setting)  # the model and the imports of the first one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         exec(block, setting)
