@@ -16,7 +16,7 @@ CLASSES: dict[str, tuple[float, bool]] = {
     "SOAP": (0.02, False),  # preconditioners
     "Shampoo": (0.05, False),
     "AdaHessian": (0.05, True),
-    "SophiaH": (0.02, True),
+    "SophiaH": (0.1, True),
     "Lion": (0.005, False),  # signs
     "Tiger": (0.005, False),
     "AdaBelief": (0.02, False),
