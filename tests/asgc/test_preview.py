@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from asgc import ASGC, optimizers, rules, wrap
+from asgc.clips import Clipped, NormClip
 from asgc.cpu import build
-from asgc.optimizers import NormClipped
 from asgc.preview import preview, preview_transform
 
 SHAPES = [(40, 7), (3, 2, 4, 4), (11,), ()]
@@ -123,7 +123,9 @@ def test_the_fast_paths_show_what_the_reference_shows(
         give_gradients(params, step)
         fast = preview(opt)
         slow = preview_transform(
-            (param, opt.state[param], group) for group in opt.param_groups for param in group["params"]
+            (param, {**opt.state[param], "layer": opt.layer_number(param)}, group)
+            for group in opt.param_groups
+            for param in group["params"]
         )
         for one, other in zip(fast, slow, strict=True):
             assert one.param is other.param
@@ -150,7 +152,7 @@ def test_wrap_gives_the_inner_optimizer_what_preview_says(options: dict[str, Any
 def test_the_clipped_baselines_give_the_inner_optimizer_what_preview_says(max_norm: float) -> None:
     params = parameters()
     inner = Recorder(params, lr=0.01)
-    opt = NormClipped(inner, max_norm)
+    opt = Clipped(inner, NormClip(max_norm))
     for step in range(6):
         give_gradients(params, step)
         raw = [param.grad.clone() for param in params if param.grad is not None]
