@@ -14,6 +14,7 @@ def test_networks_have_the_published_sizes() -> None:
     assert sum(math.prod(shape) for shape in bench.dqn()) == 1_687_206  # 6 actions
     assert sum(math.prod(shape) for shape in bench.resnet50()) == 25_557_032  # torchvision's resnet50
     assert len(bench.resnet50()) == 161
+    assert sum(math.prod(shape) for shape in bench.gpt2_medium()) == 354_823_168  # Hugging Face's gpt2-medium
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--shapes", "dqn", "--steps", "2", "--threads", "1"]) == 0
     table = capsys.readouterr().out
-    assert table.count("dqn") == 4
-    for word in ("value", "norm", "cpu", "foreach", "reference", "Largest ratio of cpu"):
+    assert table.count("dqn") == 4 * 3
+    for word in ("value", "norm", "cpu", "foreach", "reference", "of copy speed", "Largest ratio of cpu"):
         assert word in table
     assert bench.main(["--shapes", "dqn", "--steps", "2", "--fast-only", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -34,9 +35,29 @@ def test_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
         ("value", 0.0), ("value", 0.1), ("norm", 0.0), ("norm", 0.1),
     ]  # fmt: skip
     for result in figures["results"]:
-        assert result["cpu"]["ratio"] == pytest.approx(result["cpu"]["median"] / result["peer"]["median"])
-        assert result["peer"]["min"] > 0
+        median = result["cpu"]["median"]
+        assert result["cpu"]["ratio"] == pytest.approx(median / result["clip_adam"]["median"])
+        assert result["cpu"]["ratio_adam"] == pytest.approx(median / result["adam"]["median"])
+        assert result["cpu"]["copy_bandwidth"] == pytest.approx(result["copy"]["median"] / median)
+        assert result["copy"]["min"] > 0
+        assert result["bytes"] == 28 * (64 * 50 + 64)
         assert "reference" not in result
+
+
+@pytest.mark.usefixtures("small")
+def test_other_granularity_and_noise_are_timed_by_what_serves_them(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--shapes", "dqn", "--steps", "1", "--granularity", "unit", "--noise-at", "update", "--json"]
+    assert bench.main(argv) == 0
+    for result in json.loads(capsys.readouterr().out)["results"]:
+        assert (result["granularity"], result["noise_at"]) == ("unit", "update")
+        assert result["cpu"]["ratio"] > 0
+        assert "foreach" not in result  # it has no units
+
+
+def test_the_copy_moves_the_bytes_of_a_step() -> None:
+    grads = bench.heavy_tailed([(8, 10)], seed=0)
+    copy = bench.peers([(8, 10)], grads, "cpu")["copy"]()
+    assert 2 * copy.numel() * copy.element_size() == 28 * 80
 
 
 @pytest.mark.usefixtures("small")
@@ -76,7 +97,7 @@ def test_without_a_compiler_the_rest_is_measured(
 
 
 def test_bad_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["--steps", "0"], ["--shapes", "vgg"], ["--threads", "-1"]):
+    for argv in (["--steps", "0"], ["--shapes", "vgg"], ["--threads", "-1"], ["--noise-at", "end"]):
         with pytest.raises(SystemExit) as error:
             bench.main(argv)
         assert error.value.code == 2
