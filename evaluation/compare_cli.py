@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
     from evaluation.claims import estimate
     from evaluation.compare import compare
     from evaluation.dataset import load
+    from evaluation.matched_grid import ALL, matched_grid
     from evaluation.retention import retention
+    from evaluation.robustness import robustness
 
     how = {name: options[name] for name in ("baseline", "metric", "seed", "level", "repetitions")}
     with load(options.study) as dataset:
@@ -50,6 +52,12 @@ def main(argv: Sequence[str]) -> int:
         kept = None
         if options.keeps_of is not None:
             kept = retention(dataset, result.part, reference_part=options.keeps_of, **how)
+        near = matched = None
+        (kind,) = {row["kind"] for row in dataset.rows("SELECT DISTINCT kind FROM runs WHERE part = ?", result.part)}
+        if kind in ("grid", "robustness") and result.metric.kind == "score":
+            near = robustness(dataset, result.part, **{key: how[key] for key in how if key != "baseline"})
+        if near is not None and kind == "grid" and dataset.effective_steps():
+            matched = matched_grid(dataset, result.part, **how)
     console = Console(highlight=False)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("task", "left"), ("setting", "left"), ("method", "left"), ("runs", "right")):
@@ -60,23 +68,54 @@ def main(argv: Sequence[str]) -> int:
         iqm = estimate(row.iqm, row.iqm_low, row.iqm_high)
         shown.add_row(row.task, row.setting, row.method, str(row.n), iqm.replace("[", r"\["), f"{row.mean:.4g}")
     console.print(shown)
+    if near is not None:
+        console.print(_near(near))
     sentences = [*result.sentences, *([pair.sentence for pair in result.cell_pairs] if options.by_task else [])]
     if kept is not None:
         sentences += [row.sentence for row in kept if row.task is None or options.by_task]
+    if matched is not None:
+        several = any(row.task == ALL for row in matched)
+        said = (row.sentence for row in matched if row.task == ALL or not several or options.by_task)
+        sentences += ["", *said, f"(Along the grid at the same effective step: {matched.note}.)"]
     for line in ("", *sentences, "", result.cells.note + ".", *(f"Note: {note}." for note in result.notes)):
         console.print(line, markup=False, soft_wrap=True)
     for problem in problems:
         print(problem, file=sys.stderr)
     if options.out is not None:
-        _write(result, Path(options.out))
+        more = {name: table for name, table in (("robustness", near), ("matched", matched)) if table is not None}
+        _write(result, more, Path(options.out))
     return 0
 
 
-def _write(result: Any, folder: Path) -> None:
+def _near(table: Any) -> Any:
+    """A table of `robustness.RobustnessRow`s for the terminal."""
+    from rich.table import Table
+
+    from evaluation.claims import estimate, number
+
+    shown = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=f"\n{table.title} (near the best: share of settings within 5 %)",
+        title_justify="left",
+    )
+    for name in ("task", "setting", "optimizer"):
+        shown.add_column(name)
+    for name in ("settings", "best", "near the best", "area"):
+        shown.add_column(name, justify="right")
+    for row in table:
+        near, area = estimate(row.near, row.near_low, row.near_high), estimate(row.area, row.area_low, row.area_high)
+        figures = (number(row.best), near.replace("[", r"\["), area.replace("[", r"\["))
+        shown.add_row(row.task, row.setting, row.optimizer, str(row.settings), *figures)
+    return shown
+
+
+def _write(result: Any, more: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
+    for name, table in ({name: getattr(result, name) for name in TABLES} | more).items():
         path = folder / f"{result.part}-{result.metric.name}-{name}.csv"
-        getattr(result, name).write_csv(path)
+        table.write_csv(path)
         print(path)
 
 

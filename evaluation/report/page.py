@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluation.errors import UserError
 from evaluation.matched import matched_steps
+from evaluation.matched_grid import matched_grid
 from evaluation.plots import catalog
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.study_data import Part, StudyData
@@ -98,6 +99,9 @@ def gather(study: StudyData) -> Contents:
     for part in study.parts("grid", "robustness"):
         made = _try(contents, f"{part.name}: robustness", lambda: _robustness(study, part))  # noqa: B023
         contents.sheets += made or []
+    for part in study.parts("grid"):
+        made = _try(contents, f"{part.name}: matched step sizes", lambda: _matched_grid(study, part))  # noqa: B023
+        contents.sheets += made or []
     parts = [part.name for part in study.parts("compare", "grid", "robustness", "ablation")]
     contents.sheets.sort(key=lambda sheet: parts.index(sheet.part))
     contents.setup = setup.sheets(study)
@@ -116,6 +120,12 @@ def _numbers(study: StudyData, part: Part, metric: str) -> list[Numbers]:
 def _matched(study: StudyData, part: Part) -> list[Sheet]:
     table = matched_steps(study.data, part.name, baseline=study.baseline(part), seed=study.seed)
     return [tables.matched(part.name, table)] if len(table) else []
+
+
+def _matched_grid(study: StudyData, part: Part) -> list[Sheet]:
+    if not study.data.effective_steps():
+        return []
+    return [tables.matched_grid(matched_grid(study.data, part.name, baseline=study.baseline(part), seed=study.seed))]
 
 
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:

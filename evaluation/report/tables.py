@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from evaluation import claims
 from evaluation.compare import ALL, AggregateRow, CellRow, Comparison, PairRow
 from evaluation.matched import MatchedRow
+from evaluation.matched_grid import ALL as MATCHED_ALL
+from evaluation.matched_grid import MatchedGridRow
 from evaluation.robustness import RobustnessRow
 from evaluation.tables import Table
 
@@ -309,6 +311,28 @@ def matched(part: str, table: Table[MatchedRow]) -> Sheet:
         known = not math.isnan(row.p_holm)
         cells += [Cell(claims.p_value(row.p_holm), value=row.p_holm) if known else Cell(""), verdict(row.verdict)]
         lines.append(Line(cells, {"part": part, "task": row.task, "setting": row.setting, "optimizer": row.method}))
+    return Sheet(f"{part}-matched", part, table.title, columns, lines, table.note)
+
+
+def matched_grid(table: Table[MatchedGridRow]) -> Sheet:
+    """Methods against the baseline along a grid, at the same effective step."""
+    part = table.records[0].part if len(table) else ""
+    columns = [("task", ""), ("setting", ""), ("method", "")]
+    columns += [("bins", "half decades of the effective step |w' - w| / |w| that both have"), ("from", ""), ("to", "")]
+    columns += [("near the best", "share of the bins within 5 % of the reference range of the cell's best")]
+    columns += [("baseline's", "the same of the baseline")]
+    columns += [("score", "mean normalized score over the bins, cut to [0, 1]"), ("baseline's score", "")]
+    columns += [("difference", "of the scores, with its interval")]
+    lines = []
+    for row in table:
+        cells = [word(row.task), word(row.setting), word(row.method), count(row.bins)]
+        cells += [number(value) for value in (row.step_low, row.step_high, row.near, row.baseline_near)]
+        cells += [estimate(row.area, row.area_low, row.area_high), number(row.baseline_area)]
+        cells += [estimate(row.difference, row.difference_low, row.difference_high)]
+        labels = {"part": part, "task": row.task, "setting": row.setting, "optimizer": row.method}
+        if row.task == MATCHED_ALL:
+            del labels["task"], labels["setting"]
+        lines.append(Line(cells, labels))
     return Sheet(f"{part}-matched", part, table.title, columns, lines, table.note)
 
 

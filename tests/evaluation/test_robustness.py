@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from evaluation import dataset
+from evaluation import compare_cli, dataset
 from evaluation.compare import BETTER, NOT_SHOWN
 from evaluation.errors import UserError
 from evaluation.matched import matched_steps
+from evaluation.matched_grid import matched_grid
 from evaluation.normalization import REFERENCES
 from evaluation.robustness import NEAR, robustness, sensitivity
 from tests.evaluation.run_trees import Planned, write_gradients, write_study
@@ -261,3 +262,53 @@ def test_only_scores_of_a_comparison_are_matched(tmp_path):
     planned = [flat("adam", 1, 1.0), flat("asgc", 1, 1.0)]
     with load(tmp_path, planned) as data, pytest.raises(UserError, match="step sizes are matched for scores"):
         matched_steps(data, metric="ttt_steps")
+
+
+def test_a_grid_at_the_same_effective_step(tmp_path, capsys):
+    """asgc seems better at every rate but one; its steps are a tenth of adam's, and at the same step it is adam's equal
+    but where adam's steps were never as small."""
+    rates = (1e-3, 1e-2, 1e-1)
+    scores = {"adam": dict(zip(rates, (480.0, 300.0, LOW), strict=True))}
+    scores["asgc"] = dict(zip(rates, (100.0, 480.0, 300.0), strict=True))
+    steps = {"adam": 1.0, "asgc": 0.1}
+    planned = {
+        (name, lr): [flat(name, seed, score + seed - 1, lr=lr, variant=f"lr-{lr}", part="rates", kind="grid")
+                     for seed in range(3)]
+        for name, points in scores.items()
+        for lr, score in points.items()
+    }  # fmt: skip
+    diverged = [flat("adam", seed, LOW, lr=1.0, variant="lr-1.0", part="rates", kind="grid") for seed in range(3)]
+    folder = write_study(tmp_path / "tiny", [run for runs in planned.values() for run in runs] + diverged)
+    for (name, lr), runs in planned.items():
+        for run in runs:
+            write_gradients(folder / run.path, update_to_weight=1.5 * steps[name] * lr)
+    for run in diverged:
+        write_gradients(folder / run.path, update_to_weight=math.inf)
+    with dataset.load(folder) as data:
+        (row,) = table = matched_grid(data, "rates", **QUICK)
+        with pytest.raises(UserError, match="no runs of the baseline"):
+            matched_grid(data, "rates", baseline="sgd")
+        with pytest.raises(UserError, match="kind grid"):
+            matched_grid(data, "rates", metric="std")
+    assert "3 runs without a finite effective step" in table.note
+    assert (row.method, row.baseline, row.bins) == ("asgc", "adam", 2)  # steps of 1.5e-3 and 1.5e-2, not 1.5e-4
+    assert (row.step_low, row.step_high) == (pytest.approx(1e-3), pytest.approx(10**-1.5))
+    expected = (np.array([480.0, 300.0]) - LOW) / (HIGH - LOW)
+    assert row.area == pytest.approx(np.clip(expected, 0, 1).mean())
+    assert (row.difference, row.near, row.baseline_near) == (pytest.approx(0), 0.5, 0.5)
+    assert row.difference_low < 0 < row.difference_high
+    assert row.sentence.endswith("no difference shown.")
+
+    argv = [str(folder), "--part", "rates", "--out", str(tmp_path / "out"), "--repetitions", "300"]
+    assert compare_cli.main(argv) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "near the best" in printed
+    assert row.sentence in printed
+    assert "0.333" in (tmp_path / "out" / "rates-final-robustness.csv").read_text()
+    assert "asgc" in (tmp_path / "out" / "rates-final-matched.csv").read_text()
+
+
+def test_a_grid_without_gradients_has_no_steps_to_match(tmp_path):
+    planned = [flat("adam", 1, 1.0, lr=lr, variant=f"lr-{lr}", part="rates", kind="grid") for lr in (1e-3, 1e-2)]
+    with load(tmp_path, planned) as data, pytest.raises(UserError, match="no run of part rates has a record"):
+        matched_grid(data, "rates")
