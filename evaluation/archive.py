@@ -8,7 +8,8 @@
     gradients.parquet    the table `gradients`, thinned to a size
     steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`)
 
-`dataset.load` reads the folder back to the same tables; `metrics` then has evaluations and thinned records only.
+`dataset.load` reads the folder back to the same tables, records and effective steps in 32 bits; `metrics` then has
+evaluations and thinned records only.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
     _write(
         dataset.connection,
         f"""SELECT run, step, samples, round(wall_s, {SECONDS})::FLOAT AS wall_s,
-        round(evaluation_s, {SECONDS})::FLOAT AS evaluation_s, "value", std::FLOAT AS std
+        round(evaluation_s, {SECONDS})::FLOAT AS evaluation_s, "value", {_single("std")} AS std
         FROM evaluations ORDER BY run, step""",
         folder / EVALUATION_FILE,
     )
@@ -102,7 +103,7 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
                 RECORD_FILE,
                 _RECORDS,
                 f"run, step, samples, round(wall_s, {SECONDS})::FLOAT AS wall_s, split, name, "
-                '"value"::FLOAT AS "value"',
+                f'{_single("value")} AS "value"',
             ),
             (GRADIENT_FILE, "gradients", f"run, {_NARROW}"),
         )
@@ -111,7 +112,8 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
     rows = [{"run": run, "step": step} for run, step in sorted(steps.items())]
     dataset.connection.execute("CREATE OR REPLACE TEMP TABLE exported_steps (run VARCHAR, step DOUBLE)")
     insert(dataset.connection, "exported_steps", EFFECTIVE_STEPS, rows)
-    _write(dataset.connection, "SELECT run, step::FLOAT AS step FROM exported_steps ORDER BY run", folder / STEP_FILE)
+    query = f"SELECT run, {_single('step')} AS step FROM exported_steps ORDER BY run"
+    _write(dataset.connection, query, folder / STEP_FILE)
     if dataset.definition:
         atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
     problems = [[_relative(problem.path, dataset.roots), problem.reason] for problem in dataset.problems]
@@ -120,10 +122,20 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
 
 _TIMES = ("training_s", "wall_s")
 _RECORDS = f"(SELECT * FROM metrics WHERE split IN {RECORD_SPLITS})"
-_NARROW = ", ".join(
-    f'"{name}"::{ {"DOUBLE": "FLOAT", "BIGINT[]": "INTEGER[]"}.get(kind, kind) } AS "{name}"'
-    for name, kind in GRADIENTS.items()
-)
+
+
+def _single(column: str) -> str:
+    """SQL for a double in 32 bits; what has diverged beyond their range is infinite."""
+    name = f'"{column}"'
+    return f"CASE WHEN abs({name}) > 3.4e38 THEN sign({name}) * 'inf'::FLOAT ELSE {name}::FLOAT END"
+
+
+def _narrow(name: str, kind: str) -> str:
+    column = _single(name) if kind == "DOUBLE" else f'"{name}"::{ {"BIGINT[]": "INTEGER[]"}.get(kind, kind) }'
+    return f'{column} AS "{name}"'
+
+
+_NARROW = ", ".join(_narrow(name, kind) for name, kind in GRADIENTS.items())
 
 
 def _portable(roots: Sequence[Path]) -> str:

@@ -76,6 +76,19 @@ def test_the_tables_come_back(study, tmp_path):
         assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
+def test_what_diverged_beyond_32_bits_is_infinite(tmp_path):
+    runs = [Planned("sgd", seed, [0.0, 1.0]) for seed in range(2)]
+    folder = write_study(tmp_path / "tiny", runs)
+    write_gradients(folder / runs[0].path, update_to_weight=1e40)
+    write_gradients(folder / runs[1].path, update_to_weight=1e-3)
+    with dataset.load(folder) as data:
+        assert max(data.effective_steps().values()) == pytest.approx(1e40)
+        archive_folder = export(data, tmp_path / "archive")
+    with dataset.load(archive_folder) as data:
+        assert sorted(data.effective_steps().values()) == [pytest.approx(1e-3), math.inf]
+        assert set(data.columns("SELECT update_to_weight FROM gradients")["update_to_weight"]) >= {math.inf}
+
+
 def test_commands_hold_no_folder_of_this_machine(study, tmp_path):
     run = study.rows("SELECT run FROM runs ORDER BY run")[0]["run"]
     root = study.roots[0].resolve()
