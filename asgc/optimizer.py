@@ -1,7 +1,7 @@
 """The ASGC optimizer: adaptive stochastic gradient clipping in front of a base rule of torch.optim.
 
-The reference implementation is ``functional.step``, layer by layer; ``asgc.foreach`` and ``asgc.cpu`` do the same
-faster. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``, ``asgc.noise``, ``asgc.rules``.
+The reference implementation is ``functional.step``, layer by layer; ``asgc.foreach``, ``asgc.cpu`` and ``asgc.triton``
+do the same faster. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``, ``asgc.noise``, ``asgc.rules``.
 """
 
 from __future__ import annotations
@@ -59,13 +59,17 @@ class ASGC(Optimizer):
         nonfinite: "contain" (infinite elements are clipped, NaN contributes 0, statistics stay), "skip" (a step with a
             non-finite gradient changes nothing; reads the gradients once more) or "raise" (the same cost).
         seed: seed of the noise, in [0, 2^32).
-        implementation: "auto", "reference", "foreach" or "cpu"; auto chooses before the first step and keeps to it.
-        capturable: False; CUDA graphs need an implementation this version does not have.
+        implementation: "auto", "reference", "foreach", "cpu" or "triton" (parameters on a GPU; needs the package
+            triton); auto chooses before the first step and keeps to it.
+        capturable: steps may be captured in a CUDA graph (parameters on a GPU, triton): run at least one step before
+            the capture, as torch's recipe does. Learning rate and betas follow in replays if they are tensors on the
+            GPU; numbers are those of the capture.
         **rule_options: torch.optim's own options of the rule (``betas``, ``momentum``, ``weight_decay``, ...).
 
     Raises:
         TypeError: an unknown option (the nearest is named) or a value of a wrong type.
-        ValueError: a value out of range, or an implementation that cannot serve these parameters.
+        ValueError: a value out of range, or an implementation that cannot serve these parameters (capturable=True
+            without parameters on a GPU, say).
 
     ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see ``asgc.statistics``) and
     the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision.
@@ -103,7 +107,7 @@ class ASGC(Optimizer):
         resolve(chosen)
         super().__init__(params, {**rule_defaults(rule), **chosen})
         self._built = True
-        if implementation != "auto":
+        if implementation != "auto" or capturable:
             self._choose_implementation()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -119,7 +123,7 @@ class ASGC(Optimizer):
             del group[name]
         self._number_layers()
         self._active = None
-        if self._built and group["implementation"] != "auto":
+        if self._built and (group["implementation"] != "auto" or group["capturable"]):
             try:
                 self._choose_implementation()
             except ValueError:
@@ -240,6 +244,10 @@ class ASGC(Optimizer):
         chosen: str = self.param_groups[0]["implementation"]
         if chosen == self._active:
             return chosen
+        if any(group["capturable"] for group in self.param_groups):
+            reason = self._not_capturable(chosen)
+            if reason is not None:
+                raise ValueError(f"capturable=True cannot be used: {reason}")
         if chosen == "auto":
             chosen = self._automatic()
         else:
@@ -255,15 +263,26 @@ class ASGC(Optimizer):
         return chosen
 
     def _automatic(self) -> str:
-        reason = unsupported(self, "cpu")
+        on_gpu = any(param.is_cuda for group in self.param_groups for param in group["params"])
+        best = "triton" if on_gpu else "cpu"
+        reason = unsupported(self, best)
         if reason is None:
-            return "cpu"
+            return best
         chosen = "foreach" if unsupported(self, "foreach") is None else "reference"
         _say(
-            f"ASGC uses its slower {chosen} implementation, because the cpu one cannot serve: {reason}. "
+            f"ASGC uses its slower {chosen} implementation, because the {best} one cannot serve: {reason}. "
             "`python -m asgc.bench` shows what that costs."
         )
         return chosen
+
+    def _not_capturable(self, implementation: str) -> str | None:
+        if not all(param.is_cuda for group in self.param_groups for param in group["params"]):
+            return "it needs parameters on a GPU"
+        if implementation not in ("auto", "triton"):
+            return f"it needs implementation='triton', not {implementation!r}"
+        if any(group["nonfinite"] != "contain" for group in self.param_groups):
+            return "nonfinite='skip' and 'raise' wait for the device at every step: use nonfinite='contain'"
+        return unsupported(self, "triton")
 
     def shift(self) -> None:
         """Tell the optimizer that the loss has changed (a target-network sync, a new level).
@@ -283,7 +302,10 @@ class ASGC(Optimizer):
                     continue
                 state["step"].zero_()
                 if group["on_shift"] == "reset":
-                    if group["rule"] == "sgd":
+                    if group["rule"] == "sgd" and group["capturable"]:  # a captured graph keeps to this buffer
+                        if "momentum_buffer" in state:
+                            state["momentum_buffer"].zero_()
+                    elif group["rule"] == "sgd":
                         state.pop("momentum_buffer", None)
                     for name, value in rules.init(param.detach(), group).items():
                         state[name].copy_(value)
@@ -321,11 +343,12 @@ class ASGC(Optimizer):
             # Optimizer.load_state_dict casts what it finds to the parameter's dtype: put the saved values back.
             params = (param for group in self.param_groups for param in group["params"])
             ids = (index for group in saved["param_groups"] for index in group["params"])
+            on_host = () if self.param_groups[0]["implementation"] == "triton" else ("step", "noise_step")
             for index, param in zip(ids, params, strict=True):
                 for name, value in saved["state"].get(index, {}).items():
                     if isinstance(value, Tensor):
-                        counter = name in ("step", "noise_step")
-                        self.state[param][name] = value.detach().to("cpu" if counter else param.device, copy=True)
+                        device = "cpu" if name in on_host else param.device
+                        self.state[param][name] = value.detach().to(device, copy=True)
             self._number_layers()
             self._active = None
 
