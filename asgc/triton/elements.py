@@ -25,12 +25,13 @@ STRIDE = tl.constexpr(fields.STRIDE)
 @triton.jit
 def pointer(address, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
     """A pointer from an address (int64). bfloat16 is read and written by its bits, see ``read``."""
-    if ALIGNED:
-        address = tl.multiple_of(address, 16)
     if DTYPE == tl.bfloat16:
-        return address.to(tl.pointer_type(tl.uint16))
+        base = address.to(tl.pointer_type(tl.uint16))
     else:
-        return address.to(tl.pointer_type(DTYPE))
+        base = address.to(tl.pointer_type(DTYPE))
+    if ALIGNED:  # said of the pointer: the compiler forgets what it knows of the number
+        base = tl.multiple_of(base, 16)
+    return base
 
 
 @triton.jit

@@ -93,10 +93,10 @@ def sums(
     """Sums of the gradient before the main pass: in norm mode, and in value mode for rows without statistics yet."""
     program = tl.program_id(0).to(tl.int64)
     block = blocks + program * BLOCK_FIELDS
-    layer = tl.load(block + BLOCK_LAYER)
-    grad = tl.load(grads + layer)
+    index = tl.load(block + BLOCK_LAYER)
+    grad = tl.load(grads + index)
     if grad != 0:
-        layer = layers + layer * LAYER_FIELDS
+        layer = layers + index * LAYER_FIELDS
         unit = tl.load(rows + tl.load(block + BLOCK_ROW) * ROW_FIELDS + ROW_UNIT)
         stats = tl.load(layer + STATS).to(tl.pointer_type(tl.float32)) + unit
         needed = tl.load(stats) == 0
@@ -206,10 +206,10 @@ def main(
     """The step of one block: noise, clip, base rule; and its sums for the statistics."""
     program = tl.program_id(0).to(tl.int64)
     block = blocks + program * BLOCK_FIELDS
-    layer = tl.load(block + BLOCK_LAYER)
-    grad = tl.load(grads + layer)
+    index = tl.load(block + BLOCK_LAYER)
+    grad = tl.load(grads + index)
     if grad != 0:
-        layer = layers + layer * LAYER_FIELDS
+        layer = layers + index * LAYER_FIELDS
         row = tl.load(block + BLOCK_ROW)
         begin, count = tl.load(block + BLOCK_BEGIN), tl.load(block + BLOCK_COUNT)
         if ALIGNED:
