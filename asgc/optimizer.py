@@ -61,11 +61,12 @@ class ASGC(Optimizer):
         nonfinite: "contain" (infinite elements are clipped, NaN contributes 0, statistics stay), "skip" (a step with a
             non-finite gradient changes nothing; reads the gradients once more) or "raise" (the same cost).
         seed: seed of the noise, in [0, 2^32).
-        implementation: "auto", "reference", "foreach", "cpu", "triton" (parameters on a GPU; needs the package triton) or
-            "sharded"; auto chooses before the first step and keeps to it ("sharded" where a parameter is a DTensor).
+        implementation: "auto", "reference", "foreach", "cpu", "triton" (parameters on a GPU; needs the package triton)
+            or "sharded"; auto chooses before the first step and keeps to it ("sharded" where a parameter is a DTensor).
+            With triton every option that is a number may also be a one-element tensor.
         capturable: steps may be captured in a CUDA graph (parameters on a GPU, triton): run at least one step before
-            the capture, as torch's recipe does. Learning rate and betas follow in replays if they are tensors on the
-            GPU; numbers are those of the capture.
+            the capture, as torch's recipe does. Options that are tensors on the GPU follow in replays; numbers are
+            those of the capture.
         **rule_options: torch.optim's own options of the rule (``betas``, ``momentum``, ``weight_decay``, ...).
 
     Raises:
@@ -157,10 +158,15 @@ class ASGC(Optimizer):
             if name in own and (name in ASGC_DEFAULTS or name == "lr" or rule == self.defaults["rule"])
         }
         options = resolve({**inherited, **given})
-        if not is_tensor_free(options):
-            raise TypeError("only lr and betas may be tensors here; asgc.functional takes the other options as tensors")
         if self.param_groups:
             options["implementation"] = self._agreed_implementation(given.get("implementation"))
+        on_gpu = all(isinstance(p, Tensor) and p.is_cuda for p in params)
+        served = options["implementation"] == "triton" or (options["implementation"] == "auto" and on_gpu)
+        if not is_tensor_free(options) and not served:
+            raise TypeError(
+                "only lr and betas may be tensors here: implementation='triton' (on a GPU) and asgc.functional take "
+                "the other options as tensors"
+            )
         return {**param_group, **options, "params": params, "asgc_version": VERSION}
 
     def _agreed_implementation(self, wanted: str | None) -> str:
@@ -385,5 +391,7 @@ def unsupported(opt: ASGC, implementation: str) -> str | None:
         return f"{dtensor} is a DTensor, which only implementation='sharded' serves ('auto' takes it)"
     if implementation == "reference":
         return None
+    if implementation != "triton" and not all(is_tensor_free(group) for group in opt.param_groups):
+        return "an option other than lr and betas is a tensor"
     reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
     return reason

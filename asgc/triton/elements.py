@@ -113,7 +113,7 @@ def clip(h, tau, sharpness, KIND: tl.constexpr):
     else:
         ratio = tl.abs(ratio)
         power = tl.where(ratio > 0, tl.exp2(sharpness * tl.log2(tl.maximum(ratio, TINY))), 0.0)
-        y = low * tl.exp2(-tl.log2(1.0 + power) / sharpness)
+        y = tl.where(sharpness < INF, low * tl.exp2(-tl.log2(1.0 + power) / sharpness), low)
     return y, size > tau
 
 

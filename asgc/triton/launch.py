@@ -26,6 +26,8 @@ def unsupported(opt: ASGC) -> str | None:
     """Why the kernels cannot serve this optimizer, or None. Imports triton if that is the last question."""
     device: torch.device | None = None
     for group in opt.param_groups:
+        if group.get("adapt") is not None:
+            return f"adapt={group['adapt']!r} (not done by triton)"
         for param in group["params"]:
             reason = unsupported_parameter(param, group)
             if reason is not None:

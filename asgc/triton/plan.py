@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import functional, statistics
-from ..cpu.table import memory_order, same_order, state_keys
+from ..cpu.table import memory_order, same_order
 from . import fields
-from .table import Bucket, Layer, Table, bucket, kind, unit_rows
+from .table import Bucket, Layer, Table, bucket, kind, rule_keys, unit_rows
 
 if TYPE_CHECKING:
     from ..optimizer import ASGC
@@ -51,7 +51,7 @@ def _gradient_dtype(grad: Tensor) -> torch.dtype:
 
 def _names(group: Group) -> list[str]:
     """State tensors in use: the rule's, then the counters."""
-    return [*(key for key in state_keys(group) if key is not None), *COUNTERS]
+    return [*(key for key in rule_keys(group) if key is not None), *COUNTERS]
 
 
 class Plan:
@@ -154,10 +154,10 @@ def _complete(opt: ASGC, param: Tensor, group: Group, fresh: list[Tensor]) -> St
     """
     state = opt.layer_state(param, group)
     shape = tuple(param.shape)
-    for key in state_keys(group):
+    for key in rule_keys(group):
         if key is None:
             continue
-        if key not in state and group["rule"] == "sgd":
+        if key not in state and (group["rule"] == "sgd" or isinstance(group.get("momentum"), Tensor)):
             state[key] = torch.zeros_like(param, dtype=torch.float32, memory_format=torch.preserve_format)
             fresh.append(param)
         elif key not in state:
@@ -178,7 +178,7 @@ def _complete(opt: ASGC, param: Tensor, group: Group, fresh: list[Tensor]) -> St
 def _layer(opt: ASGC, index: int, param: Tensor, place: tuple[int, Group], before: Bucket | None) -> Layer:
     group_index, group = place
     state = opt.state[param]
-    keys = state_keys(group)
+    keys = rule_keys(group)
     rule: list[Tensor | None] = [state[key] if key is not None else None for key in keys]
     tensors = (param, *rule, *[None] * (3 - len(rule)), *(state[name] for name in COUNTERS))
     dtype = before.grad if before is not None else param.dtype

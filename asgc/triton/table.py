@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..cpu.table import memory_order
+from ..cpu.table import memory_order, state_keys
 from . import fields
 
-__all__ = ["Bucket", "Layer", "Table", "bucket", "option_values", "unit_rows", "upload"]
+__all__ = ["Bucket", "Layer", "Table", "bucket", "kind", "option_values", "rule_keys", "unit_rows", "upload"]
 
 Group = dict[str, Any]
 
@@ -51,16 +51,29 @@ class Layer(NamedTuple):
 
 
 def kind(group: Group) -> tuple[int, bool, bool, bool, int, int]:
-    """The part of a bucket that the options decide: rule, flag, momentum, norm, clip, noise."""
+    """The part of a bucket that the options decide: rule, flag, momentum, norm, clip, noise.
+
+    Nothing here asks what a tensor holds, which would wait for the device: a tensor takes the general form.
+    """
     rule = group["rule"]
     flag = group.get("nesterov", False) or group.get("amsgrad", False) or group.get("centered", False)
     norm = group["mode"] == "norm"
     limit = group["clip_factor"] if group["threshold"] is None else group["threshold"]
-    clip = fields.SHARPNESS.get(group["clip_sharpness"], fields.ANY_POWER)
-    if norm or math.isinf(limit):
+    sharpness, scale = group["clip_sharpness"], group["noise_scale"]
+    clip = fields.ANY_POWER if isinstance(sharpness, Tensor) else fields.SHARPNESS.get(sharpness, fields.ANY_POWER)
+    if norm or (not isinstance(limit, Tensor) and math.isinf(limit)):
         clip = fields.NO_CLIP
-    noise = fields.NOISE_AT[group["noise_at"]] if group["noise_scale"] != 0 else 0
-    return fields.RULES[rule], bool(flag), bool(group.get("momentum", 0)), norm, clip, noise
+    noise = fields.NOISE_AT[group["noise_at"]] if isinstance(scale, Tensor) or scale != 0 else 0
+    return fields.RULES[rule], bool(flag), _nonzero(group.get("momentum", 0)), norm, clip, noise
+
+
+def _nonzero(value: Any) -> bool:
+    return isinstance(value, Tensor) or value != 0
+
+
+def rule_keys(group: Group) -> tuple[str | None, ...]:
+    """Names of the rule's tensors, None where the options need none; a momentum that is a tensor counts as in use."""
+    return state_keys({**group, "momentum": float(_nonzero(group.get("momentum", 0)))})
 
 
 def unit_rows(param: Tensor, group: Group) -> bool:
@@ -101,24 +114,17 @@ def option_values(group: Group) -> tuple[list[float], list[tuple[str, Tensor]]]:
         fields.RULES[rule],
         group["mode"] == "norm",
         number("lr", group["lr"]),
-        group["weight_decay"],
-        get("eps", 0.0),
+        number("weight_decay", group["weight_decay"]),
+        number("eps", get("eps", 0.0)),
         group["maximize"],
         rule == "adamw" or get("decoupled_weight_decay", False),
         number("beta1", beta1),
         number("beta2", beta2),
-        get("momentum", 0.0),
-        get("dampening", 0.0),
-        get("alpha", 0.0),
-        get("lr_decay", 0.0),
-        group["clip_factor"],
-        math.nan if threshold is None else threshold,
-        group["clip_sharpness"],
-        group["noise_scale"],
-        group["noise_decay"],
+        *(number(name, get(name, 0.0)) for name in ("momentum", "dampening", "alpha", "lr_decay", "clip_factor")),
+        number("threshold", math.nan if threshold is None else threshold),
+        *(number(name, group[name]) for name in ("clip_sharpness", "noise_scale", "noise_decay")),
         group["noise_zeros"],
-        group["stats_decay"],
-        group["outlier_share"],
+        *(number(name, group[name]) for name in ("stats_decay", "outlier_share")),
         group["seed"],
     ]
     return values, on_device
