@@ -160,7 +160,8 @@ def _blocks(layer: int, row: int, units: int, size: int, length: int) -> tuple[T
         where = torch.tensor([layer, row + unit_index]).expand(len(cuts), 2)
         records.append(torch.cat((where, torch.stack((starts, count), 1)), 1))
         numbers.append(len(cuts))
-    return torch.cat(records), numbers
+    empty = torch.empty(0, fields.BLOCK_FIELDS, dtype=torch.int64)
+    return torch.cat((empty, *records)), numbers
 
 
 class Launch(NamedTuple):

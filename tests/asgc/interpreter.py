@@ -4,12 +4,15 @@ Import this before triton. The variable that turns the interpreter on is looked 
 is set for the imports only; without a GPU nothing else in this process could run Triton's kernels anyway.
 """
 
+import math
 import os
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 if DEVICE == "cpu":
@@ -17,6 +20,7 @@ if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
     try:
         import triton.experimental.gluon.nvidia.hopper  # else imported by the first launch
+        import triton.language as tl
         import triton.runtime.interpreter as _interpreter
 
         import asgc.triton.kernels
@@ -26,7 +30,9 @@ if DEVICE == "cpu":
             del os.environ["TRITON_INTERPRET"]
         else:
             os.environ["TRITON_INTERPRET"] = before
-    assert not asgc.triton.kernels.COMPILED, "triton was imported before this module"
+    assert not asgc.triton.kernels.COMPILED, "asgc.triton.kernels was imported before this module"
+    if isinstance(tl.sum, triton.JITFunction):  # torch has imported triton before
+        tl.sum = _interpreter.InterpretedFunction(tl.sum.fn)
 
     # The interpreter patches all of triton.language at every call of a device function, although the launch has done
     # so: 10 ms a call.
@@ -45,10 +51,59 @@ if DEVICE == "cpu":
     _interpreter.InterpretedFunction.__call__ = _call_device_function
     _interpreter._patch_lang_tensor = _patch_lang_tensor
 
+import asgc.triton.kernels as _kernels
+import asgc.triton.rows as _rows
 import asgc.triton.table
+
+# Two blocks and a tail, units, odd lengths, a scalar, an empty tensor.
+SHAPES: tuple[tuple[int, ...], ...] = ((300,), (4, 3, 5), (3,), (), (0, 3))
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles and blocks for tensors of a few hundred elements."""
     monkeypatch.setattr(asgc.triton.table, "TILE", 128)
+
+
+def on_device(tensor: Tensor) -> Tensor:
+    return tensor.to(DEVICE)
+
+
+def eventful(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor | None:
+    """Bursts, exact zeros, units of different scales, infinities and NaN in some layers; none at times."""
+    if (step + index) % 6 == 5:
+        return None
+    g = torch.randn(param.shape, generator=generator) + 0.3
+    if g.dim() > 1 and g.numel():
+        g *= 1.0 + torch.arange(g.shape[0]).view(-1, *[1] * (g.dim() - 1))
+    if step % 3 == 2:
+        g *= 30.0
+    if g.numel() > 8:
+        g.view(-1)[step :: 7] = 0.0
+        if step == index:  # the first layer in its very first step, the second in its second
+            g.view(-1)[1], g.view(-1)[2], g.view(-1)[-1] = math.inf, -math.inf, math.nan
+    return g
+
+
+class Launches:
+    """Records what would decide in Triton whether a kernel is compiled again: constants, types and alignments."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        self.keys: set[tuple[Any, ...]] = set()
+        for module, name in ((_kernels, "sums"), (_rows, "open_rows"), (_kernels, "main"), (_rows, "close_rows")):
+            monkeypatch.setattr(module, name, _Recorded(self, name, getattr(module, name)))
+
+
+class _Recorded:
+    def __init__(self, launches: Launches, name: str, kernel: Any) -> None:
+        self.launches, self.name, self.kernel = launches, name, kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launch(*args: Tensor, **constants: Any) -> None:
+            types = tuple((arg.dtype, arg.data_ptr() % 16 == 0) for arg in args)
+            self.launches.names.append(self.name)
+            self.launches.keys.add((self.name, *types, *map(str, constants.items())))
+            self.kernel[grid](*args, **constants)
+
+        return launch
