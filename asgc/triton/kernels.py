@@ -155,7 +155,7 @@ def transform(
     h = clean
     if NOISE == 1:
         h = clean + noise
-    beyond = size != size
+    beyond = size < 0  # nowhere
     if KIND != NO_CLIP:
         h = tl.where(size * keep_infinite == INF, x, h)
         h, beyond = clip(h, tau, sharpness, KIND)

