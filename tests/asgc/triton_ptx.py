@@ -1,10 +1,9 @@
-"""Compiles the kernels of ``asgc.triton`` for a GPU that need not be there, and prints their PTX as JSON.
+"""Compiles the kernels of ``asgc.triton`` for a GPU that need not be there, and prints their PTX as JSON by name.
 
 Run as a process of its own, since Triton's interpreter, which other tests use, has to be chosen before the kernels are
-made. Argument: the compute capability (80, 90). Prints a list of [name, PTX].
+made. Argument: the compute capability (80, 90).
 """
 
-import itertools
 import json
 import sys
 from typing import Any
@@ -32,32 +31,39 @@ def ptx(kernel: Any, capability: int, **constants: Any) -> str:
     )
     options = {"num_warps": WARPS, "enable_fp_fusion": False}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert compiled.asm["cubin"]  # ptxas took it
     text: str = compiled.asm["ptx"]
     return text
 
 
-def variants() -> list[tuple[str, Any, dict[str, Any]]]:
-    made: list[tuple[str, Any, dict[str, Any]]] = []
-    kinds = itertools.cycle(range(fields.NO_CLIP, fields.ANY_POWER + 1))
-    types = itertools.cycle(((tl.float32, tl.float32), (tl.bfloat16, tl.bfloat16), (tl.float16, tl.float32)))
-    flags = {0: (False, True), 1: (False, True), 2: (False, True), 3: (False,)}
-    for rule, options in flags.items():
-        for flag in options:
-            for norm in (False, True):
-                param, grad = next(types)
-                constants = {
-                    "PARAM_DTYPE": param, "GRAD": grad, "ALIGNED": not flag, "TILE": TILE, "RULE": rule, "FLAG": flag,
-                    "MOMENTUM": flag and rule != 1, "NORM": norm, "KIND": fields.NO_CLIP if norm else next(kinds),
-                    "NOISE": 2 if flag else 1, "DIMS": 3 if flag else 0,
-                }  # fmt: skip
-                made.append((f"main rule {rule}, flag {flag}, norm {norm}", kernels.main, constants))
-    for norm in (False, True):
-        constants = {"NORM": norm, "GRAD": tl.bfloat16 if norm else tl.float32, "ALIGNED": norm, "TILE": TILE}
-        made.append((f"sums norm {norm}", kernels.sums, constants))
-        made.append((f"open_rows sums {norm}", rows.open_rows, {"SUMS": norm, "CHUNK": CHUNK}))
-    made.append(("close_rows", rows.close_rows, {"CHUNK": CHUNK}))
-    return made
+def main_of(
+    rule: str, form: int, types: tuple[Any, Any] = (tl.float32, tl.float32), noise: int = 1, dims: int = 0,
+    flag: bool = False, momentum: bool = False, norm: bool = False, aligned: bool = True,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    return kernels.main, {
+        "PARAM_DTYPE": types[0], "GRAD": types[1], "ALIGNED": aligned, "TILE": TILE, "RULE": fields.RULES[rule],
+        "FLAG": flag, "MOMENTUM": momentum, "NORM": norm, "KIND": form, "NOISE": noise, "DIMS": dims,
+    }  # fmt: skip
+
+
+HALF, MIXED = (tl.float16, tl.float16), (tl.bfloat16, tl.float32)
+BRAIN = (tl.bfloat16, tl.bfloat16)
+VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam value": main_of("adam", fields.POWER_4),
+    "adam norm": main_of("adam", fields.NO_CLIP, norm=True),
+    "amsgrad unaligned": main_of("adam", fields.POWER_1, HALF, dims=3, flag=True, aligned=False),
+    "sgd": main_of("sgd", fields.POWER_2, MIXED),
+    "nesterov": main_of("sgd", fields.NO_CLIP, BRAIN, noise=2, norm=True, flag=True, momentum=True),
+    "rmsprop": main_of("rmsprop", fields.ANY_POWER, BRAIN, noise=2, flag=True, momentum=True),
+    "adagrad": main_of("adagrad", fields.HARD, noise=0),
+    "sums value": (kernels.sums, {"NORM": False, "GRAD": tl.float32, "ALIGNED": False, "TILE": 128}),
+    "sums norm": (kernels.sums, {"NORM": True, "GRAD": tl.bfloat16, "ALIGNED": True, "TILE": TILE}),
+    "open_rows": (rows.open_rows, {"SUMS": False, "CHUNK": CHUNK}),
+    "open_rows with sums": (rows.open_rows, {"SUMS": True, "CHUNK": CHUNK}),
+    "close_rows": (rows.close_rows, {"CHUNK": CHUNK}),
+}
 
 
 if __name__ == "__main__":
-    print(json.dumps([(name, ptx(kernel, int(sys.argv[1]), **constants)) for name, kernel, constants in variants()]))
+    made = {name: ptx(kernel, int(sys.argv[1]), **constants) for name, (kernel, constants) in VARIANTS.items()}
+    print(json.dumps(made))
