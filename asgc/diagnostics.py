@@ -70,7 +70,9 @@ def describe(
 
 def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
     std, steps = column[-2:]
-    c_t = float(layer["noise_scale"]) * max(1.0, steps) ** (-float(layer["noise_decay"]) / 2)  # of the last step, t = steps - 1
+    c_t = float(layer["noise_scale"]) * max(1.0, steps) ** (
+        -float(layer["noise_decay"]) / 2
+    )  # of the last step, t = steps - 1
     return {
         "name": layer["name"],
         "layer": layer["layer"],

@@ -115,9 +115,7 @@ def sums(
             full = count // TILE * TILE
             for start in range(0, full, TILE):
                 x = read(g + start, inside, inside < TILE, GRAD, False)
-                centred, square, deviation = add_moments(
-                    x, mean, centred, square, deviation, inside < TILE, False
-                )
+                centred, square, deviation = add_moments(x, mean, centred, square, deviation, inside < TILE, False)
             if full < count:
                 mask = inside < count - full
                 x = read(g + full, inside, mask, GRAD, True)
@@ -221,7 +219,12 @@ def main(
         g = pointer(grad, GRAD, ALIGNED) + begin
 
         k = coefficients + row * COEFFICIENTS
-        tau, std, zeros, sharpness = tl.load(k + TAU), tl.load(k + NOISE_STD), tl.load(k + NOISE_ZEROS), tl.load(k + SHARPNESS)
+        tau, std, zeros, sharpness = (
+            tl.load(k + TAU),
+            tl.load(k + NOISE_STD),
+            tl.load(k + NOISE_ZEROS),
+            tl.load(k + SHARPNESS),
+        )
         keep_infinite, mean, ceiling = tl.load(k + KEEP_INFINITE), tl.load(k + MEAN), tl.load(k + CEILING)
         inverse, factor, sign, decay = tl.load(k + INVERSE), tl.load(k + FACTOR), tl.load(k + SIGN), tl.load(k + DECAY)
         keep, lr, eps, langevin = tl.load(k + KEEP), tl.load(k + LR), tl.load(k + EPS), tl.load(k + LANGEVIN)
@@ -275,8 +278,8 @@ def main(
                     mask = inside < count - start
                     x = read(g + start, inside, mask, GRAD, True)
                     h, _noise, _beyond = transform(
-                        x, (begin + start).to(tl.uint32) + words, layer, k0, k1, tau, std, zeros, sharpness, keep_infinite,
-                        ceiling, NORM, KIND, NOISE, DIMS,
+                        x, (begin + start).to(tl.uint32) + words, layer, k0, k1, tau, std, zeros, sharpness,
+                        keep_infinite, ceiling, NORM, KIND, NOISE, DIMS,
                     )  # fmt: skip
                     h = tl.where(mask, h, 0.0).to(tl.float64)
                     wide += h * h

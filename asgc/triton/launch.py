@@ -115,7 +115,7 @@ def _step(opt: ASGC, capturing: bool) -> None:
     if not capturing:
         _ask_for_new_rows(plan)
     for layer in plan.table.layers:
-        if layer.units == 0 and addresses[plan.place[layer.index]]:  # no row that would count its steps
+        if layer.units == 0 and addresses[plan.place[layer.position]]:  # no row that would count its steps
             for counter in layer.tensors[-2:]:
                 assert counter is not None
                 counter += 1
@@ -166,7 +166,7 @@ def _ask_for_new_rows(plan: Plan) -> None:
 
 
 def _look_for_new_rows(plan: Plan) -> None:
-    """Take the answer if it has arrived. (Kernels find rows without statistics themselves; this only saves a launch.)"""
+    """Take the answer if it has arrived. (Kernels find such rows themselves; this only saves a launch.)"""
     if plan.event is not None and plan.flag is not None and plan.event.query():
         plan.may_be_new = bool(plan.flag)
         plan.event = None
@@ -195,9 +195,9 @@ def _launch(plan: Plan) -> None:
         key = launch.bucket
         kernels.main[(len(launch.blocks),)](
             launch.blocks, table.records, plan.grads, table.coefficients, table.keys, launch.partial,
-            PARAM_DTYPE=kernels.dtype_of(key.param), GRAD=kernels.dtype_of(key.grad), ALIGNED=key.aligned, TILE=key.tile,
-            RULE=key.rule, FLAG=key.flag, MOMENTUM=key.momentum, NORM=key.norm, KIND=key.clip, NOISE=key.noise,
-            DIMS=key.dims, **common,
+            PARAM_DTYPE=kernels.dtype_of(key.param), GRAD=kernels.dtype_of(key.grad), ALIGNED=key.aligned,
+            TILE=key.tile, RULE=key.rule, FLAG=key.flag, MOMENTUM=key.momentum, NORM=key.norm, KIND=key.clip,
+            NOISE=key.noise, DIMS=key.dims, **common,
         )  # fmt: skip
     rows.close_rows[n_rows](
         table.records, table.rows, plan.grads, plan.options, table.partial, table.coefficients, table.totals,

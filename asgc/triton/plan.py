@@ -64,9 +64,9 @@ class Plan:
     def __init__(self, opt: ASGC, layers: list[Layer], device: torch.device) -> None:
         self.kinds = [(kind(group), group["granularity"]) for group in opt.param_groups]
         self.table = Table(layers, device)
-        self.place = {layer.index: i for i, layer in enumerate(self.table.layers)}
+        self.place = {layer.position: i for i, layer in enumerate(self.table.layers)}
         self.seen: dict[int, list[int]] = {}
-        self.held = {layer.index: [t for t in layer.tensors if t is not None] for layer in layers}
+        self.held = {layer.position: [t for t in layer.tensors if t is not None] for layer in layers}
         for index, tensors in self.held.items():
             self.seen[index] = [*map(id, tensors), *map(Tensor.data_ptr, tensors)]
         self.padded = len(layers) + len(layers) % 2  # so that every part of `changing` is aligned alike

@@ -40,9 +40,9 @@ class Bucket(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One parameter tensor in this table. ``tensors``: parameter, rule state by slot (None: unused), stats, step, time."""
+    """One parameter tensor. ``tensors``: parameter, rule state by slot (None: unused), stats, step, time."""
 
-    index: int  # among all parameters of the optimizer
+    position: int  # among all parameters of the optimizer
     group: int
     number: int
     units: int

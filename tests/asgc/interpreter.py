@@ -19,7 +19,7 @@ if DEVICE == "cpu":
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
     try:
-        import triton.experimental.gluon.nvidia.hopper  # else imported by the first launch
+        import triton.experimental.gluon.nvidia.hopper  # noqa: F401 else imported by the first launch
         import triton.language as tl
         import triton.runtime.interpreter as _interpreter
 
@@ -54,9 +54,9 @@ if DEVICE == "cpu":
     _interpreter.InterpretedFunction.__call__ = _call_device_function
     _interpreter._patch_lang_tensor = _patch_lang_tensor
 
-import asgc.triton.kernels as _kernels
-import asgc.triton.rows as _rows
-import asgc.triton.table
+import asgc.triton.kernels as _kernels  # noqa: E402
+import asgc.triton.rows as _rows  # noqa: E402
+import asgc.triton.table  # noqa: E402
 
 # A block and a tail, units, odd lengths, a scalar, an empty tensor.
 SHAPES: tuple[tuple[int, ...], ...] = ((150,), (2, 3, 3), (), (0, 3))
@@ -82,7 +82,7 @@ def eventful(step: int, index: int, param: Tensor, generator: torch.Generator) -
     if step % 3 == 2:
         g *= 30.0
     if g.numel() > 8:
-        g.view(-1)[step :: 7] = 0.0
+        g.view(-1)[step::7] = 0.0
         if step == index:  # the first layer in its very first step, the second in its second
             g.view(-1)[1], g.view(-1)[2], g.view(-1)[-1] = math.inf, -math.inf, math.nan
     return g

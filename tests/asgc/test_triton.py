@@ -90,9 +90,7 @@ def test_options_of_the_transform_equal_the_reference(mode: str, options: dict[s
 @MODES
 @pytest.mark.parametrize("granularity", ["layer", "unit"])
 @pytest.mark.parametrize(("dtype", "rule"), [(torch.bfloat16, "adam"), (torch.float16, "sgd")])
-def test_half_precision_parameters_with_fp32_state(
-    dtype: torch.dtype, rule: str, granularity: str, mode: str
-) -> None:
+def test_half_precision_parameters_with_fp32_state(dtype: torch.dtype, rule: str, granularity: str, mode: str) -> None:
     """Parameters are rounded once, to nearest: equal but for a few that lie between two numbers."""
     pair = pair_of(SHAPES[:4], lambda x: x.to(DEVICE, dtype), rule=rule, mode=mode, granularity=granularity)
     for _ in range(3):
