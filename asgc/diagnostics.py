@@ -45,14 +45,19 @@ def describe(
             state = states.get(param, {})
             if "stats" not in state:
                 continue
-            t = max(0, int(state["noise_step"]) - 1)
-            c_t = options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2)
             stats = state["stats"].to(torch.float64)
             rows = stats.mean(1)
             rows[statistics.NONFINITE] = stats[statistics.NONFINITE].sum()
-            values.append(torch.cat([rows, stats[statistics.VAR].sqrt().mean().view(1)]))
+            std = stats[statistics.VAR].sqrt().mean().view(1)
+            values.append(torch.cat([rows, std, state["noise_step"].to(stats.device, torch.float64).view(1)]))
             layers.append(
-                {"name": layer_name(groups, gi, pi), "layer": state["layer"], "units": stats.shape[1], "c_t": c_t}
+                {
+                    "name": layer_name(groups, gi, pi),
+                    "layer": state["layer"],
+                    "units": stats.shape[1],
+                    "noise_scale": options["noise_scale"],
+                    "noise_decay": options["noise_decay"],
+                }
             )
     # One copy to the host a device, not one a layer.
     columns: dict[int, list[float]] = {}
@@ -64,7 +69,10 @@ def describe(
 
 
 def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
-    std = column[-1]
+    std, steps = column[-2:]
+    c_t = float(layer["noise_scale"]) * max(1.0, steps) ** (
+        -float(layer["noise_decay"]) / 2
+    )  # of the last step, t = steps - 1
     return {
         "name": layer["name"],
         "layer": layer["layer"],
@@ -74,7 +82,7 @@ def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
         "threshold": column[statistics.THRESHOLD],
         "clipped": column[statistics.CLIPPED],
         "attenuation": column[statistics.ATTENUATION],
-        "noise_scale": layer["c_t"],
-        "noise_std": layer["c_t"] * std,
+        "noise_scale": c_t,
+        "noise_std": c_t * std,
         "nonfinite": round(column[statistics.NONFINITE]),
     }

@@ -1,8 +1,8 @@
 """The ASGC optimizer: adaptive stochastic gradient clipping in front of a base rule of torch.optim.
 
-The reference implementation is ``functional.step``, layer by layer; ``asgc.foreach`` and ``asgc.cpu`` do the same
-faster, ``asgc.sharded`` for DTensors. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``, ``asgc.noise``,
-``asgc.rules``.
+The reference implementation is ``functional.step``, layer by layer; ``asgc.foreach``, ``asgc.cpu`` and ``asgc.triton``
+do the same faster, ``asgc.sharded`` for DTensors. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``,
+``asgc.noise``, ``asgc.rules``.
 """
 
 from __future__ import annotations
@@ -61,14 +61,18 @@ class ASGC(Optimizer):
         nonfinite: "contain" (infinite elements are clipped, NaN contributes 0, statistics stay), "skip" (a step with a
             non-finite gradient changes nothing; reads the gradients once more) or "raise" (the same cost).
         seed: seed of the noise, in [0, 2^32).
-        implementation: "auto", "reference", "foreach", "cpu" or "sharded"; auto chooses before the first step and keeps
-            to it ("sharded" where a parameter is a DTensor).
-        capturable: False; CUDA graphs need an implementation this version does not have.
+        implementation: "auto", "reference", "foreach", "cpu", "triton" (parameters on a GPU; needs the package triton)
+            or "sharded"; auto chooses before the first step and keeps to it ("sharded" where a parameter is a DTensor).
+            With triton every option that is a number may also be a one-element tensor.
+        capturable: steps may be captured in a CUDA graph (parameters on a GPU, triton): run at least one step before
+            the capture, as torch's recipe does. Options that are tensors on the GPU follow in replays; numbers are
+            those of the capture.
         **rule_options: torch.optim's own options of the rule (``betas``, ``momentum``, ``weight_decay``, ...).
 
     Raises:
         TypeError: an unknown option (the nearest is named) or a value of a wrong type.
-        ValueError: a value out of range, or an implementation that cannot serve these parameters.
+        ValueError: a value out of range, or an implementation that cannot serve these parameters (capturable=True
+            without parameters on a GPU, say).
 
     ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see ``asgc.statistics``) and
     the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision.
@@ -106,7 +110,7 @@ class ASGC(Optimizer):
         resolve(chosen)
         super().__init__(params, {**rule_defaults(rule), **chosen})
         self._built = True
-        if implementation != "auto":
+        if implementation != "auto" or capturable:
             self._choose_implementation()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -121,7 +125,7 @@ class ASGC(Optimizer):
         for name in set(group) - names:  # defaults of another rule than this group's
             del group[name]
         self._active = None
-        if self._built and group["implementation"] != "auto":
+        if self._built and (group["implementation"] != "auto" or group["capturable"]):
             try:
                 self._choose_implementation()
             except ValueError:
@@ -154,10 +158,15 @@ class ASGC(Optimizer):
             if name in own and (name in ASGC_DEFAULTS or name == "lr" or rule == self.defaults["rule"])
         }
         options = resolve({**inherited, **given})
-        if not is_tensor_free(options):
-            raise TypeError("only lr and betas may be tensors here; asgc.functional takes the other options as tensors")
         if self.param_groups:
             options["implementation"] = self._agreed_implementation(given.get("implementation"))
+        on_gpu = all(isinstance(p, Tensor) and p.is_cuda for p in params)
+        served = options["implementation"] == "triton" or (options["implementation"] == "auto" and on_gpu)
+        if not is_tensor_free(options) and not served:
+            raise TypeError(
+                "only lr and betas may be tensors here: implementation='triton' (on a GPU) and asgc.functional take "
+                "the other options as tensors"
+            )
         return {**param_group, **options, "params": params, "asgc_version": VERSION}
 
     def _agreed_implementation(self, wanted: str | None) -> str:
@@ -245,6 +254,10 @@ class ASGC(Optimizer):
         chosen: str = self.param_groups[0]["implementation"]
         if chosen == self._active:
             return chosen
+        if any(group["capturable"] for group in self.param_groups):
+            reason = self._not_capturable(chosen)
+            if reason is not None:
+                raise ValueError(f"capturable=True cannot be used: {reason}")
         if chosen == "auto":
             chosen = self._automatic()
         else:
@@ -262,15 +275,26 @@ class ASGC(Optimizer):
     def _automatic(self) -> str:
         if first_dtensor(self.param_groups) is not None:
             return "sharded"
-        reason = unsupported(self, "cpu")
+        on_gpu = any(param.is_cuda for group in self.param_groups for param in group["params"])
+        best = "triton" if on_gpu else "cpu"
+        reason = unsupported(self, best)
         if reason is None:
-            return "cpu"
+            return best
         chosen = "foreach" if unsupported(self, "foreach") is None else "reference"
         _say(
-            f"ASGC uses its slower {chosen} implementation, because the cpu one cannot serve: {reason}. "
+            f"ASGC uses its slower {chosen} implementation, because the {best} one cannot serve: {reason}. "
             "`python -m asgc.bench` shows what that costs."
         )
         return chosen
+
+    def _not_capturable(self, implementation: str) -> str | None:
+        if not all(param.is_cuda for group in self.param_groups for param in group["params"]):
+            return "it needs parameters on a GPU"
+        if implementation not in ("auto", "triton"):
+            return f"it needs implementation='triton', not {implementation!r}"
+        if any(group["nonfinite"] != "contain" for group in self.param_groups):
+            return "nonfinite='skip' and 'raise' wait for the device at every step: use nonfinite='contain'"
+        return unsupported(self, "triton")
 
     def shift(self) -> None:
         """Tell the optimizer that the loss has changed (a target-network sync, a new level).
@@ -290,7 +314,10 @@ class ASGC(Optimizer):
                     continue
                 state["step"].zero_()
                 if group["on_shift"] == "reset":
-                    if group["rule"] == "sgd":
+                    if group["rule"] == "sgd" and group["capturable"]:  # a captured graph keeps to this buffer
+                        if "momentum_buffer" in state:
+                            state["momentum_buffer"].zero_()
+                    elif group["rule"] == "sgd":
                         state.pop("momentum_buffer", None)
                     for name, value in rules.init(param.detach(), group).items():
                         state[name].copy_(value)
@@ -335,11 +362,12 @@ class ASGC(Optimizer):
             # Optimizer.load_state_dict casts what it finds to the parameter's dtype: put the saved values back.
             params = (param for group in self.param_groups for param in group["params"])
             ids = (index for group in saved["param_groups"] for index in group["params"])
+            on_host = () if self.param_groups[0]["implementation"] == "triton" else ("step", "noise_step")
             for index, param in zip(ids, params, strict=True):
                 for name, value in saved["state"].get(index, {}).items():
                     if isinstance(value, Tensor):
-                        counter = name in ("step", "noise_step")
-                        self.state[param][name] = value.detach().to("cpu" if counter else param.device, copy=True)
+                        device = "cpu" if name in on_host else param.device
+                        self.state[param][name] = value.detach().to(device, copy=True)
             self._active = None
 
         before = self.register_load_state_dict_pre_hook(check)
@@ -363,5 +391,7 @@ def unsupported(opt: ASGC, implementation: str) -> str | None:
         return f"{dtensor} is a DTensor, which only implementation='sharded' serves ('auto' takes it)"
     if implementation == "reference":
         return None
+    if implementation != "triton" and not all(is_tensor_free(group) for group in opt.param_groups):
+        return "an option other than lr and betas is a tensor"
     reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
     return reason

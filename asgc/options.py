@@ -56,7 +56,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "noise_at": ("gradient", "update"),
     "on_shift": ("none", "rewarm", "adam-rel", "reset"),
     "nonfinite": ("contain", "skip", "raise"),
-    "implementation": ("auto", "reference", "foreach", "cpu", "sharded"),
+    "implementation": ("auto", "reference", "foreach", "cpu", "triton", "sharded"),
 }
 FLAGS = ("noise_zeros", "capturable", "nesterov", "maximize", "amsgrad", "centered", "decoupled_weight_decay")
 # torch.optim's arguments that choose an implementation rather than the rule.
@@ -171,8 +171,6 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
     full = {**defaults, **options}
     for name, value in full.items():
         _check(name, value)
-    if full["capturable"]:
-        raise ValueError("capturable=True needs the CUDA implementation, which this version does not have yet")
     if full.get("nesterov") and (full["momentum"] <= 0 or full["dampening"] != 0):
         raise ValueError("nesterov needs momentum above 0 and dampening 0")
     _fill_transform(full, anchored=rule == "sgd")
