@@ -5,8 +5,8 @@ The peers are clip_grad_norm_ + Adam(fused=True), Adam(fused=True) alone, and a 
 All optimizers take turns in one process on the same shapes, so a busy machine slows all of them alike; the figures are
 medians. The copy moves the bytes that a step must move at least, so its time over a step's is the share of the
 machine's copy bandwidth that the step reaches; on a CPU it may exceed 100 %, as a copy has to fetch the lines that it
-overwrites, too, while a step has read them anyway. Before anything is timed, the timed code is checked: it must equal the
-reference, clip, and add noise.
+overwrites, too, while a step has read them anyway. Before anything is timed, the timed code is checked: it must equal
+the reference, clip, and add noise.
 """
 
 from __future__ import annotations
