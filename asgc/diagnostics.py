@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import statistics
+from .adapt import LOG
 
 __all__ = ["describe", "layer_name"]
 
@@ -40,10 +41,11 @@ def describe(
             stats = state["stats"].to(torch.float64)
             rows = stats.mean(1)
             rows[statistics.NONFINITE] = stats[statistics.NONFINITE].sum()
-            values.append(torch.cat([rows, stats[statistics.VAR].sqrt().mean().view(1)]))
-            layers.append(
-                {"name": layer_name(groups, gi, pi), "layer": state["layer"], "units": stats.shape[1], "c_t": c_t}
-            )
+            adapted = state["adapted"][LOG].exp() if "adapted" in state else rows.new_ones(2)
+            values.append(torch.cat([rows, stats[statistics.VAR].sqrt().mean().view(1), adapted]))
+            start = {name: options[name] for name in ("clip_factor", "clip_sharpness")}
+            name = layer_name(groups, gi, pi)
+            layers.append({"name": name, "layer": state["layer"], "units": stats.shape[1], "c_t": c_t, **start})
     # One copy to the host a device, not one a layer.
     columns: dict[int, list[float]] = {}
     for device in {value.device for value in values}:
@@ -54,7 +56,7 @@ def describe(
 
 
 def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
-    std = column[-1]
+    std, factor, sharpness = column[len(statistics.STATISTICS) :]
     return {
         "name": layer["name"],
         "layer": layer["layer"],
@@ -66,5 +68,7 @@ def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
         "attenuation": column[statistics.ATTENUATION],
         "noise_scale": layer["c_t"],
         "noise_std": layer["c_t"] * std,
+        "clip_factor": layer["clip_factor"] * factor,
+        "clip_sharpness": layer["clip_sharpness"] * sharpness,
         "nonfinite": round(column[statistics.NONFINITE]),
     }

@@ -6,7 +6,7 @@ of several layers, their scalars (threshold, key, noise scale) are spread over t
 torch.optim's own functional form (fused where torch has that), fed with the transformed gradients.
 
 Cost: about a dozen reads of each chunk from the cache instead of one, and one copy of the gradients in memory. It
-serves fp32 parameters on one device, statistics by layer and noise at the gradient.
+serves fp32 parameters on one device, statistics by layer and noise at the gradient, nothing adapted.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ CHUNK = 1 << 16  # elements; six buffers of 256 KiB
 def unsupported(opt: ASGC) -> str | None:
     """Why this path cannot serve an optimizer, or None if it can."""
     for group in opt.param_groups:
+        if group["adapt"] is not None:
+            return f"adapt={group['adapt']!r} (not done by foreach)"
         if group["granularity"] != "layer":
             return f"granularity={group['granularity']!r} (only 'layer' is done by foreach)"
         if group["noise_at"] != "gradient" and group["noise_scale"] != 0:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import functional, statistics
+from . import adapt, functional, statistics
 from .options import TRANSFORM_DEFAULTS
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Preview(NamedTuple):
     clipped: float  # share of elements, or of units in norm mode, beyond the threshold
     attenuation: float  # |seen| / |gradient|, noise included; 1 where the gradient is zero
     noise_std: float  # c_t sigma (before the rule, or after it with noise_at="update"); 0: none
+    clip_factor: float = math.nan  # in use, adapted or given; NaN: this optimizer has none
+    clip_sharpness: float = math.nan
 
 
 def preview(optimizer: Optimizer) -> list[Preview]:
@@ -59,7 +61,12 @@ def preview(optimizer: Optimizer) -> list[Preview]:
 
 def preview_asgc(opt: ASGC) -> list[Preview]:
     """``ASGC.preview``: by the implementation that steps, or by the reference while none is chosen yet."""
-    layers = [(param, opt.state[param], group) for group in opt.param_groups for param in group["params"]]
+    layers: list[Layer] = []
+    for group in opt.param_groups:
+        for param in group["params"]:
+            state = opt.state[param]
+            adapting = param.grad is not None and group["adapt"] is not None
+            layers.append((param, state, adapt.coming(param.grad, state, group) if adapting else group))
     implementation = opt.param_groups[0]["implementation"]
     if implementation not in ("cpu", "foreach") or any(group["noise_at"] != "gradient" for group in opt.param_groups):
         return preview_transform(layers)
@@ -135,7 +142,8 @@ def _previews(layers: list[tuple[Layer, Tensor, Tensor]]) -> list[Preview]:
         )
         if refused:
             seen, attenuation = torch.zeros_like(seen), 0.0
-        result.append(Preview(param, seen, threshold, clipped, attenuation, _noise_std(param, state, options)))
+        own = (options["clip_factor"], options["clip_sharpness"])
+        result.append(Preview(param, seen, threshold, clipped, attenuation, _noise_std(param, state, options), *own))
     return result
 
 

@@ -6,6 +6,7 @@
 // are walked in waves small enough that the gradient is still in the cache when the main pass reads it again.
 #include <vector>
 
+#include "adapt.h"
 #include "pipeline.h"
 
 namespace {
