@@ -51,20 +51,20 @@ from . import rules, statistics
 
 __all__ = ["ADAPTED", "bounds", "coming", "follow", "in_use", "init", "is_due", "measure", "second_moment_decay"]
 
-# Rows of state["adapted"], fp64: log of the value in use over the given one; of the direction measured last, the
-# relevance (0: there is none); sums of q and of q^2 over the measurements, their number; sums of x^2 a and of x^2.
+# Rows of state["adapted"], fp64: log of the value in use over the given one; relevance of D (0: there is none yet); means
+# of q and of q^2 over the measurements, their number; sums of x^2 a and of x^2; sum of (J x)^2.
 ADAPTED = (
     *("log_factor", "log_sharpness", "relevance_factor", "relevance_sharpness"),
     *("mean_factor", "mean_sharpness", "square_factor", "square_sharpness", "count"),
-    *("elasticity_factor", "elasticity_sharpness", "weight"),
+    *("elasticity_factor", "elasticity_sharpness", "weight", "length"),
 )
 LOG, RELEVANCE, MEAN, SQUARE = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
-COUNT, ELASTICITY, WEIGHT = 8, slice(9, 11), 11
+COUNT, ELASTICITY, WEIGHT, LENGTH = 8, slice(9, 11), 11, 12
 DERIVATIVES = ("factor_derivative", "sharpness_derivative")
 
 MEMORY = 0.9  # decay of the means of q and q^2, per measurement
 PULL = 0.02  # of the way back to the given value, per measurement
-SIGNIFICANCE = 1.5  # standard deviations below which a mean counts as noise
+SIGNIFICANCE = 2.0  # standard deviations below which a mean counts as noise
 RANGE = 8.0
 SHARPNESS = (1.0, 16.0)
 
@@ -181,11 +181,19 @@ def second_moment_decay(options: Options) -> float | None:
     return float(options["alpha"]) if rule == "rmsprop" else 1.0 if rule == "adagrad" else None
 
 
+def momentum(options: Options) -> float:
+    """How much of its first moment the rule keeps from one step to the next."""
+    return float(options["betas"][0]) if "betas" in options else float(options.get("momentum", 0.0))
+
+
 @torch.no_grad()
 def measure(
     param: Tensor, grad: Tensor, x: Tensor, noise: Tensor | None, state: State, options: Options
 ) -> dict[str, Tensor]:
-    """Measure the direction D of this step: the new ``adapted`` and derivatives.
+    """Add the direction of this step to D: the new ``adapted`` and derivatives.
+
+    A gradient that is not finite, the first of a unit (it makes its own threshold), and for the rules with a second
+    moment the layer's first measurement (there is no e yet) add nothing.
 
     Args:
         param, state: before the step.
@@ -193,29 +201,39 @@ def measure(
         options: with the clip_factor and clip_sharpness in use.
     """
     stats: Tensor = state["stats"]
-    seen = stats[statistics.N] > 0  # the first gradient of a unit makes its own threshold: that is no measurement
-    a = elasticities(grad, x, stats, options)
+    seen = stats[statistics.N] > 0
     finite = torch.isfinite(grad).all()
-    x = torch.where(seen.view((stats.shape[1],) + (1,) * (x.dim() - 1)) if x.dim() else seen.view(()), x, 0.0)
+    x = torch.where(seen.view((-1,) + (1,) * (x.dim() - 1)) if x.dim() else seen.view(()), x, 0.0)
     x = torch.where(finite, x, 0.0)
-    scaled = (rules.sensitivity(param, x, dict(state), options, noise) * x).to(torch.float64)
-
+    a = elasticities(grad, x, stats, options)
     new = state["adapted"].clone()
     decay = second_moment_decay(options)
-    weight, known = new[WEIGHT], new[WEIGHT] > 0
-    e = torch.zeros(2, dtype=torch.float64, device=x.device)
+    e, known = torch.zeros(2, dtype=torch.float64, device=x.device), torch.ones_like(finite)
     if decay is not None:
-        e = torch.where(known, new[ELASTICITY] / torch.where(known, weight, 1.0), 0.0)
-    directions = [scaled * (a_j - e_j) for a_j, e_j in zip(a, e, strict=True)]
-    length = scaled.square().sum().sqrt()
-    usable = (length > 0) & (known if decay is not None else torch.ones_like(known))
-    relevance = torch.stack([d.square().sum().sqrt() for d in directions]) / torch.where(usable, length, 1.0)
-    new[RELEVANCE] = torch.where(usable & torch.isfinite(relevance), relevance, 0.0)
-    if decay is not None:
+        known = new[WEIGHT] > 0
+        e = torch.where(known, new[ELASTICITY] / torch.where(known, new[WEIGHT], 1.0), 0.0)
         keep, add = (1.0, 1.0) if decay == 1 else (decay ** options["adapt_every"], 1 - decay ** options["adapt_every"])
         square = x.to(torch.float64).square()
         sums = torch.stack([(square * a_j).sum() for a_j in a])
         new[ELASTICITY] = torch.where(finite, keep * new[ELASTICITY] + add * sums, new[ELASTICITY])
-        new[WEIGHT] = torch.where(finite, keep * weight + add * square.sum(), weight)
+        new[WEIGHT] = torch.where(finite, keep * new[WEIGHT] + add * square.sum(), new[WEIGHT])
+
+    kept = momentum(options) ** options["adapt_every"]
+    scaled = (rules.sensitivity(param, x, dict(state), options, noise) * x).to(torch.float64)
+    scaled = torch.where(known, scaled, 0.0)
+    directions = [
+        kept * state[name].to(torch.float64) + scaled * (a_j - e_j)
+        for name, a_j, e_j in zip(DERIVATIVES, a, e, strict=True)
+    ]
+    new[LENGTH] = kept**2 * new[LENGTH] + scaled.square().sum()
+    relevance = torch.stack([d.square().sum() for d in directions]) / new[LENGTH].clamp(min=_TINY)
+    new[RELEVANCE] = torch.where(torch.isfinite(relevance), relevance.sqrt(), 0.0)
     stored = {name: d.to(state[name].dtype) for name, d in zip(DERIVATIVES, directions, strict=True)}
     return {"adapted": new, **stored}
+
+
+def forget(state: dict[str, Any]) -> None:
+    """Drop D, in place: the loss has changed."""
+    state["adapted"][RELEVANCE] = state["adapted"][LENGTH] = 0.0
+    for name in DERIVATIVES:
+        state[name].zero_()

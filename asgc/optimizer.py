@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import adapt as adaptation
 from . import functional, rules, statistics
-from .adapt import RELEVANCE
 from .diagnostics import describe, layer_name
 from .nonfinite import found_nonfinite
 from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
@@ -97,7 +97,7 @@ class ASGC(Optimizer):
         outlier_share: float | None = None,
         on_shift: str = "none",
         adapt: str | None = None,
-        adapt_lr: float = 0.3,
+        adapt_lr: float = 0.5,
         adapt_every: int = 4,
         nonfinite: str = "contain",
         seed: int = 0,
@@ -286,7 +286,7 @@ class ASGC(Optimizer):
                 if "stats" not in state or group["on_shift"] == "none":
                     continue
                 if group["adapt"] is not None:
-                    state["adapted"][RELEVANCE] = 0.0  # what was measured under the old loss says nothing about the new
+                    adaptation.forget(state)  # what was measured under the old loss says nothing about the new
                 if group["on_shift"] == "rewarm":
                     state["stats"][statistics.N].clamp_(max=10)
                     continue

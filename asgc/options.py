@@ -37,7 +37,7 @@ ASGC_DEFAULTS: dict[str, Any] = {
     "rule": "adam",
     **TRANSFORM_DEFAULTS,
     "adapt": None,
-    "adapt_lr": 0.3,
+    "adapt_lr": 0.5,
     "adapt_every": 4,
     "implementation": "auto",
     "capturable": False,

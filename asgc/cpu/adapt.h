@@ -1,20 +1,21 @@
 // Online adaptation (asgc/adapt.py has the formulas): before the step, lay the gradient against the direction measured
 // last, move the layer's clip_factor and clip_sharpness, and measure the direction of the coming step.
 //
-// Everything runs in double but the transform and the rule's derivative; a layer is measured every few steps only.
+// A layer is measured every few steps only: dots and scalars are in double, the loops over elements otherwise in fp32.
 #pragma once
 #include <vector>
 
 #include "tile.h"
 
 // Rows of the layer's vector, as in asgc/adapt.py; pairs are of clip_factor and of clip_sharpness.
-enum { LOG = 0, RELEVANCE = 2, MEAN_Q = 4, SQUARE_Q = 6, COUNT = 8, ELASTICITY = 9, WEIGHT = 11 };
+enum { LOG = 0, RELEVANCE = 2, MEAN_Q = 4, SQUARE_Q = 6, COUNT = 8, ELASTICITY = 9, WEIGHT = 11, LENGTH = 12 };
 
 struct Adapt {  // one layer; `adapted` null: it does not adapt
     double* adapted;
     uint16_t* direction[2];  // bf16, in the parameter's memory order
     int64_t every;
-    double rate, decay;  // decay: of the rule's second moment from measurement to measurement; NaN: none, 1: a sum
+    double rate;
+    double decay, kept;  // of the rule's moments from measurement to measurement; decay NaN: no second, 1: a sum
     double low[2], high[2];
     double memory, pull, significance;
 };
@@ -77,166 +78,242 @@ static void follow(const Adapt& a, const double* against) {
     if (any) v[COUNT] = count;
 }
 
-// -d(new parameter) / d(transformed gradient x) of n elements, all moments included (`sensitivity` of asgc/rules.py).
-static void sensitivity(Rule rule, float* out, const float* x, const float* p, const float* const state[3], int n,
-                        const Coefficients& k, float sign) {
-    const float scale = k.scale, decay = k.decay, lr = k.lr, eps = k.eps;
-    if (rule == SGD) {
-        const float buffer = k.first ? 1.0f : k.two, slope = sign * lr * (k.flag ? 1.0f + k.one * buffer : buffer);
-        std::fill(out, out + n, k.momentum ? slope : sign * lr);
-        return;
-    }
-    const float *a = state[0], *b = state[1], *c = state[2];
-    const bool amsgrad = rule == ADAM && k.flag, centered = rule == RMSPROP && k.flag;
-    const float keep = rule == ADAM ? k.two : rule == RMSPROP ? k.one : 1.0f;          // of the second moment
-    const float fresh = rule == ADAM ? k.three : rule == RMSPROP ? k.two : 1.0f;       // of g^2 in it
-    const float direct = rule == ADAM ? k.one : 1.0f, root_scale = rule == ADAM ? k.four : 1.0f;
-    const float *second = rule == ADAM ? b : a, *first = rule == ADAM ? a : x;
+// FLAG: amsgrad or centered. a, b, c: state as in rules.h. out is the sensitivity times x.
+template <Rule RULE, bool FLAG>
+static void sensitivity_tile(float* out, const float* x, const float* p, const float* a, const float* b, const float* c,
+                             int n, const Coefficients& k, float sign) {
+    const float scale = k.scale, decay = k.decay, step_size = sign * k.lr, eps = k.eps;
+    const float keep = RULE == ADAM ? k.two : RULE == RMSPROP ? k.one : 1.0f;  // of the second moment
+    const float fresh = RULE == ADAM ? k.three : RULE == RMSPROP ? k.two : 1.0f;
+    const float direct = RULE == ADAM ? k.one : 1.0f, correction = RULE == ADAM ? k.four : 1.0f;
 #pragma omp simd
     for (int i = 0; i < n; i++) {
         const float g = x[i] * scale + decay * p[i];
-        const float numerator = rule == ADAM ? first[i] + direct * (g - first[i]) : g;
-        float v = keep * second[i] + fresh * g * g, dv = 2 * fresh * g;
-        if (centered) {
+        const float numerator = RULE == ADAM ? a[i] + direct * (g - a[i]) : g;
+        float v = keep * (RULE == ADAM ? b[i] : a[i]) + fresh * g * g, half_dv = fresh * g;
+        if (RULE == RMSPROP && FLAG) {
             const float mean = b[i] + fresh * (g - b[i]);
             v -= mean * mean;
-            dv -= 2 * fresh * mean;
+            half_dv -= fresh * mean;
         }
-        if (amsgrad) {
-            dv = v >= c[i] ? dv : 0.0f;
-            v = std::max(v, c[i]);
+        if (RULE == ADAM && FLAG) {
+            half_dv = v >= c[i] ? half_dv : 0.0f;
+            v = v >= c[i] ? v : c[i];
         }
-        const float root = std::sqrt(v), denominator = root_scale * root + eps;
-        const float slope = root > 0 ? root_scale * dv / (2 * root) : 0.0f;
-        const float inverse = denominator > 0 ? 1 / denominator : 0.0f;
-        out[i] = sign * lr * (direct - numerator * slope * inverse) * inverse;
+        const float root = std::sqrt(v), denominator = correction * root + eps, product = root * denominator;
+        const float inverse = product > 1e-37f ? 1.0f / product : 0.0f, one_over = inverse * root;  // 1 / denominator
+        const float slope = correction * half_dv * inverse * denominator;                         // of the denominator
+        out[i] = step_size * (direct - numerator * slope * one_over) * one_over * x[i];
+    }
+}
+
+// J x of n elements: minus the new parameter's derivative by log x, all moments included (asgc/rules.py).
+static void sensitivity(Rule rule, float* out, const float* x, const float* p, const float* const state[3], int n,
+                        const Coefficients& k, float sign) {
+    const float *a = state[0], *b = state[1], *c = state[2];
+    switch (rule) {
+        case SGD: {
+            const float buffer = k.first ? 1.0f : k.two, through = k.flag ? 1.0f + k.one * buffer : buffer;
+            const float slope = sign * k.lr * (k.momentum ? through : 1.0f);
+            for (int i = 0; i < n; i++) out[i] = slope * x[i];
+            return;
+        }
+        case ADAM:
+            if (k.flag) return sensitivity_tile<ADAM, true>(out, x, p, a, b, c, n, k, sign);
+            return sensitivity_tile<ADAM, false>(out, x, p, a, b, c, n, k, sign);
+        case RMSPROP:
+            if (k.flag) return sensitivity_tile<RMSPROP, true>(out, x, p, a, b, c, n, k, sign);
+            return sensitivity_tile<RMSPROP, false>(out, x, p, a, b, c, n, k, sign);
+        case ADAGRAD:
+            return sensitivity_tile<ADAGRAD, false>(out, x, p, a, b, c, n, k, sign);
     }
 }
 
 struct Elastic {  // scalars of a layer that is measured
-    Work work;
-    double tau, p, by_factor;    // by_factor: dlog tau / dlog clip_factor
-    double share, entropy;       // norm mode: a_k and a_p of the whole layer
-    float norm_scale;
-    float e[2];                  // compensation
+    Coefficients rule;
+    Key key;  // of the elements below 2^32
+    float noise;  // c_t sigma
+    float tau, p, by_factor;                // value mode; by_factor: dlog tau / dlog clip_factor
+    float norm_scale, share, entropy;       // norm mode: phi(r) / r, a_k and a_p of the whole layer
+    float e[2];                             // compensation
+    bool by_value, noise_zeros;
+    bool known;  // there is a compensation, or the rule needs none
+    bool skip;   // this step is not to be measured: its first gradient, or not finite
 };
 
-static inline double entropy_of(double w) {  // H(s) for w = min(z, 1/z), z = s / (1 - s)
-    return w > 0 ? std::log1p(w) - w / (1 + w) * std::log(w) : 0;
+// log2(1 + w) and 2^-y for w and y in [0, 1]: minimax polynomials, relative errors 3e-8 and 2e-9 before rounding.
+static inline float log2_1p(float w) {
+    float r = 0.0075527751f;
+    r = r * w - 0.042582363f;
+    r = r * w + 0.11288303f;
+    r = r * w - 0.19714396f;
+    r = r * w + 0.27565467f;
+    r = r * w - 0.35841247f;
+    r = r * w + 0.48069361f;
+    r = r * w - 0.72134024f;
+    return (r * w + 1.44269502f) * w;
 }
 
-// x = phi(h), a_k and a_p of n elements of value mode.
-static void clip_and_share(float* x, float* a0, float* a1, const float* h, int n, const Elastic& el) {
-    const float tau = static_cast<float>(el.tau), p = static_cast<float>(el.p);
-    const float by_factor = static_cast<float>(el.by_factor);
-    if (std::isinf(el.p)) {
-        for (int i = 0; i < n; i++) {
-            x[i] = h[i] < -tau ? -tau : h[i] > tau ? tau : h[i];
-            a0[i] = std::fabs(h[i]) >= tau ? by_factor : 0.0f;
-            a1[i] = 0.0f;
-        }
-        return;
-    }
-    const float inverse_p = 1.0f / p;
+static inline float exp2_minus(float y) {
+    float r = 1.08511274e-4f;
+    r = 1.27305207e-3f - r * y;
+    r = 9.57701169e-3f - r * y;
+    r = 5.54894209e-2f - r * y;
+    r = 0.240223974f - r * y;
+    r = 0.693147004f - r * y;
+    return 1.0f - r * y;
+}
+
+// x = phi(h), a_k and a_p of n elements of value mode. MILD: p below 1.
+template <bool MILD>
+static void clip_and_share(float* x, float* a0, float* a1, const float* h, int n, float tau, float p, float by_factor) {
+    const float inverse_p = 1.0f / p, least = -126.0f / p;  // of log2 q: below it w is zero
     constexpr float ln2 = 0.69314718f;
 #pragma omp simd
     for (int i = 0; i < n; i++) {
         const float size = std::fabs(h[i]), hi = size > tau ? size : tau;
-        const float below = h[i] < tau ? h[i] : tau, lo = below > -tau ? below : -tau, q = std::fabs(lo) / hi;
-        float log_w = p * log2_of(q > 1.17549435e-38f ? q : 1.17549435e-38f);  // of w = min(z, 1/z)
-        log_w = log_w > -126.0f ? log_w : -126.0f;
-        const float w = q > 0.0f ? exp2_of(log_w) : 0.0f, log_1w = log2_of(1.0f + w), minor = w / (1.0f + w);
-        x[i] = lo * exp2_of(-inverse_p * log_1w);
+        const float below = h[i] < tau ? h[i] : tau, lo = below > -tau ? below : -tau;
+        const float q = std::fabs(lo) / hi, log_q = log2_of(q > 1.17549435e-38f ? q : 1.17549435e-38f);
+        const float log_w = p * (log_q > least ? log_q : least), w = log_q > least ? exp2_of(log_w) : 0.0f;
+        const float log_1w = log2_1p(w), minor = w / (1.0f + w);  // w = min(z, 1/z)
+        x[i] = lo * (MILD ? exp2_of(-inverse_p * log_1w) : exp2_minus(inverse_p * log_1w));
         a0[i] = by_factor * (size > tau ? 1.0f - minor : minor);
         a1[i] = ln2 * inverse_p * (log_1w - minor * log_w);
     }
 }
 
-static void measure_tile(const Layer& layer, const Adapt& a, const Elastic& el, Rule rule, float sign,
-                         const float* grad, int64_t at, int n, Key key, Measured& sums) {
-    alignas(64) static thread_local float h[TILE], x[TILE], a0[TILE], a1[TILE], slope[TILE];
-    static thread_local Tile tile;
-    const Work& w = el.work;
-    const float* g = grad + at;
-    const float* noisy = g;
-    if (w.noise != 0) {
-        const bool permuted = layer.dims > 0;
-        if (permuted) logical_indices(layer, at, n, tile.index);
-        add_noise(h, g, n, static_cast<uint32_t>(at), permuted ? tile.index : nullptr, key, w.noise, w.noise_zeros);
-        noisy = h;
+static void clip_and_share(float* x, float* a0, float* a1, const float* h, int n, const Elastic& el) {
+    if (!std::isinf(el.p))
+        return el.p < 1 ? clip_and_share<true>(x, a0, a1, h, n, el.tau, el.p, el.by_factor)
+                        : clip_and_share<false>(x, a0, a1, h, n, el.tau, el.p, el.by_factor);
+    for (int i = 0; i < n; i++) {
+        x[i] = h[i] < -el.tau ? -el.tau : h[i] > el.tau ? el.tau : h[i];
+        a0[i] = std::fabs(h[i]) >= el.tau ? el.by_factor : 0.0f;
+        a1[i] = 0.0f;
     }
-    if (w.by_value) {
-        clip_and_share(x, a0, a1, noisy, n, el);
-        sums.nonfinite += count_nonfinite(g, n);
-    } else {
-        const float share = static_cast<float>(el.share), entropy = static_cast<float>(el.entropy);
+}
+
+// D of n elements when nothing is added to it.
+static void keep_tile(const Adapt& a, int64_t at, int n, Measured& sums) {
+    const float kept = static_cast<float>(a.kept);
+    for (int j = 0; j < 2; j++) {
+        uint16_t* const d = a.direction[j] + at;
         for (int i = 0; i < n; i++) {
-            x[i] = noisy[i] * el.norm_scale;
-            a0[i] = share;
-            a1[i] = entropy;
+            const float old = kept * from_bf16(d[i]);
+            d[i] = to_bf16(old);
+            sums.square[j] += static_cast<double>(old) * old;
         }
     }
-    const float* state[3];
-    for (int s = 0; s < 3; s++) state[s] = layer.state[s] == nullptr ? nullptr : layer.state[s] + at;
-    sensitivity(rule, slope, x, layer.param + at, state, n, w.rule, sign);
-    uint16_t *d0 = a.direction[0] + at, *d1 = a.direction[1] + at;
-    const float e0 = el.e[0], e1 = el.e[1];
-    double scaled = 0, square0 = 0, square1 = 0, x2 = 0, elastic0 = 0, elastic1 = 0;
+}
+
+// Sums over n elements of J x (y), both D, and x^2 a; Real: the type of a lane.
+template <typename Real>
+static void add_squares(const float* x, const float* y, const float* a0, const float* a1, const float* d0,
+                        const float* d1, int n, Measured& sums) {
+    Real scaled = 0, square0 = 0, square1 = 0, x2 = 0, elastic0 = 0, elastic1 = 0;
 #pragma omp simd reduction(+ : scaled, square0, square1, x2, elastic0, elastic1)
     for (int i = 0; i < n; i++) {
-        const float y = slope[i] * x[i], first = y * (a0[i] - e0), second = y * (a1[i] - e1);
-        d0[i] = to_bf16(first);
-        d1[i] = to_bf16(second);
-        const double xx = static_cast<double>(x[i]) * x[i];
-        scaled += static_cast<double>(y) * y;
-        square0 += static_cast<double>(first) * first;
-        square1 += static_cast<double>(second) * second;
+        const Real xx = static_cast<Real>(x[i]) * x[i];
+        scaled += static_cast<Real>(y[i]) * y[i];
+        square0 += static_cast<Real>(d0[i]) * d0[i];
+        square1 += static_cast<Real>(d1[i]) * d1[i];
         x2 += xx;
         elastic0 += xx * a0[i];
         elastic1 += xx * a1[i];
+    }
+    if (sizeof(Real) == sizeof(float) && !(safe(static_cast<float>(scaled)) && safe(static_cast<float>(x2)))) {
+        add_squares<double>(x, y, a0, a1, d0, d1, n, sums);  // its squares leave fp32's range
+        return;
     }
     sums.scaled += scaled, sums.x2 += x2;
     sums.square[0] += square0, sums.square[1] += square1;
     sums.elastic[0] += elastic0, sums.elastic[1] += elastic1;
 }
 
-// Scalars of the coming step, from the statistics before it; s2: sum of g^2, for norm mode.
-static void open_measure(const Layer& layer, const Adapt& a, const Group& g, double s2, Elastic& el) {
-    open_layer(layer, g, el.work);
-    const double* v = a.adapted;
-    el.tau = el.work.threshold;
-    el.p = g.sharpness;
-    el.by_factor = 1;
-    if (el.work.by_value) {
-        el.by_factor = 1 - std::fabs(el.work.mean) / el.work.tau;
-        el.tau = el.work.tau;
-    } else {
-        const double r = std::sqrt(s2 / element_count(layer)), phi = clip_scalar(r, el.tau, el.p);
-        const double q = r > 0 ? std::min(r, el.tau) / std::max(r, el.tau) : 0;
-        const double w = std::isinf(el.p) ? 0 : std::pow(q, el.p), minor = w / (1 + w);
-        el.norm_scale = r > 0 ? static_cast<float>(phi / r) : 1.0f;
-        el.share = std::isinf(el.p) ? (r >= el.tau) : (r > el.tau ? 1 - minor : minor);
-        el.entropy = std::isinf(el.p) ? 0 : entropy_of(w) / el.p;
+struct Scratch {
+    alignas(64) float h[TILE], x[TILE], y[TILE], a[2][TILE], d[2][TILE];
+    alignas(64) uint32_t index[TILE];
+};
+
+static void measure_tile(const Layer& layer, const Adapt& a, const Elastic& el, Rule rule, float sign,
+                         const float* grad, int64_t at, int n, Key key, Scratch& t, Measured& sums) {
+    const float* h = grad + at;
+    if (el.noise != 0) {
+        const bool permuted = layer.dims > 0;
+        if (permuted) logical_indices(layer, at, n, t.index);
+        add_noise(t.h, h, n, static_cast<uint32_t>(at), permuted ? t.index : nullptr, key, el.noise, el.noise_zeros);
+        h = t.h;
     }
-    for (int j = 0; j < 2; j++)
-        el.e[j] = std::isnan(a.decay) || !(v[WEIGHT] > 0) ? 0.0f : static_cast<float>(v[ELASTICITY + j] / v[WEIGHT]);
+    if (el.by_value) {
+        clip_and_share(t.x, t.a[0], t.a[1], h, n, el);
+    } else {
+        for (int i = 0; i < n; i++) t.x[i] = h[i] * el.norm_scale;
+        std::fill(t.a[0], t.a[0] + n, el.share);
+        std::fill(t.a[1], t.a[1] + n, el.entropy);
+    }
+    const float* state[3];
+    for (int s = 0; s < 3; s++) state[s] = layer.state[s] == nullptr ? nullptr : layer.state[s] + at;
+    const float* p = el.rule.decay != 0 ? layer.param + at : t.x;  // not read from memory for nothing
+    sensitivity(rule, t.y, t.x, p, state, n, el.rule, sign);
+    if (!el.known) std::fill(t.y, t.y + n, 0.0f);
+    const float kept = static_cast<float>(a.kept);
+    for (int j = 0; j < 2; j++) {
+        uint16_t* const stored = a.direction[j] + at;
+        const float *y = t.y, *share = t.a[j], e = el.e[j];
+        float* const d = t.d[j];
+#pragma omp simd
+        for (int i = 0; i < n; i++) {
+            d[i] = kept * from_bf16(stored[i]) + y[i] * (share[i] - e);
+            stored[i] = to_bf16(d[i]);
+        }
+    }
+    add_squares<float>(t.x, t.y, t.a[0], t.a[1], t.d[0], t.d[1], n, sums);
 }
 
-// `measure` of asgc/adapt.py, after the sums over the layer.
-static void close_measure(const Adapt& a, const Measured& sums, bool usable) {
-    double* const v = a.adapted;
-    const bool adaptive = !std::isnan(a.decay), known = v[WEIGHT] > 0;
-    const bool finite = sums.nonfinite == 0 && std::isfinite(sums.x2);
-    const double length = std::sqrt(sums.scaled);
-    for (int j = 0; j < 2; j++) {
-        const double relevance = std::sqrt(sums.square[j]) / length;
-        const bool measured = usable && finite && length > 0 && (known || !adaptive) && std::isfinite(relevance);
-        v[RELEVANCE + j] = measured ? relevance : 0;
+// Scalars of the coming step, from the statistics before it. factor, p: in use. s2: sum of g^2, for norm mode.
+static inline void open_measure(const Layer& layer, const Adapt& a, const Group& g, double factor, double p, double s2,
+                                Elastic& el) {
+    Work work;
+    set_rule(layer, g, work);
+    el.rule = work.rule;
+    const double mean = layer.stats[MEAN], var = layer.stats[VAR], t = static_cast<double>(*layer.noise_step);
+    el.key = noise_key(static_cast<uint32_t>(static_cast<int64_t>(g.seed)), static_cast<uint32_t>(*layer.noise_step),
+                       static_cast<uint32_t>(layer.number), 0);
+    el.noise = static_cast<float>(g.noise_scale * std::pow(1 + t, -g.noise_decay / 2) * std::sqrt(var));
+    el.noise_zeros = g.noise_zeros != 0;
+    el.by_value = g.norm == 0;
+    el.p = static_cast<float>(p);
+    if (el.by_value) {
+        const double tau = std::fabs(mean) + factor * std::sqrt(var);
+        el.tau = static_cast<float>(tau);
+        el.by_factor = static_cast<float>(1 - std::fabs(mean) / tau);
+    } else {
+        const double r = std::sqrt(s2 / static_cast<double>(std::max<int64_t>(layer.numel, 1)));
+        const double tau = factor * std::sqrt(mean * mean + var), lo = std::min(r, tau), hi = std::max(r, tau);
+        const double w = hi > 0 && !std::isinf(p) ? std::pow(lo / hi, p) : 0, minor = w / (1 + w);
+        el.norm_scale = r > 0 ? static_cast<float>(lo / r * std::pow(1 + w, -1 / p)) : 1.0f;
+        el.share = static_cast<float>(std::isinf(p) ? r >= tau : r > tau ? 1 - minor : minor);
+        el.entropy = w > 0 ? static_cast<float>((std::log1p(w) - minor * std::log(w)) / p) : 0.0f;
     }
-    if (!adaptive || !finite || !usable) return;
-    const double keep = a.decay == 1 ? 1 : a.decay, add = a.decay == 1 ? 1 : 1 - a.decay;
-    for (int j = 0; j < 2; j++) v[ELASTICITY + j] = keep * v[ELASTICITY + j] + add * sums.elastic[j];
-    v[WEIGHT] = keep * v[WEIGHT] + add * sums.x2;
+    const bool compensated = !std::isnan(a.decay);
+    const double weight = a.adapted[WEIGHT];
+    el.known = !compensated || weight > 0;
+    for (int j = 0; j < 2; j++)
+        el.e[j] = compensated && el.known ? static_cast<float>(a.adapted[ELASTICITY + j] / weight) : 0.0f;
+}
+
+// `measure` of asgc/adapt.py, after the sums over the layer. `fresh`: this step was measured.
+static inline void close_measure(const Adapt& a, const Measured& sums, bool fresh) {
+    double* const v = a.adapted;
+    v[LENGTH] = a.kept * a.kept * v[LENGTH] + sums.scaled;
+    for (int j = 0; j < 2; j++) {
+        const double relevance = sums.square[j] / std::max(v[LENGTH], std::numeric_limits<double>::min());
+        v[RELEVANCE + j] = std::isfinite(relevance) ? std::sqrt(relevance) : 0;
+    }
+    if (std::isnan(a.decay) || !fresh) return;
+    const double add = a.decay == 1 ? 1 : 1 - a.decay;
+    for (int j = 0; j < 2; j++) v[ELASTICITY + j] = a.decay * v[ELASTICITY + j] + add * sums.elastic[j];
+    v[WEIGHT] = a.decay * v[WEIGHT] + add * sums.x2;
 }
 
 extern "C" {
@@ -280,41 +357,48 @@ void asgc_adapt(const Layer* layers, const float* const* grads, int64_t count, G
             const int64_t at = piece.start + done;
             const int size = std::min(TILE, piece.size - done);
             if (a.adapted[RELEVANCE] > 0 || a.adapted[RELEVANCE + 1] > 0) lay_against(a, g, at, size, sums[i]);
-            if (!by_norm) continue;
             Sums moments;
-            sum_tile(g + at, size, 0.0f, moments);
+            if (by_norm) sum_tile(g + at, size, 0.0f, moments);
+            else moments.nonfinite = count_nonfinite(g + at, size);
             sums[i].s2 += moments.s2;
             sums[i].nonfinite += moments.nonfinite;
         }
     }
-    std::vector<char> skip(static_cast<size_t>(count));
     for (int64_t k = 0; k < layers_due; k++) {
         const int64_t l = due[k];
         const Measured all = total(k);
         follow(adapts[l], all.against);
-        Group own = groups[layers[l].group];
-        own.clip_factor *= std::exp(adapts[l].adapted[LOG]);
-        own.sharpness *= std::exp(adapts[l].adapted[LOG + 1]);
-        open_measure(layers[l], adapts[l], own, all.s2, elastics[l]);
-        skip[l] = layers[l].stats[N] == 0 || all.nonfinite > 0;
+        const Group& given = groups[layers[l].group];
+        const double factor = given.clip_factor * std::exp(adapts[l].adapted[LOG]);
+        const double sharpness = given.sharpness * std::exp(adapts[l].adapted[LOG + 1]);
+        open_measure(layers[l], adapts[l], given, factor, sharpness, all.s2, elastics[l]);
+        elastics[l].skip = layers[l].stats[N] == 0 || all.nonfinite > 0;
     }
     for (int64_t i = 0; i < n; i++) sums[i] = Measured{};
 
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n < 8 ? 1 : threads)
     for (int64_t i = 0; i < n; i++) {
+        Scratch scratch;
         const Piece& piece = pieces[i];
-        if (skip[piece.layer]) continue;
         const Layer& layer = layers[piece.layer];
         const Group& group = groups[layer.group];
         const Elastic& el = elastics[piece.layer];
-        const Key key = noise_key(el.work.seed, el.work.step_bits, static_cast<uint32_t>(layer.number),
-                              static_cast<uint32_t>(piece.start >> 32));
-        for (int done = 0; done < piece.size; done += TILE)
-            measure_tile(layer, adapts[piece.layer], el, static_cast<Rule>(static_cast<int>(group.rule)),
-                   group.maximize != 0 ? -1.0f : 1.0f, grads[piece.layer], piece.start + done,
-                   std::min(TILE, piece.size - done), key, sums[i]);
+        const float* g = grads[piece.layer];
+        const uint32_t high = static_cast<uint32_t>(piece.start >> 32);
+        const Key key = high == 0 ? el.key
+                                  : noise_key(static_cast<uint32_t>(static_cast<int64_t>(group.seed)),
+                                              static_cast<uint32_t>(*layer.noise_step),
+                                              static_cast<uint32_t>(layer.number), high);
+        const Rule rule = static_cast<Rule>(static_cast<int>(group.rule));
+        const float sign = group.maximize != 0 ? -1.0f : 1.0f;
+        for (int done = 0; done < piece.size; done += TILE) {
+            const int64_t at = piece.start + done;
+            const int size = std::min(TILE, piece.size - done);
+            if (el.skip) keep_tile(adapts[piece.layer], at, size, sums[i]);
+            else measure_tile(layer, adapts[piece.layer], el, rule, sign, g, at, size, key, scratch, sums[i]);
+        }
     }
-    for (int64_t k = 0; k < layers_due; k++) close_measure(adapts[due[k]], total(k), !skip[due[k]]);
+    for (int64_t k = 0; k < layers_due; k++) close_measure(adapts[due[k]], total(k), !elastics[due[k]].skip);
     for (int64_t l = 0; l < count; l++) {
         if (adapts[l].adapted == nullptr) continue;
         Group& own = groups[layers[l].group];

@@ -26,6 +26,7 @@ class AdaptStruct(ctypes.Structure):
         ("every", ctypes.c_int64),
         ("rate", ctypes.c_double),
         ("decay", ctypes.c_double),
+        ("kept", ctypes.c_double),
         ("low", _PAIR),
         ("high", _PAIR),
         ("memory", ctypes.c_double),
@@ -68,5 +69,6 @@ def fill(row: AdaptStruct, param: Tensor, state: dict[str, Any], group: dict[str
     low, high = adapt.bounds(group)
     row.adapted, row.every, row.rate = vector.data_ptr(), group["adapt_every"], group["adapt_lr"]
     row.decay = math.nan if decay is None else decay ** group["adapt_every"]
+    row.kept = adapt.momentum(group) ** group["adapt_every"]
     row.low[:], row.high[:] = low, high
     row.memory, row.pull, row.significance = adapt.MEMORY, adapt.PULL, adapt.SIGNIFICANCE
