@@ -10,8 +10,9 @@ from torch import Tensor
 
 from . import statistics
 from .adapt import LOG
+from .placement import is_dtensor
 
-__all__ = ["describe", "layer_name"]
+__all__ = ["describe", "first_dtensor", "layer_name"]
 
 Group = dict[str, Any]
 
@@ -22,6 +23,15 @@ def layer_name(groups: list[Group], group_index: int, index: int) -> str:
     if "param_names" in group:
         return str(group["param_names"][index])
     return f"group {group_index}, parameter {index} (shape {tuple(group['params'][index].shape)})"
+
+
+def first_dtensor(groups: list[Group]) -> str | None:
+    """Name of the first parameter that is a DTensor."""
+    for gi, group in enumerate(groups):
+        for pi, param in enumerate(group["params"]):
+            if is_dtensor(param):
+                return layer_name(groups, gi, pi)
+    return None
 
 
 def describe(

@@ -5,14 +5,15 @@ fp64, then noise (the hash on int32 words, in place), clip and the norms for the
 of several layers, their scalars (threshold, key, noise scale) are spread over the elements first. The base rule is
 torch.optim's own functional form (fused where torch has that), fed with the transformed gradients.
 
-Cost: about a dozen reads of each chunk from the cache instead of one, and one copy of the gradients in memory. It
-serves fp32 parameters on one device, statistics by layer and noise at the gradient, nothing adapted.
+Cost: about a dozen reads of each chunk from the cache instead of one, and one copy of the gradients in memory (with
+noise_at="update" also one of the noise). It serves fp32 parameters on the CPU and statistics by layer; it adapts nothing.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from . import functional, noise, statistics
+from . import functional, noise, rules, statistics
 
 if TYPE_CHECKING:
     from .optimizer import ASGC
@@ -42,8 +43,6 @@ def unsupported(opt: ASGC) -> str | None:
             return f"adapt={group['adapt']!r} (not done by foreach)"
         if group["granularity"] != "layer":
             return f"granularity={group['granularity']!r} (only 'layer' is done by foreach)"
-        if group["noise_at"] != "gradient" and group["noise_scale"] != 0:
-            return "noise_at='update' (only 'gradient' is done by foreach)"
         for param in group["params"]:
             if type(param) not in (Tensor, torch.nn.Parameter):
                 return f"a parameter is a {type(param).__name__}, not a plain tensor"
@@ -69,6 +68,7 @@ class _Plan:
     def __init__(self, sizes: tuple[int, ...]) -> None:
         self.sizes = sizes
         self.flat = torch.empty(sum(sizes))
+        self.noise: Tensor | None = None  # of the flat buffer, for noise after the rule
         self.parts: list[list[_Part]] = [[] for _ in range(0, self.flat.numel(), CHUNK)]
         start = 0
         for layer, size in enumerate(sizes):
@@ -118,9 +118,13 @@ def step(opt: ASGC) -> None:
         if plan is None or plan.sizes != sizes:
             plan = plans[index] = _Plan(sizes)
         torch.cat([param.grad.reshape(-1).to(torch.float32) for param in params], out=plan.flat)
+        after = group["noise_at"] == "update" and group["noise_scale"] != 0
+        plan.noise = torch.zeros_like(plan.flat) if after else None
         _transform(plan, states, group, _buffers)
         grads = [h.view(param.shape) for h, param in zip(torch.split(plan.flat, list(sizes)), params, strict=True)]
         _rule(params, grads, states, group)
+        if plan.noise is not None:
+            _langevin(params, torch.split(plan.noise, list(sizes)), states, group)
         torch.autograd.graph.increment_version(params)  # torch's fused rules do not
         for state in states:
             state["noise_step"] += 1
@@ -181,6 +185,7 @@ def _transform(plan: _Plan, states: list[State], group: Group, buffers: _Buffers
     factor = torch.ones(layers, dtype=torch.float64)
     if not by_value:
         factor = torch.where(finite, functional.shrinkage(r, tau, group["clip_sharpness"]), 0.0)
+        sigma = torch.where(finite, sigma, 0.0)  # no noise after the rule either
     scalars = _Scalars(
         (tau if by_value else torch.full_like(tau, math.inf)).to(torch.float32).tolist(),
         factor.tolist(),
@@ -243,7 +248,10 @@ def _pass(
             added = _noise(chunk, parts, scalars, group["noise_zeros"], buffers)
             if quiet is not None:
                 added.masked_fill_(quiet[number * CHUNK : number * CHUNK + chunk.numel()], 0.0)
-            chunk.add_(added)
+            if plan.noise is None:
+                chunk.add_(added)
+            else:
+                plan.noise[number * CHUNK : number * CHUNK + chunk.numel()] = added
         bounded = any(math.isfinite(scalars.tau[part.layer]) for part in parts)
         if bounded:
             beyond = _clip(chunk, parts, scalars.tau, group["clip_sharpness"], buffers)
@@ -373,3 +381,21 @@ def _rule(params: list[Tensor], grads: list[Tensor], states: list[State], group:
             if buffer is not None:
                 state["momentum_buffer"] = buffer
             state["step"] += 1
+
+
+def _langevin(params: list[Tensor], noises: Sequence[Tensor], states: list[State], group: Group) -> None:
+    """Noise after the rule, divided by the rule's own denominator (from its new state); see ``asgc.rules``."""
+    rule, lr = group["rule"], float(group["lr"])
+    for param, flat, state in zip(params, noises, states, strict=True):
+        noise, step = flat.view(param.shape), float(state["step"])
+        if rule == "sgd":
+            denominator = torch.ones(())
+        elif rule in ("adam", "adamw"):
+            second = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
+            denominator = second.sqrt() / (1 - float(group["betas"][1]) ** step) ** 0.5
+        elif rule == "rmsprop":
+            denominator = (state["square_avg"] - (state["grad_avg"].square() if group["centered"] else 0.0)).sqrt()
+        else:
+            denominator = state["sum"].sqrt()
+            lr = float(group["lr"]) / (1 + (step - 1) * group["lr_decay"])
+        param.copy_(rules.langevin(param, noise, denominator.add_(group.get("eps", 0.0)), lr))

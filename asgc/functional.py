@@ -8,7 +8,7 @@ unrolling ``step`` differentiates through training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -67,13 +67,24 @@ def units(param: Tensor, granularity: str) -> int:
     return param.shape[0] if granularity == "unit" and param.dim() >= 2 else 1
 
 
+class Whole(NamedTuple):
+    """The whole layer, where ``transform`` is given a piece of it (a shard)."""
+
+    sums: statistics.Sums  # of the whole layer
+    rows: slice | Tensor  # which of its units the piece holds
+    eps: Callable[[int, int, int], Tensor]  # (seed, t, layer) -> noise of the piece's elements, in its shape, fp32
+
+
 class Transformed(NamedTuple):
     grad: Tensor  # the transformed gradient, in fp32 (fp64 for fp64 gradients)
     noise: Tensor | None  # c_t sigma eps, to be added after the rule (noise_at="update")
-    stats: Tensor  # the statistics after this step
+    stats: Tensor  # the statistics after this step; of a piece: without the two that ``figures`` give
+    figures: Tensor  # what ``statistics.complete`` takes: fp64, (3, units of the piece)
 
 
-def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[str, Any]) -> Transformed:
+def transform(
+    grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[str, Any], whole: Whole | None = None
+) -> Transformed:
     """Statistics, threshold, noise and clip: what ASGC does to one layer's gradient before the base rule.
 
     Args:
@@ -82,21 +93,24 @@ def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[
         t: steps this layer has done so far (0, 1, ...), the time of the noise.
         layer: the layer's number, for the noise.
         options: complete options (``asgc.functional.options``).
+        whole: given where ``grad`` is only a piece of the layer. Then ``figures`` of all pieces, added up, complete the
+            statistics by ``statistics.complete``.
     """
     mode, noise_scale = options["mode"], options["noise_scale"]
     g = grad if grad.dtype == torch.float64 else grad.to(torch.float32)
-    rows = stats.shape[1]
+    rows = slice(None) if whole is None else whole.rows
+    count = stats[0, rows].numel()  # units here
 
     def spread(x: Tensor) -> Tensor:  # one value a unit, against the gradient
-        return x.view((rows,) + (1,) * (g.dim() - 1)) if g.dim() else x.view(())
+        return x[rows].view((count,) + (1,) * (g.dim() - 1)) if g.dim() else x.view(())
 
-    sums = statistics.measure(g, stats[statistics.MEAN])
+    sums = statistics.measure(g, stats[statistics.MEAN]) if whole is None else whole.sums
     finite = torch.isfinite(sums.square)
     current, first = statistics.start(stats, sums)
     unseen = current[statistics.N] == 0
     fixed = options["threshold"]
     if fixed is not None:
-        tau = torch.as_tensor(fixed, dtype=torch.float64, device=g.device).expand(rows)
+        tau = torch.as_tensor(fixed, dtype=torch.float64, device=g.device).expand(stats.shape[1])
     else:
         tau = statistics.threshold(current, mode, options["clip_factor"])
         tau = torch.where(~finite & unseen, math.inf, tau)  # no scale is known yet: finite elements pass
@@ -110,7 +124,8 @@ def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[
     if isinstance(noise_scale, Tensor) or noise_scale != 0:
         sigma = statistics.safe_sqrt(current[statistics.VAR].to(torch.float64))
         c_t = noise_scale * (1 + t) ** (-options["noise_decay"] / 2)
-        eps = noise_like(g, options["seed"], t, layer).to(g.dtype)
+        key = (options["seed"], t, layer)
+        eps = (noise_like(g, *key) if whole is None else whole.eps(*key)).to(g.dtype)
         noisy = ~bad if options["noise_zeros"] else clean != 0
         noise = torch.where(noisy, spread((c_t * sigma).to(g.dtype)) * eps, 0.0)
     h = clean
@@ -123,33 +138,27 @@ def transform(grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[
         limit = spread(tau.to(g.dtype))
         infinite = torch.isinf(g) & torch.isfinite(limit) & ~spread(unseen)
         h = torch.where(infinite, g, h)
-        clipped = _by_unit(h.abs() > limit, rows).to(torch.float64).sum(1) / sums.size
+        beyond = h.abs() > limit
         h = clip(h, limit, options["clip_sharpness"])
     else:
         r = statistics.safe_sqrt(torch.where(finite, sums.square, 0.0))
-        clipped = (r > tau).to(torch.float64)
+        beyond = spread(r > tau).expand_as(h)
         h = h * spread(shrinkage(r, tau, options["clip_sharpness"]).to(g.dtype))
 
     new = list(statistics.update(current, sums, first, options["stats_decay"], options["outlier_share"]).unbind())
     nonfinite = (new[statistics.NONFINITE] + (~finite).to(stats.dtype)).clamp(max=float(1 << 23))
     new[statistics.NONFINITE] = nonfinite
-    for row, value in (
-        (statistics.THRESHOLD, tau),
-        (statistics.CLIPPED, clipped),
-        (statistics.ATTENUATION, _attenuation(h, clean, rows)),
-    ):
-        new[row] = value.detach().to(stats.dtype)
-    return Transformed(h, noise, torch.stack(new))
+    new[statistics.THRESHOLD] = tau.detach().to(stats.dtype)
+    figures = torch.stack([_by_unit(x.detach(), count) for x in (beyond, h, clean)])
+    after = torch.stack(new)
+    if whole is None:
+        after = statistics.complete(after, figures, sums.size)
+    return Transformed(h, noise, after, figures)
 
 
-def _by_unit(x: Tensor, rows: int) -> Tensor:
-    return x.reshape(rows, x.numel() // max(1, rows))
-
-
-def _attenuation(h: Tensor, g: Tensor, rows: int) -> Tensor:
-    """|phi(h)| / |g| for each unit, 1 where g is zero."""
-    after, before = (_by_unit(x.detach().to(torch.float64), rows).norm(dim=1) for x in (h, g))
-    return torch.where(before > 0, after / torch.where(before > 0, before, 1.0), 1.0)
+def _by_unit(x: Tensor, units: int) -> Tensor:
+    """Sum of squares of each unit, in fp64."""
+    return x.to(torch.float64).square().reshape(units, x.numel() // max(1, units)).sum(1)
 
 
 def options(rule: str = "adam", lr: Scalar | None = None, **given: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["mix", "noise", "noise_like"]
+__all__ = ["mix", "noise", "noise_at", "noise_like"]
 
 MASK = 0xFFFFFFFF
 SCALE = float(torch.tensor(1 / 209.0217, dtype=torch.float32))
@@ -50,6 +50,14 @@ def _keys(seed: int, step: int, layer: int, high: int) -> tuple[int, int]:
     return k0, mix(k0 ^ 0x85A308D3)
 
 
+def _eps(low: Tensor, k0: Word, k1: Word) -> Tensor:
+    a = mix(low ^ k0)
+    b = mix((a + k1) & MASK)
+    pairs = (a & 0x00FF00FF) + ((a >> 8) & 0x00FF00FF) + (b & 0x00FF00FF) + ((b >> 8) & 0x00FF00FF)
+    total = (pairs & 0xFFFF) + (pairs >> 16)
+    return (total - 1020).to(torch.float32) * SCALE
+
+
 def noise(seed: int, step: int, layer: int, start: int, count: int, device: torch.device | str | None = None) -> Tensor:
     """Standard normal numbers of the elements ``start .. start + count - 1`` of one layer at one step.
 
@@ -67,12 +75,19 @@ def noise(seed: int, step: int, layer: int, start: int, count: int, device: torc
         high, low = divmod(start + done, 1 << 32)
         size = min(_CHUNK, count - done, (1 << 32) - low)  # one chunk has one high word
         k0, k1 = _keys(seed, step, layer, high)
-        a = mix(torch.arange(low, low + size, dtype=torch.int64, device=device) ^ k0)
-        b = mix((a + k1) & MASK)
-        pairs = (a & 0x00FF00FF) + ((a >> 8) & 0x00FF00FF) + (b & 0x00FF00FF) + ((b >> 8) & 0x00FF00FF)
-        total = (pairs & 0xFFFF) + (pairs >> 16)
-        out[done : done + size] = (total - 1020).to(torch.float32) * SCALE
+        out[done : done + size] = _eps(torch.arange(low, low + size, dtype=torch.int64, device=device), k0, k1)
         done += size
+    return out
+
+
+def noise_at(index: Tensor, seed: int, step: int, layer: int) -> Tensor:
+    """Noise of the elements with the given row-major indices in the whole tensor (int64): float32, index's shape."""
+    out = torch.empty(index.shape, dtype=torch.float32, device=index.device)
+    base, _ = _keys(seed, step, layer, 0)
+    for place, piece in zip(torch.split(out.view(-1), _CHUNK), torch.split(index.reshape(-1), _CHUNK), strict=True):
+        high = piece >> 32
+        k0 = torch.where(high > 0, mix((base + high) & MASK), base)
+        place.copy_(_eps(piece & MASK, k0, mix(k0 ^ 0x85A308D3)))
     return out
 
 

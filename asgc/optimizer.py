@@ -1,7 +1,8 @@
 """The ASGC optimizer: adaptive stochastic gradient clipping in front of a base rule of torch.optim.
 
 The reference implementation is ``functional.step``, layer by layer; ``asgc.foreach`` and ``asgc.cpu`` do the same
-faster. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``, ``asgc.noise``, ``asgc.rules``.
+faster, ``asgc.sharded`` for DTensors. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``, ``asgc.noise``,
+``asgc.rules``.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from torch.optim import Optimizer
 
 from . import adapt as adaptation
 from . import functional, rules, statistics
-from .diagnostics import describe, layer_name
+from .diagnostics import describe, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
 from .preview import Preview, preview_asgc
+from .saved import VERSION, checked, with_shapes
 
 __all__ = ["ASGC"]
 
@@ -63,7 +65,8 @@ class ASGC(Optimizer):
         nonfinite: "contain" (infinite elements are clipped, NaN contributes 0, statistics stay), "skip" (a step with a
             non-finite gradient changes nothing; reads the gradients once more) or "raise" (the same cost).
         seed: seed of the noise, in [0, 2^32).
-        implementation: "auto", "reference", "foreach" or "cpu"; auto chooses before the first step and keeps to it.
+        implementation: "auto", "reference", "foreach", "cpu" or "sharded"; auto chooses before the first step and keeps
+            to it ("sharded" where a parameter is a DTensor).
         capturable: False; CUDA graphs need an implementation this version does not have.
         **rule_options: torch.optim's own options of the rule (``betas``, ``momentum``, ``weight_decay``, ...).
 
@@ -124,15 +127,12 @@ class ASGC(Optimizer):
         super().add_param_group(group)
         for name in set(group) - names:  # defaults of another rule than this group's
             del group[name]
-        self._number_layers()
         self._active = None
         if self._built and group["implementation"] != "auto":
             try:
                 self._choose_implementation()
             except ValueError:
                 self.param_groups.pop()
-                for param in group["params"]:
-                    del self.state[param]
                 raise
 
     def _complete(self, param_group: Group) -> Group:
@@ -151,7 +151,7 @@ class ASGC(Optimizer):
         own = {**ASGC_DEFAULTS, **(rule_defaults(rule) if rule in rules.RULES else {}), "lr": None}
         given = {name: value for name, value in param_group.items() if name in own}
         foreign = {"foreach", "fused", "differentiable"}.union(*map(rule_defaults, rules.RULES))
-        for name in set(param_group) - set(own) - {"params", "param_names"}:
+        for name in set(param_group) - set(own) - {"params", "param_names", "asgc_version"}:
             # Keys of the user's own (a label, a scheduler's) may ride along; a slip of the pen may not.
             if name in foreign or nearest(name, own, 0.8):
                 raise TypeError(f"a parameter group with rule {rule!r} has no option {name!r}{nearest(name, own)}")
@@ -165,7 +165,7 @@ class ASGC(Optimizer):
             raise TypeError("only lr and betas may be tensors here; asgc.functional takes the other options as tensors")
         if self.param_groups:
             options["implementation"] = self._agreed_implementation(given.get("implementation"))
-        return {**param_group, **options, "params": params}
+        return {**param_group, **options, "params": params, "asgc_version": VERSION}
 
     def _agreed_implementation(self, wanted: str | None) -> str:
         current: str = self.param_groups[0]["implementation"]
@@ -173,18 +173,18 @@ class ASGC(Optimizer):
             raise ValueError(f"implementation={wanted!r}: all groups share one implementation, here {current!r}")
         return current
 
-    def _number_layers(self) -> None:
-        params = (param for group in self.param_groups for param in group["params"])
-        for number, param in enumerate(params):
-            self.state[param].setdefault("layer", number)
+    def layer_number(self, param: Tensor) -> int:
+        """Number of a layer for the noise: the one in its state, before the first step its place among all."""
+        if "layer" in self.state.get(param, {}):
+            return int(self.state[param]["layer"])
+        params = (p for group in self.param_groups for p in group["params"])
+        return next(number for number, p in enumerate(params) if p is param)
 
     def layer_state(self, param: Tensor, group: Group) -> dict[str, Any]:
         """``state[param]``, complete: what is missing before the first step of this parameter is made here."""
         state: dict[str, Any] = self.state[param]
         if "stats" not in state or "step" not in state:
-            if "layer" not in state:
-                self._number_layers()
-            for name, value in functional.init(param, state["layer"], group).items():
+            for name, value in functional.init(param, self.layer_number(param), group).items():
                 state.setdefault(name, value)
         return state
 
@@ -201,6 +201,8 @@ class ASGC(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    # Compiled code calls it as it is: the fast paths are compiled already, and tracing the reference only costs time.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step for all parameters that have a gradient.
@@ -223,6 +225,9 @@ class ASGC(Optimizer):
                 if grad is not None and (grad.layout is not torch.strided or grad.is_complex()):
                     check_gradient(grad, layer_name(self.param_groups, gi, pi))
         implementation = self._choose_implementation()
+        if implementation == "sharded":  # which looks for non-finite gradients itself: with the other ranks
+            import_module("asgc.sharded").step(self)
+            return loss
         if found_nonfinite(self.param_groups, lambda group: group, self.layer_state):
             return loss
         if implementation == "reference":
@@ -262,6 +267,8 @@ class ASGC(Optimizer):
         return chosen
 
     def _automatic(self) -> str:
+        if first_dtensor(self.param_groups) is not None:
+            return "sharded"
         reason = unsupported(self, "cpu")
         if reason is None:
             return "cpu"
@@ -282,7 +289,7 @@ class ASGC(Optimizer):
         """
         for group in self.param_groups:
             for param in group["params"]:
-                state = self.state[param]
+                state = self.state.get(param, {})
                 if "stats" not in state or group["on_shift"] == "none":
                     continue
                 if group["adapt"] is not None:
@@ -313,18 +320,25 @@ class ASGC(Optimizer):
         """What the base rule will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
         return preview_asgc(self)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch.optim's; every parameter's entry has its ``shape`` too, so that no other model's state is loaded."""
+        saved = super().state_dict()
+        params = [param for group in self.param_groups for param in group["params"]]
+        return {**saved, "state": with_shapes(saved["state"], params)}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict()`` returned, to the last bit: fp32 statistics and moments stay fp32 for bf16
         parameters, counters keep their types, and the implementation stays the one the state was made with.
 
         Raises:
-            ValueError: not a state of ASGC, or of other parameters; nothing has changed then.
+            ValueError: not a state of ASGC, of a later version, of another rule or of other parameters; nothing has
+                changed then.
         """
         saved: dict[str, Any] = {}
 
-        def check(_: Optimizer, loaded: dict[str, Any]) -> None:
-            saved.update(loaded)
-            _check_saved(self.param_groups, loaded)
+        def check(_: Optimizer, loaded: dict[str, Any]) -> dict[str, Any]:
+            saved.update(checked(self.param_groups, loaded))
+            return saved
 
         def restore(_: Optimizer) -> None:
             # Optimizer.load_state_dict casts what it finds to the parameter's dtype: put the saved values back.
@@ -335,7 +349,6 @@ class ASGC(Optimizer):
                     if isinstance(value, Tensor):
                         counter = name in ("step", "noise_step")
                         self.state[param][name] = value.detach().to("cpu" if counter else param.device, copy=True)
-            self._number_layers()
             self._active = None
 
         before = self.register_load_state_dict_pre_hook(check)
@@ -354,22 +367,10 @@ def _say(message: str) -> None:
 
 def unsupported(opt: ASGC, implementation: str) -> str | None:
     """Why an implementation cannot serve this optimizer, or None if it can."""
+    dtensor = first_dtensor(opt.param_groups)
+    if dtensor is not None and implementation != "sharded":
+        return f"{dtensor} is a DTensor, which only implementation='sharded' serves ('auto' takes it)"
     if implementation == "reference":
         return None
     reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
     return reason
-
-
-def _check_saved(groups: list[Group], loaded: dict[str, Any]) -> None:
-    saved_groups = loaded.get("param_groups", [{}])
-    if any("rule" not in group or "clip_factor" not in group for group in saved_groups):
-        raise ValueError("this is not a state_dict of ASGC: its groups have no rule or clip_factor")
-    for group, saved in zip(groups, saved_groups, strict=False):  # other lengths are torch's own error
-        for param, index in zip(group["params"], saved["params"], strict=False):
-            stats = loaded["state"].get(index, {}).get("stats")
-            shape = (len(statistics.STATISTICS), functional.units(param, saved["granularity"]))
-            if stats is not None and tuple(stats.shape) != shape:
-                raise ValueError(
-                    f"the saved statistics of parameter {index} have shape {tuple(stats.shape)}, not {shape}: "
-                    "this is the state of other parameters"
-                )

@@ -1,30 +1,30 @@
-"""Registry: optimizers by name, ASGC and the baselines it is compared with.
+"""Registry: optimizers by name, ASGC and what it is compared with.
 
 ``build(name, params, lr, **options)`` makes one, ``names()`` lists them, ``options(name)`` gives the options and
-defaults of one. ``adam+clip`` and its like clip the global gradient norm with torch.nn.utils.clip_grad_norm_ first.
+defaults of one. ``adam+clip`` and its like clip the global gradient norm first, ``adam+clip-value`` every element;
+``agc``, ``autoclip``, ``zclip``, ``adagc``, ``spamp`` and ``gradient-noise`` (``asgc.peers``) stand in front of the
+rule named by their option ``rule``. ``adam-rel`` and ``adam-reset`` are Adam that answers ``shift()``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import peers
+from .clips import Clip, Clipped, NormClip, ValueClip
 from .optimizer import ASGC
 from .options import ASGC_DEFAULTS, nearest, resolve, rule_defaults
-from .preview import Preview
-from .proxy import OptimizerProxy
 from .rules import TORCH_RULES
 
-__all__ = ["MAX_NORM", "NormClipped", "OptimizerInfo", "build", "info", "names", "options"]
-
-MAX_NORM = 10.0  # default of the +clip baselines: the global norm of the usual DQN recipes
+__all__ = ["OptimizerInfo", "build", "info", "names", "options"]
 
 
 @dataclass(frozen=True)
@@ -34,33 +34,54 @@ class OptimizerInfo:
     Attributes:
         name: its name in ``build``.
         description: one line.
-        rule: the base rule, None where it is an option (the ASGC family).
-        fixed: options this name stands for; they cannot be given.
-        max_norm: default of the option ``max_norm``, None where there is no such option.
+        rule: the base rule, None where it is an option.
+        fixed: options of ASGC that this name stands for; they cannot be given.
+        clip: what is done to the gradients first; its fields are options. None: nothing.
+        asgc: whether it is made as an ``ASGC``.
     """
 
     name: str
     description: str
     rule: str | None
     fixed: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    max_norm: float | None = None
+    clip: Callable[..., Clip] | None = None
+    asgc: bool = False
+
+
+_PEERS: dict[str, tuple[str, Callable[..., Clip]]] = {
+    "agc": ("unit-wise adaptive gradient clipping (Brock et al. 2021)", peers.AGC),
+    "autoclip": ("global norm clipped to a percentile of all so far (Seetharaman et al. 2020)", peers.AutoClip),
+    "zclip": ("global norm clipped by its z-score (Kumar et al. 2025)", peers.ZClip),
+    "adagc": ("norm of each tensor clipped by its running mean (Wang et al. 2025)", peers.AdaGC),
+    "spamp": ("power shaping and projection by layer (You & Liu 2025)", peers.Spamp),
+    "gradient-noise": ("annealed Gaussian noise on the gradients (Neelakantan et al. 2015)", peers.GradientNoise),
+}
+_SHIFTED = {
+    "adam-rel": "Adam whose step count restarts with shift() (Ellis et al. 2024)",
+    "adam-reset": "Adam whose moments and step count restart with shift() (Asadi et al. 2023)",
+}
 
 
 def _register() -> MappingProxyType[str, OptimizerInfo]:
+    noise = "ASGC's noise without adaptive clip: no threshold, or the fixed one of the option threshold"
     records = [
-        OptimizerInfo("asgc", "ASGC: adaptive clip and noise", None),
-        OptimizerInfo("asgc-clip", "ASGC without noise", None, MappingProxyType({"noise_scale": 0.0})),
-        OptimizerInfo(
-            "asgc-noise",
-            "ASGC's noise without adaptive clip: no threshold, or the fixed one of the option threshold",
-            None,
-            MappingProxyType({"clip_factor": math.inf}),
-        ),
+        OptimizerInfo("asgc", "ASGC: adaptive clip and noise", None, asgc=True),
+        OptimizerInfo("asgc-clip", "ASGC without noise", None, MappingProxyType({"noise_scale": 0.0}), asgc=True),
+        OptimizerInfo("asgc-noise", noise, None, MappingProxyType({"clip_factor": math.inf}), asgc=True),
     ]
     for rule, cls in TORCH_RULES.items():
-        records.append(OptimizerInfo(rule, f"torch.optim.{cls.__name__}", rule))
-        text = f"clip_grad_norm_ (max_norm), then torch.optim.{cls.__name__}"
-        records.append(OptimizerInfo(f"{rule}+clip", text, rule, max_norm=MAX_NORM))
+        of_torch = f"torch.optim.{cls.__name__}"
+        records += [
+            OptimizerInfo(rule, of_torch, rule),
+            OptimizerInfo(f"{rule}+clip", f"clip_grad_norm_ (max_norm), then {of_torch}", rule, clip=NormClip),
+            OptimizerInfo(f"{rule}+clip-value", f"clip_grad_value_, then {of_torch}", rule, clip=ValueClip),
+        ]
+    records += [OptimizerInfo(name, text, None, clip=clip) for name, (text, clip) in _PEERS.items()]
+    for name, text in _SHIFTED.items():
+        answer = "reset" if name == "adam-reset" else name
+        # Value mode without a threshold: the gradients as they are, read once.
+        fixed = {"rule": "adam", "mode": "value", "clip_factor": math.inf, "noise_scale": 0.0, "on_shift": answer}
+        records.append(OptimizerInfo(name, text, "adam", MappingProxyType(fixed), asgc=True))
     return MappingProxyType({record.name: record for record in records})
 
 
@@ -88,19 +109,22 @@ def options(name: str, rule: str = "adam") -> dict[str, Any]:
 
     Args:
         name: a registered name.
-        rule: for the ASGC family, the base rule whose options are meant.
+        rule: where the rule is an option, the one whose options are meant.
 
     Raises:
         ValueError: unknown name or rule.
     """
     record = info(name)
-    if record.rule is None:
-        if rule not in TORCH_RULES:
-            raise ValueError(f"unknown rule {rule!r}{nearest(rule, TORCH_RULES)}; known: {', '.join(TORCH_RULES)}")
+    rules = {"rule": rule} if record.rule is None else {}
+    rule = record.rule or rule
+    if rule not in TORCH_RULES:
+        raise ValueError(f"unknown rule {rule!r}{nearest(rule, TORCH_RULES)}; known: {', '.join(TORCH_RULES)}")
+    own: dict[str, Any] = {}
+    if record.asgc and record.rule is None:
         own = {key: value for key, value in ASGC_DEFAULTS.items() if key not in record.fixed}
-        return {**own, "rule": rule, **rule_defaults(rule)}
-    clip = {} if record.max_norm is None else {"max_norm": record.max_norm}
-    return {**rule_defaults(record.rule), **clip}
+    elif record.clip is not None:
+        own = {item.name: item.default for item in dataclasses.fields(record.clip) if item.init}  # type: ignore[arg-type]
+    return {**own, **rules, **rule_defaults(rule)}
 
 
 def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimizer:
@@ -121,12 +145,16 @@ def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimize
     for key in kwargs:
         if key not in valid:
             raise TypeError(f"{name} has no option {key!r}{nearest(key, valid)}; it has: {', '.join(valid)}")
-    if record.rule is None:
+    if record.asgc:
         return ASGC(params, lr, **{**record.fixed, **kwargs})
-    max_norm = kwargs.pop("max_norm", record.max_norm)
-    resolve({"rule": record.rule, "lr": lr, **kwargs})  # the same checks and messages as ASGC's
-    inner = _baseline(record.rule, params, lr, kwargs)
-    return inner if max_norm is None else NormClipped(inner, max_norm)
+    rule = record.rule or kwargs.pop("rule", "adam")
+    clip = None
+    if record.clip is not None:
+        own = {item.name for item in dataclasses.fields(record.clip) if item.init}  # type: ignore[arg-type]
+        clip = record.clip(**{name: kwargs.pop(name) for name in own & set(kwargs)})
+    resolve({"rule": rule, "lr": lr, **kwargs})  # the same checks and messages as ASGC's
+    inner = _baseline(rule, params, lr, kwargs)
+    return inner if clip is None else Clipped(inner, clip)
 
 
 def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]) -> Optimizer:
@@ -145,56 +173,3 @@ def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]
     fused = bool(tensors) and all(t.device.type in usable and t.is_floating_point() for t in tensors)
     make: Callable[..., Optimizer] = TORCH_RULES[rule]
     return make(params, lr=lr, **kwargs, fused=True) if fused else make(params, lr=lr, **kwargs)
-
-
-class NormClipped(OptimizerProxy):
-    """``torch.nn.utils.clip_grad_norm_`` over all parameters, then the inner optimizer's step, as one optimizer.
-
-    Args:
-        inner: the optimizer to step.
-        max_norm: largest 2-norm of all gradients together; larger ones are scaled down in place (and stay so).
-    """
-
-    def __init__(self, inner: Optimizer, max_norm: float) -> None:
-        super().__init__(inner)
-        if isinstance(max_norm, bool) or not isinstance(max_norm, int | float):
-            raise TypeError(f"max_norm must be a number above 0, got {max_norm!r}")
-        if not max_norm > 0:
-            raise ValueError(f"max_norm must be above 0, got {max_norm!r}")
-        self.max_norm = float(max_norm)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "max_norm": self.max_norm}
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Evaluate the closure, clip the gradients' norm, step."""
-        loss = self._evaluate(closure)
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if params:
-            torch.nn.utils.clip_grad_norm_(params, self.max_norm)
-        self.inner.step()
-        return loss
-
-    @torch.no_grad()
-    def preview(self) -> list[Preview]:
-        """What the inner optimizer will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not params:
-            return []
-        total = torch.nn.utils.get_total_norm([p.grad for p in params])
-        scale = (self.max_norm / (total + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ does
-        ratio = self.max_norm / float(total) if total > 0 else math.inf
-        layers: list[Preview] = []
-        for param in params:
-            rms = float(param.grad.to(torch.float64).square().mean().sqrt())
-            threshold = rms * ratio if rms > 0 else math.inf
-            attenuation = float(scale) if rms > 0 else 1.0
-            seen = param.grad * scale.to(param.grad.device)
-            layers.append(Preview(param, seen, threshold, float(scale < 1), attenuation, 0.0))
-        return layers

@@ -12,9 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .placement import problem
 from .rules import TORCH_RULES
 
-__all__ = ["ASGC_DEFAULTS", "TRANSFORM_DEFAULTS", "nearest", "resolve", "resolve_transform", "rule_defaults"]
+__all__ = [
+    "ASGC_DEFAULTS",
+    "TRANSFORM_DEFAULTS",
+    "check_number",
+    "nearest",
+    "resolve",
+    "resolve_transform",
+    "rule_defaults",
+]
 
 # Options of the gradient transform (steps 1-4 and 6), shared by ASGC and wrap.
 TRANSFORM_DEFAULTS: dict[str, Any] = {
@@ -50,7 +59,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "on_shift": ("none", "rewarm", "adam-rel", "reset"),
     "nonfinite": ("contain", "skip", "raise"),
     "adapt": ("hypergradient",),
-    "implementation": ("auto", "reference", "foreach", "cpu"),
+    "implementation": ("auto", "reference", "foreach", "cpu", "sharded"),
 }
 FLAGS = ("noise_zeros", "capturable", "nesterov", "maximize", "amsgrad", "centered", "decoupled_weight_decay")
 # torch.optim's arguments that choose an implementation rather than the rule.
@@ -74,7 +83,8 @@ def rule_defaults(rule: str) -> dict[str, Any]:
     return dict(_signature_defaults(rule))
 
 
-def _number(name: str, value: Any, valid: Callable[[float], bool], range_: str) -> None:
+def check_number(name: str, value: Any, valid: Callable[[float], bool], range_: str) -> None:
+    """TypeError or ValueError for an option that is not one number, or not a `valid` one (`range_` in words)."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
@@ -121,7 +131,7 @@ def _check(name: str, value: Any) -> None:
     elif name in RANGES:
         if value is None and name in _OPTIONAL:
             return
-        _number(name, value, *RANGES[name])
+        check_number(name, value, *RANGES[name])
     elif name in FLAGS:
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, got {value!r}")
@@ -134,7 +144,7 @@ def _check(name: str, value: Any) -> None:
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"betas must be a pair of numbers, got {value!r}")
         for i, beta in enumerate(value):
-            _number(f"betas[{i}]", beta, *_FRACTION)
+            check_number(f"betas[{i}]", beta, *_FRACTION)
     elif name == "adapt_every":
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"adapt_every must be an integer, got {value!r}")
@@ -207,6 +217,9 @@ def check_parameter(param: Tensor, name: str) -> None:
         raise ValueError(f"{name} is {kind}: only real floating-point parameters are supported")
     if param.layout is not torch.strided:
         raise ValueError(f"{name} is sparse: only dense parameters are supported")
+    reason = problem(param)
+    if reason is not None:
+        raise ValueError(f"{name} {reason}")
 
 
 def check_gradient(grad: Tensor, name: str) -> None:

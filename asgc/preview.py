@@ -7,7 +7,8 @@ very noise of the coming step, and changes nothing: call it between ``backward()
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import adapt, functional, statistics
+from .diagnostics import first_dtensor
 from .options import TRANSFORM_DEFAULTS
 
 if TYPE_CHECKING:
@@ -61,14 +63,19 @@ def preview(optimizer: Optimizer) -> list[Preview]:
 
 def preview_asgc(opt: ASGC) -> list[Preview]:
     """``ASGC.preview``: by the implementation that steps, or by the reference while none is chosen yet."""
+    if first_dtensor(opt.param_groups) is not None:
+        states = {
+            p: {**opt.state.get(p, {}), "layer": opt.layer_number(p)} for g in opt.param_groups for p in g["params"]
+        }
+        return preview_sharded(opt.param_groups, states, lambda group: group)
     layers: list[Layer] = []
     for group in opt.param_groups:
         for param in group["params"]:
-            state = opt.state[param]
-            adapting = param.grad is not None and group["adapt"] is not None
-            layers.append((param, state, adapt.coming(param.grad, state, group) if adapting else group))
+            if param.grad is not None:
+                state = {**opt.state.get(param, {}), "layer": opt.layer_number(param)}
+                layers.append((param, state, adapt.coming(param.grad, state, group)))
     implementation = opt.param_groups[0]["implementation"]
-    if implementation not in ("cpu", "foreach") or any(group["noise_at"] != "gradient" for group in opt.param_groups):
+    if implementation not in ("cpu", "foreach"):
         return preview_transform(layers)
     return _preview_fast(layers, implementation)
 
@@ -87,6 +94,23 @@ def preview_transform(layers: Iterable[Layer]) -> list[Preview]:
     return _previews(result)
 
 
+def preview_sharded(
+    groups: list[dict[str, Any]],
+    states: Mapping[Tensor, Mapping[str, Any]],
+    options_of: Callable[[dict[str, Any]], Mapping[str, Any]],
+) -> list[Preview]:
+    """The same where parameters are DTensors; ``seen`` are such, too."""
+    sharded = import_module("asgc.sharded")
+
+    def state_of(param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        state = states[param]
+        return {"noise_step": _time(state), "stats": _statistics(param, state, options_of(group)), **state}
+
+    layers = sharded.make_layers(groups, state_of, options_of)
+    previews: list[Preview] = sharded.preview(layers)
+    return previews
+
+
 @torch.no_grad()
 def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]:
     """One step of plain SGD with learning rate 1 from zero, behind copies of the statistics: it ends at -seen."""
@@ -99,6 +123,8 @@ def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]
     groups: dict[int, dict[str, Any]] = {}  # the optimizer's own groups, in their order, as `layers` is
     for copy, (_, _, options) in zip(copies, layers, strict=True):
         own = {name: options[name] for name in TRANSFORM_DEFAULTS}
+        if own["noise_at"] == "update":  # added after the rule, which does not see it
+            own["noise_scale"] = 0.0
         groups.setdefault(id(options), {"params": [], **own, "nonfinite": "contain"})["params"].append(copy)
     shadow = ASGC(list(groups.values()), lr=1.0, rule="sgd", implementation=implementation)
     members = ((copy, group) for group in shadow.param_groups for copy in group["params"])
@@ -148,12 +174,16 @@ def _previews(layers: list[tuple[Layer, Tensor, Tensor]]) -> list[Preview]:
 
 
 def _noise_std(param: Tensor, state: Mapping[str, Any], options: Mapping[str, Any]) -> float:
-    """c_t sigma of the coming step, the mean over units; the first gradient sets its own scale."""
-    if options["noise_scale"] == 0:
-        return 0.0
     assert param.grad is not None
     stats = _statistics(param, state, options)
-    if 0.0 in stats[statistics.N].tolist():
+    if options["noise_scale"] != 0 and 0.0 in stats[statistics.N].tolist():
         stats, _ = statistics.start(stats, statistics.measure(param.grad, stats[statistics.MEAN]))
-    c_t = float(options["noise_scale"] * (1 + _time(state)) ** (-options["noise_decay"] / 2))
+    return noise_std(stats, _time(state), options)
+
+
+def noise_std(stats: Tensor, t: int, options: Mapping[str, Any]) -> float:
+    """c_t sigma of a step at time t, the mean over units, from statistics in which its gradient has set a scale."""
+    if options["noise_scale"] == 0:
+        return 0.0
+    c_t = float(options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2))
     return c_t * fmean(map(math.sqrt, stats[statistics.VAR].tolist()))

@@ -100,7 +100,7 @@ def adam(param: Tensor, grad: Tensor, state: State, options: Options, noise: Ten
         new["max_exp_avg_sq"] = second
     denominator = (second.sqrt() / bias_correction2_sqrt).add(eps)
     param = _add_quotient(param, exp_avg, denominator, -step_size)
-    return _langevin(param, noise, denominator, lr), new
+    return langevin(param, noise, denominator, lr), new
 
 
 def adamw(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None) -> tuple[Tensor, State]:
@@ -125,7 +125,7 @@ def rmsprop(param: Tensor, grad: Tensor, state: State, options: Options, noise: 
         param = _add(param, buffer, -lr)
     else:
         param = _add_quotient(param, grad, average, -lr)
-    return _langevin(param, noise, average, lr), new
+    return langevin(param, noise, average, lr), new
 
 
 def adagrad(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None) -> tuple[Tensor, State]:
@@ -135,10 +135,11 @@ def adagrad(param: Tensor, grad: Tensor, state: State, options: Options, noise: 
     total = state["sum"].addcmul(grad, grad, value=1)
     denominator = total.sqrt().add(options["eps"])
     param = _add_quotient(param, grad, denominator, -lr)
-    return _langevin(param, noise, denominator, lr), {"sum": total}
+    return langevin(param, noise, denominator, lr), {"sum": total}
 
 
-def _langevin(param: Tensor, noise: Tensor | None, denominator: Tensor, lr: Any) -> Tensor:
+def langevin(param: Tensor, noise: Tensor | None, denominator: Tensor, lr: Any) -> Tensor:
+    """``param - lr noise / denominator``: the noise of the Langevin form, where there is any."""
     if noise is None:
         return param
     # Elements without noise may have a zero denominator (eps = 0).

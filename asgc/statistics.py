@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["STATISTICS", "Sums", "init", "measure", "start", "threshold", "update"]
+__all__ = ["STATISTICS", "Sums", "averaged", "complete", "init", "measure", "raw_sums", "start", "threshold", "update"]
 
 STATISTICS = ("n", "mean", "var", "age", "burst", "nonfinite", "threshold", "clipped", "attenuation")
 N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION = range(len(STATISTICS))
@@ -52,15 +52,37 @@ def measure(grad: Tensor, center: Tensor) -> Sums:
         grad: gradient of a layer, split along its first dimension where there is more than one unit.
         center: running mean, shape (units,).
     """
+    size = max(1, grad.numel() // max(1, center.numel()))
+    return averaged(raw_sums(grad, center), size)
+
+
+def averaged(raw: Tensor, size: int) -> Sums:
+    """Moments from the sums of ``raw_sums`` over ``size`` elements a unit."""
+    total, square, deviation = (raw / size).unbind()
+    return Sums(total, square, deviation, size)
+
+
+def raw_sums(grad: Tensor, center: Tensor) -> Tensor:
+    """sum(g), sum(g^2) and sum((g - center)^2) of each unit, fp64, shape (3, units); arguments as in ``measure``."""
     units = center.numel()
     x = grad.to(torch.float64).reshape(units, grad.numel() // max(1, units))
-    size = max(1, x.shape[1])
-    return Sums(
-        x.sum(1) / size,
-        x.square().sum(1) / size,
-        (x - center.to(torch.float64).unsqueeze(1)).square().sum(1) / size,
-        size,
-    )
+    deviation = x - center.to(torch.float64).unsqueeze(1)
+    return torch.stack([x.sum(1), x.square().sum(1), deviation.square().sum(1)])
+
+
+def complete(stats: Tensor, figures: Tensor, size: int) -> Tensor:
+    """The statistics with ``clipped`` and ``attenuation`` of one step.
+
+    Args:
+        stats: shape (len(STATISTICS), units).
+        figures: fp64, shape (3, units): the number of clipped elements, the sum of phi(h)^2 and that of g^2.
+        size: elements a unit.
+    """
+    clipped, after, before = figures.unbind()
+    attenuation = torch.where(before > 0, safe_sqrt(after / torch.where(before > 0, before, 1.0)), 1.0)
+    rows = list(stats.unbind())
+    rows[CLIPPED], rows[ATTENUATION] = (clipped / size).to(stats.dtype), attenuation.to(stats.dtype)
+    return torch.stack(rows)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

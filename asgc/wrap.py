@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, overload
+from importlib import import_module
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from . import functional, statistics
-from .diagnostics import describe, layer_name
+from .diagnostics import describe, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import TRANSFORM_DEFAULTS, check_gradient, check_parameter, is_tensor_free, resolve_transform
-from .preview import Preview, preview_transform
+from .preview import Preview, preview_sharded, preview_transform
 from .proxy import OptimizerProxy
+from .saved import VERSION, check_layer, check_version, with_shapes
 
 __all__ = ["Wrapped", "wrap"]
 
 Group = dict[str, Any]
+Change: TypeAlias = tuple[Tensor, dict[str, Any], functional.Transformed]  # gradient (local), state, what it becomes
 
 
 class Wrapped(OptimizerProxy):
     """What ``wrap`` returns: ``inner`` with transformed gradients. ``statistics[p]`` holds a parameter's own state."""
+
+    _earlier: dict[Tensor, tuple[Tensor, Tensor]] | None = None  # see asgc.sharded
 
     def __init__(self, inner: Optimizer, options: dict[str, Any], restore_grad: bool) -> None:
         super().__init__(inner)
@@ -63,13 +68,18 @@ class Wrapped(OptimizerProxy):
         return self.statistics[param]
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, **inner_options: Any) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float], **inner_options: Any) -> float: ...
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def step(self, closure: Callable[[], float] | None = None, **inner_options: Any) -> float | None:
         """Evaluate the closure, transform every ``.grad`` in place, step the inner optimizer, restore every ``.grad``.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called once, first. The inner optimizer gets none.
+            **inner_options: for the inner optimizer's step (a Hessian estimate, for one).
 
         Raises:
             RuntimeError: as ``ASGC.step``; nothing has changed then.
@@ -79,28 +89,44 @@ class Wrapped(OptimizerProxy):
             for pi, param in enumerate(group["params"]):
                 if param.grad is not None:
                     check_gradient(param.grad, layer_name(self.param_groups, gi, pi))
-        if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
+        with torch.no_grad():
+            changes = self._changes()
+        if changes is None:
             return loss
-        with self._transformed():
-            self.inner.step()
+        with self._transformed(changes):
+            self.inner.step(**inner_options)
         return loss
 
+    def _changes(self) -> Iterator[Change] | None:
+        """What is to be done to each gradient, or None if this step must change nothing."""
+        if first_dtensor(self.param_groups) is not None:
+            sharded = import_module("asgc.sharded")
+            self._earlier = sharded.Earlier() if self._earlier is None else self._earlier
+            layers = sharded.make_layers(self.param_groups, self._layer_state, lambda _: self.options)
+            changes = sharded.transform_all(layers, self._earlier)
+            return None if changes is None else ((layer.grad, layer.state, new) for layer, new in changes)
+        if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
+            return None
+        return self._whole_changes()
+
+    def _whole_changes(self) -> Iterator[Change]:
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    state = self._layer_state(param, group)
+                    t, number = int(state["noise_step"]), state["layer"]
+                    yield param.grad, state, functional.transform(param.grad, state["stats"], t, number, self.options)
+
     @contextmanager
-    def _transformed(self) -> Iterator[None]:
+    def _transformed(self, changes: Iterator[Change]) -> Iterator[None]:
         raw: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
-            for group in self.param_groups:
-                for param in group["params"]:
-                    if param.grad is None:
-                        continue
-                    state = self._layer_state(param, group)
-                    if self.restore_grad:
-                        raw.append((param.grad, param.grad.clone()))
-                    t = int(state["noise_step"])
-                    new = functional.transform(param.grad, state["stats"], t, state["layer"], self.options)
-                    param.grad.copy_(new.grad)
-                    state["stats"].copy_(new.stats)
-                    state["noise_step"] += 1
+            for grad, state, new in changes:
+                if self.restore_grad:
+                    raw.append((grad, grad.clone()))
+                grad.copy_(new.grad)
+                state["stats"].copy_(new.stats)
+                state["noise_step"] += 1
         try:
             yield
         finally:
@@ -121,45 +147,67 @@ class Wrapped(OptimizerProxy):
     def preview(self) -> list[Preview]:
         """What the inner optimizer will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
         params = [param for group in self.param_groups for param in group["params"]]
+        if first_dtensor(self.param_groups) is not None:
+            states = {p: {"layer": number, **self.statistics.get(p, {})} for number, p in enumerate(params)}
+            return preview_sharded(self.param_groups, states, lambda _: self.options)
         new = ({"layer": number} for number in range(len(params)))
         return preview_transform(
             (param, self.statistics.get(param, fresh), self.options) for param, fresh in zip(params, new, strict=True)
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state_dict with one more entry, ``"asgc"``: options, and statistics by index."""
+        """The inner optimizer's state_dict with one more entry, ``"asgc"``: version, class of the inner optimizer,
+        options, and statistics by index."""
         params = [p for group in self.param_groups for p in group["params"]]
-        own = {i: dict(self.statistics[p]) for i, p in enumerate(params) if p in self.statistics}
-        return {**self.inner.state_dict(), "asgc": {"options": dict(self.options), "state": own}}
+        own = {i: self.statistics[p] for i, p in enumerate(params) if p in self.statistics}
+        about = {"version": VERSION, "inner": type(self.inner).__name__, "options": dict(self.options)}
+        return {**self.inner.state_dict(), "asgc": {**about, "state": with_shapes(own, params)}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict()`` returned, statistics to the last bit.
 
         Raises:
-            ValueError: not a state of ``wrap``, or of other parameters; nothing has changed then.
+            ValueError: not a state of ``wrap``, of a later version, around another optimizer, or of other parameters;
+                nothing has changed then.
         """
         if "asgc" not in state_dict:
             raise ValueError('this is not a state_dict of asgc.wrap: it has no "asgc" entry')
-        own = state_dict["asgc"]
-        params = [p for group in self.param_groups for p in group["params"]]
+        options, loaded = self._checked(state_dict["asgc"])
+        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "asgc"})
+        self.options = options
+        self.statistics = loaded
+
+    def _checked(self, own: dict[str, Any]) -> tuple[dict[str, Any], dict[Tensor, dict[str, Any]]]:
+        """Options and statistics from a saved ``"asgc"`` entry."""
+        check_version(own.get("version", VERSION))
+        if not {"options", "state"} <= own.keys():
+            raise ValueError('this is not a state_dict of asgc.wrap: its "asgc" entry has no options or no state')
+        inner = type(self.inner).__name__
+        if own.get("inner", inner) != inner:
+            raise ValueError(f"this state_dict was saved by wrap around {own['inner']}, not around {inner}")
+        try:
+            options = resolve_transform(own["options"], anchored=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the options of this state_dict: {error}") from error
+        layers = [
+            (param, layer_name(self.param_groups, gi, pi))
+            for gi, group in enumerate(self.param_groups)
+            for pi, param in enumerate(group["params"])
+        ]
         loaded: dict[Tensor, dict[str, Any]] = {}
         for index, state in own["state"].items():
-            if index >= len(params):
-                raise ValueError(f"the saved statistics name parameter {index}, but there are only {len(params)}")
-            shape = (len(statistics.STATISTICS), functional.units(params[index], own["options"]["granularity"]))
-            if tuple(state["stats"].shape) != shape:
-                raise ValueError(
-                    f"the saved statistics of parameter {index} have shape {tuple(state['stats'].shape)}, not {shape}: "
-                    "this is the state of other parameters"
-                )
-            loaded[params[index]] = {
+            if index >= len(layers):
+                raise ValueError(f"the saved statistics name parameter {index}, but there are only {len(layers)}")
+            param, name = layers[index]
+            if not {"layer", "noise_step", "stats"} <= state.keys():
+                raise ValueError(f"the saved state of {name} has no layer number, noise_step or stats")
+            check_layer(name, param, state, functional.units(param, options["granularity"]))
+            loaded[param] = {
                 "layer": state["layer"],
                 "noise_step": state["noise_step"].to("cpu", torch.int64, copy=True),
-                "stats": state["stats"].to(params[index].device, torch.float32, copy=True),
+                "stats": state["stats"].to(param.device, torch.float32, copy=True),
             }
-        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "asgc"})
-        self.options = dict(own["options"])
-        self.statistics = loaded
+        return options, loaded
 
 
 def wrap(inner: Optimizer, *, restore_grad: bool = True, **options: Any) -> Wrapped:
@@ -176,10 +224,12 @@ def wrap(inner: Optimizer, *, restore_grad: bool = True, **options: Any) -> Wrap
     Raises:
         TypeError: an unknown option (the nearest is named), or inner is not an optimizer.
         ValueError: a value out of range; noise_at="update", which needs the rule's own denominator; on_shift="adam-rel"
-            or "reset", which belong to the inner optimizer's state; LBFGS.
+            or "reset", which belong to the inner optimizer's state; LBFGS and SparseAdam.
     """
     if not isinstance(restore_grad, bool):
         raise TypeError(f"restore_grad must be True or False, got {restore_grad!r}")
+    if isinstance(inner, torch.optim.SparseAdam):
+        raise ValueError("SparseAdam takes sparse gradients only, wrap dense ones only: use Adam and sparse=False")
     anchored = isinstance(inner, torch.optim.SGD)
     complete = resolve_transform(options, anchored)
     if complete["noise_at"] == "update":

@@ -85,7 +85,8 @@ def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) ->
 
 
 def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
-    runs = ", ".join(f'round("{name}", {SECONDS}) AS "{name}"' if name in _TIMES else f'"{name}"' for name in RUNS)
+    shown = {name: f'round("{name}", {SECONDS})' for name in _TIMES} | {"command": _portable(dataset.roots)}
+    runs = ", ".join(f"""{shown.get(name, f'"{name}"')} AS "{name}\"""" for name in RUNS)
     _write(dataset.connection, f"SELECT {runs} FROM runs ORDER BY run", folder / ARCHIVE)
     _write(
         dataset.connection,
@@ -123,6 +124,15 @@ _NARROW = ", ".join(
     f'"{name}"::{ {"DOUBLE": "FLOAT", "BIGINT[]": "INTEGER[]"}.get(kind, kind) } AS "{name}"'
     for name, kind in GRADIENTS.items()
 )
+
+
+def _portable(roots: Sequence[Path]) -> str:
+    """SQL for a run's command as it can be typed elsewhere: the program by its name, folders from the study's on."""
+    command = r"regexp_replace(command, '^\S*/', '')"
+    for root in roots:
+        whole, own = (str(path).replace("'", "''") for path in (root.resolve(), root.resolve().name))
+        command = f"replace({command}, '{whole}/', '{own}/')"
+    return command
 
 
 def _relative(path: str, roots: Sequence[Path]) -> str:

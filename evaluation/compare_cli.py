@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     how = {name: options[name] for name in ("baseline", "metric", "seed", "level", "repetitions")}
     with load(options.study) as dataset:
         result = compare(dataset, options.part, **how)
-        problems = list(dataset.problems)
+        problems = dataset.left_out()
         kept = None
         if options.keeps_of is not None:
             kept = retention(dataset, result.part, reference_part=options.keeps_of, **how)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     for line in ("", *sentences, "", result.cells.note + ".", *(f"Note: {note}." for note in result.notes)):
         console.print(line, markup=False, soft_wrap=True)
     for problem in problems:
-        print(f"left out {problem.path}: {problem.reason}", file=sys.stderr)
+        print(problem, file=sys.stderr)
     if options.out is not None:
         _write(result, Path(options.out))
     return 0
@@ -105,8 +105,8 @@ def export_main(argv: Sequence[str]) -> int:
 
     with load(options.study) as dataset:
         folder = export(dataset, options.folder, max_bytes=options.max_bytes)
-        for problem in dataset.problems:
-            print(f"left out {problem.path}: {problem.reason}", file=sys.stderr)
+        for problem in dataset.left_out():
+            print(problem, file=sys.stderr)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     print(f"{folder}: {size / 1e6:.2f} MB")
     return 0

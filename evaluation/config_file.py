@@ -64,14 +64,18 @@ def read_config(path: Path) -> dict[str, Any]:
 def differences(old: Any, new: Any, ignore: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
     """The keys in which two configurations differ, dotted (``optimizer.lr``) -> (old value, new value).
 
-    A key of `ignore` stands for itself and everything below it. A key on one side only has the other value `ABSENT`.
+    A key of `ignore` stands for itself and everything below it. A key on one side only has the other value `ABSENT`,
+    and is no difference while it is None: an option of a later version that is left to its own default.
     """
     ignored = tuple(ignore)
     flat_old, flat_new = _flat(plain(old)), _flat(plain(new))
     found = {}
     for key in dict.fromkeys([*flat_old, *flat_new]):
         before, after = flat_old.get(key, ABSENT), flat_new.get(key, ABSENT)
+        unset = key not in flat_old or key not in flat_new
         if any(key == name or key.startswith(f"{name}.") for name in ignored) or _same(before, after):
+            continue
+        if unset and (before is None or after is None):
             continue
         found[key] = (before, after)
     return found

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Problem", "load"]
 
+SHOWN_ALIKE = 3  # problems that are named of those with one reason
+
 
 @dataclass
 class Dataset(Closing):
@@ -73,6 +75,18 @@ class Dataset(Closing):
             ) GROUP BY run UNION ALL SELECT run, step FROM effective_steps"""
         )
         return {row["run"]: row["step"] for row in found if row["step"] > 0}
+
+    def left_out(self) -> list[str]:
+        """The problems, a line each; of a reason that many share the first few, and how many more."""
+        paths: dict[str, list[str]] = {}
+        for problem in self.problems:
+            paths.setdefault(problem.reason, []).append(problem.path)
+        lines = []
+        for reason, found in paths.items():
+            lines += [f"left out {path}: {reason}" for path in found[:SHOWN_ALIKE]]
+            if len(found) > SHOWN_ALIKE:
+                lines.append(f"left out {len(found) - SHOWN_ALIKE} more: {reason}")
+        return lines
 
     def close(self) -> None:
         """Close the connection and free its memory."""

@@ -2,6 +2,7 @@
 
     sensitivity(data)              # IQM by learning rate, of searches, grids and robustness parts
     robustness(data)               # share of random settings near the best, area under their distribution
+    robustness(data, "rates")      # the same of the points of a grid
 
 Both return `tables.Table`s with intervals from an explicit seed. Which of two methods is better at random settings:
 ``compare(data, part)`` of the robustness part.
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.aggregate import Array, bootstrap_interval, interquartile_mean, mean
+from evaluation.aggregate import Array, bootstrap_interval, interquartile_mean, statistic
 from evaluation.dataset import Dataset
 from evaluation.errors import UserError
 from evaluation.normalization import normalize
@@ -49,7 +50,7 @@ class SensitivityRow:
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """What an optimizer reaches at random settings of its options.
+    """What an optimizer reaches at random settings of its options, or at the points of a grid.
 
     `best` is the best setting's score, in the task's units; `near` the share of settings within `NEAR` of the reference
     range of the best setting of *any* optimizer of the cell (`cell_best`). `area` is the mean normalized score, each
@@ -138,9 +139,11 @@ def robustness(
     level: float = 0.95,
     repetitions: int = 5_000,
 ) -> Table[RobustnessRow]:
-    """What the optimizers of a robustness part (default: the study's only one) reach at random settings.
+    """What the optimizers of a robustness part (default: the study's only one) reach at random settings, or those of a
+    grid at its points.
 
-    The bootstrap draws settings. Raises `UserError` where there is no such part, and as `selection.select`.
+    The bootstrap draws settings; of a grid, whose points are all there are, it draws the runs of each point. Raises
+    `UserError` where there is no such part, and as `selection.select`.
     """
     kinds = {row["part"]: row["kind"] for row in dataset.rows("SELECT DISTINCT part, kind FROM runs ORDER BY part")}
     names = [name for name, kind in kinds.items() if kind == "robustness"]
@@ -149,45 +152,86 @@ def robustness(
             f"{dataset.name} has {len(names) or 'no'} parts of kind robustness: name one of {', '.join(names)}"
         )
     name = names[0] if part is None else part
-    if kinds.get(name, "robustness") != "robustness":
-        raise UserError(f"part {name} is a {kinds[name]}, not of kind robustness")
+    if kinds.get(name, "robustness") not in ("robustness", "grid"):
+        raise UserError(f"part {name} is a {kinds[name]}, not of kind robustness or grid")
     selection = select(dataset, name, metric)
     if selection.metric.kind != "score":
         raise UserError(f"robustness is shown for a score, not for {metric!r}: final, auc, last or mean_score")
-    rows = [
-        _robustness_row(selection, cell, method, seed, level, repetitions)
-        for cell, methods in selection.cells.items()
-        for method in selection.methods
-        if method in methods
-    ]
-    note = f"{level:.0%} intervals by the bootstrap over settings, {repetitions:,} repetitions, seed {seed}"
-    return Table(f"{selection.metric.words} at random settings", rows, note)
+    rows = []
+    for cell, methods in _settings(dataset, selection).items():
+        best = max(float(scores.mean(axis=0).max()) for scores in methods.values())
+        for method in (method for method in selection.methods if method in methods):
+            rows.append(_robustness_row(selection, cell, method, methods[method], best, seed, level, repetitions))
+    drawn = "settings" if selection.kind == "robustness" else "the runs of each point"
+    note = f"{level:.0%} intervals by the bootstrap over {drawn}, {repetitions:,} repetitions, seed {seed}"
+    where = "at random settings" if selection.kind == "robustness" else "at the points of the grid"
+    return Table(f"{selection.metric.words} {where}", rows, note)
+
+
+def _settings(dataset: Dataset, selection: Selection) -> dict[tuple[str, str], dict[str, Array]]:
+    """(task, setting) -> method -> scores (R, S) of R runs at each of S settings of its options.
+
+    Random settings are one "run" each, a mean over their seeds; what is drawn of them are the settings.
+    """
+    if selection.kind == "robustness":
+        return {
+            cell: {method: values[None, :] for method, values in methods.items()}
+            for cell, methods in selection.cells.items()
+        }
+    found = dataset.rows("SELECT run, setting FROM runs WHERE part = ?", selection.part)
+    setting = {row["run"]: row["setting"] for row in found}
+    points: dict[tuple[str, str], dict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
+    for cell, methods in selection.cells.items():
+        for method, values in methods.items():
+            points[cell[0], setting[selection.runs[cell][method][0]]][method].append(values)
+    return {
+        cell: {
+            method: np.stack([one[: min(map(len, some))] for one in some], axis=1) for method, some in methods.items()
+        }
+        for cell, methods in points.items()
+    }
 
 
 def _robustness_row(
-    selection: Selection, cell: tuple[str, str], method: str, seed: int, level: float, repetitions: int
+    selection: Selection,
+    cell: tuple[str, str],
+    method: str,
+    scores: Array,
+    best: float,
+    seed: int,
+    level: float,
+    repetitions: int,
 ) -> RobustnessRow:
-    values, to = selection.cells[cell][method], selection.references[cell[0]]
-    best = max(float(found.max()) for found in selection.cells[cell].values())
-    near = np.asarray(values >= best - NEAR * (to.high - to.low), dtype=np.float64)
-    area = np.clip(normalize(values, to), 0.0, 1.0)
+    to = selection.references[cell[0]]
+    bound = best - NEAR * (to.high - to.low)
 
-    def interval(scores: Array) -> tuple[float, float]:
-        return bootstrap_interval(mean, scores, seed=seed, level=level, repetitions=repetitions)
+    @statistic
+    def near(drawn: Array) -> Array:
+        return np.asarray((drawn.mean(axis=-2) >= bound).mean(axis=-1))
 
-    (near_low, near_high), (area_low, area_high) = interval(near), interval(area)
+    @statistic
+    def area(drawn: Array) -> Array:
+        return np.asarray(np.clip(normalize(drawn.mean(axis=-2), to), 0.0, 1.0).mean(axis=-1))
+
+    drawing: dict[str, Any] = {
+        "seed": seed,
+        "level": level,
+        "repetitions": repetitions,
+        "tasks": selection.kind == "robustness",
+    }
+    (near_low, near_high), (area_low, area_high) = (bootstrap_interval(one, scores, **drawing) for one in (near, area))
     return RobustnessRow(
         part=selection.part,
         task=cell[0],
         setting=cell[1],
         optimizer=method,
-        settings=values.size,
-        best=float(values.max()),
+        settings=scores.shape[1],
+        best=float(scores.mean(axis=0).max()),
         cell_best=best,
-        near=float(near.mean()),
+        near=near(scores),
         near_low=near_low,
         near_high=near_high,
-        area=float(area.mean()),
+        area=area(scores),
         area_low=area_low,
         area_high=area_high,
     )

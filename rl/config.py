@@ -81,18 +81,24 @@ class ExplorationConfig:
 class OptimizerConfig:
     """Optimizer by its registry name. Options left at null take that optimizer's own default."""
 
-    name: str = option("asgc", "registry name: asgc, asgc-clip, asgc-noise, adam, sgd, adam+clip, ...")
+    name: str = option("asgc", "registry name: asgc, asgc-clip, adam, sgd, adam+clip, agc, zclip, adam-rel, ...")
     lr: float = option(1e-4, "learning rate", "(0, 1000]")
-    max_norm: float | None = option(None, "NAME+clip: bound on the global gradient norm", "(0, inf]")
+    max_norm: float | None = option(
+        None, "NAME+clip, zclip, adagc (warm-up): bound on the global gradient norm", "(0, inf]"
+    )
+    rule: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] | None = option(
+        None, "ASGC, agc, autoclip, zclip, adagc, spamp, gradient-noise: base rule"
+    )
     # ASGC
-    rule: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] | None = option(None, "ASGC: base rule")
     mode: Literal["value", "norm"] | None = option(None, "ASGC: clip elements or a layer's norm")
     clip_factor: float | None = option(None, "ASGC: threshold in standard deviations (norm mode: RMS)", "(0, inf]")
     clip_sharpness: float | None = option(None, "ASGC: p of the smooth clip; inf: hard", "(0, inf]")
     threshold: float | None = option(None, "ASGC: fixed threshold instead of the adaptive one", "(0, inf]")
     granularity: Literal["layer", "unit"] | None = option(None, "ASGC: statistics per layer or per output unit")
     noise_scale: float | None = option(None, "ASGC: noise in standard deviations of the gradient", "[0, 1000]")
-    noise_decay: float | None = option(None, "ASGC: the noise falls with (1+t)^(-noise_decay/2)", "[0, 100]")
+    noise_decay: float | None = option(
+        None, "ASGC, gradient-noise: the noise falls with (1+t)^(-noise_decay/2)", "[0, 100]"
+    )
     noise_at: Literal["gradient", "update"] | None = option(None, "ASGC: noise before or after the base rule")
     noise_zeros: bool | None = option(None, "ASGC: noise on gradients that are exactly 0, too")
     stats_decay: float | None = option(None, "ASGC: decay of the running statistics", "(0, 1)")
@@ -101,8 +107,20 @@ class OptimizerConfig:
         None, "ASGC: what a target-network update does to its state"
     )
     nonfinite: Literal["contain", "skip", "raise"] | None = option(None, "ASGC: treatment of inf and NaN gradients")
-    seed: int | None = option(None, "ASGC: seed of the noise; null: made from --seed", "[0, 2147483647]")
+    seed: int | None = option(None, "ASGC, gradient-noise: its seed; null: made from --seed", "[0, 2147483647]")
     implementation: Literal["auto", "reference", "foreach", "cpu"] | None = option(None, "ASGC: code path")
+    # the clipping rules of papers (asgc.peers)
+    clip_value: float | None = option(None, "NAME+clip-value: bound on every element of the gradient", "(0, inf]")
+    clip_ratio: float | None = option(None, "agc: bound on a unit's gradient norm over its weights' norm", "(0, inf]")
+    weight_floor: float | None = option(None, "agc: least norm of weights that is reckoned with", "(0, inf)")
+    exclude_head: bool | None = option(None, "agc: leave the last layer as it is")
+    percentile: float | None = option(None, "autoclip: of all norms so far that is the bound", "[0, 100]")
+    z_threshold: float | None = option(None, "zclip: z-score of the norm from which it is clipped", "(0, inf]")
+    relative_threshold: float | None = option(None, "adagc: bound in running mean norms of the tensor", "(0, inf]")
+    ema_decay: float | None = option(None, "zclip, adagc, spamp: decay of the running norms", "[0, 1)")
+    warmup_steps: int | None = option(None, "zclip, adagc: steps that set the running norms", "[0, 1e9]")
+    min_power: float | None = option(None, "spamp: power on the elements of the largest gradients", "(0, 1]")
+    eta: float | None = option(None, "gradient-noise: variance of the noise at the first step", "[0, inf)")
     # torch.optim's arguments of the base rules
     betas: tuple[float, float] | None = option(None, "Adam, AdamW: decays of the two moments", "[0, 1)")
     eps: float | None = option(None, "all but SGD: added to the denominator", "[0, 1000]")

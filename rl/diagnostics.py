@@ -5,6 +5,7 @@ None of them touches the learning: states are drawn with generators of their own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,7 +30,8 @@ _CHUNK = 256  # states valued at once
 def network_health(learner: DQN, replay: FrameReplay, rng: np.random.Generator) -> dict[str, float]:
     """`dormant` (`dormant_share`) and `feature_rank` on `STATES` states of the replay drawn with `rng`.
 
-    The features are the outputs of the last hidden layer, which the linear output layer takes.
+    Both are NaN in a network that has diverged to infinity or NaN. The features are the outputs of the last hidden
+    layer, which the linear output layer takes.
     """
     totals: list[Tensor] = []
     features: list[Tensor] = []
@@ -38,7 +40,7 @@ def network_health(learner: DQN, replay: FrameReplay, rng: np.random.Generator) 
         means = [unit_means(output) for output in hidden]
         totals = [a + b for a, b in zip(totals, means, strict=True)] if totals else means
         features.append(hidden[-1])
-    return {"dormant": dormant_share(totals), "feature_rank": float(feature_rank(torch.cat(features)))}
+    return {"dormant": dormant_share(totals), "feature_rank": feature_rank(torch.cat(features))}
 
 
 @torch.no_grad()
@@ -72,26 +74,30 @@ def dormant_share(means: Iterable[Tensor], tau: float = DORMANT_TAU) -> float:
     """Share of tau-dormant units among all units of the hidden layers (Sokar et al. 2023, arXiv 2302.12902, eq. 1).
 
     A unit is dormant if its mean |output| is at most tau times the mean of that over its layer; in a layer that is
-    silent altogether, all are.
+    silent altogether, all are. NaN where a mean is not finite.
 
     Args:
         means: mean |output| of each unit, one tensor (units,) a layer.
     """
     layers = list(means)
+    if not all(torch.isfinite(layer).all() for layer in layers):
+        return math.nan
     dormant = sum(int((layer <= tau * layer.mean()).sum()) for layer in layers)
     return dormant / sum(layer.numel() for layer in layers)
 
 
-def feature_rank(features: Tensor, delta: float = RANK_DELTA) -> int:
+def feature_rank(features: Tensor, delta: float = RANK_DELTA) -> float:
     """Effective rank of features (n, d): the fewest singular values that make up 1 - delta of the sum of all (srank of
-    Kumar et al. 2021, arXiv 2010.14498). 0 for features that are all zero."""
+    Kumar et al. 2021, arXiv 2010.14498). 0 for features that are all zero, NaN where one is not finite."""
     x = features.double()
+    if not torch.isfinite(x).all():
+        return math.nan
     gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x  # its eigenvalues are the squares: far cheaper than an SVD
     values = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()
     total = float(values.sum())
     if total == 0:
-        return 0
-    return int((values.cumsum(0) < (1 - delta) * total).sum()) + 1
+        return 0.0
+    return 1.0 + int((values.cumsum(0) < (1 - delta) * total).sum())
 
 
 def greedy_actions(learner: DQN, observation: Tensor) -> Tensor:

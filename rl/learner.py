@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asgc import optimizers
+from evaluation import seeding
 from evaluation.errors import UserError
 from rl import control
 from rl.config import TrainConfig
@@ -124,9 +125,11 @@ class DQN:
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
         self.sync_target()
-        name, lr = config.optimizer.name, config.optimizer.lr
+        name, lr, options = config.optimizer.name, config.optimizer.lr, config.optimizer.options()
         try:
-            self.optimizer = optimizers.build(name, self.network.parameters(), lr=lr, **config.optimizer.options())
+            if "seed" in optimizers.options(name, options.get("rule", "adam")):
+                options.setdefault("seed", seeding.derive(config.seed, "optimizer"))  # noise of its own in every run
+            self.optimizer = optimizers.build(name, self.network.parameters(), lr=lr, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"--optimizer {name}: {error}") from error
         self._td_loss = torch.compile(self._eager_td_loss) if config.compile else self._eager_td_loss

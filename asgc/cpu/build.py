@@ -29,18 +29,8 @@ from ..noise import noise
 __all__ = ["BuildError", "cache_folder", "library", "unavailable"]
 
 _log = logging.getLogger("asgc")
-_SOURCES = (
-    "kernel.cpp",
-    "pipeline.h",
-    "tile.h",
-    "layer.h",
-    "rules.h",
-    "sums.h",
-    "clip.h",
-    "noise.h",
-    "simd.h",
-    "adapt.h",
-)
+_HEADERS = ("pipeline.h", "tile.h", "row.h", "layer.h", "rules.h", "sums.h", "clip.h", "noise.h", "simd.h", "adapt.h")
+_SOURCES = ("kernel.cpp", *_HEADERS)
 # Not -ffast-math: infinities and NaN are handled. Its two harmless parts let sqrt and comparisons vectorize.
 _COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _TIMEOUT = 300  # seconds, for one call of the compiler

@@ -135,9 +135,8 @@ void clip_tile<POWER_4>(float* out, const float* x, int n, float tau, float, int
         total += y * y;
         out[i] = y;
     }
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
     clipped = beyond;
-    square = total;
+    square = total + sum_of(sum);
 }
 #endif
 
@@ -152,11 +151,18 @@ static inline void clip_tile(Sharpness kind, float* out, const float* x, int n, 
     }
 }
 
-// The same for one number in double precision (the norm of a layer).
-static inline double clip_scalar(double x, double tau, double p) {
+// The same for one number in double precision (the norm of a row).
+static inline double clip_scalar(Sharpness kind, double x, double tau, double p) {
     if (std::isinf(tau)) return x;
     if (tau == 0 || x == 0) return 0;
     const double lo = x < tau ? x : tau, hi = x < tau ? tau : x;
     const double q = std::isinf(hi) ? 0 : lo / hi;
-    return std::isinf(p) ? lo : lo * std::pow(1 + std::pow(q, p), -1 / p);
+    switch (kind) {
+        case POWER_4: return lo / std::sqrt(std::sqrt(1 + q * q * q * q));
+        case POWER_2: return lo / std::sqrt(1 + q * q);
+        case POWER_1: return lo / (1 + q);
+        case HARD: return lo;
+        case POWER_ANY: break;
+    }
+    return lo * std::pow(1 + std::pow(q, p), -1 / p);
 }

@@ -1,9 +1,10 @@
-// One ASGC step for all layers of all groups: fp32 parameters, statistics by layer, noise at the gradient.
+// One ASGC step for all layers of all groups, fp32 parameters.
 //
-// The elements of all layers are cut into blocks of a fixed size; threads take blocks, and every sum is formed per
-// tile, then per block, then per layer in block order, so the result does not depend on the number of threads.
-// Value mode reads the gradient once. Norm mode (and a layer's first step) needs the layer's sums first: the layers
-// are walked in waves small enough that the gradient is still in the cache when the main pass reads it again.
+// A row is what has statistics of its own: a layer, or one of its units. Long rows are cut into blocks of a fixed size,
+// short rows of a layer share a block; threads take blocks. Every sum is formed per tile, then per block, then per row in
+// block order, so the result does not depend on the number of threads.
+// Value mode reads the gradient once. Norm mode (and a row's first step) needs the row's sums first: a short row is done
+// whole while its gradient is in the cache; long ones are walked in waves small enough for that.
 #include <vector>
 
 #include "adapt.h"
@@ -11,78 +12,141 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 8192;             // elements; a power of two: the high word of an index is constant in it
+constexpr int64_t BLOCK = 8192;             // elements of a long row
 constexpr int64_t WAVE = 1 << 20;           // elements
 constexpr int64_t PARALLEL_FROM = 1 << 15;  // elements below which a second thread costs more than it brings
+constexpr int64_t ROW_COST = 128;           // elements that take about as long as a row's scalar arithmetic
+// Blocks of whole rows end with either. They are larger, since memory idles during the rows' scalar arithmetic.
+constexpr int64_t ROWS_BLOCK = 4 * BLOCK;   // elements
+constexpr int64_t MOST_ROWS = 64;
 
-struct Block {
-    int64_t start;
-    int32_t layer, size;
+struct Span {  // numbers first..last-1
+    int64_t first, last;
 };
 
-struct Span {  // blocks first..last-1 of one layer or one wave
-    int64_t first, last;
+struct Block {
+    int64_t layer;
+    Span rows;            // short rows, whole (number is -1),
+    int64_t number;       // or a piece of the long row of this number in the plan:
+    int64_t start, size;  // its elements
+};
+
+struct LongRow {
+    int64_t layer, row;
+    Span blocks;
+};
+
+struct Wave {
+    Span blocks, rows;  // and the long rows among them
 };
 
 struct Plan {
     std::vector<Block> blocks;
-    std::vector<Span> layers;      // blocks of each layer (none without a gradient)
-    std::vector<Span> waves;       // blocks of each wave
-    std::vector<int64_t> members;  // first layer of each wave, and the number of layers
-    int64_t elements = 0;
+    std::vector<LongRow> rows;
+    std::vector<Wave> waves;
+    int64_t in_wave = 0, cost = 0;  // elements
+
+    void close_wave() {
+        const Wave before = waves.empty() ? Wave{} : waves.back();
+        waves.push_back({{before.blocks.last, static_cast<int64_t>(blocks.size())},
+                         {before.rows.last, static_cast<int64_t>(rows.size())}});
+        in_wave = 0;
+    }
+
+    void add(int64_t elements) {  // that must not be in two waves
+        if (in_wave > 0 && in_wave + elements > WAVE) close_wave();
+        in_wave += elements;
+        cost += elements;
+    }
 };
 
 void make_plan(const Layer* layers, const float* const* grads, int64_t count, Plan& plan) {
-    plan = Plan{};
-    int64_t in_wave = 0;
-    plan.members.push_back(0);
+    plan.blocks.clear();
+    plan.rows.clear();
+    plan.waves.clear();
+    plan.in_wave = plan.cost = 0;
     for (int64_t l = 0; l < count; l++) {
-        const int64_t first = static_cast<int64_t>(plan.blocks.size());
-        const int64_t numel = grads[l] == nullptr ? 0 : layers[l].numel;
-        if (in_wave > 0 && in_wave + numel > WAVE) {
-            plan.waves.push_back({plan.waves.empty() ? 0 : plan.waves.back().last, first});
-            plan.members.push_back(l);
-            in_wave = 0;
+        if (grads[l] == nullptr) continue;
+        const int64_t rows = layers[l].rows, size = layers[l].row_size(), cost = std::max(size, ROW_COST);
+        if (size > BLOCK) {
+            for (int64_t row = 0; row < rows; row++) {
+                plan.add(size);
+                const int64_t first = static_cast<int64_t>(plan.blocks.size());
+                const int64_t number = static_cast<int64_t>(plan.rows.size());
+                for (int64_t done = 0; done < size; done += BLOCK)
+                    plan.blocks.push_back({l, {row, row + 1}, number, row * size + done, std::min(BLOCK, size - done)});
+                plan.rows.push_back({l, row, {first, static_cast<int64_t>(plan.blocks.size())}});
+            }
+        } else {
+            const int64_t together = std::min(MOST_ROWS, ROWS_BLOCK / cost);
+            for (int64_t row = 0; row < rows; row += together) {
+                const int64_t last = std::min(row + together, rows);
+                plan.add((last - row) * cost);
+                plan.blocks.push_back({l, {row, last}, -1, 0, 0});
+            }
         }
-        for (int64_t start = 0; start < numel; start += BLOCK)
-            plan.blocks.push_back({start, static_cast<int32_t>(l), static_cast<int32_t>(std::min(BLOCK, numel - start))});
-        plan.layers.push_back({first, static_cast<int64_t>(plan.blocks.size())});
-        in_wave += numel;
-        plan.elements += numel;
     }
-    plan.waves.push_back({plan.waves.empty() ? 0 : plan.waves.back().last, static_cast<int64_t>(plan.blocks.size())});
-    plan.members.push_back(count);
+    plan.close_wave();
 }
 
-void first_pass(const float* grad, const Work& w, const Block& block, Sums& sums) {
-    for (int done = 0; done < block.size; done += TILE)
-        sum_tile(grad + block.start + done, std::min(TILE, block.size - done), static_cast<float>(w.mean), sums);
+void first_pass(const float* grad, const Row& r, int64_t start, int64_t size, Sums& sums) {
+    for (int64_t done = 0; done < size; done += TILE)
+        sum_tile(grad + start + done, static_cast<int>(std::min<int64_t>(TILE, size - done)), static_cast<float>(r.mean),
+                 sums);
 }
 
-void main_pass(const Layer& layer, const float* grad, const Work& w, Rule rule, const Block& block, Sums& sums) {
+// Elements of the tile at `start` when `rest` are left: the high word of the index is constant in it.
+int tile_size(int64_t start, int64_t rest) {
+    const int64_t word = int64_t{1} << 32;
+    return static_cast<int>(std::min<int64_t>({TILE, rest, word - start % word}));
+}
+
+void main_pass(const Layer& layer, const Shared& s, const Row& r, const float* grad, int64_t start, int64_t size,
+               Sums& sums) {
     Tile tile;
-    const Key key = noise_key(w.seed, w.step_bits, static_cast<uint32_t>(layer.number),
-                              static_cast<uint32_t>(block.start >> 32));
-    const float mean = static_cast<float>(w.mean);
-    for (int done = 0; done < block.size; done += TILE) {
-        const int n = std::min(TILE, block.size - done);
-        const int64_t at = block.start + done;
+    const float mean = static_cast<float>(r.mean);
+    const int64_t end = start + size;
+    for (int64_t at = start; at < end;) {
+        const int n = tile_size(at, end - at);
         float* state[3];
-        for (int s = 0; s < 3; s++) state[s] = layer.state[s] == nullptr ? nullptr : layer.state[s] + at;
-        const uint32_t start = static_cast<uint32_t>(at);
+        for (int k = 0; k < 3; k++) state[k] = layer.state[k] == nullptr ? nullptr : layer.state[k] + at;
+        const float* const g = grad + at;
+        float* const param = layer.param + at;
+        const uint32_t low = static_cast<uint32_t>(at);
+        const Key key = s.key_at(at);
+        const int64_t here = at;
+        at += n;
 #ifdef ASGC_SIMD
-        if (pipelined(layer, w, rule, n)) {
-            adam_pipeline(layer.param + at, state[0], state[1], grad + at, n, start, key, w, sums);
+        if (pipelined(layer, s, r, n)) {
+            adam_pipeline(param, state[0], state[1], g, n, low, key, s, r, sums);
             continue;
         }
 #endif
-        const bool finite = w.first_pass ? !w.dirty : sum_tile(grad + at, n, mean, sums);
-        const bool permuted = layer.dims > 0 && w.noise != 0;
-        if (permuted) logical_indices(layer, at, n, tile.index);
-        const uint32_t* index = permuted ? tile.index : nullptr;
-        const float* x = transform_tile(w, grad + at, n, start, index, key, finite, tile, sums);
-        rule_tile(rule, layer.param + at, state[0], state[1], state[2], x, n, w.rule);
+        const bool finite = r.first_pass ? !r.dirty : sum_tile(g, n, mean, sums);
+        const bool permuted = layer.dims > 0 && (r.noise != 0 || r.langevin != 0);
+        if (permuted) logical_indices(layer, here, n, tile.index);
+        const uint32_t* const index = permuted ? tile.index : nullptr;
+        const float* const x = transform_tile(s, r, g, n, low, index, key, finite, tile, sums);
+        rule_tile(s.rule, param, state[0], state[1], state[2], x, n, r.rule);
+        if (r.langevin == 0 || r.zero) continue;
+        const float* const z = langevin_noise(s, r, g, n, low, index, key, finite, tile);
+        langevin_tile(s.rule, param, state[0], state[1], state[2], z, n, r.rule);
     }
+}
+
+// Short rows, whole. One loop for each stage: memory is read in long runs, and the divisions and square roots of
+// neighbouring rows overlap.
+void step_rows(const Layer& layer, const Shared& s, const float* grad, Span span) {
+    Row rows[MOST_ROWS];
+    const int count = static_cast<int>(span.last - span.first);
+    const int64_t size = layer.row_size(), start = span.first * size;
+    for (int i = 0; i < count; i++) open_row(layer, s, span.first + i, rows[i]);
+    for (int i = 0; i < count; i++)
+        if (rows[i].first_pass) first_pass(grad, rows[i], start + i * size, size, rows[i].total);
+    for (int i = 0; i < count; i++)
+        if (rows[i].first_pass) close_first_pass(s, rows[i]);
+    for (int i = 0; i < count; i++) main_pass(layer, s, rows[i], grad, start + i * size, size, rows[i].total);
+    for (int i = 0; i < count; i++) close_row(layer, s, span.first + i, rows[i]);
 }
 
 void add_up(const Span& blocks, const Sums* partial, Sums& total) {
@@ -96,60 +160,75 @@ extern "C" {
 // All layers with a gradient (null: none) take one step. Gradients have the memory order of their parameters.
 void asgc_step(const Layer* layers, const float* const* grads, int64_t count, const Group* groups, int32_t threads) {
     static thread_local Plan plan;  // the buffers are kept between steps
-    static thread_local std::vector<Work> work;
+    static thread_local std::vector<Shared> shared;
+    static thread_local std::vector<Row> rows;
     static thread_local std::vector<Sums> early, late;
     make_plan(layers, grads, count, plan);
-    work.resize(static_cast<size_t>(count));
+    shared.resize(static_cast<size_t>(count));
+    rows.resize(plan.rows.size());
     early.assign(plan.blocks.size(), Sums{});
     late.assign(plan.blocks.size(), Sums{});
     for (int64_t l = 0; l < count; l++)
-        if (grads[l] != nullptr) open_layer(layers[l], groups[layers[l].group], work[l]);
+        if (grads[l] != nullptr) open_layer(layers[l], groups[layers[l].group], shared[l]);
+    for (size_t i = 0; i < rows.size(); i++) {
+        const LongRow& row = plan.rows[i];
+        open_row(layers[row.layer], shared[row.layer], row.row, rows[i]);
+    }
 
     const Plan& todo = plan;  // thread_local names inside the region would be each thread's own
-    Work* const works = work.data();
+    const Shared* const by_layer = shared.data();
+    Row* const long_rows = rows.data();
     Sums *const sums_early = early.data(), *const sums_late = late.data();
-#pragma omp parallel num_threads(plan.elements < PARALLEL_FROM ? 1 : threads)
-    for (size_t wave = 0; wave < todo.waves.size(); wave++) {
-        const Span& span = todo.waves[wave];
+#pragma omp parallel num_threads(plan.cost < PARALLEL_FROM ? 1 : threads)
+    for (const Wave& wave : todo.waves) {
         bool twice = false;
-        for (int64_t l = todo.members[wave]; l < todo.members[wave + 1]; l++)
-            twice |= grads[l] != nullptr && works[l].first_pass;
+        for (int64_t i = wave.rows.first; i < wave.rows.last; i++) twice |= long_rows[i].first_pass;
         if (twice) {
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t b = span.first; b < span.last; b++) {
+            for (int64_t b = wave.blocks.first; b < wave.blocks.last; b++) {
                 const Block& block = todo.blocks[b];
-                const Work& w = works[block.layer];
-                if (w.first_pass) first_pass(grads[block.layer], w, block, sums_early[b]);
+                if (block.number < 0 || !long_rows[block.number].first_pass) continue;
+                first_pass(grads[block.layer], long_rows[block.number], block.start, block.size, sums_early[b]);
             }
 #pragma omp for schedule(static)
-            for (int64_t l = todo.members[wave]; l < todo.members[wave + 1]; l++) {
-                if (grads[l] == nullptr || !works[l].first_pass) continue;
-                add_up(todo.layers[l], sums_early, works[l].total);
-                close_first_pass(layers[l], groups[layers[l].group], works[l]);
+            for (int64_t i = wave.rows.first; i < wave.rows.last; i++) {
+                if (!long_rows[i].first_pass) continue;
+                add_up(todo.rows[i].blocks, sums_early, long_rows[i].total);
+                close_first_pass(by_layer[todo.rows[i].layer], long_rows[i]);
             }
         }
 #pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t b = span.first; b < span.last; b++) {
+        for (int64_t b = wave.blocks.first; b < wave.blocks.last; b++) {
             const Block& block = todo.blocks[b];
-            const Layer& layer = layers[block.layer];
-            const Rule rule = static_cast<Rule>(static_cast<int>(groups[layer.group].rule));
-            main_pass(layer, grads[block.layer], works[block.layer], rule, block, sums_late[b]);
+            const int64_t l = block.layer;
+            if (block.number >= 0) {
+                main_pass(layers[l], by_layer[l], long_rows[block.number], grads[l], block.start, block.size, sums_late[b]);
+                continue;
+            }
+            step_rows(layers[l], by_layer[l], grads[l], block.rows);
         }
+    }
+    for (size_t i = 0; i < rows.size(); i++) {
+        const LongRow& row = plan.rows[i];
+        add_up(row.blocks, late.data(), rows[i].total);
+        close_row(layers[row.layer], shared[row.layer], row.row, rows[i]);
     }
     for (int64_t l = 0; l < count; l++) {
         if (grads[l] == nullptr) continue;
-        add_up(plan.layers[l], late.data(), work[l].total);
-        close_layer(layers[l], groups[layers[l].group], work[l]);
+        *layers[l].step += 1;
+        *layers[l].noise_step += 1;
     }
 }
 
-// eps of n elements from index `start` on (which must not cross a multiple of 2^32): for tests against asgc/noise.py.
+// eps of n elements from index `start` on: for tests against asgc/noise.py.
 void asgc_noise(float* out, int64_t n, int64_t start, uint32_t seed, uint32_t step, uint32_t layer) {
-    const Key key = noise_key(seed, step, layer, static_cast<uint32_t>(start >> 32));
     std::fill(out, out + n, 0.0f);
-    for (int64_t i = 0; i < n; i += TILE)
-        add_noise(out + i, out + i, static_cast<int>(std::min<int64_t>(TILE, n - i)), static_cast<uint32_t>(start + i),
-                  nullptr, key, 1.0f, true);
+    for (int64_t i = 0; i < n;) {
+        const int size = tile_size(start + i, n - i);
+        const Key key = noise_key(seed, step, layer, static_cast<uint32_t>((start + i) >> 32));
+        add_noise(out + i, out + i, size, static_cast<uint32_t>(start + i), nullptr, key, 1.0f, true);
+        i += size;
+    }
 }
 
 // phi of n elements, for tests against asgc/functional.py.

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .. import statistics
+from .. import functional, statistics
 from . import adaptation, build
 from .table import (
     LayerStruct,
@@ -18,6 +18,7 @@ from .table import (
     memory_order,
     same_order,
     state_keys,
+    units_adjacent,
 )
 
 if TYPE_CHECKING:
@@ -37,18 +38,14 @@ def unsupported(opt: ASGC) -> str | None:
         reason = adaptation.unsupported(group)
         if reason is not None:
             return reason
-        if group["granularity"] != "layer":
-            return f"granularity={group['granularity']!r} (only 'layer' is in the kernel)"
-        if group["noise_at"] != "gradient" and group["noise_scale"] != 0:
-            return "noise_at='update' (only 'gradient' is in the kernel)"
         for param in group["params"]:
-            reason = _unsupported_parameter(param)
+            reason = _unsupported_parameter(param, functional.units(param, group["granularity"]))
             if reason is not None:
                 return reason
     return build.unavailable()
 
 
-def _unsupported_parameter(param: Tensor) -> str | None:
+def _unsupported_parameter(param: Tensor, units: int) -> str | None:
     shape = tuple(param.shape)
     if type(param) not in _PLAIN:
         return f"a parameter is a {type(param).__name__}, not a plain tensor"
@@ -59,6 +56,11 @@ def _unsupported_parameter(param: Tensor) -> str | None:
         return f"a parameter of shape {shape} has gaps or overlaps in memory (strides {param.stride()})"
     if order.size and param.numel() >= 1 << 32:
         return f"a parameter of shape {shape} has 2^32 elements or more in an order that is not row-major"
+    if units > 1 and not units_adjacent(param):
+        return (
+            f"granularity='unit' and a parameter of shape {shape} whose units (indices of dimension 0) are interleaved "
+            f"in memory (strides {param.stride()}): param.contiguous() has them one after the other"
+        )
     return None
 
 
@@ -96,9 +98,9 @@ class _Table:
 
     def point(self, i: int, tensors: list[Tensor], names: list[str], slots: list[int], state: State) -> None:
         """Check the tensors of layer i (parameter, then state by name) and write its row."""
-        param = tensors[0]
+        param, stats, step_count, time = tensors[: 1 + len(_COUNTERS)]
         order = memory_order(param)
-        if order is None or _unsupported_parameter(param) is not None:
+        if order is None or _unsupported_parameter(param, 1) is not None:
             raise RuntimeError(
                 f"a parameter of shape {tuple(param.shape)} is no longer a dense float32 tensor on the CPU"
             )
@@ -108,22 +110,26 @@ class _Table:
                 raise RuntimeError(f"the state {name!r} of a parameter of shape {tuple(param.shape)} does not fit it")
             if tensor.dtype is not torch.float32 or not same_order(param, tensor):
                 tensors[k] = state[name] = as_laid_out(tensor, param)
-        stats, step_count, time = tensors[1 : 1 + len(_COUNTERS)]
+        rows = stats.shape[-1] if stats.dim() else 0
         if not (
             stats.dtype is step_count.dtype is torch.float32
             and time.dtype is torch.int64
-            and stats.numel() == len(statistics.STATISTICS)
+            and stats.shape == (len(statistics.STATISTICS), rows)
+            and rows in (1, functional.units(param, "unit"))
             and stats.is_contiguous()
             and stats.is_cpu
             and step_count.is_cpu
             and time.is_cpu
         ):
             raise RuntimeError(f"the statistics of a parameter of shape {tuple(param.shape)} do not fit it")
+        reason = _unsupported_parameter(param, rows)
+        if reason is not None:
+            raise RuntimeError(f"cannot go on with {reason}")
         row = self.rows[i]
         addresses = [tensor.data_ptr() for tensor in tensors]
         row.param, row.stats, row.step, row.noise_step, *rule = addresses
         row.group = i if self.adapting else self.params[i][1]
-        row.numel, row.number = param.numel(), state["layer"]
+        row.numel, row.rows, row.number = param.numel(), rows, state["layer"]
         row.state[:] = [None, None, None]
         for slot, address in zip(slots, rule, strict=True):
             row.state[slot] = address
@@ -151,7 +157,7 @@ def _gradient(param: Tensor, row: LayerStruct, keep: list[Tensor]) -> int:
     if grad.dtype is not torch.float32 or not grad.is_cpu or grad.is_neg() or not same_order(param, grad):
         grad = as_laid_out(grad, param)
         keep.append(grad)
-    return grad.data_ptr() or int(row.stats)  # an empty tensor has no address, but has a gradient
+    return grad.data_ptr() or int(row.step)  # an empty tensor has no address, but has a gradient
 
 
 def _complete(opt: ASGC, table: _Table, i: int, names: list[str]) -> State:

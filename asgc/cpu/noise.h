@@ -18,7 +18,7 @@ struct Key {
     uint32_t k0, k1;
 };
 
-// high: upper word of the element's index, the same for a whole block.
+// high: upper word of the element's index.
 static inline Key noise_key(uint32_t seed, uint32_t step, uint32_t layer, uint32_t high) {
     uint32_t k0 = mix(mix(mix(seed ^ 0x243f6a88u) + step) + layer);
     if (high != 0) k0 = mix(k0 + high);
@@ -66,18 +66,19 @@ static inline Floats gaussians(Words index, Words k0, Words k1) {
     return __builtin_convertvector(byte_sums(a, b), Floats) * static_cast<float>(1 / 209.0217);
 }
 
-// x + scale * eps; where x is exactly zero only with `zeros` (all bits of a lane set). The product is rounded before it
-// is added, as in the reference: fused with the addition it would leave other numbers where the two nearly cancel.
-static inline Floats with_noise(Floats x, Words index, Words k0, Words k1, float scale, Words zeros) {
+// scale * eps; where x is exactly zero only with `zeros` (all bits of a lane set). The product is rounded before it is
+// added to x, as in the reference: fused with the addition it would leave other numbers where the two nearly cancel.
+static inline Floats noise_for(Floats x, Words index, Words k0, Words k1, float scale, Words zeros) {
     Floats noise = gaussians(index, k0, k1) * scale;
     __asm__("" : "+v"(noise));  // the compiler must not look through here, or it fuses
     const Words wanted = (Words)(x != 0.0f) | zeros;
-    return x + (Floats)((Words)noise & wanted);
+    return (Floats)((Words)noise & wanted);
 }
 #endif
 
-// out = x + scale * eps for the elements index[0..n), or start.. where there is no index; eps has the same bits as
-// gaussian(). Elements that are exactly zero get none unless asked for.
+// out = x + scale * eps, or scale * eps ALONE, for the elements index[0..n), or start.. where there is no index; eps has
+// the same bits as gaussian(). Elements that are exactly zero get none unless asked for.
+template <bool ALONE = false>
 static inline void add_noise(float* out, const float* x, int n, uint32_t start, const uint32_t* index, Key key,
                              float scale, bool zeros) {
     int i = 0;
@@ -90,7 +91,8 @@ static inline void add_noise(float* out, const float* x, int n, uint32_t start, 
         Floats value;
         if (index != nullptr) std::memcpy(&words, index + i, sizeof words);
         std::memcpy(&value, x + i, sizeof value);
-        value = with_noise(value, words, k0, k1, scale, all);
+        const Floats noise = noise_for(value, words, k0, k1, scale, all);
+        value = ALONE ? noise : value + noise;
         std::memcpy(out + i, &value, sizeof value);
     }
 #endif
@@ -100,6 +102,9 @@ static inline void add_noise(float* out, const float* x, int n, uint32_t start, 
             const uint32_t place = index != nullptr ? index[i + j] : start + static_cast<uint32_t>(i + j);
             noise[j] = scale * gaussian(place, key.k0, key.k1);
         }
-        for (int j = 0; j < count; j++) out[i + j] = x[i + j] + (zeros || x[i + j] != 0.0f ? noise[j] : 0.0f);
+        for (int j = 0; j < count; j++) {
+            const float wanted = zeros || x[i + j] != 0.0f ? noise[j] : 0.0f;
+            out[i + j] = ALONE ? wanted : x[i + j] + wanted;
+        }
     }
 }

@@ -17,30 +17,27 @@ static inline Floats load(const float* x) {
 
 static inline void store(float* x, Floats value) { std::memcpy(x, &value, sizeof value); }
 
-static inline float sum_of(Floats x) {
-    float total = 0.0f;
-    for (int lane = 0; lane < LANES; lane++) total += x[lane];
-    return total;
+// Clip and adam together need more registers than AVX2 has, so there the clip stays a loop of its own.
+static inline bool pipelined(const Layer& layer, const Shared& s, const Row& r, int n) {
+    const bool plain_adam = s.rule == ADAM && !r.rule.flag && r.rule.one < 0.5f;
+    const bool clip = LANES == 16 && s.kind == POWER_4 && r.tau > 0 && !r.first_pass;
+    return plain_adam && layer.dims == 0 && !r.zero && n >= 2 * LANES && n % LANES == 0 &&
+           (r.clips ? clip : !s.by_value && (r.noise != 0 || r.langevin != 0));
 }
 
-// Clip and adam together need more registers than AVX2 has, so there the clip stays a loop of its own.
-static inline bool pipelined(const Layer& layer, const Work& w, Rule rule, int n) {
-    const bool plain_adam = rule == ADAM && !w.rule.flag && w.rule.one < 0.5f;
-    const bool clip = LANES == 16 && w.kind == POWER_4 && w.tau > 0 && !w.first_pass;
-    return plain_adam && layer.dims == 0 && !w.zero && n >= 2 * LANES && n % LANES == 0 &&
-           (w.clips ? clip : !w.by_value && w.noise != 0);
-}
+enum Noise { NONE, AT_GRADIENT, AT_UPDATE };
 
 // One tile. p, a, b: parameter, exp_avg, exp_avg_sq at the place of the gradients g. With CLIP (value mode) it makes
 // the tile's sums too; infinite elements become +-tau by the formula itself.
-template <bool NOISE, bool CLIP>
-static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, uint32_t start, Key key, const Work& w,
-                          Sums& sums) {
-    const Coefficients& k = w.rule;
-    const Words k0 = key.k0 - Words{}, k1 = key.k1 - Words{}, all = (w.noise_zeros ? ~0u : 0u) - Words{};
-    const Floats limit = w.tau - Floats{};
-    const float noise_scale = w.noise, mean = static_cast<float>(w.mean), scale = k.scale, decay = k.decay, keep = k.keep;
+template <Noise NOISE, bool CLIP>
+static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, uint32_t start, Key key, const Shared& s,
+                          const Row& r, Sums& sums) {
+    const Coefficients& k = r.rule;
+    const Words k0 = key.k0 - Words{}, k1 = key.k1 - Words{}, all = (s.noise_zeros ? ~0u : 0u) - Words{};
+    const Floats limit = r.tau - Floats{}, infinity = std::numeric_limits<float>::infinity() - Floats{};
+    const float noise_scale = r.noise + r.langevin, mean = static_cast<float>(r.mean), scale = k.scale, decay = k.decay;
     const float lr = k.lr, weight = k.one, beta2 = k.two, fresh = k.three, correction = k.four, eps = k.eps;
+    const float keep = k.keep, warm_up = k.five;
     Words index = start - Words{}, any{};
     for (int lane = 0; lane < LANES; lane++) index[lane] += static_cast<uint32_t>(lane);
     Floats s1{}, s2{}, d2{}, square{};
@@ -49,8 +46,10 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
     const auto noisy = [&](int i) {
         const Floats x = load(g + i);
         Floats h = x;
-        if (NOISE) h = with_noise(x, index, k0, k1, noise_scale, all);
-        index += LANES;
+        if (NOISE == AT_GRADIENT) {
+            h += noise_for(x, index, k0, k1, noise_scale, all);
+            index += LANES;
+        }
         if (CLIP) {
             const Floats centred = x - mean;
             s1 += x;
@@ -70,9 +69,17 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
     const auto update = [&](int i, Floats y) {
         const Floats old = load(p + i), m = load(a + i), x = y * scale + decay * old;
         const Floats first = m + weight * (x - m), second = beta2 * load(b + i) + fresh * x * x;
+        Floats push = first;
+        if (NOISE == AT_UPDATE) {  // its rate is lr, where that of `first` is lr / warm_up
+            const Floats raw = load(g + i);
+            Floats z = noise_for(raw, index, k0, k1, noise_scale, all);
+            if (CLIP) z = (Floats)((Words)z & (Words)(absolute(raw) < infinity));
+            push += warm_up * z;
+            index += LANES;
+        }
         store(a + i, first);
         store(b + i, second);
-        store(p + i, old * keep - lr * (first / (square_root(second) * correction + eps)));
+        store(p + i, old * keep - lr * (push / (square_root(second) * correction + eps)));
     };
 
     Floats y = clipped(noisy(0)), h = noisy(LANES);
@@ -88,9 +95,7 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
 
     bool finite = true;
     if (CLIP) {
-        uint32_t bits = 0;
-        for (int lane = 0; lane < LANES; lane++) bits |= any[lane];
-        finite = settle_sums(g, n, mean, sum_of(s1), sum_of(s2), sum_of(d2), bits, sums);
+        finite = settle_sums(g, n, mean, sum_of(s1), sum_of(s2), sum_of(d2), any_bits(any), sums);
         sums.clipped += beyond;
     }
     const float total = sum_of(square);
@@ -99,16 +104,19 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
     } else {  // its squares leave fp32's range: make the transformed gradient again for their sum
         Tile tile;
         Sums again;
-        const float* x = transform_tile(w, g, n, start, nullptr, key, finite, tile, again);
+        const float* x = transform_tile(s, r, g, n, start, nullptr, key, finite, tile, again);
         sums.square += sum_of_squares(x, n, 0.0f);
     }
 }
 
 static inline void adam_pipeline(float* p, float* a, float* b, const float* g, int n, uint32_t start, Key key,
-                                 const Work& w, Sums& sums) {
-    if (!w.clips) return adam_pipeline<true, false>(p, a, b, g, n, start, key, w, sums);
-    if (w.noise != 0) return adam_pipeline<true, true>(p, a, b, g, n, start, key, w, sums);
-    return adam_pipeline<false, true>(p, a, b, g, n, start, key, w, sums);
+                                 const Shared& s, const Row& r, Sums& sums) {
+    if (r.langevin != 0)
+        return r.clips ? adam_pipeline<AT_UPDATE, true>(p, a, b, g, n, start, key, s, r, sums)
+                       : adam_pipeline<AT_UPDATE, false>(p, a, b, g, n, start, key, s, r, sums);
+    if (r.noise == 0) return adam_pipeline<NONE, true>(p, a, b, g, n, start, key, s, r, sums);
+    return r.clips ? adam_pipeline<AT_GRADIENT, true>(p, a, b, g, n, start, key, s, r, sums)
+                   : adam_pipeline<AT_GRADIENT, false>(p, a, b, g, n, start, key, s, r, sums);
 }
 
 #endif

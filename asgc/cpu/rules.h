@@ -5,8 +5,8 @@
 
 enum Rule { SGD = 0, ADAM = 1, RMSPROP = 2, ADAGRAD = 3 };
 
-struct Coefficients {  // of one layer in one step; every one rounded once from double, as torch does with scalars
-    float scale;       // factor on x: minus one for maximize, times the norm mode's attenuation
+struct Coefficients {  // of one row in one step; every one rounded once from double, as torch does with scalars
+    float scale;       // factor on x: minus one for maximize, times the norm mode's attenuation of the row
     float decay;       // coupled weight decay
     float keep;        // 1 - lr * weight_decay where decoupled, else 1
     float lr;          // sgd, rmsprop: lr; adam: lr / bias_correction1; adagrad: decayed lr
@@ -14,6 +14,8 @@ struct Coefficients {  // of one layer in one step; every one rounded once from 
     float two;         // sgd: 1 - dampening; adam: beta2; rmsprop: 1 - alpha
     float three;       // adam: 1 - beta2; rmsprop: momentum
     float four;        // adam: 1 / sqrt(bias_correction2)
+    float five;        // adam: bias_correction1
+    float noise_lr;    // of noise after the rule: lr, decayed for adagrad
     float eps;
     bool first;        // sgd: the momentum buffer takes the gradient itself
     bool flag;         // sgd: nesterov; adam: amsgrad; rmsprop: centered
@@ -112,5 +114,34 @@ static inline void rule_tile(Rule rule, float* p, float* a, float* b, float* c, 
                               : rmsprop_tile<false, false>(p, a, b, c, x, n, k);
         case ADAGRAD:
             return adagrad_tile(p, a, x, n, k);
+    }
+}
+
+// p -= lr z / denominator, z the noise of the Langevin form: after rule_tile, whose state it reads.
+static void langevin_tile(Rule rule, float* p, const float* a, const float* b, const float* c, const float* z, int n,
+                          const Coefficients& k) {
+    const float lr = k.noise_lr, eps = k.eps;
+    // Elements without noise may have a zero denominator (eps = 0).
+    const auto move = [&](int i, float denominator) { p[i] -= lr * (z[i] != 0.0f ? z[i] / denominator : 0.0f); };
+    switch (rule) {
+        case SGD:
+#pragma omp simd
+            for (int i = 0; i < n; i++) p[i] -= lr * z[i];
+            return;
+        case ADAM: {
+            const float* second = k.flag ? c : b;
+            const float correction = k.four;
+#pragma omp simd
+            for (int i = 0; i < n; i++) move(i, std::sqrt(second[i]) * correction + eps);
+            return;
+        }
+        case RMSPROP:
+#pragma omp simd
+            for (int i = 0; i < n; i++) move(i, std::sqrt(k.flag ? a[i] - b[i] * b[i] : a[i]) + eps);
+            return;
+        case ADAGRAD:
+#pragma omp simd
+            for (int i = 0; i < n; i++) move(i, std::sqrt(a[i]) + eps);
+            return;
     }
 }

@@ -58,10 +58,9 @@ static __attribute__((noinline)) void sum_in_double(const float* g, int n, doubl
     sums.nonfinite += count_nonfinite(g, n);
 }
 
-// Adds the sums of one tile, given those made in fp32 and the bits of all elements (without sign) joined by `or`.
-// True if all elements are finite.
-static inline bool settle_sums(const float* g, int n, float mean, float s1, float s2, float d2, uint32_t any, Sums& sums) {
-    if (any == 0) {
+// Adds the sums of one tile, given those made in fp32 and whether any element is not zero. True if all are finite.
+static inline bool settle_sums(const float* g, int n, float mean, float s1, float s2, float d2, bool any, Sums& sums) {
+    if (!any) {
         sums.d2 += static_cast<double>(n) * mean * mean;
         return true;
     }
@@ -87,7 +86,7 @@ static inline bool sum_tile(const float* g, int n, float mean, Sums& sums) {
         d2 += centred * centred;
         any |= bits_of(x) << 1;
     }
-    return settle_sums(g, n, mean, s1, s2, d2, any, sums);
+    return settle_sums(g, n, mean, s1, s2, d2, any != 0, sums);
 }
 
 // Sum of squares of values of any scale; `fast` is the fp32 sum made on the way.

@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["GROUP_FIELDS", "STATE_KEYS", "LayerStruct", "Order", "group_values", "memory_order", "state_keys"]
+__all__ = [
+    "GROUP_FIELDS",
+    "STATE_KEYS",
+    "LayerStruct",
+    "Order",
+    "group_values",
+    "memory_order",
+    "state_keys",
+    "units_adjacent",
+]
 
 MAX_DIMS = 8  # of a tensor whose memory order is not row-major, after merging
 
@@ -36,6 +45,7 @@ class LayerStruct(ctypes.Structure):
         ("numel", ctypes.c_int64),
         ("number", ctypes.c_int64),
         ("group", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
         ("fresh", ctypes.c_int64),
         ("dims", ctypes.c_int64),
         ("size", ctypes.c_int64 * MAX_DIMS),
@@ -47,7 +57,7 @@ class LayerStruct(ctypes.Structure):
 GROUP_FIELDS = (
     *("rule", "norm", "lr", "weight_decay", "eps", "maximize", "decoupled", "beta1", "beta2", "amsgrad", "momentum"),
     *("dampening", "nesterov", "alpha", "centered", "lr_decay", "clip_factor", "threshold", "sharpness"),
-    *("noise_scale", "noise_decay", "noise_zeros", "stats_decay", "outlier_share", "seed"),
+    *("noise_scale", "noise_decay", "noise_zeros", "langevin", "stats_decay", "outlier_share", "seed"),
 )
 
 
@@ -80,6 +90,7 @@ def group_values(group: dict[str, Any]) -> list[float]:
         group["noise_scale"],
         group["noise_decay"],
         group["noise_zeros"],
+        group["noise_at"] == "update",
         group["stats_decay"],
         group["outlier_share"],
         group["seed"],
@@ -128,6 +139,12 @@ def memory_order(tensor: Tensor) -> Order | None:
     if len(merged) > MAX_DIMS:
         return None
     return Order(tuple(size for size, _ in merged), tuple(stride for _, stride in merged))
+
+
+def units_adjacent(tensor: Tensor) -> bool:
+    """Whether the units of a dense tensor (index along dimension 0) lie one after the other in memory."""
+    units = tensor.shape[0]
+    return units == 1 or tensor.numel() == 0 or tensor.stride(0) * units == tensor.numel()
 
 
 def same_order(a: Tensor, b: Tensor) -> bool:

@@ -1,10 +1,11 @@
 // The gradient transform of one tile: sums, noise and clip, into a buffer that stays in the L1 cache.
 #pragma once
-#include "layer.h"
+#include "row.h"
 
 struct Tile {
     alignas(64) float out[TILE];
     alignas(64) float clean[TILE];
+    alignas(64) float noise[TILE];
     alignas(64) uint32_t index[TILE];
 };
 
@@ -53,9 +54,9 @@ static void contain_tile(float* out, const float* g, int n, float tau, Sums& sum
 
 // Returns where the transformed gradient of n elements lies: g itself or tile.out. The elements' row-major indices are
 // in `index`, or count up from `start`.
-static inline const float* transform_tile(const Work& w, const float* g, int n, uint32_t start, const uint32_t* index,
-                                          Key key, bool finite, Tile& tile, Sums& sums) {
-    if (w.zero) {
+static inline const float* transform_tile(const Shared& s, const Row& r, const float* g, int n, uint32_t start,
+                                          const uint32_t* index, Key key, bool finite, Tile& tile, Sums& sums) {
+    if (r.zero) {
         std::fill(tile.out, tile.out + n, 0.0f);
         return tile.out;
     }
@@ -64,20 +65,20 @@ static inline const float* transform_tile(const Work& w, const float* g, int n, 
         for (int i = 0; i < n; i++) tile.clean[i] = is_finite(g[i]) ? g[i] : 0.0f;
         x = tile.clean;
     }
-    if (w.noise != 0) {
-        add_noise(tile.out, x, n, start, index, key, w.noise, w.noise_zeros);
+    if (r.noise != 0) {
+        add_noise(tile.out, x, n, start, index, key, r.noise, s.noise_zeros);
         for (int i = 0; !finite && i < n; i++)
             if (!is_finite(g[i])) tile.out[i] = 0.0f;
         x = tile.out;
     }
-    if (w.clips && w.tau > 0) {
+    if (r.clips && r.tau > 0) {
         int32_t clipped;
         float square;
-        clip_tile(w.kind, tile.out, x, n, w.tau, w.sharpness, clipped, square);
+        clip_tile(s.kind, tile.out, x, n, r.tau, s.sharpness, clipped, square);
         x = tile.out;
         sums.clipped += clipped;
         sums.square += sum_of_squares(x, n, square);
-    } else if (w.clips) {
+    } else if (r.clips) {
         for (int i = 0; i < n; i++) {
             sums.clipped += x[i] != 0.0f;
             tile.out[i] = 0.0f;
@@ -89,7 +90,16 @@ static inline const float* transform_tile(const Work& w, const float* g, int n, 
     if (!finite) {
         if (x != tile.out) std::copy(x, x + n, tile.out);
         x = tile.out;
-        contain_tile(tile.out, g, n, w.was_new ? std::numeric_limits<float>::infinity() : w.tau, sums);
+        contain_tile(tile.out, g, n, r.was_new ? std::numeric_limits<float>::infinity() : r.tau, sums);
     }
     return x;
+}
+
+// The noise that a row adds after its rule, in tile.noise: none where the gradient is not finite.
+static inline const float* langevin_noise(const Shared& s, const Row& r, const float* g, int n, uint32_t start,
+                                          const uint32_t* index, Key key, bool finite, Tile& tile) {
+    add_noise<true>(tile.noise, g, n, start, index, key, r.langevin, s.noise_zeros);
+    for (int i = 0; !finite && i < n; i++)
+        if (!is_finite(g[i])) tile.noise[i] = 0.0f;
+    return tile.noise;
 }

@@ -42,10 +42,10 @@ def main(argv: Sequence[str]) -> int:
     source: RunData | StudyData
     if (path / CONFIG).is_file():
         source = RunData(path)
-        problems = source.problems
+        problems = [f"left out {problem}" for problem in source.problems]
     else:
         source = open_study(path, namespace.seed, namespace.repetitions, namespace.baseline)
-        problems = [f"{problem.path}: {problem.reason}" for problem in source.data.problems]
+        problems = source.data.left_out()
     out = path / PLOTS if namespace.out is None else Path(namespace.out)
     made = 0
     for _, found in catalog.figures(source, words(namespace.only)):
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             print(*paths, table, sep="\n")
             made += 1
     for problem in problems:
-        print(f"left out {problem}", file=sys.stderr)
+        print(problem, file=sys.stderr)
     return 0 if made else 1
 
 

@@ -95,7 +95,7 @@ def gather(study: StudyData) -> Contents:
     for part in study.parts("compare"):
         made = _try(contents, f"{part.name}: matched step sizes", lambda: _matched(study, part))  # noqa: B023
         contents.sheets += made or []
-    for part in study.parts("robustness"):
+    for part in study.parts("grid", "robustness"):
         made = _try(contents, f"{part.name}: robustness", lambda: _robustness(study, part))  # noqa: B023
         contents.sheets += made or []
     parts = [part.name for part in study.parts("compare", "grid", "robustness", "ablation")]

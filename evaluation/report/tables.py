@@ -313,13 +313,13 @@ def matched(part: str, table: Table[MatchedRow]) -> Sheet:
 
 
 def robustness(table: Table[RobustnessRow]) -> Sheet:
-    """What optimizers reach at random settings."""
+    """What optimizers reach at random settings, or at the points of a grid."""
     part = table.records[0].part if len(table) else ""
     columns = [
         ("task", ""),
         ("setting", ""),
         ("optimizer", ""),
-        ("settings", "random ones"),
+        ("settings", "of its options"),
         ("best", "best setting's score"),
     ]
     columns += [("near the best", "share of settings within 5 % of the reference range of the cell's best")]

@@ -45,7 +45,9 @@ def test_layer_numbers_continue_over_groups() -> None:
     params = [torch.zeros(2) for _ in range(4)]
     opt = ASGC([{"params": params[:2]}, {"params": params[2]}], 0.1, **REFERENCE)
     opt.add_param_group({"params": [params[3]], "lr": 1.0})
-    assert [opt.state[p]["layer"] for p in params] == [0, 1, 2, 3]
+    assert [opt.layer_number(p) for p in params] == [0, 1, 2, 3]
+    train(params[2:], opt, 1)
+    assert not opt.state.get(params[0])  # torch.distributed.checkpoint takes an empty state for one yet to be made
     opt.state.clear()  # as some trainers do to reset moments
     train(params, opt, 1)
     assert [opt.state[p]["layer"] for p in params] == [0, 1, 2, 3]
@@ -56,7 +58,7 @@ def test_parameters_without_gradient_are_left_alone() -> None:
     opt = ASGC([a, b], 0.1, **REFERENCE)
     train([a], opt, 3)
     assert torch.equal(b, torch.ones(2))
-    assert set(opt.state[b]) == {"layer"}
+    assert b not in opt.state
     train([b], opt, 1)
     assert (opt.state[a]["noise_step"], opt.state[b]["noise_step"]) == (4, 1)
 

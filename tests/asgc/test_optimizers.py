@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from asgc import ASGC, optimizers
-from asgc.optimizers import NormClipped
+from asgc.clips import Clipped, NormClip
 
 RULES = ["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 
 
 def test_names() -> None:
     expected = {"asgc", "asgc-clip", "asgc-noise", *RULES, *(f"{rule}+clip" for rule in RULES)}
+    expected |= {f"{rule}+clip-value" for rule in RULES} | {"adam-rel", "adam-reset"}
+    expected |= {"agc", "autoclip", "zclip", "adagc", "spamp", "gradient-noise"}
     assert set(optimizers.names()) == expected
     assert all(optimizers.info(name).description for name in optimizers.names())
     with pytest.raises(AttributeError):
@@ -71,7 +73,8 @@ def test_clip_is_clip_grad_norm_before_the_step(rule: str) -> None:
     params: list[list[Tensor]] = [[torch.zeros(5), torch.zeros(3, 2)] for _ in range(2)]
     opt = optimizers.build(f"{rule}+clip", params[0], lr=0.1, max_norm=0.5)
     plain = optimizers.build(rule, params[1], lr=0.1)
-    assert isinstance(opt, NormClipped)
+    assert isinstance(opt, Clipped)
+    assert isinstance(opt.clip, NormClip)
     for t in range(4):
         for group in params:
             generator = torch.Generator().manual_seed(t)

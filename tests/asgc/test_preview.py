@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from asgc import ASGC, optimizers, rules, wrap
+from asgc.clips import Clipped, NormClip
 from asgc.cpu import build
-from asgc.optimizers import NormClipped
 from asgc.preview import preview, preview_transform
 
 SHAPES = [(40, 7), (3, 2, 4, 4), (11,), ()]
@@ -80,8 +80,14 @@ def test_asgc_gives_its_rule_what_preview_says(options: dict[str, Any], given_to
         assert not torch.equal(layers[0].seen, params[0].grad)
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "foreach"])
-@pytest.mark.parametrize("options", [o for o in OPTIONS if "granularity" not in o])
+FAST_OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    *(("cpu", options) for options in OPTIONS),
+    *(("foreach", options) for options in OPTIONS if "granularity" not in options),
+    ("cpu", {"mode": "value", "granularity": "unit", "noise_scale": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("implementation", "options"), FAST_OPTIONS)
 def test_the_fast_paths_step_by_what_preview_says(implementation: str, options: dict[str, Any]) -> None:
     if implementation == "cpu" and build.unavailable() is not None:
         pytest.skip("no C++ compiler")
@@ -97,9 +103,12 @@ def test_the_fast_paths_step_by_what_preview_says(implementation: str, options: 
             assert torch.equal(layer.seen, -layer.param)
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "foreach"])
+@pytest.mark.parametrize("noise_at", ["gradient", "update"])
+@pytest.mark.parametrize(("implementation", "granularity"), [("cpu", "layer"), ("cpu", "unit"), ("foreach", "layer")])
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
-def test_the_fast_paths_show_what_the_reference_shows(implementation: str, rule: str) -> None:
+def test_the_fast_paths_show_what_the_reference_shows(
+    implementation: str, granularity: str, rule: str, noise_at: str
+) -> None:
     """With state, weight decay and options of their own in two groups, which must not leak into what is seen."""
     if implementation == "cpu" and build.unavailable() is not None:
         pytest.skip("no C++ compiler")
@@ -108,17 +117,21 @@ def test_the_fast_paths_show_what_the_reference_shows(implementation: str, rule:
         {"params": params[:2], "clip_factor": 0.5, "weight_decay": 0.1},
         {"params": params[2:], "noise_scale": 0.6, "seed": 3, "lr": 0.5},
     ]
-    opt = ASGC(groups, 0.01, rule=rule, implementation=implementation)
+    options = {"granularity": granularity, "noise_at": noise_at, "implementation": implementation}
+    opt = ASGC(groups, 0.01, rule=rule, **options)
     for step in range(6):
         give_gradients(params, step)
         fast = preview(opt)
         slow = preview_transform(
-            (param, opt.state[param], group) for group in opt.param_groups for param in group["params"]
+            (param, {**opt.state[param], "layer": opt.layer_number(param)}, group)
+            for group in opt.param_groups
+            for param in group["params"]
         )
         for one, other in zip(fast, slow, strict=True):
             assert one.param is other.param
             torch.testing.assert_close(one.seen, other.seen, rtol=2e-5, atol=1e-6)
             assert one[2:] == pytest.approx(other[2:], rel=1e-5)
+            assert one.noise_std > 0
         opt.step()
 
 
@@ -139,7 +152,7 @@ def test_wrap_gives_the_inner_optimizer_what_preview_says(options: dict[str, Any
 def test_the_clipped_baselines_give_the_inner_optimizer_what_preview_says(max_norm: float) -> None:
     params = parameters()
     inner = Recorder(params, lr=0.01)
-    opt = NormClipped(inner, max_norm)
+    opt = Clipped(inner, NormClip(max_norm))
     for step in range(6):
         give_gradients(params, step)
         raw = [param.grad.clone() for param in params if param.grad is not None]

@@ -98,7 +98,7 @@ def test_copies_go_on_alike(copied: Any) -> None:
     train(twin_params, twin, 3, 6)
     assert_same_state(twin.state_dict(), opt.state_dict())
     twin.add_param_group({"params": [torch.zeros(2)]})
-    assert twin.state[twin.param_groups[1]["params"][0]]["layer"] == 3
+    assert twin.layer_number(twin.param_groups[1]["params"][0]) == 3
 
 
 def test_user_hooks_see_the_restored_state_and_may_replace_the_loaded_one() -> None:
@@ -127,7 +127,7 @@ def test_a_wrong_state_changes_nothing() -> None:
     for state_dict, message in (
         (plain.state_dict(), "not a state_dict of ASGC"),
         ({}, "not a state_dict of ASGC"),
-        (wrong, "statistics of parameter 0"),
+        (wrong, "saved statistics of group 0, parameter 0"),
         (fewer.state_dict(), "doesn't match the size"),
     ):
         with pytest.raises(ValueError, match=message):

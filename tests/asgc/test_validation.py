@@ -73,7 +73,7 @@ def test_wrong_options_in_constructor_and_group(options: dict[str, Any], error: 
     with pytest.raises(error):
         opt.add_param_group({"params": [torch.zeros(3)], **options})
     assert opt.state_dict() == before
-    assert len(opt.state) == 1
+    assert not opt.state
 
 
 def test_unknown_group_keys() -> None:

@@ -76,6 +76,17 @@ def test_the_tables_come_back(study, tmp_path):
         assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
+def test_commands_hold_no_folder_of_this_machine(study, tmp_path):
+    run = study.rows("SELECT run FROM runs ORDER BY run")[0]["run"]
+    root = study.roots[0].resolve()
+    typed = f"/opt/venv/bin/asgc-rl train --run-dir={root}/{run} --game=CartPole --config=/data/x.yaml"
+    study.connection.execute("UPDATE runs SET command = ? WHERE run = ?", [typed, run])
+    with dataset.load(export(study, tmp_path / "archive")) as data:
+        (row,) = data.rows("SELECT command FROM runs WHERE run = ?", run)
+    shown = f"asgc-rl train --run-dir={root.name}/{run} --game=CartPole --config=/data/x.yaml"
+    assert row["command"] == shown
+
+
 def test_an_archive_leads_to_the_same_claims(study, tmp_path):
     with dataset.load(export(study, tmp_path / "archive")) as data:
         for metric in ("final", "auc", "ttt_steps"):

@@ -49,6 +49,11 @@ def test_equal_values_are_no_difference():
     )
 
 
+def test_an_option_of_a_later_version_is_no_difference_until_it_is_set():
+    assert differences({"a": 1}, {"a": 1, "new": None}) == differences({"a": 1, "gone": None}, {"a": 1}) == {}
+    assert differences({"a": 1}, {"a": 1, "new": False}) == {"new": (ABSENT, False)}
+
+
 def test_ignored_keys_stand_for_what_is_below_them_only():
     old = {"env": {"threads": 1, "height": 84}, "environment": 1, "device": "cpu"}
     new = {"env": {"threads": 2, "height": 42}, "environment": 2, "device": "cuda"}

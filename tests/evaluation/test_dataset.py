@@ -290,3 +290,15 @@ def test_a_damaged_definition_leaves_the_runs(study):
 
 
 # Plain folders, and several ------------------------------------------------------------------------------------------
+
+
+def test_problems_that_many_folders_share_are_counted(tmp_path):
+    planned = [Planned("adam", seed, [1.0] * 6) for seed in range(7)]
+    study = write_study(tmp_path / "tiny", planned)
+    for run in planned[1:]:
+        shutil.rmtree(study / run.path)
+    reason = "missing: planned, but not run"
+    with dataset.load(study) as data:
+        assert [problem.reason for problem in data.problems] == [reason] * 6
+        named = [f"left out {study / run.path}: {reason}" for run in planned[1:4]]
+        assert data.left_out() == [*named, f"left out 3 more: {reason}"]

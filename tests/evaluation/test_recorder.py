@@ -91,6 +91,9 @@ def test_a_shift_before_the_first_update_means_nothing(tmp_path: Path) -> None:
     assert recorded(tmp_path) == [(0, "interval", -1)]
 
 
+CHANGING = ("agc", "autoclip", "spamp", "gradient-noise")  # change these gradients
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_say_what_happened(name: str, tmp_path: Path) -> None:
     """Against figures made here from the gradients, the weights before and the weights after."""
@@ -119,14 +122,17 @@ def test_rows_say_what_happened(name: str, tmp_path: Path) -> None:
         assert (len(row["after"]), sum(row["after"])) == (BINS, grad.numel())
         assert row["attenuation"] == pytest.approx(row["after_rms"] / row["grad_rms"], rel=1e-4)
         if not name.startswith("asgc"):
-            assert row["noise_std"] == 0
-            assert row["before"] == row["after"]  # plain, or a norm far below max_norm
-            assert (row["threshold"] < math.inf) == name.endswith("+clip")
+            assert (row["noise_std"] > 0) == (name == "gradient-noise")
+            if name not in CHANGING:  # plain, or far below the bound
+                assert row["before"] == row["after"]
+            bounded = name.endswith(("+clip", "+clip-value")) or name in ("autoclip", "spamp")
+            if name != "agc":  # which bounds all but the head
+                assert (row["threshold"] < math.inf) == bounded
         else:
             told = {entry["layer"]: entry for entry in task.optimizer.diagnostics()}[list(names).index(layer)]
             assert (row["threshold"], row["clipped"]) == (told["threshold"], told["clipped"])
             assert (row["noise_std"] > 0) == (name != "asgc-clip")
-    if name in ("asgc", "asgc-noise"):
+    if name in ("asgc", "asgc-noise", "agc", "gradient-noise"):
         assert any(row["before"] != row["after"] for row in last.values())
 
 

@@ -131,11 +131,38 @@ def test_random_settings(tmp_path):
         assert row.area_low < row.area < row.area_high
 
 
+def test_the_points_of_a_grid(tmp_path):
+    """A point is near the best if the mean over its seeds is; the interval is that of the seeds drawn anew."""
+    labels = {"part": "rates", "kind": "grid"}
+    scores = {
+        "adam": {1e-3: (470.0, 440.0), 1e-2: (300.0, 500.0)},
+        "asgc": {1e-3: (470.0, 470.0), 1e-2: (460.0, 458.0)},
+    }
+    planned = [
+        flat(name, seed, score, lr=lr, variant=f"lr-{lr}", setting=setting, **labels)
+        for setting in ("plain", "mse")
+        for name, points in scores.items()
+        for lr, finals in points.items()
+        for seed, score in enumerate(finals)
+    ]
+    with load(tmp_path, planned) as data:
+        rows = {(row.setting, row.optimizer): row for row in robustness(data, "rates", **QUICK)}
+    adam, asgc = rows["mse", "adam"], rows["plain", "asgc"]
+    assert (adam.settings, adam.best, adam.cell_best, adam.near) == (2, 455.0, 470.0, 0.5)
+    assert (adam.near_low, adam.near_high) == (
+        0.0,
+        1.0,
+    )  # near with (470, 470), not with (440, 440); the other likewise
+    assert (asgc.near, asgc.near_low, asgc.near_high) == (1.0, 1.0, 1.0)
+    assert asgc.area == pytest.approx((np.array([470.0, 459.0]) - LOW).mean() / (HIGH - LOW))
+    assert asgc.area_low < asgc.area < asgc.area_high
+
+
 def test_no_part_of_random_settings(tmp_path):
     with load(tmp_path, [flat("adam", 1, 1.0)]) as data:
         with pytest.raises(UserError, match="no parts of kind robustness"):
             robustness(data)
-        with pytest.raises(UserError, match="part comparison is a compare, not of kind robustness"):
+        with pytest.raises(UserError, match="part comparison is a compare, not of kind robustness or grid"):
             robustness(data, "comparison")
 
 

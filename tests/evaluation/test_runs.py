@@ -160,14 +160,20 @@ def test_another_configuration_is_refused_with_every_key_and_both_values(path):
         run.log(1, 1, 1.0, "train", {"loss": 1.0})
         run.save_checkpoint(1, state("one"))
     before = (path / "metrics.jsonl").read_bytes()
-    other = {**CONFIG, "device": "cuda", "optimizer": {"name": "adam", "lr": 1e-5}, "layers": [32], "new": None}
+    other = {
+        **CONFIG,
+        "device": "cuda",
+        "optimizer": {"name": "adam", "lr": 1e-5},
+        "layers": [32],
+        "new": 0,
+        "later": None,
+    }
     del other["seed"]
     with pytest.raises(UserError) as caught:
         resume(path, other, ignore=("device",))
     message = str(caught.value)
-    assert (
-        "(seed 1 -> '(absent)', optimizer.name 'asgc' -> 'adam', layers [32, 64] -> [32], new '(absent)' -> None)"
-        in (message)
+    assert "(seed 1 -> '(absent)', optimizer.name 'asgc' -> 'adam', layers [32, 64] -> [32], new '(absent)' -> 0)" in (
+        message
     )
     assert "device" not in message
     assert "lr" not in message

@@ -80,6 +80,18 @@ def test_units_that_never_fire_are_found_in_a_network() -> None:
     assert 1 <= health["feature_rank"] <= 32 - 7
 
 
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_a_network_that_has_diverged_has_no_health(weight: float) -> None:
+    """Not an error: a run at too high a learning rate goes on, and its score is what it is."""
+    dqn = learner()
+    with torch.no_grad():
+        layer: Any = dqn.network.layers[3]
+        layer.weight[0, 0] = weight
+    health = network_health(dqn, Frames(), np.random.default_rng(0))
+    assert math.isnan(health["dormant"])
+    assert math.isnan(health["feature_rank"])
+
+
 # Rank -----------------------------------------------------------------------------------------------------------------
 
 

@@ -161,3 +161,14 @@ def test_auto_precision_follows_the_hardware(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr("rl.learner.cpu_multiplies_bf16", lambda has=has: has)
         assert select_precision("auto", cpu) == expected
     assert select_precision("fp32", cpu) == "fp32"
+
+
+@pytest.mark.parametrize("name", ["asgc", "gradient-noise"])
+def test_every_run_has_noise_of_its_own_that_its_seed_decides(name: str) -> None:
+    def seed(run: int, given: int | None = None) -> int:
+        optimizer = make(seed=run, optimizer=OptimizerConfig(name=name, seed=given)).optimizer
+        return optimizer.param_groups[0]["seed"] if name == "asgc" else optimizer.clip.seed  # type: ignore[attr-defined, no-any-return]
+
+    assert seed(1) == seed(1)
+    assert seed(1) != seed(2)
+    assert seed(2, given=5) == 5

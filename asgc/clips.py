@@ -1,0 +1,199 @@
+"""Clipping in front of another optimizer, as baselines do it: by the global norm, by value, or by a rule of a paper.
+
+A clip is one small class with its options as fields and its formula in ``apply``; ``Clipped`` puts it in front of any
+optimizer, and the registry (``asgc.optimizers``) gives it a name. ``asgc.peers`` has those of papers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .options import check_number
+from .preview import Preview
+from .proxy import OptimizerProxy
+
+__all__ = ["EPS", "MAX_NORM", "Bound", "Clip", "Clipped", "GlobalNormClip", "Layer", "NormClip", "ValueClip", "norms"]
+
+MAX_NORM = 10.0  # default of the +clip baselines: the global norm of the usual DQN recipes
+EPS = 1e-6  # of clip_grad_norm_, and of the authors' code of ZClip
+
+Scalar = float | Tensor
+State = dict[str, Any]
+
+
+class Layer(NamedTuple):
+    """A parameter with a gradient, and its place among all parameters of the optimizer."""
+
+    number: int
+    param: Tensor
+    grad: Tensor  # changed in place
+
+
+class Bound(NamedTuple):
+    """What a layer was held to. Only ``preview`` looks at it, so it costs no pass over the gradients."""
+
+    threshold: Scalar = math.inf  # on the layer's root mean square; on its elements where ``by_value``
+    ratio: Scalar | None = None  # in place of a threshold: its ratio to the layer's root mean square
+    clipped: Scalar | None = None  # share of the layer; None: what is above the threshold
+    by_value: bool = False
+    noise_std: float = 0.0
+
+
+@dataclass
+class Clip:
+    """One way to change gradients before a base rule. Fields are its options; subclasses check them when made."""
+
+    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+        """Change the gradients in place and the clip's own state; returns a ``Bound`` for each layer."""
+        raise NotImplementedError
+
+    def begin(self, params: Sequence[Tensor]) -> None:
+        """Look at all parameters of the optimizer, in its order, before the first step and when some are added."""
+
+    def state(self) -> State:
+        """What has to be saved beside the options: numbers, tensors, and lists and dicts of them."""
+        return {}
+
+    def load(self, state: State) -> None:
+        """Inverse of ``state``."""
+
+
+def norms(layers: Sequence[Layer]) -> Tensor:
+    """2-norm of each gradient, (layers,)."""
+    return torch.stack(torch._foreach_norm([layer.grad for layer in layers]))
+
+
+class GlobalNormClip(Clip):
+    """Scales all gradients together where their norm is above a bound, as ``torch.nn.utils.clip_grad_norm_``."""
+
+    def bound(self, total: Tensor) -> Scalar:
+        """The largest norm allowed in this step, given the norm of all gradients together."""
+        raise NotImplementedError
+
+    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+        grads = [layer.grad for layer in layers]
+        total = torch.nn.utils.get_total_norm(grads)
+        largest = self.bound(total)
+        scale = torch.clamp(largest / (total + EPS), max=1.0)
+        torch._foreach_mul_(grads, scale)
+        return [Bound(ratio=largest / total, clipped=scale < 1)] * len(layers)
+
+
+@dataclass
+class NormClip(GlobalNormClip):
+    """``clip_grad_norm_`` (Pascanu et al. 2013)."""
+
+    max_norm: float = MAX_NORM
+
+    def __post_init__(self) -> None:
+        check_number("max_norm", self.max_norm, lambda x: x > 0, "above 0")
+
+    def bound(self, total: Tensor) -> Scalar:
+        return self.max_norm
+
+
+@dataclass
+class ValueClip(Clip):
+    """``clip_grad_value_``: every element within +-clip_value."""
+
+    clip_value: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("clip_value", self.clip_value, lambda x: x > 0, "above 0")
+
+    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+        grads = [layer.grad for layer in layers]
+        torch._foreach_clamp_min_(grads, -self.clip_value)
+        torch._foreach_clamp_max_(grads, self.clip_value)
+        return [Bound(self.clip_value, by_value=True)] * len(layers)
+
+
+class Clipped(OptimizerProxy):
+    """A clip, then the inner optimizer's step, as one optimizer. The gradients stay as they were changed.
+
+    Args:
+        inner: the optimizer to step.
+        clip: what is done to the gradients first.
+    """
+
+    def __init__(self, inner: Optimizer, clip: Clip) -> None:
+        super().__init__(inner)
+        self.clip = clip
+        clip.begin(self._params())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "clip": self.clip}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters to the inner optimizer."""
+        super().add_param_group(param_group)
+        self.clip.begin(self._params())
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Evaluate the closure, change the gradients, step."""
+        loss = self._evaluate(closure)
+        with torch.no_grad():
+            if layers := self._layers():
+                self.clip.apply(layers)
+        self.inner.step()
+        return loss
+
+    @torch.no_grad()
+    def preview(self) -> list[Preview]:
+        """What the inner optimizer will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
+        layers = self._layers()
+        if not layers:
+            return []
+        copies = [layer._replace(grad=layer.grad.clone()) for layer in layers]
+        bounds = copy.deepcopy(self.clip).apply(copies)
+        before, after = norms(layers).tolist(), norms(copies).tolist()
+        result = []
+        for (_, param, grad), copy_, bound, norm, left in zip(layers, copies, bounds, before, after, strict=True):
+            rms = norm / math.sqrt(max(1, grad.numel()))
+            threshold = float(bound.threshold)
+            if bound.ratio is not None:
+                threshold = rms * float(bound.ratio) if rms > 0 else math.inf
+            clipped = bound.clipped
+            if clipped is None:
+                clipped = (grad.abs() > threshold).float().mean() if bound.by_value else rms > threshold
+            attenuation = left / norm if norm > 0 else 1.0
+            result.append(Preview(param, copy_.grad, threshold, float(clipped), attenuation, bound.noise_std))
+        return result
+
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
+
+    def _layers(self) -> list[Layer]:
+        return [Layer(n, param, param.grad) for n, param in enumerate(self._params()) if param.grad is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state_dict; a clip with a state of its own has it in the entry ``"clip"``."""
+        own = self.clip.state()
+        return {**self.inner.state_dict(), **({"clip": own} if own else {})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict()`` returned.
+
+        Raises:
+            ValueError: the state of an optimizer without this clip; nothing has changed then.
+        """
+        wanted = self.clip.state()
+        own = state_dict.get("clip", {})
+        if set(own) != set(wanted):
+            raise ValueError(f"this is not a state_dict of {type(self.clip).__name__}: its clip has {sorted(own)}")
+        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "clip"})
+        self.clip.load(copy.deepcopy(own))

@@ -1,0 +1,135 @@
+// The scalar arithmetic of one row (a layer, or one of its units) around the passes: statistics, threshold, noise scale.
+// Formulas: the reference in asgc/statistics.py and asgc/functional.py.
+#pragma once
+#include <limits>
+
+#include "layer.h"
+#include "sums.h"
+
+enum { N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION, STATISTICS };
+
+constexpr float COUNT_LIMIT = 8388608.0f;  // 2^23: counters stop here, where fp32 still counts exactly
+
+struct Row {  // in one step
+    float stats[STATISTICS];
+    double mean, var, threshold;
+    float tau;         // threshold in fp32
+    float noise;       // c_t * sigma: of the gradient,
+    float langevin;    // or of the update
+    double norm_scale;  // phi(r) / r in norm mode, else 1
+    bool clips;         // element by element: value mode with a finite threshold
+    bool first_pass;    // needs its sums before the main pass
+    bool was_new;       // had no statistics before this step
+    bool zero;          // the transformed gradient is zero
+    bool dirty;         // has non-finite elements (known from the first pass)
+    bool norm_clipped;
+    Coefficients rule;
+    Sums total;
+};
+
+// The stored variance stays a positive normal number: with 0 the row would be clipped to nothing for ever.
+static inline float stored_variance(double x) {
+    constexpr double low = std::numeric_limits<float>::min(), high = std::numeric_limits<float>::max();
+    return static_cast<float>(std::min(std::max(x, low), high));
+}
+
+static inline void count_up(float& counter) { counter = std::min(counter + 1.0f, COUNT_LIMIT); }
+
+// Threshold and noise scale from the statistics as they are now.
+static inline void set_threshold(const Shared& s, Row& r) {
+    const Group& g = *s.group;
+    r.mean = r.stats[MEAN];
+    r.var = r.stats[VAR];
+    const double sigma = std::sqrt(r.var);
+    double tau = g.threshold;
+    if (std::isnan(tau)) {
+        if (std::isinf(g.clip_factor)) tau = g.clip_factor;
+        else tau = s.by_value ? std::fabs(r.mean) + g.clip_factor * sigma
+                              : g.clip_factor * std::sqrt(r.mean * r.mean + r.var);
+    }
+    r.threshold = tau;
+    r.tau = static_cast<float>(tau);
+    const float noise = static_cast<float>(s.c_t * sigma);
+    r.noise = s.langevin ? 0.0f : noise;
+    r.langevin = s.langevin ? noise : 0.0f;
+    r.clips = s.by_value && !std::isinf(r.tau);
+}
+
+static inline void open_row(const Layer& layer, const Shared& s, int64_t row, Row& r) {
+    for (int k = 0; k < STATISTICS; k++) r.stats[k] = layer.stats[k * layer.rows + row];
+    r.norm_scale = 1;
+    r.zero = r.dirty = r.norm_clipped = false;
+    r.was_new = r.stats[N] == 0;
+    r.first_pass = !s.by_value || r.was_new;
+    r.rule = s.coefficients;
+    r.total = Sums{};
+    set_threshold(s, r);
+}
+
+// After the first pass: the very first statistics, the norm mode's factor, and what a non-finite gradient means.
+static inline void close_first_pass(const Shared& s, Row& r) {
+    const double s2 = r.total.s2 / s.elements;
+    r.dirty = r.total.nonfinite > 0;
+    if (r.was_new && !r.dirty && r.total.s2 > 0) {
+        r.stats[N] = 1;
+        r.stats[MEAN] = 0;
+        r.stats[VAR] = stored_variance(s2);
+        r.stats[AGE] = 1;
+        r.stats[BURST] = 0;
+        set_threshold(s, r);
+    }
+    if (r.was_new && r.dirty && std::isnan(s.group->threshold)) {  // no scale known yet: the finite elements pass
+        r.tau = std::numeric_limits<float>::infinity();
+        r.clips = false;
+    }
+    if (s.by_value) return;
+    if (r.dirty) {
+        r.zero = true;
+        return;
+    }
+    const double size = std::sqrt(s2), phi = clip_scalar(s.kind, size, r.threshold, s.group->sharpness);
+    r.norm_clipped = size > r.threshold;
+    r.norm_scale = size > 0 ? phi / size : (r.threshold > 0 ? 1 : 0);
+    r.rule.scale *= static_cast<float>(r.norm_scale);
+}
+
+// Section 6: the statistics take this step in, after everything else was done with the old ones.
+static inline void update_statistics(const Shared& s, Row& r) {
+    const Group& g = *s.group;
+    float* stats = r.stats;
+    const double m1 = r.total.s1 / s.elements, s2 = r.total.s2 / s.elements, d2 = r.total.d2 / s.elements;
+    const double level = r.mean * r.mean + r.var;
+    const bool burst = s2 > 100 * level;
+    const bool warming = stats[AGE] < 1 / (1 - g.stats_decay);
+    if (warming && (s2 < level / 100 || (burst && stats[BURST] != 0))) {
+        stats[N] = 1;
+        stats[MEAN] = 0;
+        stats[VAR] = stored_variance(s2);
+    } else {
+        count_up(stats[N]);
+        const double weight = std::max(1.0 / stats[N], 1 - g.stats_decay);
+        const double limit = r.var * s.bound, reach = std::sqrt(limit);
+        stats[MEAN] = static_cast<float>(r.mean + weight * std::min(std::max(m1 - r.mean, -reach), reach));
+        stats[VAR] = stored_variance(r.var + weight * (std::min(d2, limit) - r.var));
+    }
+    count_up(stats[AGE]);
+    stats[BURST] = burst ? 1.0f : 0.0f;
+}
+
+// |phi(h)| / |g|, g without its non-finite elements; 1 where that is zero.
+static inline double attenuation(const Shared& s, const Row& r) {
+    if (!(r.total.s2 > 0) || (r.dirty && !s.by_value)) return 1;
+    if (r.noise == 0 && !r.clips) return r.norm_scale;
+    return r.norm_scale * std::sqrt(r.total.square / r.total.s2);
+}
+
+static inline void close_row(const Layer& layer, const Shared& s, int64_t row, Row& r) {
+    const Sums& total = r.total;
+    if (total.nonfinite > 0) count_up(r.stats[NONFINITE]);
+    else if (!r.was_new && total.s2 > 0) update_statistics(s, r);
+    r.stats[THRESHOLD] = r.tau;
+    r.stats[CLIPPED] = s.by_value ? static_cast<float>(static_cast<double>(total.clipped) / s.elements)
+                                  : static_cast<float>(r.norm_clipped);
+    r.stats[ATTENUATION] = static_cast<float>(attenuation(s, r));
+    for (int k = 0; k < STATISTICS; k++) layer.stats[k * layer.rows + row] = r.stats[k];
+}

@@ -1,0 +1,250 @@
+"""The published clipping rules that ASGC is compared with, each from its paper: clips for ``asgc.clips.Clipped``.
+
+They take gradients as their papers do, so a non-finite gradient does to them what it does there. Those that need a norm
+on the host (AutoClip, ZClip) synchronize a GPU once a step.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .clips import EPS, Bound, Clip, GlobalNormClip, Layer, Scalar, State, norms
+from .noise import noise_like
+from .options import check_number
+
+__all__ = ["AGC", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
+
+
+@dataclass
+class AGC(Clip):
+    """Adaptive gradient clipping of NFNets (Brock et al. 2021, arXiv 2102.06171, equation 3): an output unit's gradient
+    norm is at most ``clip_ratio`` max(norm of its weights, ``weight_floor``). A unit is an index of dimension 0, or a
+    whole tensor with fewer than two dimensions. The head (the last tensor with two or more dimensions and what follows
+    it, so a linear layer and its bias) is left as it is, as in the paper, unless ``exclude_head`` is False.
+    """
+
+    clip_ratio: float = 0.01
+    weight_floor: float = 1e-3
+    exclude_head: bool = True
+    _head: int = field(default=1 << 62, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("clip_ratio", self.clip_ratio, lambda x: x > 0, "above 0")
+        check_number("weight_floor", self.weight_floor, lambda x: 0 < x < math.inf, "above 0 and finite")
+        if not isinstance(self.exclude_head, bool):
+            raise TypeError(f"exclude_head must be True or False, got {self.exclude_head!r}")
+
+    def begin(self, params: Sequence[Tensor]) -> None:
+        matrices = [number for number, param in enumerate(params) if param.dim() >= 2]
+        self._head = matrices[-1] if matrices and self.exclude_head else len(params)
+
+    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+        bounds = []
+        for number, param, grad in layers:
+            if number >= self._head:
+                bounds.append(Bound())
+                continue
+            largest = self.clip_ratio * _unit_norms(param.detach()).clamp(min=self.weight_floor)
+            found = _unit_norms(grad)
+            grad.mul_(torch.where(found > largest, largest / found, 1.0))
+            limit = largest.mean() / math.sqrt(max(1, grad.numel() // max(1, found.numel())))
+            bounds.append(Bound(limit, clipped=(found > largest).float().mean()))
+        return bounds
+
+
+def _unit_norms(x: Tensor) -> Tensor:
+    """2-norm of every output unit, kept as dimensions of size 1."""
+    dims = tuple(range(1, x.dim())) if x.dim() >= 2 else None
+    found: Tensor = torch.linalg.vector_norm(x, dim=dims, keepdim=True)
+    return found
+
+
+@dataclass
+class AutoClip(GlobalNormClip):
+    """AutoClip (Seetharaman et al. 2020, arXiv 2007.14469): the global norm is clipped to a percentile of all norms so
+    far, this step's included. Norms that are not finite do not enter."""
+
+    percentile: float = 10.0
+    _norms: list[float] = field(default_factory=list, init=False, repr=False)  # sorted
+
+    def __post_init__(self) -> None:
+        check_number("percentile", self.percentile, lambda x: 0 <= x <= 100, "in [0, 100]")
+
+    def bound(self, total: Tensor) -> Scalar:
+        norm = float(total)
+        if math.isfinite(norm):
+            bisect.insort(self._norms, norm)
+        if not self._norms:
+            return math.inf
+        place = self.percentile / 100 * (len(self._norms) - 1)
+        low, high = self._norms[math.floor(place)], self._norms[math.ceil(place)]
+        return low + (high - low) * (place - math.floor(place))
+
+    def state(self) -> State:
+        return {"norms": torch.tensor(self._norms, dtype=torch.float64)}
+
+    def load(self, state: State) -> None:
+        self._norms = state["norms"].tolist()
+
+
+@dataclass
+class ZClip(GlobalNormClip):
+    """ZClip (Kumar et al. 2025, arXiv 2504.02507): running mean and variance of the global norm; a norm whose z-score
+    is above ``z_threshold`` is clipped to mean + z_threshold^2 std / z ("adaptive scaling"), and enters the statistics
+    so clipped. The first ``warmup_steps`` norms set the statistics; ``max_norm`` bounds every step besides (the
+    authors' code defaults to 1 there, made for language models).
+    """
+
+    z_threshold: float = 2.5
+    ema_decay: float = 0.97
+    warmup_steps: int = 25
+    max_norm: float = math.inf
+    _first: list[float] = field(default_factory=list, init=False, repr=False)
+    _mean: float = field(default=0.0, init=False, repr=False)
+    _var: float = field(default=0.0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("z_threshold", self.z_threshold, lambda x: x > 0, "above 0")
+        check_number("ema_decay", self.ema_decay, lambda x: 0 <= x < 1, "in [0, 1)")
+        check_number("warmup_steps", self.warmup_steps, lambda x: x >= 1 and x == int(x), "a whole number, 1 or more")
+        check_number("max_norm", self.max_norm, lambda x: x > 0, "above 0")
+
+    def bound(self, total: Tensor) -> Scalar:
+        norm = float(total)
+        if len(self._first) < self.warmup_steps:
+            self._first.append(norm)
+            if len(self._first) == self.warmup_steps:
+                self._mean = sum(self._first) / self.warmup_steps
+                self._var = sum((x - self._mean) ** 2 for x in self._first) / self.warmup_steps
+            return self.max_norm
+        std = math.sqrt(self._var)
+        z = (norm - self._mean) / (std + EPS)
+        taken = self._mean + self.z_threshold * std / (z / self.z_threshold) if z > self.z_threshold else norm
+        self._mean = self.ema_decay * self._mean + (1 - self.ema_decay) * taken
+        self._var = self.ema_decay * self._var + (1 - self.ema_decay) * (taken - self._mean) ** 2
+        return min(taken if z > self.z_threshold else math.inf, self.max_norm)
+
+    def state(self) -> State:
+        return {"first": torch.tensor(self._first, dtype=torch.float64), "mean": self._mean, "var": self._var}
+
+    def load(self, state: State) -> None:
+        self._first, self._mean, self._var = state["first"].tolist(), state["mean"], state["var"]
+
+
+@dataclass
+class AdaGC(Clip):
+    """AdaGC (Wang et al. 2025, arXiv 2502.11034, algorithm 1): each tensor's norm is at most ``relative_threshold``
+    times the running mean of its own clipped norms. In the first ``warmup_steps`` steps the global norm is clipped to
+    ``max_norm``, and the running mean is the smallest clipped norm seen.
+    """
+
+    relative_threshold: float = 1.05
+    ema_decay: float = 0.98
+    warmup_steps: int = 100
+    max_norm: float = 1.0
+    _step: int = field(default=0, init=False, repr=False)
+    _means: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("relative_threshold", self.relative_threshold, lambda x: x > 0, "above 0")
+        check_number("ema_decay", self.ema_decay, lambda x: 0 <= x < 1, "in [0, 1)")
+        check_number("warmup_steps", self.warmup_steps, lambda x: x >= 0 and x == int(x), "a whole number, 0 or more")
+        check_number("max_norm", self.max_norm, lambda x: x > 0, "above 0")
+
+    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+        each = norms(layers)
+        for layer, norm in zip(layers, each, strict=True):
+            self._means.setdefault(layer.number, norm.clone() if self.warmup_steps == 0 else norm * math.inf)
+        means = torch.stack([self._means[layer.number] for layer in layers])
+        if self._step < self.warmup_steps:
+            largest = torch.full_like(each, math.inf)
+            scale = torch.clamp(self.max_norm / torch.linalg.vector_norm(each), max=1.0).expand_as(each)
+            means = torch.fmin(means, scale * each)  # fmin: inf * 0 of a gradient that is zero
+        else:
+            largest = self.relative_threshold * means
+            scale = torch.where(each > largest, largest / each, 1.0)
+            means = self.ema_decay * means + (1 - self.ema_decay) * scale * each
+        torch._foreach_mul_([layer.grad for layer in layers], list(scale.unbind()))
+        self._means.update({layer.number: mean.clone() for layer, mean in zip(layers, means, strict=True)})
+        self._step += 1
+        sizes = [math.sqrt(max(1, layer.grad.numel())) for layer in layers]
+        return [Bound(limit / size, clipped=one < 1) for limit, size, one in zip(largest, sizes, scale, strict=True)]
+
+    def state(self) -> State:
+        return {"step": self._step, "means": dict(self._means)}
+
+    def load(self, state: State) -> None:
+        self._step, self._means = state["step"], dict(state["means"])
+
+
+@dataclass
+class Spamp(Clip):
+    """SPAMP (You & Liu 2025, arXiv 2510.01578): tau, the running mean of a layer's norm, this step's included; elements
+    become sign(g) |g|^a and the layer is then scaled down to the norm tau where it is above it.
+
+    The paper has a in [``min_power``, 1] as a decreasing function of |g|/tau and leaves that open; here it is
+    1 up to tau and min_power + (1 - min_power) tau/|g| above.
+    """
+
+    ema_decay: float = 0.99
+    min_power: float = 0.7
+    _means: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("ema_decay", self.ema_decay, lambda x: 0 <= x < 1, "in [0, 1)")
+        check_number("min_power", self.min_power, lambda x: 0 < x <= 1, "in (0, 1]")
+
+    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+        bounds = []
+        for (number, _, grad), norm in zip(layers, norms(layers), strict=True):
+            before = self._means.get(number, norm)
+            tau = self.ema_decay * before + (1 - self.ema_decay) * norm
+            self._means[number] = tau.clone()
+            power = self.min_power + (1 - self.min_power) * torch.clamp(tau / norm, max=1.0).nan_to_num(1.0)
+            grad.copy_(grad.sign() * grad.abs() ** power)
+            shaped = torch.linalg.vector_norm(grad)
+            grad.mul_(torch.where(shaped > tau, tau / shaped, 1.0))
+            bounds.append(Bound(tau / math.sqrt(max(1, grad.numel()))))
+        return bounds
+
+    def state(self) -> State:
+        return {"means": dict(self._means)}
+
+    def load(self, state: State) -> None:
+        self._means = dict(state["means"])
+
+
+@dataclass
+class GradientNoise(Clip):
+    """Annealed Gaussian gradient noise (Neelakantan et al. 2015, arXiv 1511.06807): variance eta / (1 + t)^noise_decay,
+    t = 0, 1, ...; the paper takes eta of 0.01, 0.3 and 1. The numbers are a function of (seed, t, layer, element), see
+    ``asgc.noise``."""
+
+    eta: float = 0.01
+    noise_decay: float = 0.55
+    seed: int = 0
+    _step: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("eta", self.eta, lambda x: 0 <= x < math.inf, "0 or more and finite")
+        check_number("noise_decay", self.noise_decay, lambda x: 0 <= x < math.inf, "0 or more and finite")
+        check_number("seed", self.seed, lambda x: 0 <= x < 1 << 32 and x == int(x), "a whole number in [0, 2^32)")
+
+    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+        std = math.sqrt(self.eta / (1 + self._step) ** self.noise_decay)
+        for number, _, grad in layers:
+            grad.add_(noise_like(grad, self.seed, self._step, number).to(grad.dtype), alpha=std)
+        self._step += 1
+        return [Bound(clipped=0.0, noise_std=std) for _ in layers]
+
+    def state(self) -> State:
+        return {"step": self._step}
+
+    def load(self, state: State) -> None:
+        self._step = state["step"]
