@@ -94,10 +94,10 @@ def in_use(options: Options, adapted: Tensor) -> dict[str, Any]:
     return {**options, **own}
 
 
-def coming(grad: Tensor, state: State, options: Options) -> dict[str, Any]:
+def coming(grad: Tensor, state: State, options: Options) -> Options:
     """The options, as numbers, that the coming step with this gradient will use; changes nothing."""
     if options["adapt"] is None or "adapted" not in state:
-        return dict(options)
+        return options
     adapted = follow(grad, state, options) if is_due(state, options) else state["adapted"]
     own = in_use(options, adapted)
     return {**own, **{name: float(own[name]) for name in ("clip_factor", "clip_sharpness")}}

@@ -201,7 +201,7 @@ def step(
         own["adapted"] = adapt.follow(grad, state, options)
     if options["adapt"] is not None:
         options = adapt.in_use(options, own["adapted"])
-    new_grad, noise, stats = transform(grad, state["stats"], int(state["noise_step"]), state["layer"], options)
+    new_grad, noise, stats, _ = transform(grad, state["stats"], int(state["noise_step"]), state["layer"], options)
     full = param if param.dtype == torch.float64 else param.to(torch.float32)
     new_param, rule_state = rules.step(full, new_grad, own, options, noise)
     measured = adapt.measure(full, grad, new_grad, noise, own, options) if measuring else {}

@@ -267,7 +267,10 @@ class ASGC(Optimizer):
         return chosen
 
     def _automatic(self) -> str:
-        if first_dtensor(self.param_groups) is not None:
+        if first_dtensor(self.param_groups) is not None:  # the only one for them
+            reason = unsupported(self, "sharded")
+            if reason is not None:
+                raise ValueError(f"no implementation can serve: {reason}")
             return "sharded"
         reason = unsupported(self, "cpu")
         if reason is None:

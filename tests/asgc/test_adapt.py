@@ -52,7 +52,7 @@ def test_hypergradient_equals_finite_differences(
 
     def loss(j: int, delta: float) -> float:
         moved = {**own, KEYS[j]: own[KEYS[j]] * math.exp(delta)}
-        x, noise, _ = functional.transform(grad, state["stats"], int(state["noise_step"]), state["layer"], moved)
+        x, noise, _, _ = functional.transform(grad, state["stats"], int(state["noise_step"]), state["layer"], moved)
         w, _ = rules.step(param, x * math.exp(-e[j] * delta), dict(state), moved, noise)
         return float((curvature * w**4).sum())
 
