@@ -26,7 +26,8 @@ where r = mean(q) / rms(q) in [-1, 1] over the last measurements (exponential, M
 were q pure noise (for a self-normalized mean that holds under heavy tails, too). So any gradient scale gives the same
 path, a threshold that decides nothing does not wander (rho), and neither does one in pure noise (c); what is left
 returns to the given value (PULL). k stays within a factor RANGE of the given one, p within SHARPNESS (or the given p
-where that lies outside).
+where that lies outside). In use is p rounded to the given one times a power of two: any other power than 1, 2, 4, 8 and
+16 costs two logarithms and two exponentials an element in every step, and its effect lies between theirs.
 
 Kept for each parameter: D for both thetas at half precision, together one tensor more; and a few numbers.
 Layer means parameter tensor here, also with granularity="unit": one output unit has too few elements to tell.
@@ -87,9 +88,15 @@ def is_due(state: State, options: Options) -> bool:
     return options["adapt"] is not None and int(state["noise_step"]) % options["adapt_every"] == 0
 
 
+def in_use_over_given(adapted: Tensor) -> tuple[Tensor, Tensor]:
+    """What clip_factor and clip_sharpness are to be multiplied by, two fp64 scalars."""
+    log_factor, log_sharpness = adapted[LOG].unbind()
+    return log_factor.exp(), torch.exp2((log_sharpness / _LN2).round())
+
+
 def in_use(options: Options, adapted: Tensor) -> dict[str, Any]:
     """The options with this layer's own clip_factor and clip_sharpness, fp64 tensors."""
-    factor, sharpness = adapted[LOG].exp().unbind()
+    factor, sharpness = in_use_over_given(adapted)
     own = {"clip_factor": options["clip_factor"] * factor, "clip_sharpness": options["clip_sharpness"] * sharpness}
     return {**options, **own}
 
@@ -140,6 +147,7 @@ def follow(grad: Tensor, state: State, options: Options) -> Tensor:
     return new
 
 
+_LN2 = math.log(2)
 _TINY = torch.finfo(torch.float64).tiny
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import statistics
-from .adapt import LOG
+from .adapt import in_use_over_given
 from .placement import is_dtensor
 
 __all__ = ["describe", "first_dtensor", "layer_name"]
@@ -51,7 +51,7 @@ def describe(
             stats = state["stats"].to(torch.float64)
             rows = stats.mean(1)
             rows[statistics.NONFINITE] = stats[statistics.NONFINITE].sum()
-            adapted = state["adapted"][LOG].exp() if "adapted" in state else rows.new_ones(2)
+            adapted = torch.stack(in_use_over_given(state["adapted"])) if "adapted" in state else rows.new_ones(2)
             values.append(torch.cat([rows, stats[statistics.VAR].sqrt().mean().view(1), adapted]))
             start = {name: options[name] for name in ("clip_factor", "clip_sharpness")}
             name = layer_name(groups, gi, pi)

@@ -101,7 +101,7 @@ class ASGC(Optimizer):
         on_shift: str = "none",
         adapt: str | None = None,
         adapt_lr: float = 0.5,
-        adapt_every: int = 4,
+        adapt_every: int = 8,
         nonfinite: str = "contain",
         seed: int = 0,
         implementation: str = "auto",

@@ -47,7 +47,7 @@ ASGC_DEFAULTS: dict[str, Any] = {
     **TRANSFORM_DEFAULTS,
     "adapt": None,
     "adapt_lr": 0.5,
-    "adapt_every": 4,
+    "adapt_every": 8,
     "implementation": "auto",
     "capturable": False,
 }

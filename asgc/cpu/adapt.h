@@ -78,6 +78,10 @@ static void follow(const Adapt& a, const double* against) {
     if (any) v[COUNT] = count;
 }
 
+static inline double sharpness_over_given(const Adapt& a) {  // a power of two: those of 4 have fast forms in clip.h
+    return std::exp2(std::nearbyint(a.adapted[LOG + 1] / std::log(2.0)));
+}
+
 // FLAG: amsgrad or centered. a, b, c: state as in rules.h. out is the sensitivity times x.
 template <Rule RULE, bool FLAG>
 static void sensitivity_tile(float* out, const float* x, const float* p, const float* a, const float* b, const float* c,
@@ -368,7 +372,7 @@ void asgc_adapt(const Layer* layers, const float* const* grads, int64_t count, G
         follow(adapts[l], all.against);
         const Group& given = groups[layers[l].group];
         const double factor = given.clip_factor * std::exp(adapts[l].adapted[LOG]);
-        const double sharpness = given.sharpness * std::exp(adapts[l].adapted[LOG + 1]);
+        const double sharpness = given.sharpness * sharpness_over_given(adapts[l]);
         open_measure(layers[l], adapts[l], given, factor, sharpness, all.s2, elastics[l]);
         elastics[l].skip = layers[l].stats[N] == 0 || all.nonfinite > 0;
     }
@@ -401,7 +405,7 @@ void asgc_adapt(const Layer* layers, const float* const* grads, int64_t count, G
         if (adapts[l].adapted == nullptr) continue;
         Group& own = groups[layers[l].group];
         own.clip_factor *= std::exp(adapts[l].adapted[LOG]);
-        own.sharpness *= std::exp(adapts[l].adapted[LOG + 1]);
+        own.sharpness *= sharpness_over_given(adapts[l]);
     }
 }
 }
