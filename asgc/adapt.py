@@ -64,7 +64,8 @@ COUNT, ELASTICITY, WEIGHT, LENGTH = 8, slice(9, 11), 11, 12
 DERIVATIVES = ("factor_derivative", "sharpness_derivative")
 
 MEMORY = 0.9  # decay of the means of q and q^2, per measurement
-PULL = 0.02  # of the way back to the given value, per measurement
+PULL = 0.03  # of the way back to the given value, per measurement
+OUTLIER = 3.0  # times rms(q), to which q is bounded: one heavy tail must not silence the measurements after it
 SIGNIFICANCE = 2.0  # standard deviations below which a mean counts as noise
 RANGE = 8.0
 SHARPNESS = (1.0, 16.0)
@@ -129,6 +130,9 @@ def follow(grad: Tensor, state: State, options: Options) -> Tensor:
     relevance = old[RELEVANCE]
     measured = (relevance > 0) & torch.isfinite(hypergradient)
     q = torch.where(measured, hypergradient, 0.0) / torch.where(measured, relevance, 1.0)
+    reach = OUTLIER * (old[SQUARE] / (1 - MEMORY ** old[COUNT]).clamp(min=_TINY)).sqrt()
+    reach = torch.where(reach > 0, reach, math.inf)
+    q = q.clamp(-reach, reach)
     mean = MEMORY * old[MEAN] + (1 - MEMORY) * q
     square = MEMORY * old[SQUARE] + (1 - MEMORY) * q.square()
     count = old[COUNT] + 1

@@ -17,7 +17,7 @@ struct Adapt {  // one layer; `adapted` null: it does not adapt
     double rate;
     double decay, kept;  // of the rule's moments from measurement to measurement; decay NaN: no second, 1: a sum
     double low[2], high[2];
-    double memory, pull, significance;
+    double memory, pull, significance, outlier;
 };
 
 struct Measured {  // sums over one block, then over one layer
@@ -65,7 +65,9 @@ static void follow(const Adapt& a, const double* against) {
         const double relevance = v[RELEVANCE + j];
         if (!(relevance > 0) || !std::isfinite(against[j])) continue;
         any = true;
-        const double q = -against[j] / relevance;
+        const double so_far = std::max(1 - std::pow(a.memory, v[COUNT]), tiny);
+        const double reach = a.outlier * std::sqrt(v[SQUARE_Q + j] / so_far), raw = -against[j] / relevance;
+        const double q = reach > 0 ? std::min(std::max(raw, -reach), reach) : raw;
         const double mean = a.memory * v[MEAN_Q + j] + (1 - a.memory) * q;
         const double square = a.memory * v[SQUARE_Q + j] + (1 - a.memory) * (q * q);
         const double r2 = mean * mean / std::max(square * weight, tiny);

@@ -32,6 +32,7 @@ class AdaptStruct(ctypes.Structure):
         ("memory", ctypes.c_double),
         ("pull", ctypes.c_double),
         ("significance", ctypes.c_double),
+        ("outlier", ctypes.c_double),
     )
 
 
@@ -71,4 +72,5 @@ def fill(row: AdaptStruct, param: Tensor, state: dict[str, Any], group: dict[str
     row.decay = math.nan if decay is None else decay ** group["adapt_every"]
     row.kept = adapt.momentum(group) ** group["adapt_every"]
     row.low[:], row.high[:] = low, high
-    row.memory, row.pull, row.significance = adapt.MEMORY, adapt.PULL, adapt.SIGNIFICANCE
+    row.memory, row.pull = adapt.MEMORY, adapt.PULL
+    row.significance, row.outlier = adapt.SIGNIFICANCE, adapt.OUTLIER
