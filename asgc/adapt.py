@@ -50,7 +50,10 @@ from torch import Tensor
 
 from . import rules, statistics
 
-__all__ = ["ADAPTED", "bounds", "coming", "follow", "in_use", "init", "is_due", "measure", "second_moment_decay"]
+__all__ = [
+    *("ADAPTED", "DERIVATIVES", "bounds", "coming", "follow", "forget", "hypergradient", "in_use", "in_use_over_given"),
+    *("init", "is_due", "measure", "momentum", "second_moment_decay"),
+]
 
 # Rows of state["adapted"], fp64: log of the value in use over the given one; relevance of D (0: there is none yet); means
 # of q and of q^2 over the measurements, their number; sums of x^2 a and of x^2; sum of (J x)^2.
@@ -112,10 +115,16 @@ def coming(grad: Tensor, state: State, options: Options) -> Options:
 
 
 def bounds(options: Options) -> tuple[list[float], list[float]]:
-    """Least and largest log_factor and log_sharpness."""
+    """Least and largest log_factor and log_sharpness, the latter whole octaves as the sharpness in use is."""
     sharpness = float(options["clip_sharpness"])
-    low, high = (math.log(limit / sharpness) if math.isfinite(sharpness) else 0.0 for limit in SHARPNESS)
-    return [-math.log(RANGE), min(0.0, low)], [math.log(RANGE), max(0.0, high)]
+    low, high = (math.log2(limit / sharpness) if math.isfinite(sharpness) else 0.0 for limit in SHARPNESS)
+    return [-math.log(RANGE), _LN2 * min(0, math.ceil(low))], [math.log(RANGE), _LN2 * max(0, math.floor(high))]
+
+
+def hypergradient(grad: Tensor, state: State) -> Tensor:
+    """d loss / d log(clip_factor) and d log(clip_sharpness) of what was measured, by this gradient; fp64, shape (2,)."""
+    g = grad.to(torch.float64)
+    return torch.stack([-(g * state[name].to(torch.float64)).sum() for name in DERIVATIVES])
 
 
 @torch.no_grad()
@@ -125,11 +134,10 @@ def follow(grad: Tensor, state: State, options: Options) -> Tensor:
     A gradient that is not finite changes nothing.
     """
     old: Tensor = state["adapted"]
-    g = grad.to(torch.float64)
-    hypergradient = torch.stack([-(g * state[name].to(torch.float64)).sum() for name in DERIVATIVES])
+    found = hypergradient(grad, state)
     relevance = old[RELEVANCE]
-    measured = (relevance > 0) & torch.isfinite(hypergradient)
-    q = torch.where(measured, hypergradient, 0.0) / torch.where(measured, relevance, 1.0)
+    measured = (relevance > 0) & torch.isfinite(found)
+    q = torch.where(measured, found, 0.0) / torch.where(measured, relevance, 1.0)
     reach = OUTLIER * (old[SQUARE] / (1 - MEMORY ** old[COUNT]).clamp(min=_TINY)).sqrt()
     reach = torch.where(reach > 0, reach, math.inf)
     q = q.clamp(-reach, reach)

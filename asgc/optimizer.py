@@ -183,7 +183,8 @@ class ASGC(Optimizer):
     def layer_state(self, param: Tensor, group: Group) -> dict[str, Any]:
         """``state[param]``, complete: what is missing before the first step of this parameter is made here."""
         state: dict[str, Any] = self.state[param]
-        if "stats" not in state or "step" not in state:
+        adapts_newly = group["adapt"] is not None and "adapted" not in state
+        if "stats" not in state or "step" not in state or adapts_newly:
             for name, value in functional.init(param, self.layer_number(param), group).items():
                 state.setdefault(name, value)
         return state

@@ -47,13 +47,13 @@ def unsupported(group: dict[str, Any]) -> str | None:
     return None
 
 
-def fill(row: AdaptStruct, param: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """Write one layer's row; nothing but its first field where the layer does not adapt or is not stepped.
+def fill(row: AdaptStruct, param: Tensor, state: dict[str, Any] | None, group: dict[str, Any]) -> None:
+    """Write one layer's row. ``state`` is None where the layer does not adapt or is not stepped.
 
     Raises:
         RuntimeError: its tensors do not fit the parameter.
     """
-    if group["adapt"] is None or param.grad is None:
+    if state is None:
         row.adapted = None
         return
     vector: Tensor = state["adapted"]

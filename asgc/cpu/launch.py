@@ -234,7 +234,9 @@ def step(opt: ASGC) -> None:
             count, threads = len(table.params), torch.get_num_threads()
             if table.adapting:
                 for (param, index), row in zip(table.params, table.adapts, strict=True):
-                    adaptation.fill(row, param, opt.state[param], opt.param_groups[index])
+                    group = opt.param_groups[index]
+                    adapts = group["adapt"] is not None and param.grad is not None
+                    adaptation.fill(row, param, opt.layer_state(param, group) if adapts else None, group)
                 kernel.asgc_adapt(table.layers, table.grads, count, values, table.adapts, threads)
             kernel.asgc_step(table.layers, table.grads, count, values, threads)
             torch.autograd.graph.increment_version(stepped)  # autograd notices in-place changes of saved tensors
