@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import statistics
+from .adapt import in_use_over_given
 from .placement import is_dtensor
 
 __all__ = ["describe", "first_dtensor", "layer_name"]
@@ -33,6 +34,9 @@ def first_dtensor(groups: list[Group]) -> str | None:
     return None
 
 
+_GIVEN = ("noise_scale", "noise_decay", "clip_factor", "clip_sharpness")
+
+
 def describe(
     groups: list[Group], options_of: Callable[[Group], Mapping[str, Any]], states: Mapping[Tensor, dict[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -49,16 +53,12 @@ def describe(
             rows = stats.mean(1)
             rows[statistics.NONFINITE] = stats[statistics.NONFINITE].sum()
             std = stats[statistics.VAR].sqrt().mean().view(1)
-            values.append(torch.cat([rows, std, state["noise_step"].to(stats.device, torch.float64).view(1)]))
-            layers.append(
-                {
-                    "name": layer_name(groups, gi, pi),
-                    "layer": state["layer"],
-                    "units": stats.shape[1],
-                    "noise_scale": options["noise_scale"],
-                    "noise_decay": options["noise_decay"],
-                }
-            )
+            steps = state["noise_step"].to(stats.device, torch.float64).view(1)
+            adapted = torch.stack(in_use_over_given(state["adapted"])) if "adapted" in state else rows.new_ones(2)
+            values.append(torch.cat([rows, std, steps, adapted]))
+            given = {name: options[name] for name in _GIVEN}
+            name = layer_name(groups, gi, pi)
+            layers.append({"name": name, "layer": state["layer"], "units": stats.shape[1], **given})
     # One copy to the host a device, not one a layer.
     columns: dict[int, list[float]] = {}
     for device in {value.device for value in values}:
@@ -69,10 +69,9 @@ def describe(
 
 
 def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
-    std, steps = column[-2:]
-    c_t = float(layer["noise_scale"]) * max(1.0, steps) ** (
-        -float(layer["noise_decay"]) / 2
-    )  # of the last step, t = steps - 1
+    std, steps, factor, sharpness = column[len(statistics.STATISTICS) :]
+    # Of the last step, t = steps - 1.
+    c_t = float(layer["noise_scale"]) * max(1.0, steps) ** (-float(layer["noise_decay"]) / 2)
     return {
         "name": layer["name"],
         "layer": layer["layer"],
@@ -84,5 +83,7 @@ def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
         "attenuation": column[statistics.ATTENUATION],
         "noise_scale": c_t,
         "noise_std": c_t * std,
+        "clip_factor": float(layer["clip_factor"]) * factor,
+        "clip_sharpness": float(layer["clip_sharpness"]) * sharpness,
         "nonfinite": round(column[statistics.NONFINITE]),
     }

@@ -6,7 +6,8 @@ of several layers, their scalars (threshold, key, noise scale) are spread over t
 torch.optim's own functional form (fused where torch has that), fed with the transformed gradients.
 
 Cost: about a dozen reads of each chunk from the cache instead of one, and one copy of the gradients in memory (with
-noise_at="update" also one of the noise). It serves fp32 parameters on the CPU and statistics by layer.
+noise_at="update" also one of the noise). It serves fp32 parameters on the CPU and statistics by layer, without
+``adapt``.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ CHUNK = 1 << 16  # elements; six buffers of 256 KiB
 def unsupported(opt: ASGC) -> str | None:
     """Why this path cannot serve an optimizer, or None if it can."""
     for group in opt.param_groups:
+        if group["adapt"] is not None:
+            return f"adapt={group['adapt']!r} (not done by foreach)"
         if group["granularity"] != "layer":
             return f"granularity={group['granularity']!r} (only 'layer' is done by foreach)"
         for param in group["params"]:

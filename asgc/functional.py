@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import adapt, rules, statistics
 from . import options as _options
-from . import rules, statistics
 from .noise import noise_like
 
 __all__ = ["Transformed", "clip", "init", "options", "shrinkage", "step", "transform", "units"]
@@ -178,6 +178,7 @@ def init(param: Tensor, layer: int, options: Mapping[str, Any]) -> dict[str, Any
         "noise_step": torch.tensor(0, dtype=torch.int64),
         "stats": statistics.init(units(param, options["granularity"]), param.device),
         **rules.init(param.detach(), options),
+        **(adapt.init(param.detach()) if options["adapt"] is not None else {}),
     }
 
 
@@ -195,8 +196,14 @@ def step(
     Returns:
         The new parameter (param's dtype; lower precisions are updated in fp32 and rounded) and the new state.
     """
-    transformed = transform(grad, state["stats"], int(state["noise_step"]), state["layer"], options)
+    own, measuring = dict(state), adapt.is_due(state, options)
+    if measuring:
+        own["adapted"] = adapt.follow(grad, state, options)
+    if options["adapt"] is not None:
+        options = adapt.in_use(options, own["adapted"])
+    new_grad, noise, stats, _ = transform(grad, state["stats"], int(state["noise_step"]), state["layer"], options)
     full = param if param.dtype == torch.float64 else param.to(torch.float32)
-    new_param, rule_state = rules.step(full, transformed.grad, dict(state), options, transformed.noise)
-    new_state = {**state, **rule_state, "stats": transformed.stats, "noise_step": state["noise_step"] + 1}
+    new_param, rule_state = rules.step(full, new_grad, own, options, noise)
+    measured = adapt.measure(full, grad, new_grad, noise, own, options) if measuring else {}
+    new_state = {**own, **rule_state, **measured, "stats": stats, "noise_step": state["noise_step"] + 1}
     return new_param.to(param.dtype), new_state

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import adapt as adaptation
 from . import functional, rules, statistics
 from .diagnostics import describe, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
@@ -57,7 +58,10 @@ class ASGC(Optimizer):
         outlier_share: share of steps that may be outliers without moving the threshold far; None: 0.9 for sgd, else
             0.25. Small: thresholds follow bursts quickly; near 1: anchored.
         on_shift: what ``shift()`` does: "none", "rewarm", "adam-rel" or "reset".
-        adapt: None; online adaptation is not available in this version.
+        adapt: "hypergradient": each parameter tensor's clip_factor and clip_sharpness follow the online hypergradient,
+            from the given values on (``asgc.adapt`` has the formulas and bounds); None: they stay.
+        adapt_lr: step of their logarithms for a measurement of full relevance and confidence.
+        adapt_every: steps from one measurement to the next; each costs about 24 bytes a parameter.
         nonfinite: "contain" (infinite elements are clipped, NaN contributes 0, statistics stay), "skip" (a step with a
             non-finite gradient changes nothing; reads the gradients once more) or "raise" (the same cost).
         seed: seed of the noise, in [0, 2^32).
@@ -75,7 +79,8 @@ class ASGC(Optimizer):
             without parameters on a GPU, say).
 
     ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see ``asgc.statistics``) and
-    the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision.
+    the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision; with ``adapt`` also
+    ``adapted`` and two tensors of half precision (see ``asgc.adapt``).
     """
 
     _active: str | None = None  # the implementation once it is known to serve these parameters
@@ -99,6 +104,8 @@ class ASGC(Optimizer):
         outlier_share: float | None = None,
         on_shift: str = "none",
         adapt: str | None = None,
+        adapt_lr: float = 0.5,
+        adapt_every: int = 8,
         nonfinite: str = "contain",
         seed: int = 0,
         implementation: str = "auto",
@@ -185,7 +192,8 @@ class ASGC(Optimizer):
     def layer_state(self, param: Tensor, group: Group) -> dict[str, Any]:
         """``state[param]``, complete: what is missing before the first step of this parameter is made here."""
         state: dict[str, Any] = self.state[param]
-        if "stats" not in state or "step" not in state:
+        adapts_newly = group["adapt"] is not None and "adapted" not in state
+        if "stats" not in state or "step" not in state or adapts_newly:
             for name, value in functional.init(param, self.layer_number(param), group).items():
                 state.setdefault(name, value)
         return state
@@ -273,7 +281,10 @@ class ASGC(Optimizer):
         return chosen
 
     def _automatic(self) -> str:
-        if first_dtensor(self.param_groups) is not None:
+        if first_dtensor(self.param_groups) is not None:  # the only one for them
+            reason = unsupported(self, "sharded")
+            if reason is not None:
+                raise ValueError(f"no implementation can serve: {reason}")
             return "sharded"
         on_gpu = any(param.is_cuda for group in self.param_groups for param in group["params"])
         best = "triton" if on_gpu else "cpu"
@@ -309,6 +320,8 @@ class ASGC(Optimizer):
                 state = self.state.get(param, {})
                 if "stats" not in state or group["on_shift"] == "none":
                     continue
+                if group["adapt"] is not None:
+                    adaptation.forget(state)  # what was measured under the old loss says nothing about the new
                 if group["on_shift"] == "rewarm":
                     state["stats"][statistics.N].clamp_(max=10)
                     continue
@@ -329,8 +342,8 @@ class ASGC(Optimizer):
             One dict a layer: ``name`` (or group and index), ``layer`` (number), ``units``, ``mean`` and ``std`` of the
             gradient's elements (running), ``threshold``, ``clipped`` (share of elements, or of units in norm mode) and
             ``attenuation`` |phi(h)|/|g| of the last step, ``noise_scale`` c_t and ``noise_std`` c_t std of the last
-            step, and ``nonfinite``, the number of steps with a non-finite gradient. With granularity="unit" the mean
-            over units (``nonfinite``: the sum).
+            step, ``clip_factor`` and ``clip_sharpness`` in use, and ``nonfinite``, the number of steps with a
+            non-finite gradient. With granularity="unit" the mean over units (``nonfinite``: the sum).
         """
         return describe(self.param_groups, lambda group: group, self.state)
 

@@ -46,6 +46,8 @@ ASGC_DEFAULTS: dict[str, Any] = {
     "rule": "adam",
     **TRANSFORM_DEFAULTS,
     "adapt": None,
+    "adapt_lr": 0.5,
+    "adapt_every": 8,
     "implementation": "auto",
     "capturable": False,
 }
@@ -56,6 +58,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "noise_at": ("gradient", "update"),
     "on_shift": ("none", "rewarm", "adam-rel", "reset"),
     "nonfinite": ("contain", "skip", "raise"),
+    "adapt": ("hypergradient",),
     "implementation": ("auto", "reference", "foreach", "cpu", "triton", "sharded"),
 }
 FLAGS = ("noise_zeros", "capturable", "nesterov", "maximize", "amsgrad", "centered", "decoupled_weight_decay")
@@ -97,6 +100,7 @@ _NOT_NEGATIVE: tuple[Callable[[float], bool], str] = (lambda x: 0 <= x < math.in
 _FRACTION: tuple[Callable[[float], bool], str] = (lambda x: 0 <= x < 1, "in [0, 1)")
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "lr": _NOT_NEGATIVE,
+    "adapt_lr": _NOT_NEGATIVE,
     "clip_factor": _POSITIVE,
     "clip_sharpness": _POSITIVE,
     "threshold": _POSITIVE,
@@ -117,6 +121,8 @@ _OPTIONAL = ("clip_factor", "threshold", "outlier_share")  # None: the default o
 
 def _check(name: str, value: Any) -> None:
     if name in CHOICES:
+        if value is None and name == "adapt":
+            return
         if not isinstance(value, str):
             raise TypeError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
         if value not in CHOICES[name]:
@@ -139,8 +145,11 @@ def _check(name: str, value: Any) -> None:
             raise TypeError(f"betas must be a pair of numbers, got {value!r}")
         for i, beta in enumerate(value):
             check_number(f"betas[{i}]", beta, *_FRACTION)
-    elif name == "adapt" and value is not None:
-        raise ValueError(f"adapt={value!r} is not available in this version: leave adapt=None")
+    elif name == "adapt_every":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"adapt_every must be an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"adapt_every must be at least 1, got {value}")
 
 
 def _check_names(given: Iterable[str], valid: Mapping[str, Any], owner: str) -> None:
@@ -174,6 +183,13 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
     if full.get("nesterov") and (full["momentum"] <= 0 or full["dampening"] != 0):
         raise ValueError("nesterov needs momentum above 0 and dampening 0")
     _fill_transform(full, anchored=rule == "sgd")
+    if full["adapt"] is not None:
+        if full["threshold"] is not None:
+            raise ValueError(
+                f"adapt={full['adapt']!r} needs the adaptive threshold, not threshold={full['threshold']!r}"
+            )
+        if math.isinf(full["clip_factor"]):
+            raise ValueError(f"adapt={full['adapt']!r} needs a finite clip_factor to start from, not inf")
     return full
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import functional, statistics
+from . import adapt, functional, statistics
 from .diagnostics import first_dtensor
 from .options import TRANSFORM_DEFAULTS
 
@@ -43,6 +43,8 @@ class Preview(NamedTuple):
     clipped: float  # share of elements, or of units in norm mode, beyond the threshold
     attenuation: float  # |seen| / |gradient|, noise included; 1 where the gradient is zero
     noise_std: float  # c_t sigma (before the rule, or after it with noise_at="update"); 0: none
+    clip_factor: float = math.nan  # in use, adapted or given; NaN: this optimizer has none
+    clip_sharpness: float = math.nan
 
 
 def preview(optimizer: Optimizer) -> list[Preview]:
@@ -66,12 +68,12 @@ def preview_asgc(opt: ASGC) -> list[Preview]:
             p: {**opt.state.get(p, {}), "layer": opt.layer_number(p)} for g in opt.param_groups for p in g["params"]
         }
         return preview_sharded(opt.param_groups, states, lambda group: group)
-    layers = [
-        (param, {**opt.state.get(param, {}), "layer": opt.layer_number(param)}, group)
-        for group in opt.param_groups
-        for param in group["params"]
-        if param.grad is not None
-    ]
+    layers: list[Layer] = []
+    for group in opt.param_groups:
+        for param in group["params"]:
+            if param.grad is not None:
+                state = {**opt.state.get(param, {}), "layer": opt.layer_number(param)}
+                layers.append((param, state, adapt.coming(param.grad, state, group)))
     implementation = opt.param_groups[0]["implementation"]
     if implementation not in ("cpu", "foreach"):
         return preview_transform(layers)
@@ -166,7 +168,8 @@ def _previews(layers: list[tuple[Layer, Tensor, Tensor]]) -> list[Preview]:
         )
         if refused:
             seen, attenuation = torch.zeros_like(seen), 0.0
-        result.append(Preview(param, seen, threshold, clipped, attenuation, _noise_std(param, state, options)))
+        own = (options["clip_factor"], options["clip_sharpness"])
+        result.append(Preview(param, seen, threshold, clipped, attenuation, _noise_std(param, state, options), *own))
     return result
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "TORCH_RULES", "init", "step"]
+__all__ = ["RULES", "TORCH_RULES", "init", "sensitivity", "step"]
 
 State = dict[str, Any]
 Options = Mapping[str, Any]
@@ -173,6 +173,50 @@ def step(
     new_param, new_state = RULES[options["rule"]](param, grad, state, options, noise)
     new_state["step"] = state["step"] + 1
     return new_param, new_state
+
+
+def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None = None) -> Tensor:
+    """-d(new parameter) / d(grad) of ``step``, element by element, through all moments that this step updates.
+
+    Args: as of ``step``. Where a second moment is zero its part is left out (its derivative is infinite there).
+
+    Returns:
+        Tensor of grad's shape.
+    """
+    rule, lr = options["rule"], _scalar(options["lr"])
+    sign = -1.0 if options["maximize"] else 1.0
+    if rule == "sgd":
+        buffer = 1.0 if state.get("momentum_buffer") is None else 1 - options["dampening"]
+        if options["momentum"] == 0:
+            return torch.full_like(grad, sign * lr)
+        return torch.full_like(grad, sign * lr * (1 + options["momentum"] * buffer if options["nesterov"] else buffer))
+    decoupled = rule == "adamw" or options.get("decoupled_weight_decay", False)
+    g = _signed(param, grad, {**options, "weight_decay": 0} if decoupled else options)
+    # The update is (step_size a + lr noise) / (correction sqrt(v) + eps); da, dv: derivatives by grad.
+    if rule == "adagrad":
+        step_size = lr = lr / (1 + float(state["step"]) * options["lr_decay"])
+        a, da, v, dv, correction = g, 1.0, state["sum"] + g * g, 2 * g, 1.0
+    elif rule == "rmsprop":
+        fresh, step_size, correction = 1 - options["alpha"], lr, 1.0
+        a, da, v, dv = g, 1.0, options["alpha"] * state["square_avg"] + fresh * g * g, 2 * fresh * g
+        if options["centered"]:
+            mean = state["grad_avg"].lerp(g, fresh)
+            v, dv = v - mean * mean, dv - 2 * fresh * mean
+    else:
+        beta1, beta2 = (_scalar(beta) for beta in options["betas"])
+        step = float(state["step"]) + 1
+        step_size, correction = lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
+        a, da = state["exp_avg"].lerp(g, 1 - beta1), 1 - beta1
+        v, dv = beta2 * state["exp_avg_sq"] + (1 - beta2) * g * g, 2 * (1 - beta2) * g
+        if options["amsgrad"]:
+            v, dv = torch.maximum(v, state["max_exp_avg_sq"]), torch.where(v >= state["max_exp_avg_sq"], dv, 0.0)
+    root = v.sqrt()
+    denominator = correction * root + options["eps"]
+    update = step_size * a if noise is None else step_size * a + lr * noise
+    slope = torch.where(root > 0, correction * dv / torch.where(root > 0, 2 * root, 1.0), 0.0)
+    usable = denominator > 0
+    denominator = torch.where(usable, denominator, 1.0)
+    return torch.where(usable, sign * (step_size * da - update * slope / denominator) / denominator, 0.0)
 
 
 def init(param: Tensor, options: Options) -> State:

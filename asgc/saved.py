@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import functional, rules, statistics
+from .adapt import ADAPTED, DERIVATIVES
 from .diagnostics import layer_name
 from .options import ASGC_DEFAULTS, resolve, rule_defaults
 
@@ -98,8 +99,9 @@ def _check_state(name: str, param: Tensor, state: Any, group: Group) -> None:
     for key in ("step", "noise_step", *fresh):
         if not isinstance(state.get(key), Tensor):
             raise ValueError(f"the saved state of {name} has no {key!r}, which rule {group['rule']!r} needs")
-    tensors = {key: param.shape for key in (*fresh, "momentum_buffer") if key in state}
-    for key, shape in {**tensors, "step": (), "noise_step": ()}.items():
+    tensors = {key: param.shape for key in (*fresh, "momentum_buffer", *DERIVATIVES) if key in state}
+    numbers = {"adapted": (len(ADAPTED),)} if "adapted" in state else {}
+    for key, shape in {**tensors, **numbers, "step": (), "noise_step": ()}.items():
         if tuple(state[key].shape) != tuple(shape):
             _other_parameters(f"the saved {key} of {name}", tuple(state[key].shape), tuple(shape))
 

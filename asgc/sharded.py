@@ -7,7 +7,8 @@ whole tensor, then clip and rule, both element by element.
 
 Supported: uneven and empty shards, ``Shard`` of any dimension, ``Replicate`` (replicas count once), meshes of several
 dimensions (HSDP, FSDP on top of tensor parallelism), different meshes and plain tensors side by side, every option of
-ASGC. Refused by name: ``Partial`` placements, and gradients placed differently from their parameter.
+ASGC but ``adapt``. Refused by name: ``adapt``, ``Partial`` placements, and gradients placed differently from their
+parameter.
 
 - The collective is an all-gather whose results every rank adds up in the order of the ranks, so the replicas of HSDP
   agree to the bit whatever algorithm their groups use. A rank sends 48 bytes a layer and receives that from every rank.
@@ -53,6 +54,9 @@ _COUNTERS = ("layer", "step", "noise_step", "stats")
 
 def unsupported(opt: ASGC) -> str | None:
     """Why this implementation cannot serve an optimizer, or None if it can."""
+    for group in opt.param_groups:
+        if group["adapt"] is not None:
+            return f"adapt={group['adapt']!r} (not done for DTensors)"
     if any(is_dtensor(param) for group in opt.param_groups for param in group["params"]):
         return None
     return "no parameter is a DTensor"

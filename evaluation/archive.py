@@ -31,11 +31,13 @@ from evaluation.dataset_tables import (
     RUNS,
     SCORE,
     SCORE_STD,
+    gradient_columns,
     insert,
     names,
 )
 from evaluation.errors import UserError, reason
 from evaluation.files import atomic_write, read_json, write_json
+from evaluation.gradients import LATER
 from evaluation.metrics import EVALUATION_SECONDS
 
 if TYPE_CHECKING:
@@ -281,8 +283,11 @@ def _gradients(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, p
 
     if not (root / GRADIENT_FILE).is_file():
         return []
-    select = _from(root / GRADIENT_FILE, prefix, {"run": "VARCHAR", **GRADIENTS})
+    file = _text(str(root / GRADIENT_FILE))
     try:
+        has = {row[0] for row in connection.execute(f"SELECT name FROM parquet_schema({file})").fetchall()}
+        source = f"(SELECT run, {gradient_columns(set(LATER) <= has)} FROM read_parquet({file}))"
+        select = _select(source, prefix, {"run": "VARCHAR", **GRADIENTS})
         connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({select})")  # reads all of it
     except duckdb.Error as error:
         problems.append(Problem(str(root / GRADIENT_FILE), f"corrupt: {reason(error)}"))
@@ -291,10 +296,14 @@ def _gradients(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, p
 
 
 def _from(path: Path, prefix: str, schema: dict[str, str]) -> str:
+    return _select(f"read_parquet({_text(str(path))})", prefix, schema)
+
+
+def _select(source: str, prefix: str, schema: dict[str, str]) -> str:
     """A SELECT of a file's columns in the order and the types of `schema`, `prefix` before the runs' names."""
     shown = [f'"{name}"::{kind} AS "{name}"' for name, kind in schema.items() if name != "run"]
     run = f"{_text(prefix)} || run AS run"
-    return f"SELECT {', '.join([run, *shown])} FROM read_parquet({_text(str(path))})"
+    return f"SELECT {', '.join([run, *shown])} FROM {source}"
 
 
 def _text(value: str) -> str:

@@ -242,33 +242,51 @@ def _damage(path: Path) -> str:
 def _gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problems: list[Problem]) -> list[str]:
     """One SELECT over all whole gradient parts; a part that is not whole becomes a problem, its run stays."""
     parts = {part: run.row["run"] for run in runs for part in run.gradients}
-    for part, why in _damaged_parts(connection, list(parts)).items():
-        problems.append(Problem(part, why))
-        del parts[part]
+    complete, earlier = [], []
+    for part, has in _columns_of_parts(connection, list(parts)).items():
+        why = has if isinstance(has, str) else _lacking(has)
+        if why:
+            problems.append(Problem(part, why))
+            del parts[part]
+        else:
+            (complete if set(gradients.LATER) <= set(has) else earlier).append(part)
     if not parts:
         return []
     connection.execute("CREATE TABLE gradient_parts (part VARCHAR, run VARCHAR)")
     rows = [{"part": part, "run": run} for part, run in parts.items()]
     insert(connection, "gradient_parts", {"part": "VARCHAR", "run": "VARCHAR"}, rows)
-    files = ", ".join("'" + part.replace("'", "''") + "'" for part in parts)
-    source = f"read_parquet([{files}], filename = 'part') JOIN gradient_parts USING (part)"
-    return [f"SELECT run, {names(GRADIENTS)} FROM {source}"]
+    return [
+        f"SELECT run, {gradient_columns(present)} FROM read_parquet([{files}], filename = 'part') "
+        "JOIN gradient_parts USING (part)"
+        for some, present in ((complete, True), (earlier, False))
+        if (files := ", ".join("'" + part.replace("'", "''") + "'" for part in some))
+    ]
 
 
-def _damaged_parts(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> dict[str, str]:
-    """The parts that are no parquet file or lack a column, file -> reason."""
+def gradient_columns(later: bool) -> str:
+    """The columns of a SELECT from a file of gradients; those that files of earlier versions lack are NaN there."""
+    return ", ".join(
+        f"""'nan'::{kind} AS "{name}\"""" if name in gradients.LATER and not later else f'"{name}"'
+        for name, kind in GRADIENTS.items()
+    )
+
+
+def _lacking(has: Sequence[str]) -> str:
+    lacks = [name for name in GRADIENTS if name not in has and name not in gradients.LATER]
+    return f"foreign: a parquet file without {lacks[0]!r}" if lacks else ""
+
+
+def _columns_of_parts(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> dict[str, list[str] | str]:
+    """Parquet file -> names of its columns, or why it is none."""
     import duckdb
 
     if not parts:
         return {}
     try:
-        found = connection.execute(
-            "SELECT file_name, list(name) FROM parquet_schema(?) GROUP BY ALL", [parts]
-        ).fetchall()
+        found = connection.execute("SELECT file_name, list(name) FROM parquet_schema(?) GROUP BY ALL", [parts])
+        return dict(found.fetchall())
     except duckdb.Error as error:
         if len(parts) == 1:
             return {parts[0]: f"corrupt: not a parquet file ({reason(error)})"}
         half = len(parts) // 2
-        return _damaged_parts(connection, parts[:half]) | _damaged_parts(connection, parts[half:])
-    missing = {part: [name for name in GRADIENTS if name not in has] for part, has in found}
-    return {part: f"foreign: a parquet file without {lacks[0]!r}" for part, lacks in missing.items() if lacks}
+        return _columns_of_parts(connection, parts[:half]) | _columns_of_parts(connection, parts[half:])

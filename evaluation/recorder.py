@@ -140,6 +140,8 @@ class GradientRecorder:
                     "update_to_weight": update_rms / weight_rms if weight_rms > 0 else math.inf if update_rms else 0.0,
                     "tail_index": one.tail_index,
                     "tail_index_after": other.tail_index,
+                    "clip_factor": layer.clip_factor,
+                    "clip_sharpness": layer.clip_sharpness,
                     "before": one.histogram,
                     "after": other.histogram,
                 }

@@ -29,7 +29,7 @@ from ..noise import noise
 __all__ = ["BuildError", "cache_folder", "library", "unavailable"]
 
 _log = logging.getLogger("asgc")
-_HEADERS = ("pipeline.h", "tile.h", "row.h", "layer.h", "rules.h", "sums.h", "clip.h", "noise.h", "simd.h")
+_HEADERS = ("pipeline.h", "tile.h", "row.h", "layer.h", "rules.h", "sums.h", "clip.h", "noise.h", "simd.h", "adapt.h")
 _SOURCES = ("kernel.cpp", *_HEADERS)
 # Not -ffast-math: infinities and NaN are handled. Its two harmless parts let sqrt and comparisons vectorize.
 _COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
@@ -202,9 +202,10 @@ def _open(file: Path) -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(file))
         pointer, long, word = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint32
         loaded.asgc_step.argtypes = [pointer, pointer, long, pointer, ctypes.c_int32]
+        loaded.asgc_adapt.argtypes = [pointer, pointer, long, pointer, pointer, ctypes.c_int32]
         loaded.asgc_noise.argtypes = [pointer, long, long, word, word, word]
         loaded.asgc_clip.argtypes = [pointer, pointer, long, ctypes.c_float, ctypes.c_double]
-        for function in (loaded.asgc_step, loaded.asgc_noise, loaded.asgc_clip):
+        for function in (loaded.asgc_step, loaded.asgc_adapt, loaded.asgc_noise, loaded.asgc_clip):
             function.restype = None
     except (OSError, AttributeError) as error:
         raise BuildError(f"the compiled CPU kernel does not load: {error}") from error

@@ -7,12 +7,14 @@
 
 #include "noise.h"
 
-enum Sharpness { POWER_4, POWER_2, POWER_1, HARD, POWER_ANY };
+enum Sharpness { POWER_4, POWER_2, POWER_1, POWER_8, POWER_16, HARD, POWER_ANY };
 
 static inline Sharpness sharpness_kind(double p) {
     if (p == 4) return POWER_4;
     if (p == 2) return POWER_2;
     if (p == 1) return POWER_1;
+    if (p == 8) return POWER_8;
+    if (p == 16) return POWER_16;
     if (std::isinf(p)) return HARD;
     return POWER_ANY;
 }
@@ -75,6 +77,11 @@ static inline float shrink(float q, float p, float inverse_p) {
     if (KIND == POWER_4) {
         const float s = q * q;
         return inverse_fourth_root(s * s);
+    }
+    if (KIND == POWER_8 || KIND == POWER_16) {
+        const float s = q * q, t = s * s, z = t * t;
+        if (KIND == POWER_8) return std::sqrt(inverse_fourth_root(z));
+        return std::sqrt(std::sqrt(inverse_fourth_root(z * z)));
     }
     if (KIND == POWER_2) return 1.0f / std::sqrt(1.0f + q * q);
     if (KIND == POWER_1) return 1.0f / (1.0f + q);
@@ -146,6 +153,8 @@ static inline void clip_tile(Sharpness kind, float* out, const float* x, int n, 
         case POWER_4: return clip_tile<POWER_4>(out, x, n, tau, p, clipped, square);
         case POWER_2: return clip_tile<POWER_2>(out, x, n, tau, p, clipped, square);
         case POWER_1: return clip_tile<POWER_1>(out, x, n, tau, p, clipped, square);
+        case POWER_8: return clip_tile<POWER_8>(out, x, n, tau, p, clipped, square);
+        case POWER_16: return clip_tile<POWER_16>(out, x, n, tau, p, clipped, square);
         case HARD: return clip_tile<HARD>(out, x, n, tau, p, clipped, square);
         case POWER_ANY: return clip_tile<POWER_ANY>(out, x, n, tau, p, clipped, square);
     }
@@ -162,7 +171,7 @@ static inline double clip_scalar(Sharpness kind, double x, double tau, double p)
         case POWER_2: return lo / std::sqrt(1 + q * q);
         case POWER_1: return lo / (1 + q);
         case HARD: return lo;
-        case POWER_ANY: break;
+        default: break;
     }
     return lo * std::pow(1 + std::pow(q, p), -1 / p);
 }

@@ -7,6 +7,7 @@
 // whole while its gradient is in the cache; long ones are walked in waves small enough for that.
 #include <vector>
 
+#include "adapt.h"
 #include "pipeline.h"
 
 namespace {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import functional, statistics
-from . import build
+from . import adaptation, build
 from .table import (
     LayerStruct,
     as_laid_out,
@@ -35,6 +35,9 @@ _COUNTERS = ("stats", "step", "noise_step")
 def unsupported(opt: ASGC) -> str | None:
     """Why the kernel cannot serve this optimizer, or None. Compiles the kernel if that is the last question."""
     for group in opt.param_groups:
+        reason = adaptation.unsupported(group)
+        if reason is not None:
+            return reason
         for param in group["params"]:
             reason = _unsupported_parameter(param, functional.units(param, group["granularity"]))
             if reason is not None:
@@ -79,8 +82,12 @@ class _Table:
         self.held: list[list[Tensor]] = [[] for _ in range(count)]
         self.sizes = [-1] * count  # elements; -1: not in row-major order, or empty
         self.fresh: list[int] = []  # layers whose momentum buffer was made for this step
+        self.adapting = _adapting(opt)  # then every layer has options of its own
+        self.adapts = (adaptation.AdaptStruct * count)()
 
     def fits(self, opt: ASGC) -> bool:
+        if self.adapting != _adapting(opt):
+            return False
         i = 0
         for index, group in enumerate(opt.param_groups):
             for param in group["params"]:
@@ -121,7 +128,8 @@ class _Table:
         row = self.rows[i]
         addresses = [tensor.data_ptr() for tensor in tensors]
         row.param, row.stats, row.step, row.noise_step, *rule = addresses
-        row.numel, row.rows, row.group, row.number = param.numel(), rows, self.params[i][1], state["layer"]
+        row.group = i if self.adapting else self.params[i][1]
+        row.numel, row.rows, row.number = param.numel(), rows, state["layer"]
         row.state[:] = [None, None, None]
         for slot, address in zip(slots, rule, strict=True):
             row.state[slot] = address
@@ -134,6 +142,10 @@ class _Table:
 
 
 _tables: WeakKeyDictionary[ASGC, _Table] = WeakKeyDictionary()
+
+
+def _adapting(opt: ASGC) -> bool:
+    return any(group["adapt"] is not None for group in opt.param_groups)
 
 
 def _gradient(param: Tensor, row: LayerStruct, keep: list[Tensor]) -> int:
@@ -211,13 +223,22 @@ def step(opt: ASGC) -> None:
     table = _tables.get(opt)
     if table is None or not table.fits(opt):
         table = _tables[opt] = _Table(opt)
-    options = [value for group in opt.param_groups for value in group_values(group)]
+    by_group = [group_values(group) for group in opt.param_groups]
+    rows = [by_group[index] for _, index in table.params] if table.adapting else by_group
+    options = [value for row in rows for value in row]
     keep: list[Tensor] = []
     try:
         stepped = _collect(opt, table, keep)
         if stepped:
             values = (ctypes.c_double * len(options))(*options)
-            kernel.asgc_step(table.layers, table.grads, len(table.params), values, torch.get_num_threads())
+            count, threads = len(table.params), torch.get_num_threads()
+            if table.adapting:
+                for (param, index), row in zip(table.params, table.adapts, strict=True):
+                    group = opt.param_groups[index]
+                    adapts = group["adapt"] is not None and param.grad is not None
+                    adaptation.fill(row, param, opt.layer_state(param, group) if adapts else None, group)
+                kernel.asgc_adapt(table.layers, table.grads, count, values, table.adapts, threads)
+            kernel.asgc_step(table.layers, table.grads, count, values, threads)
             torch.autograd.graph.increment_version(stepped)  # autograd notices in-place changes of saved tensors
     except RuntimeError:
         for i in table.fresh:

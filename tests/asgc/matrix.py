@@ -35,7 +35,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "stats_decay": (0.0, 0.8),
     "outlier_share": (0.9,),
     "on_shift": ("rewarm", "adam-rel", "reset"),
-    "adapt": (),
+    "adapt": ("hypergradient",),
+    "adapt_lr": (2.0,),
+    "adapt_every": (3,),
     "nonfinite": ("skip", "raise"),
     "seed": (7, (1 << 32) - 1),
 }
@@ -84,6 +86,9 @@ NEEDS: dict[str, dict[str, Any]] = {
     "dampening": {"momentum": 0.9},
     "nesterov": {"momentum": 0.9},
     "noise_decay": {"noise_scale": 0.5},
+    "adapt": {"adapt_every": 1},
+    "adapt_lr": {"adapt": "hypergradient", "adapt_every": 1},
+    "adapt_every": {"adapt": "hypergradient"},
 }
 
 

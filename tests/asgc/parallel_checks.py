@@ -319,6 +319,13 @@ def refused(_: Path) -> None:
             ValueError, implementation, "head.weight", "DTensor",
             call=lambda name=implementation: ASGC([("head.weight", x)], 0.1, implementation=name),
         )  # fmt: skip
+    given = {"adapt": "hypergradient"}
+    raises(
+        ValueError, "sharded", "adapt='hypergradient'",
+        call=lambda: ASGC([("head.weight", x)], 0.1, implementation="sharded", **given),
+    )  # fmt: skip
+    x.grad = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+    raises(ValueError, "adapt='hypergradient'", call=ASGC([("head.weight", x)], 0.1, **given).step)
     raises(ValueError, "no parameter is a DTensor", call=lambda: ASGC([torch.ones(2)], 0.1, implementation="sharded"))
     for placement in (Partial(), Replicate()):
         opt = ASGC([("head.weight", x)], 0.1)

@@ -36,7 +36,7 @@ def test_everything_is_declared() -> None:
     assert set(matrix.RULES) == set(CHOICES["rule"])
     assert set(matrix.MODES) == set(CHOICES["mode"])
     for option in set(CHOICES) & set(matrix.VALUES):
-        assert {*matrix.VALUES[option], ASGC_DEFAULTS[option]} == set(CHOICES[option]), option
+        assert {*matrix.VALUES[option], ASGC_DEFAULTS[option]} - {None} == set(CHOICES[option]), option
     for rule, options in matrix.RULES.items():
         assert set(options) == set(rule_defaults(rule)), rule
 

@@ -194,6 +194,7 @@ def test_shift() -> None:
 
 
 def test_diagnostics() -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 1, bias=False))
     opt = ASGC(
         model.named_parameters(), 0.1, mode="value", clip_factor=1.0, noise_scale=0.2, noise_decay=1.0, **REFERENCE

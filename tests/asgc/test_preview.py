@@ -173,7 +173,8 @@ def test_a_plain_optimizer_sees_the_gradients_themselves() -> None:
     give_gradients(params[:2], 0)
     layers = preview(opt)
     assert [layer.seen is param.grad for layer, param in zip(layers, params[:2], strict=True)] == [True, True]
-    assert {layer[2:] for layer in layers} == {(math.inf, 0.0, 1.0, 0.0)}
+    assert {layer[2:6] for layer in layers} == {(math.inf, 0.0, 1.0, 0.0)}
+    assert all(math.isnan(layer.clip_factor) and math.isnan(layer.clip_sharpness) for layer in layers)
 
 
 @pytest.mark.parametrize("name", optimizers.names())
