@@ -340,7 +340,8 @@ def preview(layers: Sequence[Layer]) -> list[Preview]:
         attenuation = 0.0 if refused else rows[statistics.ATTENUATION]
         noise = noise_std(started, int(layer.state["noise_step"]), layer.options)
         threshold, clipped = rows[statistics.THRESHOLD], rows[statistics.CLIPPED]
-        result.append(Preview(layer.param, seen, threshold, clipped, attenuation, noise))
+        own = (layer.options["clip_factor"], layer.options["clip_sharpness"])  # never adapted here
+        result.append(Preview(layer.param, seen, threshold, clipped, attenuation, noise, *own))
     return result
 
 

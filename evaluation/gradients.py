@@ -20,17 +20,10 @@ INTEGERS = ("step", "update", "since_shift", "numel")
 TEXTS = ("event", "layer")
 FIGURES = (
     *("grad_rms", "grad_max", "after_rms", "threshold", "clipped", "attenuation", "noise_std"),
-    *(
-        "update_rms",
-        "weight_rms",
-        "update_to_weight",
-        "tail_index",
-        "tail_index_after",
-        "clip_factor",
-        "clip_sharpness",
-    ),
+    *("update_rms", "weight_rms", "update_to_weight", "tail_index", "tail_index_after"),
+    *("clip_factor", "clip_sharpness"),  # in use, with `adapt` or as given; NaN for an optimizer that has none
 )
-LATER = ("clip_factor", "clip_sharpness")  # files of earlier versions lack these; NaN, too, where an optimizer has none
+LATER = ("clip_factor", "clip_sharpness")  # files of earlier versions lack these
 HISTOGRAMS = ("before", "after")
 COLUMNS = ("step", "update", "event", "since_shift", "layer", "numel", *FIGURES, *HISTOGRAMS)
 
