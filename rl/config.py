@@ -106,9 +106,14 @@ class OptimizerConfig:
     on_shift: Literal["none", "rewarm", "adam-rel", "reset"] | None = option(
         None, "ASGC: what a target-network update does to its state"
     )
+    adapt: Literal["hypergradient"] | None = option(
+        None, "ASGC: clip_factor and clip_sharpness of each layer follow the online hypergradient"
+    )
+    adapt_lr: float | None = option(None, "ASGC: step of their logarithms", "[0, inf)")
+    adapt_every: int | None = option(None, "ASGC: updates from one measurement to the next", "[1, 1e9]")
     nonfinite: Literal["contain", "skip", "raise"] | None = option(None, "ASGC: treatment of inf and NaN gradients")
     seed: int | None = option(None, "ASGC, gradient-noise: its seed; null: made from --seed", "[0, 2147483647]")
-    implementation: Literal["auto", "reference", "foreach", "cpu"] | None = option(None, "ASGC: code path")
+    implementation: Literal["auto", "reference", "foreach", "cpu", "triton"] | None = option(None, "ASGC: code path")
     # the clipping rules of papers (asgc.peers)
     clip_value: float | None = option(None, "NAME+clip-value: bound on every element of the gradient", "(0, inf]")
     clip_ratio: float | None = option(None, "agc: bound on a unit's gradient norm over its weights' norm", "(0, inf]")

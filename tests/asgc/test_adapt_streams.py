@@ -1,4 +1,4 @@
-"""Online adaptation on streams of gradients: it re-tunes when their tails change, and stays where nothing is to gain."""
+"""Online adaptation on streams of gradients: it re-tunes when tails change, and stays where nothing is to gain."""
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,7 @@ LAYERS, SIZE, PHASE = 4, 1024, 1000
 
 
 class Tracking(NamedTuple):
-    """Of one run: geometric mean over the layers of clip_factor, every 50 steps, and the squared error of every step."""
+    """Of one run: geometric mean over the layers of clip_factor, every 50 steps; the squared error of every step."""
 
     factors: list[float]
     errors: list[float]
@@ -25,8 +25,8 @@ class Tracking(NamedTuple):
 
 
 def track(rule: str, lr: float, mode: str, adapt: str | None, seed: int) -> Tracking:
-    """Parameters follow targets that walk at random, seen through noise: Gaussian, then with tails of density 1/x^2 (cut
-    off at a hundred deviations), then Gaussian again, `PHASE` steps each."""
+    """Parameters follow targets that walk at random, seen through noise: Gaussian, then with tails of density 1/x^2
+    (cut off at a hundred deviations), then Gaussian again, `PHASE` steps each."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.zeros(LAYERS, SIZE)
     params = [torch.nn.Parameter(torch.zeros(SIZE)) for _ in range(LAYERS)]

@@ -54,6 +54,16 @@ def test_other_granularity_and_noise_are_timed_by_what_serves_them(capsys: pytes
         assert "foreach" not in result  # it has no units
 
 
+@pytest.mark.usefixtures("small")
+def test_adaptation_is_timed_beside_the_same_without(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["--shapes", "dqn", "--steps", "8", "--adapt", "--fast-only", "--json"]) == 0
+    for result in json.loads(capsys.readouterr().out)["results"]:
+        both = result["cpu+adapt"], result["cpu"]
+        assert both[0]["ratio_without"] == pytest.approx(both[0]["mean"] / both[1]["mean"])
+    assert bench.main(["--shapes", "dqn", "--steps", "8", "--adapt", "--granularity", "unit"]) == 0
+    assert "no cpu+adapt implementation here: " in capsys.readouterr().out
+
+
 def test_the_copy_moves_the_bytes_of_a_step() -> None:
     grads = bench.heavy_tailed([(8, 10)], seed=0)
     copy = bench.peers([(8, 10)], grads, "cpu")["copy"]()
