@@ -41,7 +41,8 @@ def coerce(value: Any, hint: Any) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise ValueError(f"must be {', '.join(args[:-1])} or {args[-1]}")
+        *others, last = map(str, args)
+        raise ValueError(f"must be {', '.join(others)} or {last}" if others else f"must be {last} or null")
     if origin in (list, tuple):
         return _coerce_sequence(value, origin, args)
     if hint is bool:

@@ -31,7 +31,7 @@ def test_everything_is_declared() -> None:
     """An option, a choice, a rule option or an implementation without an entry in the matrix fails here."""
     beside = {"rule", "mode", "implementation", "capturable"}  # dimensions of their own, or a check of their own
     assert set(matrix.VALUES) | beside == set(ASGC_DEFAULTS)
-    elsewhere = {"auto", "sharded"}  # the choice in test_dispatch, DTensors in test_parallel
+    elsewhere = {"auto", "sharded", "triton"}  # in test_dispatch, test_parallel (DTensors), test_triton (interpreter)
     assert set(matrix.IMPLEMENTATIONS) | elsewhere == set(CHOICES["implementation"])
     assert set(matrix.RULES) == set(CHOICES["rule"])
     assert set(matrix.MODES) == set(CHOICES["mode"])

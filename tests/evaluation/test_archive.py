@@ -76,6 +76,24 @@ def test_the_tables_come_back(study, tmp_path):
         assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
+def test_gradients_of_earlier_versions_lack_columns_and_are_read(study, tmp_path):
+    (root,) = study.roots
+    parts = sorted(root.rglob("gradients/*.parquet"))
+    count = len(table(study, "SELECT 1 FROM gradients"))
+    later = ["clip_factor", "clip_sharpness"]
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(parts[1]).drop_columns(later), parts[1])
+    with dataset.load(root) as data:
+        assert data.problems == study.problems
+        folder = export(data, tmp_path / "archive")
+        rows = table(data, "SELECT clip_factor, clip_sharpness, grad_rms FROM gradients")
+    assert len(rows) == count
+    assert {"NaN", True} == {value if value == "NaN" else value > 0 for row in rows for value in row.values()}
+    file = folder / "gradients.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(later), file)
+    with dataset.load(folder) as data:
+        assert {row["clip_factor"] for row in table(data, "SELECT clip_factor FROM gradients")} == {"NaN"}
+
+
 def test_what_diverged_beyond_32_bits_is_infinite(tmp_path):
     runs = [Planned("sgd", seed, [0.0, 1.0]) for seed in range(2)]
     folder = write_study(tmp_path / "tiny", runs)

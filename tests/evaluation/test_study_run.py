@@ -76,7 +76,7 @@ def test_interrupted_it_stops_its_runs_and_says_how_to_go_on(tmp_path: Path) -> 
     study = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: any((tmp_path / "s").rglob("metrics.jsonl")))
     study.send_signal(signal.SIGINT)
-    _, error = study.communicate(timeout=30)
+    _, error = study.communicate(timeout=120)
     assert study.returncode == 130
     assert f"go on with: asgc-eval study run {file} --dir {tmp_path / 's'}" in error
     assert not any(is_held(lock) for lock in (tmp_path / "s").rglob("s*/lock"))

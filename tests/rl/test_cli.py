@@ -84,6 +84,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
             "--batch-size 2000: must be at most --replay-size 1000",
         ),
         (["train", "--env.protocol", "atari"], "--env.protocol atari: must be nature, classic, sticky or control"),
+        (["train", "--optimizer.adapt", "yes"], "--optimizer.adapt yes: must be hypergradient or null"),
         (["train", "--double", "maybe"], "--double maybe: must be true or false"),
         (["train", "--preset", "slow"], "unknown preset 'slow'; there are quick, dqn, atari-small, control"),
         (["train", "--resume"], "--resume: say which run: --resume RUN"),
