@@ -68,7 +68,8 @@ class RunData:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def _connect(self) -> Any:
-        from evaluation.dataset_tables import GRADIENTS, columns, names
+        from evaluation.dataset_tables import GRADIENTS, columns, gradient_columns
+        from evaluation.gradients import LATER
 
         try:
             import duckdb
@@ -84,8 +85,10 @@ class RunData:
         connection.execute(f"CREATE TABLE gradients (run VARCHAR, {columns(GRADIENTS)})")
         for part in sorted((self.path / "gradients").glob("part-*.parquet")):
             try:
+                found = connection.execute("SELECT name FROM parquet_schema(?)", [str(part)]).fetchall()
+                shown = gradient_columns(set(LATER) <= {name for (name,) in found})
                 connection.execute(
-                    f"INSERT INTO gradients SELECT ?, {names(GRADIENTS)} FROM read_parquet(?)", [self.name, str(part)]
+                    f"INSERT INTO gradients SELECT ?, {shown} FROM read_parquet(?)", [self.name, str(part)]
                 )
             except duckdb.Error as error:
                 self.problems.append(f"{part}: left out: {str(error).splitlines()[0]}")
