@@ -242,7 +242,8 @@ def _damage(path: Path) -> str:
 def _gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problems: list[Problem]) -> list[str]:
     """One SELECT over all whole gradient parts; a part that is not whole becomes a problem, its run stays."""
     parts = {part: run.row["run"] for run in runs for part in run.gradients}
-    complete, earlier = [], []
+    complete: list[str] = []
+    earlier: list[str] = []
     for part, has in _columns_of_parts(connection, list(parts)).items():
         why = has if isinstance(has, str) else _lacking(has)
         if why:
