@@ -48,7 +48,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import rules, statistics
+from . import gradient_statistics as statistics
+from . import rules
 
 __all__ = [
     *("ADAPTED", "DERIVATIVES", "bounds", "coming", "follow", "forget", "hypergradient", "in_use", "in_use_over_given"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import statistics
+from . import gradient_statistics as statistics
 from .adapt import in_use_over_given
 from .placement import is_dtensor
 

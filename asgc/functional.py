@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import adapt, rules, statistics
+from . import adapt, rules
+from . import gradient_statistics as statistics
 from . import options as _options
 from .noise import noise_like
 

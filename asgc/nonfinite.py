@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import statistics
+from . import gradient_statistics as statistics
 from .diagnostics import layer_name
 
 __all__ = ["found_nonfinite"]

@@ -1,8 +1,7 @@
 """The ASGC optimizer: adaptive stochastic gradient clipping in front of a base rule of torch.optim.
 
-The reference implementation is ``functional.step``, layer by layer; ``asgc.foreach``, ``asgc.cpu`` and ``asgc.triton``
-do the same faster, ``asgc.sharded`` for DTensors. Formulas: ``asgc.functional`` (clip), ``asgc.statistics``,
-``asgc.noise``, ``asgc.rules``.
+The reference implementation is ``functional.step``, layer by layer; ``asgc.implementations`` do the same faster, or for
+DTensors. Formulas: ``asgc.functional`` (clip), ``asgc.gradient_statistics``, ``asgc.noise``, ``asgc.rules``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import adapt as adaptation
-from . import functional, rules, statistics
+from . import functional, rules
+from . import gradient_statistics as statistics
 from .diagnostics import describe, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
@@ -78,8 +78,8 @@ class ASGC(Optimizer):
         ValueError: a value out of range, or an implementation that cannot serve these parameters (capturable=True
             without parameters on a GPU, say).
 
-    ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see ``asgc.statistics``) and
-    the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision; with ``adapt`` also
+    ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see
+    ``asgc.gradient_statistics``) and the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision; with ``adapt`` also
     ``adapted`` and two tensors of half precision (see ``asgc.adapt``).
     """
 
@@ -236,7 +236,7 @@ class ASGC(Optimizer):
                     check_gradient(grad, layer_name(self.param_groups, gi, pi))
         implementation = self._choose_implementation()
         if implementation == "sharded":  # which looks for non-finite gradients itself: with the other ranks
-            import_module("asgc.sharded").step(self)
+            import_module("asgc.implementations.sharded").step(self)
             return loss
         if found_nonfinite(self.param_groups, lambda group: group, self.layer_state):
             return loss
@@ -294,7 +294,7 @@ class ASGC(Optimizer):
         chosen = "foreach" if unsupported(self, "foreach") is None else "reference"
         _say(
             f"ASGC uses its slower {chosen} implementation, because the {best} one cannot serve: {reason}. "
-            "`python -m asgc.bench` shows what that costs."
+            "`python -m benchmarks.optimizer_step` shows what that costs."
         )
         return chosen
 

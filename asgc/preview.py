@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import adapt, functional, statistics
+from . import adapt, functional
+from . import gradient_statistics as statistics
 from .diagnostics import first_dtensor
 from .options import TRANSFORM_DEFAULTS
 
@@ -100,7 +101,7 @@ def preview_sharded(
     options_of: Callable[[dict[str, Any]], Mapping[str, Any]],
 ) -> list[Preview]:
     """The same where parameters are DTensors; ``seen`` are such, too."""
-    sharded = import_module("asgc.sharded")
+    sharded = import_module("asgc.implementations.sharded")
 
     def state_of(param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state = states[param]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import functional, rules, statistics
+from . import functional, rules
+from . import gradient_statistics as statistics
 from .adapt import ADAPTED, DERIVATIVES
 from .diagnostics import layer_name
 from .options import ASGC_DEFAULTS, resolve, rule_defaults

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import functional, statistics
+from . import functional
+from . import gradient_statistics as statistics
 from .diagnostics import describe, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import TRANSFORM_DEFAULTS, check_gradient, check_parameter, is_tensor_free, resolve_transform
@@ -28,7 +29,7 @@ Change: TypeAlias = tuple[Tensor, dict[str, Any], functional.Transformed]  # gra
 class Wrapped(OptimizerProxy):
     """What ``wrap`` returns: ``inner`` with transformed gradients. ``statistics[p]`` holds a parameter's own state."""
 
-    _earlier: dict[Tensor, tuple[Tensor, Tensor]] | None = None  # see asgc.sharded
+    _earlier: dict[Tensor, tuple[Tensor, Tensor]] | None = None  # see asgc.implementations.sharded
 
     def __init__(self, inner: Optimizer, options: dict[str, Any], restore_grad: bool) -> None:
         super().__init__(inner)
@@ -100,7 +101,7 @@ class Wrapped(OptimizerProxy):
     def _changes(self) -> Iterator[Change] | None:
         """What is to be done to each gradient, or None if this step must change nothing."""
         if first_dtensor(self.param_groups) is not None:
-            sharded = import_module("asgc.sharded")
+            sharded = import_module("asgc.implementations.sharded")
             self._earlier = sharded.Earlier() if self._earlier is None else self._earlier
             layers = sharded.make_layers(self.param_groups, self._layer_state, lambda _: self.options)
             changes = sharded.transform_all(layers, self._earlier)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from evaluation.metrics import training_seconds
-from evaluation.runs import load_config, read_series
+from evaluation.runs.run_folder import load_config, read_series
+from evaluation.runs.run_metrics import training_seconds
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by colour-blind eyes, too
 LINES = ("-", "--", ":", "-.")

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.errors import UserError, reason
-from evaluation.runs import MODEL, is_finished, load_config, newest_checkpoint
+from evaluation.cli.errors import UserError, reason
+from evaluation.runs.run_folder import MODEL, is_finished, load_config, newest_checkpoint
+from rl.algorithms.dqn import build_network, select_device, select_precision
 from rl.config import TrainConfig
-from rl.envs import observation_space
-from rl.learner import build_network, select_device, select_precision
 from rl.networks import QNetwork, VectorQNetwork
+from rl.tasks.atari import observation_space
 
 
 class Agent:

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from evaluation.errors import UserError, reason
+from evaluation.cli.errors import UserError, reason
+from evaluation.cli.parser import Flags
 from evaluation.files import to_json
-from evaluation.flags import Flags
 from rl import config_check, config_io
 from rl.config import EnvConfig, TrainConfig, leaves
 from rl.train_flags import layers, nested, train_flags
@@ -86,7 +86,7 @@ def _faults_of_flavour(game: str, mode: int | None, difficulty: int | None) -> t
     """Whether the game has this mode and difficulty: only its environments know."""
     if mode is None and difficulty is None:
         return ()
-    from rl.envs import configured_envs
+    from rl.tasks.atari import configured_envs
 
     try:
         configured_envs(game, EnvConfig(mode=mode, difficulty=difficulty), num_envs=1, seed=0, training=True).close()

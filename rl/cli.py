@@ -6,14 +6,22 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from evaluation.commands import dispatch
-from evaluation.errors import EXIT_INTERRUPTED, UserError, main_guard
+from evaluation.cli.commands import dispatch
+from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
 from rl import config_io
 from rl.config import TrainConfig, leaves
 from rl.train_flags import layers, nested, train_flags
 
-# What a study imports once and forks for every run (evaluation.study.forked).
-PRELOAD = ("rl.trainer", "rl.display", "rl.config_check", "asgc.cpu.launch", "envpool", "pandas", "pyarrow.parquet")
+# What a study imports once and forks for every run (evaluation.study.engines.forked).
+PRELOAD = (
+    "rl.trainer",
+    "rl.display",
+    "rl.config_check",
+    "asgc.implementations.cpu.launch",
+    "envpool",
+    "pandas",
+    "pyarrow.parquet",
+)
 
 USAGE = """\
 asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clipping
@@ -77,7 +85,7 @@ def train_command(argv: list[str]) -> int:
 
 def eval_command(argv: list[str]) -> int:
     """`asgc-rl eval RUN`: play games with a trained agent and print the mean score and how it was made."""
-    from evaluation.flags import Flags
+    from evaluation.cli.parser import Flags
 
     flags = Flags("asgc-rl eval", "RUN [options]", "Play whole games with the agent of a run folder.")
     flags.section("general").add_argument("run", metavar="RUN", nargs="?", help="run folder of `asgc-rl train`")
@@ -91,9 +99,9 @@ def eval_command(argv: list[str]) -> int:
     if namespace.run is None:
         raise UserError("say which run: asgc-rl eval RUN")
 
-    from rl import games
     from rl.agent import load_agent
     from rl.evaluate import evaluate, signature
+    from rl.tasks import names as games
 
     agent = load_agent(namespace.run, namespace.device)
     game, env = agent.config.game, agent.config.env
@@ -115,7 +123,7 @@ def eval_command(argv: list[str]) -> int:
 
 def bench_command(argv: list[str]) -> int:
     """`asgc-rl bench`: throughput of training beside another library's."""
-    from rl import bench
+    from benchmarks import training as bench
 
     return bench.main(argv)
 
@@ -129,10 +137,10 @@ def check_command(argv: list[str]) -> int:
 
 def games_command(argv: list[str]) -> int:
     """`asgc-rl games`: the names of all games, then those of the control tasks."""
-    from evaluation.flags import Flags
+    from evaluation.cli.parser import Flags
 
     Flags("asgc-rl games", "", "List the Atari games and, below, the control tasks.").read(argv)
-    from rl import games
+    from rl.tasks import names as games
 
     print("\n".join((*games.names(), "", *games.CONTROL)))
     return 0

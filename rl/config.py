@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from evaluation.recorder import OFFSETS
-from rl import games
+from evaluation.runs.recorder import OFFSETS
+from rl.tasks import names as games
 
 PRESETS = ("quick", "dqn", "atari-small", "control")
 

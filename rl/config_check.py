@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from evaluation.errors import UserError
-from evaluation.values import check_range, coerce, show, suggestion
-from rl import config_io, games, protocols
+from evaluation.cli.errors import UserError
+from evaluation.cli.values import check_range, coerce, show, suggestion
+from rl import config_io
 from rl.config import NetworkConfig, OptimizerConfig, TrainConfig, flag, leaves
+from rl.tasks import names as games
+from rl.tasks import protocols
 
 
 def check(config: TrainConfig) -> None:

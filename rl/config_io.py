@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from evaluation.errors import UserError, reason
-from evaluation.values import check_range, coerce, did_you_mean, show
-from rl import games
+from evaluation.cli.errors import UserError, reason
+from evaluation.cli.values import check_range, coerce, did_you_mean, show
 from rl.config import PRESETS, OptimizerConfig, TrainConfig, leaves
+from rl.tasks import names as games
 
 
 class Entry(NamedTuple):

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.config import EnvConfig
-from rl.envs import configured_envs, observation_space
-from rl.protocols import eval_epsilon
 from rl.step import Environments, Step
+from rl.tasks.atari import configured_envs, observation_space
+from rl.tasks.protocols import eval_epsilon
 
 MAX_ENVS = 32
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from evaluation import resources
-from evaluation.checkpoint import CheckpointStore
-from evaluation.runs import CHECKPOINTS
+from evaluation.runs import resources
+from evaluation.runs.checkpoint import CheckpointStore
+from evaluation.runs.run_folder import CHECKPOINTS
 from rl.config import TrainConfig
-from rl.envs import configured_envs, observation_space
-from rl.games import is_control
-from rl.replay import FrameReplay
+from rl.replay.ring import FrameReplay
+from rl.tasks.atari import configured_envs, observation_space
+from rl.tasks.names import is_control
 
 
 def check_game(config: TrainConfig) -> None:

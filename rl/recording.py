@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import recorder, seeding
-from evaluation.gradients import noise_scale
-from evaluation.recorder import GradientRecorder
-from rl import diagnostics
+from evaluation.runs import recorder, seeding
+from evaluation.runs.gradient_columns import noise_scale
+from evaluation.runs.recorder import GradientRecorder
+from rl.algorithms import pathologies as diagnostics
+from rl.algorithms.dqn import DQN, Part
+from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
-from rl.diagnostics import ValueAudit
-from rl.learner import DQN, Part
-from rl.protocols import PROTOCOLS
-from rl.replay import FrameReplay
+from rl.replay.ring import FrameReplay
+from rl.tasks.protocols import PROTOCOLS
 
 GRADIENTS, DIAGNOSTICS = "gradients", "diagnostics"  # splits in metrics.jsonl
 AVERAGING = 0.9  # decay, per regular record, of the averages whose ratio is the noise scale
@@ -31,7 +31,7 @@ class Recording:
     its two estimates over the regular records; the single ones are logged as `noise_trace` and `squared_norm`. What the
     replay calls a sample is one transition.
 
-    Diagnostics (`rl.diagnostics`): the churn of each regularly recorded update, the rest at every evaluation. Their
+    Diagnostics (`algorithms.pathologies`): the churn of each regularly recorded update, the rest at every evaluation. Their
     states are drawn from the replay anew each time, with a generator made from the seed and the number of updates.
     """
 

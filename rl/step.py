@@ -38,7 +38,7 @@ class Step:
 
 
 class Environments(Protocol):
-    """N environments stepped together; `rl.envs.AtariEnvs` and `rl.control.ControlEnvs` are such.
+    """N environments stepped together; `rl.tasks.atari.AtariEnvs` and `rl.tasks.control.ControlEnvs` are such.
 
     Attributes:
         num_envs: N.

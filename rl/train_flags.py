@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evaluation.errors import UserError
-from evaluation.flags import Flags
+from evaluation.cli.errors import UserError
+from evaluation.cli.parser import Flags
 from rl import config_io
 from rl.config import PRESETS, TrainConfig, flag, leaves
 

@@ -14,21 +14,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation import metrics, seeding
-from evaluation.checkpoint import Checkpoint
-from evaluation.clock import Clock
 from evaluation.files import atomic_path
-from evaluation.runs import MODEL, RunFolder, read_metrics
+from evaluation.runs import run_metrics as metrics
+from evaluation.runs import seeding
+from evaluation.runs.checkpoint import Checkpoint
+from evaluation.runs.clock import Clock
+from evaluation.runs.run_folder import MODEL, RunFolder, read_metrics
+from rl.algorithms.dqn import DQN, select_device
 from rl.config import ExplorationConfig, TrainConfig
-from rl.control import TASKS
-from rl.envs import configured_envs, observation_space
 from rl.evaluate import evaluate, signature
-from rl.learner import DQN, select_device
 from rl.preflight import check_game, check_resources, default_run_dir, enough_threads
 from rl.progress import Display, IntervalStatistics, Silent, clipping
 from rl.recording import DIAGNOSTICS, Recording
-from rl.replay import FrameReplay
+from rl.replay.ring import FrameReplay
 from rl.step import Environments, EpisodeTracker
+from rl.tasks.atari import configured_envs, observation_space
+from rl.tasks.control import TASKS
 
 REPLAY = "replay"
 STATE = "state.pt"

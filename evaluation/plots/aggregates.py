@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.compare import ALL, Comparison
-from evaluation.errors import UserError
+from evaluation.analysis.comparisons.compare import ALL, Comparison
+from evaluation.cli.errors import UserError
 from evaluation.plots import estimates
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, series
 from evaluation.plots.study_data import Found, Part, StudyData, figure_or_reason, which

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from evaluation.errors import UserError
-from evaluation.plots import aggregates, diagnostics, gradients, scores, single_run, tuning
+from evaluation.cli.errors import UserError
+from evaluation.cli.values import suggestion
+from evaluation.plots import aggregates, scores, single_run, tuning
+from evaluation.plots import diagnostic_figures as diagnostics
+from evaluation.plots import gradient_figures as gradients
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.single_run import RunData
 from evaluation.plots.study_data import StudyData
-from evaluation.values import suggestion
 
 Maker = Callable[[Any], list[Figure | Omitted]]
 

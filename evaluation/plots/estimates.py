@@ -10,8 +10,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evaluation import aggregate, times
-from evaluation.aggregate import Array, Interval, Statistic
+from evaluation.analysis.stats import aggregate
+from evaluation.analysis.stats import censored as times
+from evaluation.analysis.stats.aggregate import Array, Interval, Statistic
 
 LEVEL = 0.95
 

@@ -1,6 +1,6 @@
 """What was recorded of the gradients, summed up for figures: the same questions to a study and to a single run.
 
-`Source` is anything with the tables `runs` and `gradients` of `evaluation.dataset`.
+`Source` is anything with the tables `runs` and `gradients` of `evaluation.analysis.data.dataset`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.gradients import HISTOGRAM_EDGES
-from evaluation.recorder import OFFSETS
+from evaluation.runs.gradient_columns import HISTOGRAM_EDGES
+from evaluation.runs.recorder import OFFSETS
 
 Array = NDArray[np.float64]
 STAGES = ("early", "middle", "late")  # thirds of a run's recorded updates

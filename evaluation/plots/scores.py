@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.compare import CellRow
-from evaluation.errors import UserError
+from evaluation.analysis.comparisons.compare import CellRow
+from evaluation.cli.errors import UserError
 from evaluation.plots import estimates
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, seeds_in_words, series
 from evaluation.plots.study_data import Found, Part, Row, StudyData, counts, figure_or_reason, steps_axis, which

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.errors import UserError
-from evaluation.metrics_file import MetricRow
+from evaluation.cli.errors import UserError
+from evaluation.plots import gradient_figures as gradients
 from evaluation.plots import gradient_tables as tables
-from evaluation.plots import gradients, style
-from evaluation.plots.diagnostics import WORDS
+from evaluation.plots import style
+from evaluation.plots.diagnostic_figures import WORDS
 from evaluation.plots.figure import Axis, Mark, Omitted, Panel, series
 from evaluation.plots.study_data import Found, figure_or_reason, steps_axis
-from evaluation.runs import is_finished, load_config, load_summary, read_metrics
+from evaluation.runs.metrics_file import MetricRow
+from evaluation.runs.run_folder import is_finished, load_config, load_summary, read_metrics
 
 TRAINING, DIAGNOSTICS = ("train",), ("diagnostics", "gradients")
 LAYERS = {
@@ -68,8 +69,8 @@ class RunData:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def _connect(self) -> Any:
-        from evaluation.dataset_tables import GRADIENTS, columns, gradient_columns
-        from evaluation.gradients import LATER
+        from evaluation.analysis.data.run_rows import GRADIENTS, columns, gradient_columns
+        from evaluation.runs.gradient_columns import LATER
 
         try:
             import duckdb
@@ -123,7 +124,7 @@ def training(run: RunData) -> Found:
 
 def diagnostics(run: RunData) -> Found:
     """What was recorded of the network: overestimation, dormant units, rank, churn, gradient noise."""
-    caption = "Recorded at single updates (see evaluation.recorder); one run."
+    caption = "Recorded at single updates (see evaluation.runs.recorder); one run."
     return [_small_multiples(run, "diagnostics", "Diagnostics", DIAGNOSTICS, caption)]
 
 

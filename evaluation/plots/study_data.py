@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.compare import Comparison, compare
-from evaluation.dataset import Dataset
-from evaluation.errors import UserError
+from evaluation.analysis.comparisons.compare import Comparison, compare
+from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.selection import Selection, select
+from evaluation.cli.errors import UserError
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Figure, Omitted, Panel
-from evaluation.selection import Selection, select
 
 Row = dict[str, Any]
 Found = list[Figure | Omitted]

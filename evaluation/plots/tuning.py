@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.aggregate import interquartile_mean
-from evaluation.errors import UserError
+from evaluation.analysis.comparisons.robustness import sensitivity
+from evaluation.analysis.stats.aggregate import interquartile_mean
+from evaluation.cli.errors import UserError
 from evaluation.plots import estimates
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, seeds_in_words, series
 from evaluation.plots.scores import TARGET
 from evaluation.plots.study_data import Found, Part, Row, StudyData, figure_or_reason, which
-from evaluation.robustness import sensitivity
 from evaluation.study.spec import flatten
 
 Point = tuple[float, float, float, float, int]  # learning rate, IQM, its interval, runs

@@ -9,15 +9,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from evaluation.errors import UserError
-from evaluation.matched import matched_steps
-from evaluation.matched_grid import matched_grid
+from evaluation.analysis.comparisons.matched import matched_steps
+from evaluation.analysis.comparisons.matched_grid import matched_grid
+from evaluation.analysis.comparisons.robustness import robustness
+from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.study_data import Part, StudyData
-from evaluation.report import payload, provenance, setup, tables
-from evaluation.report.tables import Claims, Numbers, Order, Sheet
-from evaluation.robustness import robustness
+from evaluation.report import origins as provenance
+from evaluation.report import payload, setup
+from evaluation.report import sections as tables
+from evaluation.report.sections import Claims, Numbers, Order, Sheet
 
 TEMPLATES = "templates"
 PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")

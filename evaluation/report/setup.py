@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evaluation.dataset_folders import SEPARATOR
-from evaluation.errors import UserError
+from evaluation.analysis.data.run_reader import SEPARATOR
+from evaluation.cli.errors import UserError
 from evaluation.plots.study_data import StudyData
-from evaluation.report.tables import Line, Sheet, count, word
+from evaluation.report.sections import Line, Sheet, count, word
 from evaluation.study import spec
 
 

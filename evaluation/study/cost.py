@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from evaluation.study.folder import Results
 from evaluation.study.plan import Plan
+from evaluation.study.study_folder import Results
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from evaluation.errors import UserError
-from evaluation.study.folder import LOGS, Results, StudyFolder
-from evaluation.study.jobs import Job, Outcome
-from evaluation.study.local import Engine
+from evaluation.cli.errors import UserError
+from evaluation.study.engines.jobs import Job, Outcome
+from evaluation.study.engines.local import Engine
 from evaluation.study.plan import Plan, PlannedRun, Planner
 from evaluation.study.search import Storage
+from evaluation.study.study_folder import LOGS, Results, StudyFolder
 
 WAIT_S = 0.5  # between two looks at the display while nothing ends
 

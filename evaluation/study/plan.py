@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.errors import UserError
+from evaluation.cli.errors import UserError
+from evaluation.cli.values import show
 from evaluation.study import space as spaces
 from evaluation.study.search import SEED, Search, Trial
 from evaluation.study.spec import DEFAULT, Options, Part, Study
-from evaluation.values import show
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_=,-]")  # in the name of a folder
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.errors import UserError, reason
-from evaluation.seeding import derive
+from evaluation.cli.errors import UserError, reason
+from evaluation.runs.seeding import derive
 from evaluation.study import space as spaces
 from evaluation.study.space import Dimension
 from evaluation.study.spec import Options, Part

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.values import coerce, did_you_mean, number, suggestion
+from evaluation.cli.values import coerce, did_you_mean, number, suggestion
 
 _KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
 

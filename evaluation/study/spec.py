@@ -28,10 +28,10 @@ from typing import Any
 
 import yaml
 
-from evaluation.config_file import UniqueKeys
-from evaluation.errors import UserError, reason
+from evaluation.cli.config_file import UniqueKeys
+from evaluation.cli.errors import UserError, reason
+from evaluation.cli.values import did_you_mean, number, suggestion
 from evaluation.study.space import Dimension, read_space
-from evaluation.values import did_you_mean, number, suggestion
 
 Options = dict[str, Any]
 

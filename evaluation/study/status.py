@@ -15,14 +15,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.lock import is_held
-from evaluation.runs import CONFIG, LOCK, METRICS
+from evaluation.runs.lock import is_held
+from evaluation.runs.run_folder import CONFIG, LOCK, METRICS
 from evaluation.study.cost import Cost, cost, seconds_per_run
 from evaluation.study.driver import Progress
-from evaluation.study.folder import Results, begun_options, read_failed
-from evaluation.study.jobs import Outcome
+from evaluation.study.engines.jobs import Outcome
 from evaluation.study.plan import PlannedRun, Planner
 from evaluation.study.spec import Study
+from evaluation.study.study_folder import Results, begun_options, read_failed
 
 STATES = ("finished", "running", "interrupted", "failed", "missing")
 SHOWN_FAILURES = 10

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asgc import ASGC, adapt, functional, rules, wrap
 
-from .pairs import RULES
+from .implementations.pairs import RULES
 
 KEYS = ("clip_factor", "clip_sharpness")
 

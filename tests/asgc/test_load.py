@@ -9,7 +9,7 @@ import torch
 
 from asgc import ASGC, wrap
 from asgc.saved import VERSION
-from tests.asgc.small_run import assert_same_bits
+from tests.asgc.implementations.small_run import assert_same_bits
 
 SHAPES = ((4, 3), (5,))
 State = dict[str, Any]

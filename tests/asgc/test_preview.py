@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asgc import ASGC, optimizers, rules, wrap
 from asgc.clips import Clipped, NormClip
-from asgc.cpu import build
+from asgc.implementations.cpu import build
 from asgc.preview import preview, preview_transform
 
 SHAPES = [(40, 7), (3, 2, 4, 4), (11,), ()]

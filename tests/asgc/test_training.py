@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
 
 from asgc import ASGC, wrap
-from tests.asgc.small_run import (
+from tests.asgc.implementations.small_run import (  # fmt: skip
     OPTIMIZERS,
     assert_falls,
     assert_same_bits,
@@ -22,7 +22,7 @@ from tests.asgc.small_run import (
     loss_of,
     model,
     train,
-)  # fmt: skip
+)
 
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
 

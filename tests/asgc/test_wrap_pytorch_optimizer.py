@@ -7,7 +7,7 @@ import pytorch_optimizer
 import torch
 
 from asgc import wrap
-from tests.asgc.small_run import assert_falls, assert_resumes, bits, loss_of, model, train
+from tests.asgc.implementations.small_run import assert_falls, assert_resumes, bits, loss_of, model, train
 
 # name: (learning rate, whether it needs the graph of the gradients, for Hessian-vector products)
 CLASSES: dict[str, tuple[float, bool]] = {

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from asgc import wrap
-from tests.asgc.small_run import assert_falls, assert_resumes, model, train
+from tests.asgc.implementations.small_run import assert_falls, assert_resumes, model, train
 
 CLASSES = {
     name: cls

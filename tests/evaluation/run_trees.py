@@ -14,8 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
-from evaluation.bench import write_run
-from evaluation.dataset_tables import GRADIENTS
+from benchmarks.load_runs import write_run
+from evaluation.analysis.data.run_rows import GRADIENTS
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from evaluation.files import write_json
-from evaluation.metrics import Evaluation, summarize
+from evaluation.runs.run_metrics import Evaluation, summarize
 
 # Worst score, best score and the target of each task; steps of a run.
 TASKS = {

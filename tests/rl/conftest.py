@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-import rl.envs
-from rl.envs import AtariEnvs
+import rl.tasks.atari
+from rl.tasks.atari import AtariEnvs
 from tests.rl.catch import CatchPool
 
 
@@ -26,4 +26,4 @@ def catch(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
         return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
 
-    monkeypatch.setattr(rl.envs, "make_envs", make)
+    monkeypatch.setattr(rl.tasks.atari, "make_envs", make)

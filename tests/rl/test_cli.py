@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from evaluation import resources
+from evaluation.runs import resources
 from rl import cli, config_io
 from rl.config import TrainConfig, leaves
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from evaluation.errors import UserError
-from evaluation.values import describe_range, in_range
+from evaluation.cli.errors import UserError
+from evaluation.cli.values import describe_range, in_range
 from rl import config_io
 from rl.config import PRESETS, OptimizerConfig, TrainConfig, flag, leaves
 

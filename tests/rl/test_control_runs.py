@@ -11,9 +11,9 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from evaluation.runs import load_summary, read_series
+from evaluation.runs.run_folder import load_summary, read_series
 from rl import TrainConfig, cli, load_agent, train
-from rl.control import TASKS, make_control_envs
+from rl.tasks.control import TASKS, make_control_envs
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, numbers
 
 Policy = Callable[[NDArray[np.float32]], int]

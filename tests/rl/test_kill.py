@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.runs import is_finished, read_metrics
+from evaluation.runs.run_folder import is_finished, read_metrics
 from tests.rl.test_trainer import assert_same_run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.runs import read_series
+from evaluation.runs.run_folder import read_series
 from rl import TrainConfig, train
 
 

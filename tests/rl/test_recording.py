@@ -9,12 +9,12 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from evaluation.recorder import part_paths
-from evaluation.runs import read_metrics, read_series
+from evaluation.runs.recorder import part_paths
+from evaluation.runs.run_folder import read_metrics, read_series
 from rl import TrainConfig, train
-from rl.learner import DQN
+from rl.algorithms.dqn import DQN
 from rl.recording import shift_follows
-from rl.replay import Batch
+from rl.replay.ring import Batch
 from rl.trainer import passed
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config, numbers, weights
 

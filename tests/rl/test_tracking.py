@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-import rl.envs
-from evaluation import tracking
-from evaluation.errors import UserError
+import rl.tasks.atari
+from evaluation.cli.errors import UserError
+from evaluation.runs import tracking
 from rl import train
-from rl.envs import AtariEnvs
+from rl.tasks.atari import AtariEnvs
 from tests.rl.catch import CatchPool
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config
 
@@ -23,7 +23,7 @@ def catch(monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
         return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
 
-    monkeypatch.setattr(rl.envs, "make_envs", make)
+    monkeypatch.setattr(rl.tasks.atari, "make_envs", make)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import rl.envs
 import rl.evaluate
+import rl.tasks.atari
 import rl.trainer
-from evaluation.errors import UserError
-from evaluation.runs import load_summary, read_metrics, read_series
+from evaluation.cli.errors import UserError
+from evaluation.runs.run_folder import load_summary, read_metrics, read_series
 from rl import Interrupted, TrainConfig, load_agent, train
+from rl.algorithms.dqn import DQN
 from rl.config import ExplorationConfig
-from rl.envs import AtariEnvs
-from rl.learner import DQN
+from rl.tasks.atari import AtariEnvs
 from rl.trainer import epsilon_at, passed
 from tests.rl.catch import SIZE, CatchPool
 
@@ -239,7 +239,7 @@ def test_interrupt_saves_and_says_how_to_go_on(catch: None, tmp_path: Path) -> N
 
 def test_evaluation_plays_a_fixed_number_of_games_in_each_environment() -> None:
     """Counting the first games to finish would count the short ones twice."""
-    from tests.rl.scripted_env import ScriptedPool, game
+    from tests.rl.tasks.scripted_env import ScriptedPool, game
 
     short, long = game([1.0]), game([0.0] * 9 + [10.0])
     pool = ScriptedPool([[short], [long], [short], [long]])
@@ -257,11 +257,11 @@ def test_memory_and_disk_are_checked_before_anything_is_written(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("evaluation.resources.available_memory", lambda *a, **k: 1_000_000)
+        patch.setattr("evaluation.runs.resources.available_memory", lambda *a, **k: 1_000_000)
         with pytest.raises(UserError, match=r"memory.*--replay-size"):
             train(catch_config(tmp_path / "run"))
     with monkeypatch.context() as patch:
-        patch.setattr("evaluation.resources.available_disk", lambda path: 1_000)
+        patch.setattr("evaluation.runs.resources.available_disk", lambda path: 1_000)
         with pytest.raises(UserError, match=r"disk.*--replay-size"):
             train(catch_config(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,1 @@
+"""How a step is executed: compiled for CPUs, Triton kernels for GPUs, sharded over processes."""

@@ -1,0 +1,216 @@
+"""Compile the CPU kernel once with the system's C++ compiler, keep it on disk and load it with ctypes.
+
+The kernel has a plain C interface and needs no headers of torch, so this takes a few seconds. The file's name holds a
+hash of everything that shapes the machine code (source, flags, compiler, CPU, version) and a digest of its content:
+another machine or version builds its own, and a damaged file is noticed and built again.
+
+OpenMP's symbols are left open at link time and found in the runtime that torch has loaded: one pool of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import torch  # loads the OpenMP runtime the kernel is bound to
+
+from ...noise import noise
+
+__all__ = ["BuildError", "cache_folder", "library", "unavailable"]
+
+_log = logging.getLogger("asgc")
+_HEADERS = ("pipeline.h", "tile.h", "row.h", "layer.h", "rules.h", "sums.h", "clip.h", "noise.h", "simd.h", "adapt.h")
+_SOURCES = ("kernel.cpp", *_HEADERS)
+# Not -ffast-math: infinities and NaN are handled. Its two harmless parts let sqrt and comparisons vectorize.
+_COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_TIMEOUT = 300  # seconds, for one call of the compiler
+
+_lock = threading.Lock()
+_library: ctypes.CDLL | None = None
+_failure: str | None = None
+
+
+class BuildError(RuntimeError):
+    """The kernel cannot be compiled or loaded here; the message says why."""
+
+
+def library() -> ctypes.CDLL:
+    """The loaded kernel, compiled first where the cache has none for this machine.
+
+    Raises:
+        BuildError: no compiler, or none of its results works. Later calls say the same without trying again.
+    """
+    global _library, _failure
+    with _lock:
+        if _failure is not None:
+            raise BuildError(_failure)
+        if _library is None:
+            try:
+                _library = _load_or_build()
+            except BuildError as error:
+                _failure = str(error)
+                raise
+        return _library
+
+
+def unavailable() -> str | None:
+    """Why there is no kernel on this machine, or None once it is loaded."""
+    try:
+        library()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+def cache_folder() -> Path:
+    """$ASGC_CACHE_DIR, or the folder ``asgc`` in the user's cache ($XDG_CACHE_HOME, ~/.cache)."""
+    own = os.environ.get("ASGC_CACHE_DIR")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asgc"
+
+
+def _compiler() -> list[str]:
+    """Command of the C++ compiler: $CXX (with its arguments), or the first of the usual names."""
+    own = shlex.split(os.environ.get("CXX", ""))
+    for command in [own] if own else [["c++"], ["g++"], ["clang++"]]:
+        if shutil.which(command[0]):
+            return command
+    raise BuildError(f"$CXX is {own[0]}, which is not there" if own else "no C++ compiler (c++, g++, clang++)")
+
+
+def _cpu() -> str:
+    """Model and features of the CPU, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    found = {line.split(":")[0].strip(): line for line in reversed(lines) if line.startswith(wanted)}
+    return platform.machine() + "".join(found[name] for name in sorted(found))
+
+
+def _variants(cpu: str) -> list[tuple[list[str], list[str]]]:
+    """(compile flags, link flags) from the fastest to the plainest."""
+    wide = ["-mprefer-vector-width=512"] if "avx512bw" in cpu else []
+    return [
+        (["-O3", "-march=native", "-fopenmp", *wide], []),
+        (["-O3", "-march=native", "-fopenmp"], []),
+        (["-O3", "-march=native", "-fopenmp", *wide], ["-fopenmp"]),  # a runtime of its own, where torch's is another
+        (["-O3", "-fopenmp"], []),
+        (["-O3", "-march=native", "-fopenmp-simd", *wide], []),  # one thread
+        (["-O3", "-fopenmp-simd"], []),
+        (["-O2"], []),
+    ]
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]}: {error}") from error
+    if done.returncode != 0:
+        raise BuildError(f"{command[0]} failed: {done.stderr.strip()[-400:]}")
+    return done.stdout
+
+
+def _load_or_build() -> ctypes.CDLL:
+    compiler, cpu = _compiler(), _cpu()
+    sources = Path(__file__).parent
+    from ... import __version__
+
+    parts = [(sources / name).read_text() for name in _SOURCES]
+    parts += [cpu, __version__, " ".join(compiler), _run([*compiler, "--version"]), repr((_COMMON, _variants(cpu)))]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    folder = cache_folder()
+    cached = _cached(folder, key)
+    if cached is not None:
+        return cached
+    with tempfile.TemporaryDirectory(prefix="asgc-") as scratch:
+        _log.warning("compiling the CPU kernel once, takes a few seconds (kept in %s)", folder)
+        for compile_flags, link_flags in _variants(cpu):
+            built = Path(scratch) / "kernel.so"
+            try:
+                _compile(compiler, sources / _SOURCES[0], built, compile_flags, link_flags)
+                loaded = _open(built)
+            except BuildError as error:
+                reason = error
+                continue
+            if "-fopenmp" not in compile_flags:
+                _log.warning("the CPU kernel was compiled without OpenMP and uses one thread")
+            _keep(built, folder, key)
+            return loaded
+    raise BuildError(f"the CPU kernel does not compile: {reason}")
+
+
+def _compile(compiler: list[str], source: Path, built: Path, compile_flags: list[str], link_flags: list[str]) -> None:
+    compiled = built.with_suffix(".o")
+    _run([*compiler, *_COMMON, *compile_flags, "-c", str(source), "-o", str(compiled)])
+    built.unlink(missing_ok=True)  # a loaded file must not be written over
+    undefined = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
+    _run([*compiler, "-shared", *undefined, *link_flags, str(compiled), "-o", str(built)])
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:24]
+
+
+def _cached(folder: Path, key: str) -> ctypes.CDLL | None:
+    """The kernel from the cache. A damaged file is removed: the loader could crash on it."""
+    for file in sorted(folder.glob(f"kernel-{key}-*.so")) if folder.is_dir() else []:
+        try:
+            if _digest(file) == file.stem.rpartition("-")[2]:
+                return _open(file)
+        except (OSError, BuildError):
+            pass
+        _log.warning("the cached CPU kernel %s is damaged and is built again", file)
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return None
+
+
+def _keep(built: Path, folder: Path, key: str) -> None:
+    """Copy the kernel into the cache under its final name in one step: other processes see all of it or nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="building-", delete=False) as file:
+            file.write(built.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(folder / f"kernel-{key}-{_digest(built)}.so")
+    except OSError as error:
+        _log.warning("the CPU kernel cannot be kept for the next time: %s", error)
+
+
+def _open(file: Path) -> ctypes.CDLL:
+    """Load a kernel and declare its functions; refuse one that does not compute the noise to the bit.
+
+    Raises:
+        BuildError: it does not load (symbols missing) or is wrong.
+    """
+    try:
+        loaded = ctypes.CDLL(str(file))
+        pointer, long, word = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint32
+        loaded.asgc_step.argtypes = [pointer, pointer, long, pointer, ctypes.c_int32]
+        loaded.asgc_adapt.argtypes = [pointer, pointer, long, pointer, pointer, ctypes.c_int32]
+        loaded.asgc_noise.argtypes = [pointer, long, long, word, word, word]
+        loaded.asgc_clip.argtypes = [pointer, pointer, long, ctypes.c_float, ctypes.c_double]
+        for function in (loaded.asgc_step, loaded.asgc_adapt, loaded.asgc_noise, loaded.asgc_clip):
+            function.restype = None
+    except (OSError, AttributeError) as error:
+        raise BuildError(f"the compiled CPU kernel does not load: {error}") from error
+    probe = torch.empty(40)
+    loaded.asgc_noise(probe.data_ptr(), 40, 7, 1, 2, 3)
+    if not torch.equal(probe, noise(1, 2, 3, 7, 40)):
+        raise BuildError("the compiled CPU kernel computes wrong noise")
+    return loaded

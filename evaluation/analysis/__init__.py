@@ -1,0 +1,1 @@
+"""From run folders to claims: `data` loads, `stats` computes, `comparisons` judge."""

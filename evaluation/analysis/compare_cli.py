@@ -1,0 +1,151 @@
+"""`asgc-eval compare`: claims with their intervals, and the tables behind them, in the terminal; `asgc-eval export`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.cli.errors import UserError
+from evaluation.cli.parser import Flags
+
+TABLES = ("cells", "aggregates", "pairs", "cell_pairs")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the sentences and a table of scores; with --out write all tables as CSV."""
+    flags = Flags(
+        "asgc-eval compare", "STUDY [options]", "Compare the optimizers of a study, with intervals and tests."
+    )
+    general = flags.section("general")
+    general.add_argument("study", metavar="STUDY", nargs="?", help="a study, folder of runs, or archive")
+    flags.option("general", "--part", str | None, None, "part of the study; null: its only comparison")
+    flags.option("general", "--baseline", str | None, None, "what to compare with; null: adam, or an ablation's full")
+    flags.option("general", "--metric", str, "final", "final, auc, last, mean_score, std, ttt_steps, ...")
+    flags.option(
+        "general", "--keeps-of", str | None, None, "also: what is kept of the score of this part's plain setting"
+    )
+    general.add_argument("--by-task", action="store_true", help="a sentence for each task and setting, too")
+    flags.option("general", "--out", str | None, None, "folder for the tables as CSV")
+    flags.option("statistics", "--seed", int, 0, "seed of the bootstrap", allowed="[0, 4294967295]")
+    flags.option("statistics", "--repetitions", int, 5000, "bootstrap repetitions", allowed="[100, 1000000]")
+    flags.option("statistics", "--level", float, 0.95, "confidence level", allowed="(0, 1)")
+    options, _ = flags.read(list(argv))
+    if options.study is None:
+        raise UserError("say which study: asgc-eval compare STUDY")
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from evaluation.analysis.comparisons.claims import estimate
+    from evaluation.analysis.comparisons.compare import compare
+    from evaluation.analysis.comparisons.matched_grid import ALL, matched_grid
+    from evaluation.analysis.comparisons.retention import retention
+    from evaluation.analysis.comparisons.robustness import robustness
+    from evaluation.analysis.data.dataset import load
+
+    how = {name: options[name] for name in ("baseline", "metric", "seed", "level", "repetitions")}
+    with load(options.study) as dataset:
+        result = compare(dataset, options.part, **how)
+        problems = dataset.left_out()
+        kept = None
+        if options.keeps_of is not None:
+            kept = retention(dataset, result.part, reference_part=options.keeps_of, **how)
+        near = matched = None
+        (kind,) = {row["kind"] for row in dataset.rows("SELECT DISTINCT kind FROM runs WHERE part = ?", result.part)}
+        if kind in ("grid", "robustness") and result.metric.kind == "score":
+            near = robustness(dataset, result.part, **{key: how[key] for key in how if key != "baseline"})
+        if near is not None and kind == "grid" and dataset.effective_steps():
+            matched = matched_grid(dataset, result.part, **how)
+    console = Console(highlight=False)
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("task", "left"), ("setting", "left"), ("method", "left"), ("runs", "right")):
+        shown.add_column(name, justify=justify)  # type: ignore[arg-type]
+    shown.add_column(f"IQM of the {result.metric.words} [interval]", justify="right")
+    shown.add_column("mean", justify="right")
+    for row in result.cells:
+        iqm = estimate(row.iqm, row.iqm_low, row.iqm_high)
+        shown.add_row(row.task, row.setting, row.method, str(row.n), iqm.replace("[", r"\["), f"{row.mean:.4g}")
+    console.print(shown)
+    if near is not None:
+        console.print(_near(near))
+    sentences = [*result.sentences, *([pair.sentence for pair in result.cell_pairs] if options.by_task else [])]
+    if kept is not None:
+        sentences += [row.sentence for row in kept if row.task is None or options.by_task]
+    if matched is not None:
+        several = any(row.task == ALL for row in matched)
+        said = (row.sentence for row in matched if row.task == ALL or not several or options.by_task)
+        sentences += ["", *said, f"(Along the grid at the same effective step: {matched.note}.)"]
+    for line in ("", *sentences, "", result.cells.note + ".", *(f"Note: {note}." for note in result.notes)):
+        console.print(line, markup=False, soft_wrap=True)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if options.out is not None:
+        more = {name: table for name, table in (("robustness", near), ("matched", matched)) if table is not None}
+        _write(result, more, Path(options.out))
+    return 0
+
+
+def _near(table: Any) -> Any:
+    """A table of `robustness.RobustnessRow`s for the terminal."""
+    from rich.table import Table
+
+    from evaluation.analysis.comparisons.claims import estimate, number
+
+    shown = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=f"\n{table.title} (near the best: share of settings within 5 %)",
+        title_justify="left",
+    )
+    for name in ("task", "setting", "optimizer"):
+        shown.add_column(name)
+    for name in ("settings", "best", "near the best", "area"):
+        shown.add_column(name, justify="right")
+    for row in table:
+        near, area = estimate(row.near, row.near_low, row.near_high), estimate(row.area, row.area_low, row.area_high)
+        figures = (number(row.best), near.replace("[", r"\["), area.replace("[", r"\["))
+        shown.add_row(row.task, row.setting, row.optimizer, str(row.settings), *figures)
+    return shown
+
+
+def _write(result: Any, more: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in ({name: getattr(result, name) for name in TABLES} | more).items():
+        path = folder / f"{result.part}-{result.metric.name}-{name}.csv"
+        table.write_csv(path)
+        print(path)
+
+
+def export_main(argv: Sequence[str]) -> int:
+    """`asgc-eval export STUDY FOLDER`: the results in a few small files that every command reads like the study."""
+    flags = Flags(
+        "asgc-eval export", "STUDY FOLDER", "Write a study's results as a few small files, to commit or send."
+    )
+    general = flags.section("general")
+    general.add_argument("study", metavar="STUDY", nargs="?", help="a study or folder of runs")
+    general.add_argument("folder", metavar="FOLDER", nargs="?", help="where to; an earlier archive there is replaced")
+    flags.option(
+        "general",
+        "--max-bytes",
+        int,
+        600_000,
+        "bound on the file of gradients and on that of diagnostics",
+        allowed="[1, inf]",
+    )
+    options, _ = flags.read(list(argv))
+    if options.study is None or options.folder is None:
+        raise UserError("say what and where to: asgc-eval export STUDY FOLDER")
+
+    from evaluation.analysis.data.archive import export
+    from evaluation.analysis.data.dataset import load
+
+    with load(options.study) as dataset:
+        folder = export(dataset, options.folder, max_bytes=options.max_bytes)
+        for problem in dataset.left_out():
+            print(problem, file=sys.stderr)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    print(f"{folder}: {size / 1e6:.2f} MB")
+    return 0

@@ -1,0 +1,1 @@
+"""What a study shows: methods against each other, with intervals and tests."""

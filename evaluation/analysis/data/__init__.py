@@ -1,0 +1,1 @@
+"""Run folders and archives as tables."""

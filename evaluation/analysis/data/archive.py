@@ -1,0 +1,310 @@
+"""A data set as a few small files that can be committed: ``export(load("runs/control"), "results/control")``.
+
+    study.yaml           the study's definition
+    archive.json         format, name, what was left out of the data set, how far records were thinned
+    runs.parquet         the table `runs`
+    evaluations.parquet  the table `evaluations`: scores to the last bit, seconds to the millisecond
+    records.parquet      the recorded updates' rows of `metrics` (splits gradients and diagnostics), thinned to a size
+    gradients.parquet    the table `gradients`, thinned to a size
+    steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`)
+
+`dataset.load` reads the folder back to the same tables, records and effective steps in 32 bits; `metrics` then has
+evaluations and thinned records only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, STUDY, Problem, Source
+from evaluation.analysis.data.run_rows import (
+    EFFECTIVE_STEPS,
+    EVALUATION,
+    EVALUATIONS,
+    GRADIENTS,
+    METRIC_ROW,
+    RUNS,
+    SCORE,
+    SCORE_STD,
+    gradient_columns,
+    insert,
+    names,
+)
+from evaluation.cli.errors import UserError, reason
+from evaluation.files import atomic_write, read_json, write_json
+from evaluation.runs.gradient_columns import LATER
+from evaluation.runs.run_metrics import EVALUATION_SECONDS
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from evaluation.analysis.data.dataset import Dataset
+
+EVALUATION_FILE, RECORD_FILE, GRADIENT_FILE = "evaluations.parquet", "records.parquet", "gradients.parquet"
+STEP_FILE = "steps.parquet"
+SCRATCH = ".archive-"  # of the folder an archive is written into first
+FORMAT = 1
+RECORD_SPLITS = ("gradients", "diagnostics")
+SECONDS = 3  # decimals kept of times in seconds
+# (seeds of a group of runs, updates of a run recorded at intervals, target syncs with all updates recorded around
+# them), tried in turn until the file is small enough
+THINNING = (
+    *((100, 200, 50), (10, 100, 10), (5, 50, 5), (3, 40, 3), (2, 30, 2), (1, 30, 2), (1, 16, 1)),
+    *((1, 12, 1), (1, 12, 0), (1, 8, 0), (1, 6, 0), (1, 4, 0), (1, 2, 0)),
+)
+SAMPLE_ROWS = 3000
+
+
+def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) -> Path:
+    """Write the archive of a data set into `folder` (made where needed; an earlier archive in it is replaced).
+
+    `max_bytes` bounds the files of records and of gradients, each: fewer seeds of a group of runs (equal but for the
+    seed; the lowest stay) and fewer recorded updates of a run (evenly spaced) are kept until they fit, at least two
+    updates of one seed. Records of a search's trials are left out. Raises `UserError`: the folder holds something else,
+    or the data set has no runs.
+    """
+    folder = Path(folder)
+    if not dataset.connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
+        raise UserError(f"{dataset.name} has no finished runs to export")
+    foreign = folder.exists() and (
+        not folder.is_dir() or any(not file.match(f"{SCRATCH}*") for file in folder.iterdir())
+    )
+    if foreign and not (folder / ARCHIVE).is_file():
+        raise UserError(f"{folder} exists and is not an archive: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Written whole before the earlier archive is touched: a stop in between leaves that as it was.
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
+        _write_all(dataset, Path(scratch), max_bytes)
+        for name in (RECORD_FILE, GRADIENT_FILE):  # not every data set has them
+            (folder / name).unlink(missing_ok=True)
+        for file in Path(scratch).iterdir():
+            file.replace(folder / file.name)
+    return folder
+
+
+def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
+    shown = {name: f'round("{name}", {SECONDS})' for name in _TIMES} | {"command": _portable(dataset.roots)}
+    runs = ", ".join(f"""{shown.get(name, f'"{name}"')} AS "{name}\"""" for name in RUNS)
+    _write(dataset.connection, f"SELECT {runs} FROM runs ORDER BY run", folder / ARCHIVE)
+    _write(
+        dataset.connection,
+        f"""SELECT run, step, samples, round(wall_s, {SECONDS})::FLOAT AS wall_s,
+        round(evaluation_s, {SECONDS})::FLOAT AS evaluation_s, "value", {_single("std")} AS std
+        FROM evaluations ORDER BY run, step""",
+        folder / EVALUATION_FILE,
+    )
+    kept = {
+        file: _write_thinned(dataset.connection, table, shown, folder / file, max_bytes)
+        for file, table, shown in (
+            (
+                RECORD_FILE,
+                _RECORDS,
+                f"run, step, samples, round(wall_s, {SECONDS})::FLOAT AS wall_s, split, name, "
+                f'{_single("value")} AS "value"',
+            ),
+            (GRADIENT_FILE, "gradients", f"run, {_NARROW}"),
+        )
+    }
+    steps = dataset.effective_steps()
+    rows = [{"run": run, "step": step} for run, step in sorted(steps.items())]
+    dataset.connection.execute("CREATE OR REPLACE TEMP TABLE exported_steps (run VARCHAR, step DOUBLE)")
+    insert(dataset.connection, "exported_steps", EFFECTIVE_STEPS, rows)
+    query = f"SELECT run, {_single('step')} AS step FROM exported_steps ORDER BY run"
+    _write(dataset.connection, query, folder / STEP_FILE)
+    if dataset.definition:
+        atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
+    problems = [[_relative(problem.path, dataset.roots), problem.reason] for problem in dataset.problems]
+    write_json(folder / ABOUT, {"format": FORMAT, "name": dataset.name, "kept": kept, "problems": problems})
+
+
+_TIMES = ("training_s", "wall_s")
+_RECORDS = f"(SELECT * FROM metrics WHERE split IN {RECORD_SPLITS})"
+
+
+def _single(column: str) -> str:
+    """SQL for a double in 32 bits; what has diverged beyond their range is infinite."""
+    name = f'"{column}"'
+    return f"CASE WHEN abs({name}) > 3.4e38 THEN sign({name}) * 'inf'::FLOAT ELSE {name}::FLOAT END"
+
+
+def _narrow(name: str, kind: str) -> str:
+    column = _single(name) if kind == "DOUBLE" else f'"{name}"::{ {"BIGINT[]": "INTEGER[]"}.get(kind, kind) }'
+    return f'{column} AS "{name}"'
+
+
+_NARROW = ", ".join(_narrow(name, kind) for name, kind in GRADIENTS.items())
+
+
+def _portable(roots: Sequence[Path]) -> str:
+    """SQL for a run's command as it can be typed elsewhere: the program by its name, folders from the study's on."""
+    command = r"regexp_replace(command, '^\S*/', '')"
+    for root in roots:
+        whole, own = (str(path).replace("'", "''") for path in (root.resolve(), root.resolve().name))
+        command = f"replace({command}, '{whole}/', '{own}/')"
+    return command
+
+
+def _relative(path: str, roots: Sequence[Path]) -> str:
+    """A path below one of the folders that were loaded, without that folder: it is of no use elsewhere."""
+    for root in roots:
+        if Path(path).is_relative_to(root):
+            return Path(path).relative_to(root).as_posix()
+    return path
+
+
+def _write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    import pyarrow.parquet
+
+    table = connection.sql(query).to_arrow_table()
+    pyarrow.parquet.write_table(table, path, compression="zstd", compression_level=19)
+
+
+def _write_thinned(
+    connection: duckdb.DuckDBPyConnection, table: str, shown: str, path: Path, max_bytes: int
+) -> dict[str, int] | None:
+    """Write what fits of a table of records and return how much of it that is; None: there is nothing to write."""
+    sync = '"update" - since_shift' if table == "gradients" else "NULL"
+    shift = "min(event) = 'shift'" if table == "gradients" else "false"
+    connection.execute(_KEYS.format(table=table, sync=sync, shift=shift))
+    rows = {
+        rung: connection.execute(f"SELECT coalesce(sum(n), 0) FROM thinned WHERE {_KEPT.format(*rung)}").fetchall()[0][
+            0
+        ]
+        for rung in THINNING
+    }
+    if not rows[THINNING[0]]:
+        return None
+
+    def write(rung: tuple[int, int, int]) -> int:
+        kept = f"(SELECT run, step FROM thinned WHERE {_KEPT.format(*rung)})"
+        order = "run, layer, step" if table == "gradients" else "run, split, name, step"
+        _write(connection, f"SELECT {shown} FROM {table} SEMI JOIN {kept} USING (run, step) ORDER BY {order}", path)
+        return path.stat().st_size
+
+    # How many bytes a row takes is seen in a small file; a large one is only written when it is likely to fit.
+    small = next((rung for rung in THINNING if rows[rung] <= SAMPLE_ROWS), THINNING[-1])
+    each = write(small) / max(1, rows[small])
+    for rung in THINNING:
+        if (rung == THINNING[-1] or rows[rung] * each <= 1.2 * max_bytes) and write(rung) <= max_bytes:
+            break
+    return dict(zip(("seeds", "updates", "syncs"), rung, strict=True))
+
+
+# Every recorded step of a run with its number of rows, its place among the run's others, and the run's among those that
+# differ in their seed only. Updates around one target sync share a place. Runs of a search are left out: their scores
+# say what the search found.
+_KEYS = """
+    CREATE OR REPLACE TEMP TABLE thinned AS
+    WITH steps AS (
+        SELECT run, step, count(*) AS n, min({sync}) AS sync, {shift} AS shift FROM {table} GROUP BY run, step
+    ),
+    ranked AS (
+        SELECT run, row_number() OVER (
+            PARTITION BY study, part, task, setting, optimizer, variant ORDER BY seed, run
+        ) AS seed_rank
+        FROM (SELECT DISTINCT run FROM steps) JOIN runs USING (run) WHERE kind <> 'search'
+    ),
+    placed AS (
+        SELECT *, dense_rank() OVER (PARTITION BY run, shift ORDER BY CASE WHEN shift THEN sync ELSE step END) AS place
+        FROM steps JOIN ranked USING (run)
+    )
+    SELECT *, max(place) OVER (PARTITION BY run, shift) AS places FROM placed"""
+# The first seeds, evenly many places, always the last one; {2} of the syncs.
+_KEPT = """seed_rank <= {0} AND (place * CASE WHEN shift THEN {2} ELSE {1} END) // places
+    > ((place - 1) * CASE WHEN shift THEN {2} ELSE {1} END) // places"""
+
+
+def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Problem]) -> list[str]:
+    """Put an archive into the tables of a connection; returns SELECTs for `dataset_tables.create_gradients`.
+
+    Damaged files become problems; without its runs or evaluations nothing of the archive is taken.
+    """
+    import duckdb
+
+    root = source.root
+    problems.extend(_problems(root))
+    connection.execute("BEGIN")
+    try:
+        connection.execute(f"INSERT INTO runs {_from(root / ARCHIVE, source.prefix, RUNS)}")
+        connection.execute(f"INSERT INTO evaluations {_from(root / EVALUATION_FILE, source.prefix, EVALUATIONS)}")
+        connection.execute(f"INSERT INTO effective_steps {_from(root / STEP_FILE, source.prefix, EFFECTIVE_STEPS)}")
+    except duckdb.Error as error:
+        connection.execute("ROLLBACK")
+        problems.append(Problem(str(root), f"corrupt archive: {reason(error)}"))
+        return []
+    connection.execute("COMMIT")
+    _add_metrics(connection, root, source.prefix, problems)
+    return _gradients(connection, root, source.prefix, problems)
+
+
+def _problems(root: Path) -> list[Problem]:
+    """What had been left out of the data set before it was exported."""
+    try:
+        about = read_json(root / ABOUT)
+        if about["format"] != FORMAT:
+            return [Problem(str(root / ABOUT), f"format {about['format']}, not {FORMAT}: read with other software")]
+        return [Problem(path, why) for path, why in about["problems"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [Problem(str(root / ABOUT), f"corrupt: {reason(error)}; what had been left out is not known")]
+
+
+def _add_metrics(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, problems: list[Problem]) -> None:
+    """The evaluations and the records as rows of metrics."""
+    import duckdb
+
+    (first,) = connection.execute("SELECT coalesce(max(number) + 1, 0) FROM run_numbers").fetchall()[0]
+    connection.execute(
+        f"""INSERT INTO run_numbers SELECT {first} + row_number() OVER (ORDER BY run) - 1, run
+        FROM ({_from(root / ARCHIVE, prefix, {"run": "VARCHAR"})})"""
+    )
+    for name, column in ((SCORE, "value"), (SCORE_STD, "std"), (EVALUATION_SECONDS, "evaluation_s")):
+        connection.execute(
+            f"""INSERT INTO metric_rows SELECT number, step, samples, wall_s, '{EVALUATION}', '{name}', "{column}"
+            FROM evaluations JOIN run_numbers USING (run) WHERE number >= {first} AND "{column}" IS NOT NULL"""
+        )
+    if not (root / RECORD_FILE).is_file():
+        return
+    try:
+        connection.execute(
+            f"""INSERT INTO metric_rows SELECT number, {names(METRIC_ROW)}
+            FROM ({_from(root / RECORD_FILE, prefix, {"run": "VARCHAR", **METRIC_ROW})}) JOIN run_numbers USING (run)"""
+        )
+    except duckdb.Error as error:
+        problems.append(Problem(str(root / RECORD_FILE), f"corrupt: {reason(error)}"))
+
+
+def _gradients(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, problems: list[Problem]) -> list[str]:
+    import duckdb
+
+    if not (root / GRADIENT_FILE).is_file():
+        return []
+    file = _text(str(root / GRADIENT_FILE))
+    try:
+        has = {row[0] for row in connection.execute(f"SELECT name FROM parquet_schema({file})").fetchall()}
+        source = f"(SELECT run, {gradient_columns(set(LATER) <= has)} FROM read_parquet({file}))"
+        select = _select(source, prefix, {"run": "VARCHAR", **GRADIENTS})
+        connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({select})")  # reads all of it
+    except duckdb.Error as error:
+        problems.append(Problem(str(root / GRADIENT_FILE), f"corrupt: {reason(error)}"))
+        return []
+    return [select]
+
+
+def _from(path: Path, prefix: str, schema: dict[str, str]) -> str:
+    return _select(f"read_parquet({_text(str(path))})", prefix, schema)
+
+
+def _select(source: str, prefix: str, schema: dict[str, str]) -> str:
+    """A SELECT of a file's columns in the order and the types of `schema`, `prefix` before the runs' names."""
+    shown = [f'"{name}"::{kind} AS "{name}"' for name, kind in schema.items() if name != "run"]
+    run = f"{_text(prefix)} || run AS run"
+    return f"SELECT {', '.join([run, *shown])} FROM {source}"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

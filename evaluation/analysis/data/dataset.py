@@ -1,0 +1,146 @@
+"""Everything a study's runs left behind, as tables to ask with SQL.
+
+    data = dataset.load("runs/control")                       # a study, a folder of runs, or an exported archive
+    data.columns("SELECT optimizer, final FROM runs WHERE task = ?", "CartPole")   # {column: array}
+    for problem in data.problems: print(problem.path, problem.reason)              # what was left out
+
+Tables (`dataset_tables` has the columns' types): `runs`, one row a finished run: labels, configuration in short, final
+score, times, provenance; `evaluations`, one row a scheduled evaluation; `metrics`, every row of every metrics.jsonl;
+`gradients`, the gradient records. Infinite times are censored: the target was not reached. NULL: not measured.
+Half-written, unfinished, foreign and corrupt folders are never in a table: they are in `Dataset.problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.analysis.data import archive
+from evaluation.analysis.data.run_reader import Problem, RunReader, find_sources
+from evaluation.analysis.data.run_rows import add_runs, create_gradients, create_tables
+from evaluation.cli.errors import UserError
+from evaluation.runs.closing import Closing
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["Dataset", "Problem", "load"]
+
+SHOWN_ALIKE = 3  # problems that are named of those with one reason
+
+
+@dataclass
+class Dataset(Closing):
+    """The tables of one or several studies. A context manager that closes the connection.
+
+    Attributes:
+        name: the study's name; of several, their names joined by "+".
+        connection: DuckDB, in memory.
+        problems: what was left out, and why.
+        definition: study.yaml as a mapping ({} for plain runs and for several studies).
+        roots: the folders that were loaded; a problem's path begins with one of them.
+    """
+
+    name: str
+    connection: duckdb.DuckDBPyConnection
+    problems: list[Problem] = field(default_factory=list)
+    definition: dict[str, Any] = field(default_factory=dict)
+    roots: list[Path] = field(default_factory=list)
+
+    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        """The result of a query as one mapping a row."""
+        cursor = self.connection.execute(query, list(parameters))
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def columns(self, query: str, *parameters: Any) -> dict[str, np.ndarray]:
+        """The result of a query as one array a column; NULL is NaN in columns of numbers, else None."""
+        result = self.connection.execute(query, list(parameters)).fetchnumpy()
+        return {name: _filled(column) for name, column in result.items()}
+
+    def effective_steps(self) -> dict[str, float]:
+        """Run -> |w' - w| / |w| of the whole network in one update, median over the updates recorded at intervals.
+
+        Updates recorded around target syncs are left out: they are not typical. Runs without a record are absent.
+        """
+        found = self.rows(
+            """SELECT run, median(ratio) AS step FROM (
+                SELECT run, "update", sqrt(sum(numel * update_rms ** 2) / sum(numel * weight_rms ** 2)) AS ratio
+                FROM gradients WHERE event = 'interval' AND run NOT IN (SELECT run FROM effective_steps)
+                GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
+            ) GROUP BY run UNION ALL SELECT run, step FROM effective_steps"""
+        )
+        return {row["run"]: row["step"] for row in found if row["step"] > 0}
+
+    def left_out(self) -> list[str]:
+        """The problems, a line each; of a reason that many share the first few, and how many more."""
+        paths: dict[str, list[str]] = {}
+        for problem in self.problems:
+            paths.setdefault(problem.reason, []).append(problem.path)
+        lines = []
+        for reason, found in paths.items():
+            lines += [f"left out {path}: {reason}" for path in found[:SHOWN_ALIKE]]
+            if len(found) > SHOWN_ALIKE:
+                lines.append(f"left out {len(found) - SHOWN_ALIKE} more: {reason}")
+        return lines
+
+    def close(self) -> None:
+        """Close the connection and free its memory."""
+        self.connection.close()
+
+
+def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
+    """Read a study's folder, a folder of run folders (at any depth) or an exported archive; or several of them.
+
+    Runs are named by their id in the study, or by their path below the folder; the names of a second study's runs are
+    preceded by its name. Raises `UserError`: no such folder, nothing in it that looks like a run, two studies of one
+    name, or DuckDB is not installed.
+    """
+    roots = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if not roots:
+        raise UserError("no folder given: name a study, a folder of runs or an archive")
+    problems: list[Problem] = []
+    sources = [source for root in roots for source in find_sources(root, problems)]
+    if len(roots) > 1:
+        for source in sources:
+            source.prefix = f"{source.name}/{source.prefix}"
+        prefixes = [source.prefix for source in sources]
+        if repeated := next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None):
+            raise UserError(f"two of the folders are named {repeated.rstrip('/')}: rename one, or load them apart")
+    connection = _connect()
+    create_tables(connection)
+    reader = RunReader(problems)
+    runs = [run for source in sources if not source.archive for run in reader.runs(source)]
+    selects = add_runs(connection, runs, problems)
+    for source in sources:
+        if source.archive:
+            selects += archive.add(connection, source, problems)
+    create_gradients(connection, selects)
+    if not problems and not connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
+        raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")
+    names = dict.fromkeys(source.name for source in sources)
+    return Dataset("+".join(names), connection, problems, sources[0].definition if len(sources) == 1 else {}, roots)
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    try:
+        import duckdb
+        import pyarrow  # noqa: F401  (the tables are handed over with it)
+    except ImportError as error:
+        raise UserError(f"the analysis needs {error.name}: pip install 'asgc[study]'") from error
+    connection = duckdb.connect()
+    connection.execute("SET enable_progress_bar = false")  # it would be drawn into the output of every command
+    return connection
+
+
+def _filled(column: Any) -> np.ndarray:
+    if not isinstance(column, np.ma.MaskedArray):
+        return np.asarray(column)
+    numeric = column.dtype.kind in "iuf"
+    known: np.ndarray = np.asarray(column.data).astype(np.float64 if numeric else object)
+    known[np.ma.getmaskarray(column)] = np.nan if numeric else None
+    return known

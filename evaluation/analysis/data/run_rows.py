@@ -1,0 +1,293 @@
+"""The tables of a data set in DuckDB: their columns, and how metrics and gradient parts of many runs get into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.analysis.data.run_reader import Problem, Run
+from evaluation.cli.errors import UserError, reason
+from evaluation.runs import gradient_columns as gradients
+from evaluation.runs.metrics_file import read_rows
+from evaluation.runs.run_folder import METRICS, SUMMARY
+from evaluation.runs.run_metrics import EVALUATION_SECONDS
+
+if TYPE_CHECKING:
+    import duckdb
+
+EVALUATION, SCORE, SCORE_STD = "eval", "score", "score_std"  # split and names under which trainers log evaluations
+RUNS = {
+    "run": "VARCHAR",
+    "path": "VARCHAR",
+    "study": "VARCHAR",
+    "part": "VARCHAR",
+    "kind": "VARCHAR",
+    "task": "VARCHAR",
+    "setting": "VARCHAR",
+    "optimizer": "VARCHAR",
+    "variant": "VARCHAR",
+    "purpose": "VARCHAR",
+    "seed": "BIGINT",
+    "options": "VARCHAR",
+    "lr": "DOUBLE",
+    "total_steps": "BIGINT",
+    "protocol": "VARCHAR",
+    "target": "DOUBLE",
+    "reached": "BOOLEAN",
+    "final": "DOUBLE",
+    "last": "DOUBLE",
+    "std": "DOUBLE",
+    "detrended_std": "DOUBLE",
+    "ttt_steps": "DOUBLE",
+    "ttt_seconds": "DOUBLE",
+    "ttt_samples": "DOUBLE",
+    "steps": "BIGINT",
+    "samples": "BIGINT",
+    "training_s": "DOUBLE",
+    "wall_s": "DOUBLE",
+    "mean_score": "DOUBLE",
+    "commit": "VARCHAR",
+    "dirty": "BOOLEAN",
+    "version": "VARCHAR",
+    "envpool": "VARCHAR",
+    "torch": "VARCHAR",
+    "device": "VARCHAR",
+    "command": "VARCHAR",
+}
+EVALUATIONS = {
+    "run": "VARCHAR",
+    "step": "BIGINT",
+    "samples": "BIGINT",
+    "wall_s": "DOUBLE",
+    "evaluation_s": "DOUBLE",
+    "value": "DOUBLE",
+    "std": "DOUBLE",
+}
+EFFECTIVE_STEPS = {"run": "VARCHAR", "step": "DOUBLE"}
+METRIC_ROW = {
+    "step": "BIGINT",
+    "samples": "BIGINT",
+    "wall_s": "DOUBLE",
+    "split": "VARCHAR",
+    "name": "VARCHAR",
+    "value": "DOUBLE",
+}
+_GRADIENT_TYPES = (
+    dict.fromkeys(gradients.INTEGERS, "BIGINT")
+    | dict.fromkeys(gradients.TEXTS, "VARCHAR")
+    | dict.fromkeys(gradients.FIGURES, "DOUBLE")
+    | dict.fromkeys(gradients.HISTOGRAMS, "BIGINT[]")
+)
+GRADIENTS = {name: _GRADIENT_TYPES[name] for name in gradients.COLUMNS}
+
+
+def columns(schema: dict[str, str]) -> str:
+    """The columns of a CREATE TABLE."""
+    return ", ".join(f'"{name}" {kind}' for name, kind in schema.items())
+
+
+def names(schema: dict[str, str]) -> str:
+    """The columns of a SELECT."""
+    return ", ".join(f'"{name}"' for name in schema)
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Empty tables. Rows of metrics hold a run's number, 4 bytes instead of its name; the view `metrics` joins them."""
+    connection.execute("SET preserve_insertion_order = false")  # reads many files with all cores; nothing relies on it
+    connection.execute(f"CREATE TABLE runs ({columns(RUNS)})")
+    connection.execute(f"CREATE TABLE evaluations ({columns(EVALUATIONS)})")
+    connection.execute(
+        f"CREATE TABLE effective_steps ({columns(EFFECTIVE_STEPS)})"
+    )  # of archives, which have few gradients
+    connection.execute("CREATE TABLE run_numbers (number INTEGER, run VARCHAR)")
+    connection.execute(f"CREATE TABLE metric_rows (number INTEGER, {columns(METRIC_ROW)})")
+    connection.execute(
+        f"CREATE VIEW metrics AS SELECT run, {names(METRIC_ROW)} FROM metric_rows JOIN run_numbers USING (number)"
+    )
+
+
+def insert(
+    connection: duckdb.DuckDBPyConnection, table: str, schema: dict[str, str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Append `rows`, which have the columns of `schema`."""
+    import pyarrow as pa
+
+    kinds = {
+        "VARCHAR": pa.string(),
+        "BIGINT": pa.int64(),
+        "INTEGER": pa.int32(),
+        "DOUBLE": pa.float64(),
+        "BOOLEAN": pa.bool_(),
+    }
+    arrow = pa.table({name: pa.array([row[name] for row in rows], kinds[kind]) for name, kind in schema.items()})
+    connection.register("incoming", arrow)
+    connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
+    connection.unregister("incoming")
+
+
+def add_runs(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problems: list[Problem]) -> list[str]:
+    """Fill the tables with runs and everything they hold; runs with damaged metrics become problems.
+
+    Returns the SELECTs of their gradient parts, for `create_gradients`.
+    """
+    if not runs:
+        return []
+    _read_metrics(connection, runs)
+    bad = _damaged(connection, runs)
+    if bad:
+        connection.execute("DELETE FROM metric_rows WHERE number IN (SELECT unnest(?))", [list(bad)])
+        problems.extend(Problem(str(Path(runs[number].metrics).parent), why) for number, why in sorted(bad.items()))
+    whole = {number: run for number, run in enumerate(runs) if number not in bad}
+    numbers = [{"number": number, "run": run.row["run"]} for number, run in whole.items()]
+    insert(connection, "run_numbers", NUMBERS, numbers)
+    insert(connection, "runs", RUNS, [run.row for run in whole.values()])
+    connection.execute(
+        f"INSERT INTO evaluations SELECT {names(EVALUATIONS)} FROM ({_EVALUATIONS_BY_NUMBER}) "
+        "JOIN run_numbers USING (number) ORDER BY number, step"
+    )
+    return _gradient_selects(connection, list(whole.values()), problems)
+
+
+def create_gradients(connection: duckdb.DuckDBPyConnection, selects: Sequence[str]) -> None:
+    """The view `gradients` over the files of `selects`: read when asked for, since histograms are large."""
+    if selects:
+        connection.execute(f"CREATE VIEW gradients AS {' UNION ALL '.join(selects)}")
+    else:
+        connection.execute(f"CREATE TABLE gradients (run VARCHAR, {columns(GRADIENTS)})")
+
+
+NUMBERS = {"number": "INTEGER", "run": "VARCHAR"}
+_EVALUATIONS_BY_NUMBER = f"""
+    SELECT number, step, any_value(samples) AS samples, any_value(wall_s) AS wall_s,
+        coalesce(any_value("value") FILTER (name = '{EVALUATION_SECONDS}'), 0) AS evaluation_s,
+        any_value("value") FILTER (name = '{SCORE}') AS "value",
+        any_value("value") FILTER (name = '{SCORE_STD}') AS std,
+        count(*) FILTER (name = '{SCORE}') AS scores
+    FROM metric_rows WHERE split = '{EVALUATION}' GROUP BY number, step HAVING scores > 0"""
+
+
+def _read_metrics(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run]) -> None:
+    """All rows of all files; a line that is no row of metrics gives one with a NULL."""
+    # The number of a file is its place in an enumeration of all paths, which costs nothing a row; a join would.
+    insert(connection, "run_numbers", NUMBERS, [{"number": n, "run": run.metrics} for n, run in enumerate(runs)])
+    connection.execute("CREATE TYPE metrics_path AS ENUM (SELECT run FROM run_numbers ORDER BY number)")
+    connection.execute("DELETE FROM run_numbers")
+    _read_files(connection, [run.metrics for run in runs])
+
+
+def _read_files(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> None:
+    import duckdb
+
+    kinds = ", ".join(f"{name}: '{kind}'" for name, kind in METRIC_ROW.items())
+    try:
+        connection.execute(
+            f"""INSERT INTO metric_rows SELECT enum_code(filename::metrics_path), {names(METRIC_ROW)}
+            FROM read_json(?, format = 'newline_delimited', columns = {{{kinds}}}, filename = true,
+                ignore_errors = true)""",
+            [paths],
+        )
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error:
+        # One of the files cannot be read at all. Without it: that its run has no evaluations is seen by `_damaged`.
+        if len(paths) > 1:
+            half = len(paths) // 2
+            _read_files(connection, paths[:half])
+            _read_files(connection, paths[half:])
+
+
+def _damaged(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run]) -> dict[int, str]:
+    """The runs whose metrics are not whole, number -> reason. Rows that were no rows are removed."""
+    is_null = " OR ".join(f'"{name}" IS NULL' for name in METRIC_ROW)
+    suspects = connection.execute(f"SELECT DISTINCT number FROM metric_rows WHERE {is_null}").fetchall()
+    connection.execute(f"DELETE FROM metric_rows WHERE {is_null}")
+    counted = connection.execute(
+        f"""SELECT number, count(*), count(*) - count(DISTINCT step) FROM (
+            SELECT number, step FROM metric_rows WHERE split = '{EVALUATION}' AND name = '{SCORE}'
+        ) GROUP BY number"""
+    ).fetchall()
+    evaluations = {number: (count, repeated) for number, count, repeated in counted}
+    bad: dict[int, str] = {}
+    for (number,) in suspects:
+        if why := _damage(Path(runs[number].metrics)):
+            bad[number] = why
+    for number, run in enumerate(runs):
+        count, repeated = evaluations.get(number, (0, 0))
+        if number in bad:
+            continue
+        if count == 0:
+            bad[number] = _damage(Path(run.metrics)) or f"corrupt: {METRICS} has no rows {EVALUATION}/{SCORE}"
+        elif repeated:
+            bad[number] = f"corrupt: {METRICS} has {repeated} rows {EVALUATION}/{SCORE} at a step that has one already"
+        elif run.evaluations is not None and count != run.evaluations:
+            bad[number] = f"corrupt: {METRICS} has {count} evaluations, where {SUMMARY} counts {run.evaluations}"
+    return bad
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a metrics file; "" when it is an unfinished last line only, as a killed process leaves it."""
+    try:
+        for number, row in enumerate(read_rows(path), start=1):
+            for count in (row.step, row.samples):
+                if not isinstance(count, int | float) or not -(2**63) <= count < 2**63:
+                    return f"corrupt: {path}, line {number}: not a row of metrics"
+    except UserError as error:
+        return f"corrupt: {error}"
+    except OSError as error:
+        return f"cannot read {path.name}: {reason(error)}"
+    return ""
+
+
+def _gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problems: list[Problem]) -> list[str]:
+    """One SELECT over all whole gradient parts; a part that is not whole becomes a problem, its run stays."""
+    parts = {part: run.row["run"] for run in runs for part in run.gradients}
+    complete: list[str] = []
+    earlier: list[str] = []
+    for part, has in _columns_of_parts(connection, list(parts)).items():
+        why = has if isinstance(has, str) else _lacking(has)
+        if why:
+            problems.append(Problem(part, why))
+            del parts[part]
+        else:
+            (complete if set(gradients.LATER) <= set(has) else earlier).append(part)
+    if not parts:
+        return []
+    connection.execute("CREATE TABLE gradient_parts (part VARCHAR, run VARCHAR)")
+    rows = [{"part": part, "run": run} for part, run in parts.items()]
+    insert(connection, "gradient_parts", {"part": "VARCHAR", "run": "VARCHAR"}, rows)
+    return [
+        f"SELECT run, {gradient_columns(present)} FROM read_parquet([{files}], filename = 'part') "
+        "JOIN gradient_parts USING (part)"
+        for some, present in ((complete, True), (earlier, False))
+        if (files := ", ".join("'" + part.replace("'", "''") + "'" for part in some))
+    ]
+
+
+def gradient_columns(later: bool) -> str:
+    """The columns of a SELECT from a file of gradients; those that files of earlier versions lack are NaN there."""
+    return ", ".join(
+        f"""'nan'::{kind} AS "{name}\"""" if name in gradients.LATER and not later else f'"{name}"'
+        for name, kind in GRADIENTS.items()
+    )
+
+
+def _lacking(has: Sequence[str]) -> str:
+    lacks = [name for name in GRADIENTS if name not in has and name not in gradients.LATER]
+    return f"foreign: a parquet file without {lacks[0]!r}" if lacks else ""
+
+
+def _columns_of_parts(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> dict[str, list[str] | str]:
+    """Parquet file -> names of its columns, or why it is none."""
+    import duckdb
+
+    if not parts:
+        return {}
+    try:
+        found = connection.execute("SELECT file_name, list(name) FROM parquet_schema(?) GROUP BY ALL", [parts])
+        return dict(found.fetchall())
+    except duckdb.Error as error:
+        if len(parts) == 1:
+            return {parts[0]: f"corrupt: not a parquet file ({reason(error)})"}
+        half = len(parts) // 2
+        return _columns_of_parts(connection, parts[:half]) | _columns_of_parts(connection, parts[half:])

@@ -1,0 +1,1 @@
+"""Command lines and configuration files: parser, typed values, errors of one line."""

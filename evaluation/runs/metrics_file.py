@@ -1,0 +1,108 @@
+"""metrics.jsonl: one JSON object a line, one line a key (step, split, name).
+
+    {"step": 5000, "samples": 20000, "wall_s": 12.5, "split": "eval", "name": "return", "value": -20.4}
+
+NaN and infinite values are the strings "NaN", "Infinity", "-Infinity" (`files.encode_float` says why).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from evaluation.cli.errors import UserError
+from evaluation.files import encode_float
+
+
+class MetricRow(NamedTuple):
+    """One value: `step` in the trainer's steps, `samples` consumed so far, `wall_s` seconds of the run (see
+    `clock`)."""
+
+    step: int
+    samples: int
+    wall_s: float
+    split: str
+    name: str
+    value: float
+
+
+class MetricsWriter:
+    """Appends rows to a file. Every `log` reaches the operating system at once, so a killed process loses none of them;
+    `length` forces them onto the disk."""
+
+    def __init__(self, path: Path, *, length: int = 0) -> None:
+        """Open `path`, cut to its first `length` bytes (what a checkpoint recorded; 0 for a new run)."""
+        size = path.stat().st_size if path.exists() else 0
+        if size < length:
+            raise UserError(
+                f"{path} has {size} bytes, the checkpoint was taken at {length}: it was changed by another program"
+            )
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(length)
+        self._length = length
+        # Steps of one metric only ever grow, so its last step is all it takes to see a duplicate.
+        self._last_step = {(row.split, row.name): row.step for row in read_rows(path)}
+
+    def log(self, step: int, samples: int, wall_s: float, split: str, values: Mapping[str, float]) -> list[MetricRow]:
+        """Append one row for each of `values`, all or (on an error) none, and return them.
+
+        ValueError: `step` is not above the last one of that split and name, so the key (step, split, name) would come
+        twice or out of order. OSError: the disk is full; the file ends with its last whole row all the same.
+        """
+        rows = [
+            MetricRow(int(step), int(samples), float(wall_s), split, name, float(value))
+            for name, value in values.items()
+        ]
+        for row in rows:
+            last = self._last_step.get((row.split, row.name))
+            if last is not None and row.step <= last:
+                raise ValueError(f"metric {row.split}/{row.name} at step {row.step}: step {last} is already logged")
+        lines = "".join(
+            json.dumps({**row._asdict(), "value": encode_float(row.value)}, allow_nan=False) + "\n" for row in rows
+        )
+        self._append(lines.encode())
+        for row in rows:
+            self._last_step[row.split, row.name] = row.step
+        return rows
+
+    def length(self) -> int:
+        """Force what was logged onto the disk and return the file's length in bytes, for a checkpoint."""
+        os.fsync(self._file.fileno())
+        return self._length
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(self._length)
+            raise OSError(error.errno, error.strerror, str(self._file.name)) from error
+        self._length += len(data)
+
+
+def read_rows(path: Path) -> Iterator[MetricRow]:
+    """The rows of a metrics.jsonl, in the order logged.
+
+    A last line that a killed process left unfinished is dropped; damage anywhere else is a `UserError` with its line.
+    """
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines):
+            return  # nothing, or a line without its newline
+        try:
+            row = json.loads(line)
+            yield MetricRow(
+                row["step"], row["samples"], float(row["wall_s"]), row["split"], row["name"], float(row["value"])
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) - 1:
+                return  # the disk may hold the newline of a line without all of the line, after a power failure
+            raise UserError(f"{path}, line {number}: not a row of metrics") from error

@@ -1,0 +1,124 @@
+"""The Ray engine: one run a task on a cluster, its CPUs and GPUs declared; a lost node's runs resume elsewhere.
+
+The study folder must lie on storage that all nodes share, and the toolkit be installed on them: a task executes the
+same command as the local engine does.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+from evaluation.cli.errors import UserError, reason
+from evaluation.study.engines.jobs import Job, Outcome, execute
+
+CONNECT_S = 5.0
+
+
+class RayEngine:
+    """Runs jobs as Ray tasks.
+
+    Args:
+        address: "auto" (the cluster that this machine belongs to), "local" (a new one on this machine), "HOST:PORT".
+        jobs: runs handed to the cluster at a time; None: twice what its CPUs and GPUs hold, so that it is never idle.
+        threads: CPUs of a run.
+        gpus: GPUs of a run, also a fraction.
+        retries: how often Ray starts a task again whose worker or node was lost.
+
+    Raises:
+        UserError: ray is not installed, or there is no such cluster.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self, address: str = "auto", *, jobs: int | None = None, threads: int = 1, gpus: float = 0.0, retries: int = 1
+    ) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--engine ray: ray is not installed; pip install 'asgc[cluster]'") from error
+        self._ray = ray
+        _check_reachable(address)
+        self._started = not ray.is_initialized()
+        if self._started:
+            try:
+                ray.init(
+                    address=None if address == "local" else address,
+                    log_to_driver=False,
+                    include_dashboard=False,
+                    configure_logging=True,
+                    logging_level=logging.ERROR,
+                )
+            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+                raise UserError(
+                    f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
+                    "or use --address local"
+                ) from error
+        places = sum(_places(node["Resources"], threads, gpus) for node in ray.nodes() if node["Alive"])
+        if places < 1:
+            raise UserError(
+                f"--engine ray: no node of the cluster can hold a run of {threads} CPUs and {gpus:g} GPUs; "
+                "lower --threads or --gpu-share"
+            )
+        self._jobs = jobs or 2 * places
+        self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=retries)(_execute)
+        self._running: dict[Any, str] = {}  # Ray's reference -> job
+
+    def free(self) -> bool:
+        """Whether fewer than `jobs` runs are with the cluster."""
+        return len(self._running) < self._jobs
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to the cluster."""
+        self._running[self._task.options(name=job.id).remote(job)] = job.id
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """The jobs that have ended, as soon as one has; none after `seconds`."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        outcomes = []
+        for reference in ready:
+            job = self._running.pop(reference)
+            try:
+                outcomes.append(self._ray.get(reference))
+            except self._ray.exceptions.RayError as error:
+                outcomes.append(Outcome(job, f"lost by Ray: {reason(error)}"))
+        return outcomes
+
+    def close(self) -> None:
+        """Cancel what still runs and leave the cluster."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+        if self._started:
+            self._ray.shutdown()
+
+
+def _places(resources: dict[str, float], threads: int, gpus: float) -> int:
+    """How many runs a node holds at a time: a run's CPUs and GPUs must lie on one node."""
+    places = int(resources.get("CPU", 0) // threads)
+    return min(places, int(resources.get("GPU", 0) / gpus + 1e-9)) if gpus else places
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself goes on trying for minutes when nothing listens at an address."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
+            "or use --address local"
+        ) from error
+
+
+def _execute(job: Job) -> Outcome:
+    """On a node: carry out the job if this node sees the study folder."""
+    study = Path(job.log).parent
+    if not study.is_dir():
+        return Outcome(job.id, f"{study} is not on storage that this node shares", final=True)
+    return execute(job)

@@ -1,5 +1,0 @@
-"""Imported by the fork server: asks git once which code it has imported, for the provenance of all its runs."""
-
-from evaluation import provenance
-
-provenance.own_code()

@@ -1,0 +1,176 @@
+"""The study folder: the definition it was made from, the index of its runs, its lock, and what the runs gave.
+
+study.yaml   the definition
+runs.jsonl   one line a planned run: its labels, options and folder
+failed.json  the runs whose program failed, and why
+search.db    the trials of the searches, for Optuna's dashboard
+logs/        what each run printed
+PART/TASK/SETTING/OPTIMIZER/VARIANT/sSEED/   the run folders
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluation.cli.config_file import differences
+from evaluation.cli.errors import UserError, reason
+from evaluation.files import atomic_write, from_json, read_json, to_json, write_json
+from evaluation.runs.closing import Closing
+from evaluation.runs.lock import FolderLock
+from evaluation.runs.run_folder import CONFIG, SUMMARY
+from evaluation.study.plan import Plan, PlannedRun
+from evaluation.study.spec import Study
+
+DEFINITION, INDEX, FAILED, LOCK, LOGS, SEARCH_DB = (
+    "study.yaml",
+    "runs.jsonl",
+    "failed.json",
+    "lock",
+    "logs",
+    "search.db",
+)
+MAX_NAMED = 5
+
+
+class StudyFolder(Closing):
+    """A study's folder, held by this process (a context manager).
+
+    Raises (on opening):
+        UserError: another process runs this study, the folder holds something else or cannot be written.
+    """
+
+    def __init__(self, path: Path, study: Study) -> None:
+        self.path = path
+        self.study = study
+        try:
+            entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
+            others = {name for name in entries - {LOCK, LOGS} if not name.endswith(".tmp")}  # of a study killed at once
+            if others and DEFINITION not in entries:
+                raise UserError(
+                    f"{path} exists and is not a study folder (it holds {min(others)}): choose another --dir"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            (path / LOGS).mkdir(exist_ok=True)
+            self._lock = FolderLock(path / LOCK)
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {reason(error)}; choose another --dir") from error
+        self._index: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in read_index(path)}
+        self.failed = read_failed(path)
+
+    def adopt(self, plan: Plan) -> None:
+        """Make this definition the folder's, if the runs that have begun are among those it asks for. What was planned
+        and has not begun may change.
+
+        Raises:
+            UserError: another definition; names the first runs that are not in it or have other options.
+        """
+        self._index = {name: entry for name, entry in self._index.items() if (self.path / name / CONFIG).is_file()}
+        runs = {run.id: run for run in plan.runs}
+        waiting = set(plan.waiting)
+        gone = [f"{name} is not in this one" for name in self._index if name not in runs and name not in waiting]
+        self.refuse(gone + self._changed(plan.runs))
+        definition = {**self.study.definition, "name": self.study.name}
+        text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
+        atomic_write(self.path / DEFINITION, text)
+        self._write(plan.runs)
+
+    def record(self, runs: Iterable[PlannedRun]) -> None:
+        """Bring the index up to date with a plan."""
+        runs = list(runs)
+        self.refuse(self._changed(runs))
+        if any(run.id not in self._index for run in runs):
+            self._write(runs)
+
+    def _write(self, runs: Iterable[PlannedRun]) -> None:
+        self._index |= {run.id: run.entry() for run in runs}
+        lines = [json.dumps(to_json(entry), allow_nan=False) for entry in self._index.values()]
+        atomic_write(self.path / INDEX, "\n".join(lines) + "\n")
+
+    def fail(self, run: str, why: str | None) -> None:
+        """Note why a run failed, or (None) that it has not."""
+        if why is None and run not in self.failed:
+            return
+        self.failed.pop(run, None)
+        if why is not None:
+            self.failed[run] = why
+        write_json(self.path / FAILED, self.failed)
+
+    def close(self) -> None:
+        """Free the lock."""
+        self._lock.release()
+
+    def _changed(self, runs: Iterable[PlannedRun]) -> list[str]:
+        changed = []
+        for run in runs:
+            before = self._index.get(run.id)
+            found = differences(before["options"], run.entry()["options"]) if before is not None else {}
+            changed += [f"{run.id} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]
+        return changed
+
+    def refuse(self, conflicts: list[str]) -> None:
+        """Raise `UserError` if there are conflicts between the folder's runs and the definition."""
+        if conflicts:
+            more = [f"and {len(conflicts) - MAX_NAMED} more"] if len(conflicts) > MAX_NAMED else []
+            raise UserError(
+                f"{self.path} holds a study of another definition ({'; '.join(conflicts[:MAX_NAMED] + more)}): "
+                "choose another --dir, or give the study another name"
+            )
+
+
+class Results:
+    """What finished runs gave, read from their summaries once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._summaries: dict[str, dict[str, Any]] = {}
+
+    def summary(self, run: str) -> dict[str, Any] | None:
+        """The summary of a finished run; None if it has not finished. `UserError` for a file that is no summary."""
+        if run not in self._summaries:
+            file = self.path / run / SUMMARY
+            if not file.is_file():
+                return None
+            try:
+                summary = read_json(file)
+                float(summary["final"]), float(summary["curve"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file} is no summary of a run: remove {file.parent} to run it again") from error
+            self._summaries[run] = summary
+        return self._summaries[run]
+
+    def objective(self, run: str, name: str) -> float | None:
+        """`plan.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
+        summary = self.summary(run)
+        return None if summary is None else float(summary[name])
+
+
+def read_index(path: Path) -> list[dict[str, Any]]:
+    """The index of a study folder; empty where there is none yet.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    file = path / INDEX
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return [from_json(json.loads(line)) for line in lines]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
+        ) from error
+
+
+def read_failed(path: Path) -> dict[str, str]:
+    """Why runs of a study folder failed, by id."""
+    file = path / FAILED
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def begun_options(path: Path) -> dict[str, dict[str, Any]]:
+    """The options of the runs that have begun, by id, as the index of a study folder has them."""
+    return {entry["id"]: entry["options"] for entry in read_index(path) if (path / entry["id"] / CONFIG).is_file()}

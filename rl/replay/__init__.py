@@ -1,0 +1,1 @@
+"""The replay: a ring of frames, and what is drawn from it."""

@@ -1,0 +1,54 @@
+"""What is special to the foreach path; its equality with the reference is tested beside the kernel's."""
+
+import time
+
+import pytest
+import torch
+
+from asgc import ASGC
+from asgc.implementations import foreach
+from asgc.noise import noise
+
+
+@pytest.mark.parametrize("first", [0, 1000, (1 << 31) - 50, (1 << 32) + 3])
+def test_noise_in_signed_words_has_the_same_bits(first: int) -> None:
+    """Two layers in one chunk, each from its own element on, also where the index needs the sign bit or a high word."""
+    parts = [foreach._Part(0, 0, 70, first), foreach._Part(1, 70, 200, 5)]
+    keys = [(0xFFFFFFFF, 3, 0), (7, 1 << 31, 9)]
+    eps = foreach._gaussians(parts, keys, foreach._Buffers(), 200)
+    assert torch.equal(eps[:70], noise(*keys[0], first, 70))
+    assert torch.equal(eps[70:], noise(*keys[1], 5, 130))
+
+
+def test_plan_covers_every_element_once() -> None:
+    sizes = (3, 0, 2 * foreach.CHUNK, 17, foreach.CHUNK - 20, 1)
+    plan = foreach._Plan(sizes)
+    seen = [0] * len(sizes)
+    position = 0
+    for chunk, parts in plan.chunks():
+        assert parts[0].begin == 0
+        assert parts[-1].end == chunk.numel()
+        for part in parts:
+            assert part.first == seen[part.layer]
+            seen[part.layer] += part.end - part.begin
+            position += part.end - part.begin
+    assert tuple(seen) == sizes
+    assert position == plan.flat.numel()
+
+
+def test_is_clearly_cheaper_than_the_reference() -> None:
+    steps = {}
+    for implementation in ("foreach", "reference"):
+        params = [torch.zeros(400_000), *[torch.zeros(64) for _ in range(40)]]
+        opt = ASGC(params, 0.1, implementation=implementation)
+        for p in params:
+            p.grad = torch.randn(p.shape)
+        steps[implementation] = opt.step
+    best = dict.fromkeys(steps, float("inf"))
+    for turn in range(5):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            if turn:
+                best[name] = min(best[name], time.perf_counter() - begin)
+    assert best["foreach"] < 0.7 * best["reference"], best

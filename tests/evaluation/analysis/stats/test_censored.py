@@ -1,0 +1,71 @@
+"""Times to a target with censored runs, against Kaplan and Meier's estimator and by hand."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from evaluation.analysis.stats.aggregate import bootstrap_interval
+from evaluation.analysis.stats.censored import median_time, reached_by, reached_by_band, restricted_mean_time
+
+HORIZON = 100.0
+TIMES = st.lists(st.sampled_from([10.0, 20.0, 20.0, 50.0, 90.0, math.inf]), min_size=1, max_size=12)
+
+
+def kaplan_meier(times):
+    known = [time for time in times if math.isfinite(time)]
+    return stats.ecdf(stats.CensoredData(uncensored=known, right=[HORIZON] * (len(times) - len(known))))
+
+
+@given(TIMES)
+def test_profile_and_means_are_kaplan_and_meiers(times):
+    at = np.array([0.0, 10.0, 15.0, 20.0, 50.0, 89.0, 90.0, 99.0])
+    if all(math.isinf(time) for time in times):
+        assert reached_by(times, at).tolist() == [0.0] * 8
+        assert median_time(times) == math.inf
+        assert restricted_mean_time(times, HORIZON) == HORIZON
+        return
+    theirs = kaplan_meier(times)
+    assert reached_by(times, at) == pytest.approx(theirs.cdf.evaluate(at))
+    assert median_time(times) == next(
+        (t for t in (10.0, 20.0, 50.0, 90.0) if theirs.cdf.evaluate(t) >= 0.5 - 1e-9), math.inf
+    )
+    grid = np.linspace(0, HORIZON, 10_000, endpoint=False)
+    area = theirs.sf.evaluate(grid).mean() * HORIZON  # under the survival curve
+    assert restricted_mean_time(times, HORIZON) == pytest.approx(area, abs=0.02)
+
+
+def test_by_hand():
+    times = [30.0, 10.0, math.inf, 20.0]
+    assert median_time(times) == 20.0
+    assert median_time([30.0, 10.0, math.inf]) == 30.0
+    assert median_time([10.0, math.inf, math.inf]) == math.inf
+    assert median_time([[10.0, 40.0], [20.0, math.inf]]) == 20.0  # over all runs of both tasks
+    assert restricted_mean_time(times, 40.0) == 25.0
+    assert restricted_mean_time(times, 15.0) == 13.75  # 15, 10, 15, 15
+    assert reached_by(times, [9.0, 10.0, 25.0, math.inf]).tolist() == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_censored_runs_are_never_dropped_from_an_interval():
+    times = np.array([10.0, 20.0, 30.0, 40.0, 50.0, math.inf, math.inf, math.inf])
+    low, high = bootstrap_interval(median_time, times, seed=0, repetitions=1000)
+    assert low == 20.0
+    assert high == math.inf
+    low, high = bootstrap_interval(functools.partial(restricted_mean_time, horizon=100.0), times, seed=0)
+    assert 25 < low < restricted_mean_time(times, 100.0) < high < 85
+
+
+def test_the_band_of_a_profile():
+    times = np.array([[10.0, 30.0], [20.0, math.inf], [30.0, math.inf]])
+    at = [5.0, 20.0, 40.0]
+    low, high = reached_by_band(times, at, seed=0)
+    assert (low <= reached_by(times, at)).all()
+    assert (reached_by(times, at) <= high).all()
+    assert (low[0], high[0]) == (0.0, 0.0)
+    assert (low[2], high[2]) == (0.5, 1.0)  # of three draws of task 2 all are its first run in 1 case of 27

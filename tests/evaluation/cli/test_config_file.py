@@ -1,0 +1,70 @@
+"""config.yaml and the comparison of configurations."""
+
+from __future__ import annotations
+
+import enum
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.cli.config_file import ABSENT, differences, plain, read_config, write_config
+from evaluation.cli.errors import UserError
+
+
+class Loss(enum.Enum):
+    HUBER = "huber"
+
+
+def test_everything_becomes_plain_yaml_and_comes_back(tmp_path):
+    config = {
+        "loss": Loss.HUBER, "path": Path("a/b"), "lr": np.float32(0.5), "n": np.int64(3), "sizes": (1, 2), "no": None,
+        "yes": True, "small": 1e-7, "inf": math.inf, "text": "1e-3", "empty": {}, "word": "no",
+    }  # fmt: skip
+    write_config(tmp_path / "config.yaml", config)
+    read = read_config(tmp_path / "config.yaml")
+    assert read == plain(config)
+    assert read["loss"] == "huber"
+    assert type(read["lr"]) is float
+    assert (read["text"], read["word"], read["small"]) == ("1e-3", "no", 1e-7)
+    assert differences(config, read) == {}
+
+
+def test_every_kind_of_difference_is_named():
+    old = {"a": 1, "b": {"c": [1, 2], "d": None}, "gone": 0, "flag": True, "e": {}}
+    new = {"a": 2, "b": {"c": [1, 3], "d": 0}, "new": 0, "flag": 1, "e": {"f": 1}}
+    assert differences(old, new) == {
+        "a": (1, 2), "b.c": ([1, 2], [1, 3]), "b.d": (None, 0), "gone": (0, ABSENT), "flag": (True, 1),
+        "e": ({}, ABSENT), "new": (ABSENT, 0), "e.f": (ABSENT, 1),
+    }  # fmt: skip
+
+
+def test_equal_values_are_no_difference():
+    assert (
+        differences(
+            {"a": 1, "b": (1, 2), "c": math.nan, "d": math.inf}, {"d": math.inf, "c": math.nan, "b": [1, 2], "a": 1.0}
+        )
+        == {}
+    )
+
+
+def test_an_option_of_a_later_version_is_no_difference_until_it_is_set():
+    assert differences({"a": 1}, {"a": 1, "new": None}) == differences({"a": 1, "gone": None}, {"a": 1}) == {}
+    assert differences({"a": 1}, {"a": 1, "new": False}) == {"new": (ABSENT, False)}
+
+
+def test_ignored_keys_stand_for_what_is_below_them_only():
+    old = {"env": {"threads": 1, "height": 84}, "environment": 1, "device": "cpu"}
+    new = {"env": {"threads": 2, "height": 42}, "environment": 2, "device": "cuda"}
+    assert set(differences(old, new, ("env", "device"))) == {"environment"}
+    assert set(differences(old, new, ("env.threads",))) == {"env.height", "environment", "device"}
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n", "", "\x00"])
+def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_config(tmp_path / "config.yaml")
+    assert str(caught.value).startswith(f"cannot read {tmp_path / 'config.yaml'}: ")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,80 @@
+"""Errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluation.cli.errors import UserError, main_guard, reason
+
+ROOT = Path(__file__).parents[3]
+
+
+def guarded(error: BaseException | None, code: int | None = None) -> int:
+    @main_guard
+    def main() -> int | None:
+        if error is not None:
+            raise error
+        return code
+
+    return main()
+
+
+def test_codes_of_a_program_that_ends_well():
+    assert guarded(None) == 0
+    assert guarded(None, 3) == 3
+
+
+def test_a_user_error_is_one_line_and_2(capsys):
+    assert guarded(UserError("no such game:\n  Pnog")) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: no such game: Pnog\n"
+    assert captured.out == ""
+
+
+def test_ctrl_c_is_130(capsys):
+    assert guarded(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_line_and_2(capsys, number):
+    assert guarded(OSError(number, os.strerror(number), "runs/x/metrics.jsonl")) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {os.strerror(number)} writing runs/x/metrics.jsonl: free some space")
+    assert line.count("\n") == 1
+
+
+def test_other_exceptions_keep_their_traceback():
+    for error in (ValueError("defect"), FileNotFoundError(errno.ENOENT, "gone")):
+        with pytest.raises(type(error)):
+            guarded(error)
+    with pytest.raises(SystemExit):
+        guarded(SystemExit(4))
+
+
+def test_a_closed_pipe_is_met_in_silence():
+    program = (
+        "import sys\nfrom evaluation.cli.errors import main_guard\n"
+        "@main_guard\ndef main():\n    print('line\\n' * 100_000)\n"
+        "sys.exit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_reason_is_short():
+    assert reason(OSError(errno.EACCES, "Permission denied", "/root/x")) == "Permission denied"
+    assert reason(ValueError("one\ntwo")) == "one"
+    assert reason(ValueError()) == "ValueError"

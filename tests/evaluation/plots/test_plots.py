@@ -1,0 +1,264 @@
+"""Figures as numbers: what is drawn is what the runs gave, with the intervals of `aggregate` and `compare`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation.analysis.comparisons.compare import compare
+from evaluation.analysis.data import dataset
+from evaluation.cli.errors import UserError
+from evaluation.plots import catalog, style
+from evaluation.plots.axes import axis_limits
+from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, seeds_in_words, series, write_csv
+from evaluation.plots.study_data import StudyData
+from tests.evaluation.synthetic_study import EVALUATIONS, STEPS, write_study
+
+SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def folder(demo_study: Path) -> Path:
+    return demo_study
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> StudyData:
+    return StudyData(dataset.load(folder), repetitions=200)
+
+
+@pytest.fixture(scope="module")
+def figures(study: StudyData) -> dict[str, Figure]:
+    found = [figure for _, some in catalog.figures(study) for figure in some]
+    assert not [figure for figure in found if isinstance(figure, Omitted)]
+    return {figure.name: figure for figure in found if isinstance(figure, Figure)}
+
+
+def panel(figure: Figure, row: str, column: str) -> Panel:
+    [found] = [panel for panel in figure.panels if (panel.row, panel.column) == (row, column)]
+    return found
+
+
+def line(panel: Panel, label: str) -> dict[float, float]:
+    [found] = [one for one in panel.series if one.label == label]
+    return dict(zip(found.x.tolist(), found.y.tolist(), strict=True))
+
+
+def scores(folder: Path, cell: str) -> np.ndarray:
+    """Evaluation scores (R, E) read straight from the files."""
+    runs = sorted((folder / cell).iterdir())
+    rows = [[json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    return np.array([[row["value"] for row in run if row["name"] == "score"] for run in rows])
+
+
+class TestStudy:
+    def test_every_figure_of_the_catalog_is_made(self, figures: dict[str, Figure]) -> None:
+        for name in catalog.STUDY:
+            assert any(figure == name or figure.startswith(f"{name}-") for figure in figures), name
+
+    def test_learning_curves_are_the_iqm_of_the_runs(self, folder: Path, figures: dict[str, Figure]) -> None:
+        drawn = line(panel(figures["learning-curves"], "Acrobot", "mse"), "adam")
+        expected = stats.trim_mean(scores(folder, "comparison/Acrobot/mse/adam/default"), 0.25, axis=0)
+        assert list(drawn) == np.linspace(STEPS / EVALUATIONS, STEPS, EVALUATIONS).tolist()
+        np.testing.assert_allclose(list(drawn.values()), expected)
+
+    def test_bands_lie_about_their_curve_and_within_the_runs(self, folder: Path, figures: dict[str, Figure]) -> None:
+        for one in panel(figures["learning-curves"], "CartPole", "plain").series:
+            assert one.low is not None
+            assert one.high is not None
+            runs = scores(folder, f"comparison/CartPole/plain/{one.label}/default")
+            assert (one.low <= one.y).all()
+            assert (one.y <= one.high).all()
+            assert (one.low > runs.min(axis=0) - 1e-9).all()
+            assert (one.high < runs.max(axis=0) + 1e-9).all()
+            assert (one.high > one.low).any()
+
+    def test_points_are_those_of_the_comparison(self, study: StudyData, figures: dict[str, Figure]) -> None:
+        for name, metric, statistic in (
+            ("final-scores", "final", "iqm"),
+            ("stability", "detrended_std", "iqm"),
+            ("time-to-target", "ttt_steps", "median"),
+        ):
+            for row in compare(study.data, "comparison", metric=metric).cells:
+                drawn = panel(figures[name], row.task, row.setting)
+                [one] = [one for one in drawn.series if one.label == row.method]
+                assert one.low is not None
+                assert one.high is not None
+                assert one.x[0] == getattr(row, statistic)
+                assert one.low[0] == getattr(row, f"{statistic}_low")
+                assert one.high[0] == getattr(row, f"{statistic}_high")
+                assert drawn.categories[int(one.y[0])] == row.method
+
+    def test_profiles_of_times_count_the_runs_that_were_there(
+        self, study: StudyData, figures: dict[str, Figure]
+    ) -> None:
+        rows = [
+            row
+            for row in study.runs
+            if (row["part"], row["task"], row["setting"]) == ("comparison", "Acrobot", "plain")
+        ]
+        for optimizer in study.optimizers:
+            times = np.array([row["ttt_steps"] for row in rows if row["optimizer"] == optimizer])
+            drawn = line(panel(figures["time-to-target-profiles"], "Acrobot", "plain"), optimizer)
+            assert drawn[0.0] == 0
+            for step, share in drawn.items():
+                assert share == pytest.approx(np.mean(times <= step))
+
+    def test_rates_of_a_grid_are_multiples(self, study: StudyData, figures: dict[str, Figure]) -> None:
+        drawn = line(panel(figures["learning-rate-rates"], "CartPole", "plain"), "adam")
+        assert list(drawn) == [1, 10, 30]
+        at_one = [row["final"] for row in study.runs if row["run"].startswith("comparison/CartPole/plain/adam/")]
+        assert drawn[1] == pytest.approx(stats.trim_mean(at_one, 0.25))
+
+    def test_near_rates_of_single_runs_are_put_together(self, study: StudyData, figures: dict[str, Figure]) -> None:
+        [one] = [
+            one for one in panel(figures["learning-rate-robust"], "CartPole", "plain").series if one.label == "adam"
+        ]
+        assert one.n is not None
+        assert one.n.sum() == 6  # every draw is in one point
+        assert one.low is not None
+        assert np.isnan(one.low[one.n == 1]).all()  # a single run has no interval
+        assert np.isfinite(one.low[one.n > 1]).all()
+
+    def test_robustness_is_the_share_above(self, study: StudyData, figures: dict[str, Figure]) -> None:
+        finals = np.array([row["final"] for row in study.runs if row["run"].startswith("robust/Acrobot/plain/asgc/")])
+        drawn = line(panel(figures["robustness"], "Acrobot", "plain"), "asgc")
+        for score, share in drawn.items():
+            assert share == pytest.approx((finals > score).mean())
+
+    def test_ablations_are_differences_from_the_full_method(self, study: StudyData, figures: dict[str, Figure]) -> None:
+        found = panel(figures["ablations"], "Acrobot", "plain")
+        assert "full" not in found.categories
+        finals = {
+            name: [row["final"] for row in study.runs if row["run"].startswith(f"ablations/Acrobot/plain/asgc/{name}/")]
+            for name in ("full", "noise-only")
+        }
+        [one] = [one for one in found.series if one.label == "noise-only"]
+        expected = stats.trim_mean(finals["noise-only"], 0.25) - stats.trim_mean(finals["full"], 0.25)
+        assert one.x[0] == pytest.approx(expected)
+
+    def test_profiles_end_at_the_data(self, figures: dict[str, Figure]) -> None:
+        for found in figures["performance-profiles"].panels:
+            highest = max(one.x[one.y > 0].max() for one in found.series)
+            assert all(one.y[-1] == 0 for one in found.series)
+            assert found.series[0].x[-1] == pytest.approx(max(1.0, highest), abs=0.05)
+
+    def test_captions_say_n_and_how_intervals_were_made(self, figures: dict[str, Figure]) -> None:
+        for name in ("learning-curves", "final-scores", "stability", "time-to-target", "ablations"):
+            assert seeds_in_words([SEEDS]) in figures[name].caption
+            assert "95% interval" in figures[name].caption
+            assert "seed 0" in figures[name].caption
+
+    def test_same_colour_in_every_figure(self, study: StudyData) -> None:
+        alone = StudyData(study.data)
+        alone.optimizers = ["sgd", "adam"]  # type: ignore[misc]
+        assert alone.looks["adam"] == study.looks["adam"]
+
+
+class TestOmitted:
+    def test_says_which_figure_is_left_out_and_why(self, tmp_path: Path) -> None:
+        folder = write_study(tmp_path / "one", tasks=("CartPole",), settings=("plain",), optimizers=("adam",), seeds=2)
+        for part in ("tuning", "robust", "rates", "ablations"):
+            text = (folder / "runs.jsonl").read_text().splitlines()
+            (folder / "runs.jsonl").write_text("".join(f"{row}\n" for row in text if f'"part": "{part}"' not in row))
+        found = dict(catalog.figures(StudyData(dataset.load(folder), repetitions=100)))
+        reasons = {one.name: one.reason for some in found.values() for one in some if isinstance(one, Omitted)}
+        assert reasons["robustness"] == "the study has no finished runs of a part of kind robustness"
+        assert reasons["thresholds"] == "no optimizer among the recorded ones has a threshold"
+        assert "one optimizer only" in reasons["improvement"]
+        assert "learning-curves" not in reasons
+
+    def test_unknown_names(self, study: StudyData) -> None:
+        with pytest.raises(UserError, match="--only learning-curve: no such figure; did you mean 'learning-curves'"):
+            list(catalog.figures(study, ["learning-curve"]))
+
+    def test_protocols_that_differ_are_a_reason_not_a_crash(self, tmp_path: Path) -> None:
+        folder = write_study(
+            tmp_path / "mixed", tasks=("CartPole",), settings=("plain",), optimizers=("adam", "sgd"), seeds=2
+        )
+        summary = folder / "comparison/CartPole/plain/sgd/default/s101/summary.json"
+        summary.write_text(summary.read_text().replace('"protocol": "control"', '"protocol": "sticky"'))
+        found = dict(catalog.figures(StudyData(dataset.load(folder), repetitions=100), ["final-scores"]))
+        [one] = found["final-scores"]
+        assert isinstance(one, Omitted)
+        assert "two protocols" in one.reason
+
+
+class TestCensored:
+    def test_never_reached_is_infinite_in_the_csv(self, figures: dict[str, Figure], tmp_path: Path) -> None:
+        figure = figures["time-to-target"]
+        [one] = [one for one in panel(figure, "Acrobot", "plain").series if one.label == "sgd"]
+        assert np.isposinf(one.x).all()
+        write_csv(figure, tmp_path / "times.csv")
+        rows = list(csv.DictReader(io.StringIO((tmp_path / "times.csv").read_text())))
+        [row] = [row for row in rows if (row["task"], row["setting"], row["series"]) == ("Acrobot", "plain", "sgd")]
+        assert (row["median_ttt_steps"], row["high"], row["n"]) == ("inf", "inf", str(SEEDS))
+
+    def test_the_axis_goes_beyond_the_run(self, figures: dict[str, Figure]) -> None:
+        figure = figures["time-to-target"]
+        assert all(panel.beyond == STEPS for panel in figure.panels)
+        assert all(limits[0][1] > 1.1 * STEPS for limits in axis_limits(figure))
+
+
+class TestTable:
+    def test_exactly_what_is_drawn(self, figures: dict[str, Figure]) -> None:
+        for figure in figures.values():
+            header, rows = figure.table()
+            assert len(rows) == sum(one.x.size for panel in figure.panels for one in panel.series)
+            assert all(len(row) == len(header) for row in rows)
+        header, rows = figures["learning-curves"].table()
+        assert header == ["task", "setting", "series", "step", "iqm_return", "low", "high", "n"]
+        one = figures["learning-curves"].panels[0].series[0]
+        assert rows[0][2:] == [one.label, one.x[0], one.y[0], one.low[0], one.high[0], SEEDS]  # type: ignore[index]
+
+
+class TestLooks:
+    def test_ten_optimizers_are_all_different_without_colour_too(self) -> None:
+        names = [*list(style.KNOWN)[2:], "ours-1", "ours-2"]
+        looks = style.looks(names)
+        assert len({(look.colour, look.dash) for look in looks.values()}) == len(names)
+        assert len({look.marker for look in looks.values()}) == len(names)
+
+    def test_new_names_take_free_colours(self) -> None:
+        looks = style.looks(["adam", "zclip", "agc"])
+        assert len({look.colour for look in looks.values()}) == 3
+        assert looks["adam"] == style.KNOWN["adam"]
+
+    def test_order(self) -> None:
+        assert style.order(["zclip", "sgd", "adam", "asgc"]) == ["asgc", "adam", "sgd", "zclip"]
+        assert style.natural_order(["b", "a", "plain"]) == ["plain", "a", "b"]
+
+
+class TestLimits:
+    def test_shared_axes_have_the_limits_of_all_data(self) -> None:
+        panels = [
+            Panel("a", name, Axis(), Axis(share=share), (series("s", [0, 1], values, low=values, high=[9, 9]),))
+            for name, share, values in (("one", "y", [0, 1]), ("two", "y", [-5, 2]), ("alone", "", [4, 6]))
+        ]
+        one, two, alone = (limits for _, limits in axis_limits(Figure("f", "f", "", tuple(panels))))
+        assert one == two == pytest.approx((-5 - 0.7, 9 + 0.7))  # bands count, 5 % on each side
+        assert alone == pytest.approx((4 - 0.25, 9 + 0.25))
+
+    def test_logarithmic_axes_leave_out_what_is_not_positive(self) -> None:
+        drawn = Panel("", "", Axis(log=True), Axis(), (series("s", [0, 0.01, 100], [1, 2, 3]),), (Mark("y", 10),))
+        [(x, y)] = axis_limits(Figure("f", "f", "", (drawn,)))
+        assert x == pytest.approx((0.01 / 10**0.16, 100 * 10**0.16))
+        assert y[1] > 10  # a mark is never outside
+
+    def test_own_limits_go_first_and_no_data_is_no_crash(self) -> None:
+        drawn = Panel("", "", Axis(low=0, high=7), Axis(), (series("s", [], []),))
+        assert axis_limits(Figure("f", "f", "", (drawn,))) == [((0, 7), (-0.05, 1.05))]
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [([10, 10], "n = 10 seeds"), ([1], "n = 1 seed"), ([8, 10], "n = 8 to 10 seeds"), ([], "No seeds")],
+)
+def test_seeds_in_words(counts: list[int], text: str) -> None:
+    assert seeds_in_words(counts).replace("\xa0", " ") == text

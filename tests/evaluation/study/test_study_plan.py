@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from evaluation.cli.errors import UserError
+from evaluation.cli.values import show
+from evaluation.study.plan import Planner
+from tests.evaluation.study.study_helpers import DEFINITION, study
+
+
+class Fake:
+    """Results by a formula of the run's options, for the runs that are allowed to be finished."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        self.options: dict[str, dict[str, object]] = {}
+        self.finished: set[str] = set()
+
+    def objective(self, run: str, name: str) -> float | None:
+        assert name == "final"
+        if run not in self.finished:
+            return None
+        options = self.options[run]
+        return -abs(math.log10(float(options["lr"]) / 0.05)) - 0.01 * int(run[-1])
+
+    def finish_all(self) -> None:
+        plan = self.planner.plan(self.objective)
+        self.options |= {run.id: dict(run.options) for run in plan.runs}
+        self.finished |= set(self.options)
+
+
+def test_a_search_goes_on_batch_by_batch_and_then_fixes_the_parts_above_it() -> None:
+    planner = Planner(study())
+    results = Fake(planner)
+    plan = planner.plan(results.objective)
+    assert len(plan.runs) == 2 * 2 * 2  # optimizers, startup trials, tuning seeds
+    assert len(plan.waiting) == 2 * 2 * 2 + 2 * 2 + 2
+    sizes = []
+    while plan.waiting:
+        results.finish_all()
+        plan = planner.plan(results.objective)
+        sizes.append(len(plan.runs))
+    assert sizes == [12, 16, 22]
+    for optimizer in ("plain", "heavy"):
+        trials = [run for run in plan.runs if run.part == "tuning" and run.optimizer == optimizer and run.seed == 1]
+        best = max(trials, key=lambda run: results.objective(run.id, "final"))
+        tuned = [run for run in plan.runs if run.part == "comparison" and run.optimizer == optimizer]
+        assert {run.options["lr"] for run in tuned} == {best.options["lr"]}
+        assert [run.seed for run in tuned] == [11, 12]
+    grid = {run.variant: run.options["lr"] for run in plan.runs if run.part == "rates"}
+    heavy = next(run for run in plan.runs if run.part == "comparison" and run.optimizer == "heavy")
+    assert grid == {
+        "lrx0.1": pytest.approx(heavy.options["lr"] * 0.1),
+        "lrx3": pytest.approx(heavy.options["lr"] * 3),
+    }
+
+
+def test_the_best_trial_is_the_one_of_the_highest_mean() -> None:
+    planner = Planner(study())
+    first = planner.plan(lambda run, name: None).runs
+    wanted = next(run for run in first if run.variant == "trial-001" and run.optimizer == "plain")
+    parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2}}
+    # trial 1 has the better mean, trial 0 the best single seed
+    values = {("trial-000", 1): 1.0, ("trial-000", 2): -9.0, ("trial-001", 1): 0.0, ("trial-001", 2): 0.5}
+
+    def objective(run: str, name: str) -> float:
+        *_, variant, seed = run.split("/")
+        return values[variant, int(seed[1:])]
+
+    runs = Planner(study(parts=parts)).plan(objective).runs
+    tuned = next(run for run in runs if run.part == "comparison" and run.optimizer == "plain")
+    assert tuned.options["lr"] == wanted.options["lr"]
+
+
+def test_a_diverged_trial_is_never_the_best() -> None:
+    parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2}}
+    values = {"trial-000": math.nan, "trial-001": -9.0}
+    runs = Planner(study(parts=parts)).plan(lambda run, name: values[run.split("/")[-2]]).runs
+    worst, best = (next(run for run in runs if run.variant == name) for name in values)
+    tuned = next(run for run in runs if run.part == "comparison" and run.optimizer == "plain")
+    assert tuned.options["lr"] == best.options["lr"] != worst.options["lr"]
+
+
+def test_a_trial_that_has_begun_keeps_its_options() -> None:
+    """Whatever another version of Optuna would propose now."""
+    results = Fake(Planner(study()))
+    for _ in range(4):
+        results.finish_all()
+    begun = {run: dict(options) for run, options in results.options.items()}
+    changed = {run for run in begun if "trial-002" in run}
+    for run in changed:
+        begun[run]["lr"] = 0.0123
+    results.options = begun
+    plan = Planner(study(), begun).plan(results.objective)
+    assert {run.options["lr"] for run in plan.runs if run.id in changed} == {0.0123}
+
+
+def test_a_search_is_a_function_of_its_results_whenever_they_came() -> None:
+    """Asked again after every single run, or only when all have finished; in this process or in a new one."""
+    reference = Fake(Planner(study()))
+    for _ in range(4):
+        reference.finish_all()
+    expected = [run.entry() for run in reference.planner.plan(reference.objective).runs]
+
+    slow = Fake(Planner(study()))
+    while True:
+        plan = slow.planner.plan(slow.objective)
+        slow.options |= {run.id: dict(run.options) for run in plan.runs}
+        missing = [run.id for run in plan.runs if run.id not in slow.finished]
+        if not missing:
+            break
+        slow.finished.add(missing[-1])  # the last first
+        slow.planner = Planner(study())  # a new process
+    assert json.dumps([run.entry() for run in plan.runs]) == json.dumps(expected)
+
+
+def test_optimizers_share_the_first_points_of_their_searches() -> None:
+    runs = Planner(study()).plan(lambda run, name: None).runs
+    plain = {run.variant: run.options["lr"] for run in runs if run.optimizer == "plain"}
+    heavy = {run.variant: run.options["lr"] for run in runs if run.optimizer == "heavy"}
+    assert plain == heavy
+    assert len(set(plain.values())) == 2
+
+
+def test_more_trials_keep_the_earlier_ones() -> None:
+    tuning = dict(DEFINITION["parts"]["tuning"])
+    del tuning["startup"]
+    few = Fake(Planner(study(parts={"tuning": tuning})))
+    for _ in range(4):
+        few.finish_all()
+    many = Planner(study(parts={"tuning": {**tuning, "trials": 12}}))
+    runs = many.plan(few.objective).runs
+    entries = {run.id: run.entry() for run in runs}
+    assert all(entries[run] for run in few.options if run.startswith("tuning"))
+    assert {run: dict(entries[run]["options"]) for run in few.options if run.startswith("tuning")} == {
+        run: options for run, options in few.options.items() if run.startswith("tuning")
+    }
+
+
+def test_kinds_and_the_order_of_layers() -> None:
+    parts = {
+        "ablations": {
+            "kind": "ablation",
+            "optimizers": ["heavy"],
+            "tasks": ["bowl"],
+            "seeds": [1],
+            "options": {"noise": 0.5},
+            "variants": {"full": {}, "still": {"momentum": 0}},
+        },
+        "draws": {
+            "kind": "robustness",
+            "tasks": ["bowl"],
+            "optimizers": ["plain"],
+            "seeds": [1],
+            "draws": 3,
+            "space": {"lr": {"low": 0.01, "high": 1}},
+        },
+        "cells": {
+            "kind": "grid",
+            "tasks": ["bowl"],
+            "optimizers": ["plain"],
+            "seeds": [1],
+            "values": {"lr": [0.1, 0.2], "noise": [0, 1]},
+        },
+    }
+    runs = Planner(study(parts=parts, options={"noise": 0.1, "steps": 20})).plan(lambda run, name: None).runs
+    options = {f"{run.part}/{run.variant}": dict(run.options) for run in runs}
+    assert options["ablations/full"] == {"noise": 0.5, "steps": 20, "task": "bowl", "method": "heavy", "momentum": 0.9}
+    assert options["ablations/still"]["momentum"] == 0
+    assert [name for name in options if name.startswith("draws")] == [f"draws/draw-{i:03d}" for i in range(3)]
+    assert {name: (one["lr"], one["noise"]) for name, one in options.items() if name.startswith("cells")} == {
+        "cells/lr=0.1,noise=0": (0.1, 0),
+        "cells/lr=0.1,noise=1": (0.1, 1),
+        "cells/lr=0.2,noise=0": (0.2, 0),
+        "cells/lr=0.2,noise=1": (0.2, 1),
+    }
+    run = next(run for run in runs if run.variant == "still")
+    assert run.arguments() == ["--noise=0.5", "--steps=20", "--task=bowl", "--method=heavy", "--momentum=0", "--seed=1"]
+
+
+def test_a_factor_without_a_number_is_a_fault_before_the_first_run() -> None:
+    tuning = DEFINITION["parts"]["tuning"]
+    grid = {"kind": "grid", "tasks": ["valley"], "tuned": "tuning", "seeds": [11]}
+    for name, optimizers in (("momentum", {"plain": {}, "heavy": {}}), ("method", DEFINITION["optimizers"])):
+        parts = {"tuning": tuning, "grid": {**grid, "multiply": {name: [2]}}}
+        planner = Planner(study(parts=parts, optimizers=optimizers))
+        list(planner.samples())
+        assert set(planner.faults) == {
+            f"grid: multiply {name} has no number to multiply for every optimizer: give it in the options, or tune it"
+        }
+    parts = {"grid": {"kind": "grid", "seeds": [1], "multiply": {"lr": [2]}}}
+    with pytest.raises(UserError, match="multiply lr has no number"):
+        Planner(study(parts=parts)).plan(lambda run, name: None)
+
+
+def test_every_choice_and_both_ends_of_every_range_are_checked_beforehand() -> None:
+    samples = [run for run in Planner(study()).samples() if run.part == "tuning" and run.optimizer == "heavy"]
+    assert {run.options["lr"] for run in samples} == {1e-3, 1.0}
+    assert {run.options["momentum"] for run in samples} == {0.1, 0.99}
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [(None, "null"), (True, "true"), (1e-7, "1e-07"), ([0.9, 0.99], "0.9,0.99"), (40_000, "40000"), ("adam", "adam")],
+)
+def test_values_as_they_are_typed(value: object, typed: str) -> None:
+    assert show(value) == typed

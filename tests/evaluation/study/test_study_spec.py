@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.cli.errors import UserError
+from evaluation.study import space, spec
+from evaluation.study.space import Dimension
+from evaluation.study.spec import StudyFaults
+from tests.evaluation.study.study_helpers import DEFINITION, definition, study, write
+
+
+def faults(**changes: object) -> list[str]:
+    with pytest.raises(StudyFaults) as caught:
+        study(**changes)
+    return list(caught.value.faults)
+
+
+def test_a_definition_is_read_with_its_defaults(tmp_path: Path) -> None:
+    read = spec.load(write(tmp_path / "tiny.yaml"))
+    tuning = read.parts["tuning"]
+    assert read.name == "tiny"
+    assert tuning.tasks == ("valley",)
+    assert tuning.settings == ("default",)
+    assert tuning.optimizers == ("plain", "heavy")
+    assert tuning.purpose == "tune"
+    assert tuning.space[0] == Dimension("lr", 1e-3, 1.0)
+    assert [one.name for one in space.of(tuning.space, "plain")] == ["lr"]
+    assert read.parts["comparison"].seeds == (11, 12)
+    assert read.parts["comparison"].purpose == "test"
+    assert read.parts["rates"].multiply == {"lr": (0.1, 3)}
+
+
+def test_options_in_groups_are_dotted_and_numbers_in_any_spelling_are_numbers() -> None:
+    assert spec.flatten({"optimizer": {"lr": "1e-3", "betas": [0.9, 0.99]}, "total-steps": "40_000"}) == {
+        "optimizer.lr": 1e-3,
+        "optimizer.betas": [0.9, 0.99],
+        "total_steps": 40_000,
+    }
+
+
+def test_a_study_of_one_part_needs_no_parts() -> None:
+    single = definition(parts=None) | {"kind": "compare", "seeds": [3, 4]}
+    read = spec.parse(single, name="single", where="single.yaml")
+    assert list(read.parts) == ["compare"]
+    assert read.parts["compare"].tasks == ("bowl", "valley")
+    assert read.parts["compare"].seeds == (3, 4)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    parts = {
+        "tuning": {"kind": "search", "trials": 0, "seeds": [1, 1], "space": {"lr": {"low": 1, "high": 0.1}}},
+        "comparison": {"kind": "compare", "tuned": "tunin", "seeds": "x", "optimizers": ["heavi"]},
+        "grid": {"kind": "gird"},
+        "ablation": {"kind": "ablation", "seeds": [1], "varants": {}},
+        "logs": {"kind": "compare", "seeds": [1]},
+        "many": {"kind": "search", "trials": "many", "seeds": [2], "space": {"lr": {"low": 1, "high": 2}}},
+        "list": {"kind": "compare", "tuned": ["tuning"], "seeds": [3]},
+    }
+    found = "\n".join(faults(parts=parts, optoins={}, seconds={"bow": 1}, program=[]))
+    for fault in (
+        "optoins: unknown key; did you mean 'options'?",
+        "parts.tuning.trials 0: must be a whole number of at least 1",
+        "parts.tuning.seeds [1, 1]: a seed is given twice",
+        "parts.tuning.space.lr: low 1 must be below high 0.1",
+        "parts.comparison.tuned: 'tunin' is no search above this part; did you mean 'tuning'?",
+        "parts.comparison.seeds 'x': must be whole numbers",
+        "parts.comparison.optimizers: unknown name 'heavi'; did you mean 'heavy'?",
+        "parts.grid.kind 'gird': must be compare, search, grid, robustness or ablation",
+        "parts.ablation.varants: unknown key; did you mean 'variants'?",
+        "parts.ablation.variants: is missing",
+        "ablation: seed 1 is a tuning seed of 'tuning'",
+        "parts.logs: the study folder has a file of that name",
+        "parts.many.trials 'many': must be a whole number",
+        "parts.list.tuned ['tuning']: must be a name",
+        "program []: must be a command",
+        "seconds.bow: must be a number of seconds for one of the tasks",
+    ):
+        assert fault in found, fault
+
+
+def test_a_tuned_part_must_be_covered_by_its_search() -> None:
+    parts = DEFINITION["parts"] | {"comparison": {"kind": "compare", "tuned": "tuning", "seeds": [11]}}
+    assert faults(parts=parts) == ["parts.comparison.tuned: the search 'tuning' does not cover the task 'bowl'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("tasks: {a: {}}\ntasks: {b: {}}\n", "key 'tasks' is given twice"),
+        ("tasks: [", "no valid YAML"),
+        ("- 1\n", "expected `key: value` lines"),
+    ],
+)
+def test_a_file_that_is_no_definition(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=error):
+        spec.load(path)
+
+
+def test_an_unknown_study_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="no such study file: nowhere"):
+        spec.find("nowhere")
+
+
+def test_an_option_may_have_a_range_of_its_own_for_each_optimizer() -> None:
+    ranges = [{"low": 1e-4, "high": 1e-2, "optimizers": ["plain"]}, {"low": 1e-3, "high": 0.1, "optimizers": "heavy"}]
+    parts = {"tuning": {"kind": "search", "trials": 2, "seeds": [1], "space": {"lr": ranges}}}
+    read = study(parts=parts).parts["tuning"].space
+    assert [one.low for name in ("plain", "heavy") for one in space.of(read, name)] == [1e-4, 1e-3]
+    ranges[0].pop("optimizers")
+    assert faults(parts=parts) == ["parts.tuning.space.lr: has several ranges for heavy"]
+
+
+def test_a_latin_hypercube_has_one_point_in_every_stratum() -> None:
+    points = space.latin_hypercube(8, 3, seed=5)
+    assert points.shape == (8, 3)
+    for column in points.T:
+        assert sorted((column * 8).astype(int)) == list(range(8))
+    assert np.array_equal(points[:, :2], space.latin_hypercube(8, 2, seed=5))  # optimizers share their points
+    assert len(np.unique(points)) == 24
+
+
+def test_draws_can_be_added_without_changing_the_first() -> None:
+    assert np.array_equal(space.uniform(9, 3, 1)[:4, :2], space.uniform(4, 2, 1))
+
+
+def test_values_of_a_dimension() -> None:
+    log = Dimension("lr", 1e-4, 1.0)
+    assert log.at(0.5) == pytest.approx(1e-2, rel=1e-3)
+    assert log.at(0) == 1e-4
+    assert log.at(1 - 1e-12) <= 1.0
+    assert Dimension("n", 1, 9, log=False, integer=True).at(0.5) == 5
+    assert [Dimension("mode", choices=("norm", "value")).at(u) for u in (0.0, 0.49, 0.5, 0.99)] == [
+        *("norm", "norm", "value", "value")
+    ]

@@ -1,0 +1,55 @@
+import pytest
+
+from evaluation.cli.errors import UserError
+from rl.tasks import names as games
+
+
+def test_names_are_those_of_the_registry_and_all_can_be_made() -> None:
+    import envpool
+
+    names = games.names()
+    assert len(names) > 100
+    assert list(names) == sorted(set(names))
+    assert {"Pong", "Breakout", "SpaceInvaders", "MontezumaRevenge", "UpNDown", "Qbert"} <= set(names)
+    assert {f"{name}-v5" for name in names} <= set(envpool.list_all_envs())
+    assert "CartPole" not in names, "EnvPool's other environments are no Atari games"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("Pong", "Pong"),
+        ("breakout", "Breakout"),
+        ("BREAKOUT", "Breakout"),
+        ("space_invaders", "SpaceInvaders"),
+        ("Space Invaders", "SpaceInvaders"),
+        ("spaceinvaders", "SpaceInvaders"),
+        ("ALE/SpaceInvaders-v5", "SpaceInvaders"),
+        ("PongNoFrameskip-v4", "Pong"),
+        ("Pong-v5", "Pong"),
+        ("up-n-down", "UpNDown"),
+        ("Pitfall2", "Pitfall2"),
+        (" pong ", "Pong"),
+    ],
+)
+def test_any_spelling_resolves(spelling: str, name: str) -> None:
+    assert games.resolve(spelling) == name
+
+
+def test_every_name_resolves_to_itself() -> None:
+    assert [games.resolve(name.lower()) for name in games.names()] == list(games.names())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [("Pnog", "Pong"), ("brekout", "Breakout"), ("space_invader", "SpaceInvaders"), ("montezuma", "MontezumaRevenge")],
+)
+def test_an_unknown_name_gives_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.raises(UserError, match=f"unknown game '{wrong}': did you mean .*{nearest}"):
+        games.resolve(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", "-v5", "???", "xyzzyx"])
+def test_a_name_near_to_nothing_points_to_the_list(wrong: str) -> None:
+    with pytest.raises(UserError, match="asgc-rl games"):
+        games.resolve(wrong)
