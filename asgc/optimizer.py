@@ -79,8 +79,8 @@ class ASGC(Optimizer):
             without parameters on a GPU, say).
 
     ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see
-    ``asgc.gradient_statistics``) and the rule's tensors under torch.optim's names, in fp32 for parameters of lower precision; with ``adapt`` also
-    ``adapted`` and two tensors of half precision (see ``asgc.adapt``).
+    ``asgc.gradient_statistics``) and the rule's tensors under torch.optim's names, in fp32 for
+    parameters of lower precision; with ``adapt`` also ``adapted`` and two tensors of half precision (see ``asgc.adapt``).
     """
 
     _active: str | None = None  # the implementation once it is known to serve these parameters

@@ -1,7 +1,7 @@
 """How fast run folders become tables: ``python -m benchmarks.load_runs --runs 10000 --rows 1000``.
 
-It writes run folders into a temporary place, loads them from there (`analysis.data.dataset.load`, with every row of every
-file in a table), takes a mean over all rows, and prints seconds and rows a second; then the same sum with Python's
+It writes run folders into a temporary place, loads them from there (`dataset.load`, with every row of every file
+in a table), takes a mean over all rows, and prints seconds and rows a second; then the same sum with Python's
 `json`, line by line, on the first of the folders, as a yardstick of what a notebook would do.
 """
 

@@ -31,8 +31,8 @@ class Recording:
     its two estimates over the regular records; the single ones are logged as `noise_trace` and `squared_norm`. What the
     replay calls a sample is one transition.
 
-    Diagnostics (`algorithms.pathologies`): the churn of each regularly recorded update, the rest at every evaluation. Their
-    states are drawn from the replay anew each time, with a generator made from the seed and the number of updates.
+    Diagnostics (`algorithms.pathologies`): the churn of each regularly recorded update, the rest at every evaluation.
+    Their states are drawn from the replay anew each time, with a generator made from the seed and the number of updates.
     """
 
     def __init__(self, config: TrainConfig, run: Path, learner: DQN, replay: FrameReplay) -> None:

@@ -1,4 +1,4 @@
-"""Compiles the kernels of ``implementations.triton`` for a GPU that need not be there, and prints their PTX as JSON by name.
+"""Compiles the Triton kernels for a GPU that need not be there, and prints their PTX as JSON by name.
 
 Run as a process of its own, since Triton's interpreter, which other tests use, has to be chosen before the kernels are
 made. Argument: the compute capability (80, 90).
