@@ -80,7 +80,8 @@ class ASGC(Optimizer):
 
     ``state[p]``: ``step`` (the rule's), ``noise_step`` (t), ``layer`` (number), ``stats`` (see
     ``asgc.gradient_statistics``) and the rule's tensors under torch.optim's names, in fp32 for
-    parameters of lower precision; with ``adapt`` also ``adapted`` and two tensors of half precision (see ``asgc.adapt``).
+    parameters of lower precision; with ``adapt`` also ``adapted`` and two tensors of half precision (see
+    ``asgc.adapt``).
     """
 
     _active: str | None = None  # the implementation once it is known to serve these parameters
@@ -243,7 +244,7 @@ class ASGC(Optimizer):
         if implementation == "reference":
             self._reference_step()
         else:
-            import_module(f"asgc.{implementation}").step(self)
+            import_module(f"asgc.implementations.{implementation}").step(self)
         return loss
 
     def _reference_step(self) -> None:
@@ -406,5 +407,5 @@ def unsupported(opt: ASGC, implementation: str) -> str | None:
         return None
     if implementation != "triton" and not all(is_tensor_free(group) for group in opt.param_groups):
         return "an option other than lr and betas is a tensor"
-    reason: str | None = import_module(f"asgc.{implementation}").unsupported(opt)
+    reason: str | None = import_module(f"asgc.implementations.{implementation}").unsupported(opt)
     return reason

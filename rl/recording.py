@@ -32,7 +32,7 @@ class Recording:
     replay calls a sample is one transition.
 
     Diagnostics (`algorithms.pathologies`): the churn of each regularly recorded update, the rest at every evaluation.
-    Their states are drawn from the replay anew each time, with a generator made from the seed and the number of updates.
+    Their states are drawn from the replay anew each time, by a generator made from the seed and the number of updates.
     """
 
     def __init__(self, config: TrainConfig, run: Path, learner: DQN, replay: FrameReplay) -> None:
