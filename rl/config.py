@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evaluation.runs.recorder import OFFSETS
-from rl.tasks import names as games
+from rl import tasks
 
 PRESETS = ("quick", "dqn", "atari-small", "control")
 
@@ -250,9 +250,9 @@ class TrainConfig:
         Of a control task, what only Atari games have is left out.
         """
         values: dict[str, Any] = {}
-        control = games.is_control(self.game)
+        family = tasks.family(self.game).name
         for path, item, value in leaves(self):
-            if control and item.metadata["only"] == "atari":
+            if family != "atari" and item.metadata["only"] not in ("", family):
                 continue
             group, _, name = path.rpartition(".")
             (values.setdefault(group, {}) if group else values)[name] = copy.copy(
