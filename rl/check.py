@@ -16,7 +16,7 @@ from typing import Any
 from evaluation.cli.errors import UserError, reason
 from evaluation.cli.parser import Flags
 from evaluation.files import to_json
-from rl import config_check, config_io
+from rl import config_check, config_io, tasks
 from rl.config import EnvConfig, TrainConfig, leaves
 from rl.train_flags import layers, nested, train_flags
 
@@ -86,10 +86,8 @@ def _faults_of_flavour(game: str, mode: int | None, difficulty: int | None) -> t
     """Whether the game has this mode and difficulty: only its environments know."""
     if mode is None and difficulty is None:
         return ()
-    from rl.tasks.atari import configured_envs
-
     try:
-        configured_envs(game, EnvConfig(mode=mode, difficulty=difficulty), num_envs=1, seed=0, training=True).close()
+        tasks.find(game).check(EnvConfig(mode=mode, difficulty=difficulty))
     except UserError as error:
         return (str(error),)
     return ()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
-from rl import config_io
+from rl import config_io, tasks
 from rl.config import TrainConfig, leaves
 from rl.train_flags import layers, nested, train_flags
 
@@ -102,13 +102,13 @@ def eval_command(argv: list[str]) -> int:
 
     from rl.agent import load_agent
     from rl.evaluate import evaluate, signature
-    from rl.tasks import names as games
 
     agent = load_agent(namespace.run, namespace.device)
     game, env = agent.config.game, agent.config.env
-    for name in ("mode", "difficulty"):
-        if getattr(namespace, name) is not None and games.is_control(game):
-            raise UserError(f"--{name}: {game} is a control task and has none")
+    family = tasks.find(game).family
+    for item in dataclasses.fields(env):
+        if getattr(namespace, item.name, None) is not None and item.metadata["only"] not in ("", family.name):
+            raise UserError(f"--{item.name}: {game} is {family.title} and has none")
     env = dataclasses.replace(
         env,
         mode=env.mode if namespace.mode is None else namespace.mode,
@@ -141,9 +141,7 @@ def games_command(argv: list[str]) -> int:
     from evaluation.cli.parser import Flags
 
     Flags("asgc-rl games", "", "List the Atari games and, below, the control tasks.").read(argv)
-    from rl.tasks import names as games
-
-    print("\n".join((*games.names(), "", *games.CONTROL)))
+    print("\n\n".join("\n".join(tasks.names(family)) for family in tasks.FAMILIES))
     return 0
 
 

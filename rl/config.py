@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evaluation.runs.recorder import OFFSETS
-from rl.tasks import names as games
+from rl import tasks
 
 PRESETS = ("quick", "dqn", "atari-small", "control")
 
@@ -207,7 +207,8 @@ class TrainConfig:
     checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]")
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints, too; inf: only by steps", "(0, inf]")
     segment_steps: int = option(
-        500_000, "environment steps after which environments are made anew, their games cut (a resume plays them again)",
+        500_000,
+        "environment steps after which environments are made anew, their games cut (a resume plays them again)",
         "[1, 1e12]",
     )
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")
@@ -256,9 +257,9 @@ class TrainConfig:
         Of a control task, what only Atari games have is left out.
         """
         values: dict[str, Any] = {}
-        control = games.is_control(self.game)
+        family = tasks.family(self.game).name
         for path, item, value in leaves(self):
-            if control and item.metadata["only"] == "atari":
+            if family != "atari" and item.metadata["only"] not in ("", family):
                 continue
             group, _, name = path.rpartition(".")
             (values.setdefault(group, {}) if group else values)[name] = copy.copy(

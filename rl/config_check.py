@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import check_range, coerce, show, suggestion
-from rl import config_io
+from rl import config_io, tasks
 from rl.config import NetworkConfig, OptimizerConfig, TrainConfig, flag, leaves
-from rl.tasks import names as games
-from rl.tasks import protocols
 
 
 def check(config: TrainConfig) -> None:
@@ -27,14 +25,14 @@ def faults(config: TrainConfig, together: bool = True) -> Iterator[str]:
     alone = list(_faults_alone(config))
     yield from alone
     try:
-        config.game = games.resolve(config.game)
+        config.game = tasks.find(config.game).name
     except UserError as error:
         yield str(error)
         alone.append(str(error))
     if together and not alone:
         yield from _faults_of_game(config)
         yield from _faults_of_steps(config)
-        if not games.is_control(config.game):
+        if len(tasks.find(config.game).observation(config.env).shape) == 3:
             yield from _faults_of_network(config.network, config.env.height, config.env.width)
     try:
         check_optimizer(config.optimizer)
@@ -59,14 +57,16 @@ def _faults_alone(config: TrainConfig) -> Iterator[str]:
 
 def _faults_of_game(config: TrainConfig) -> Iterator[str]:
     """What only the other kind of games has: frames in a control task, an MLP on Atari."""
-    kind = "control" if games.is_control(config.game) else "atari"
-    a_task = f"{config.game} is {'a control task' if kind == 'control' else 'an Atari game'}"
-    if (config.env.protocol == protocols.CONTROL) != (kind == "control"):
-        own = protocols.CONTROL if kind == "control" else " or ".join(protocols.PROTOCOLS)
-        preset = config_io.default_preset(config.game)
-        yield f"--env.protocol {config.env.protocol}: {a_task}: its protocol is {own} (--preset {preset})"
+    family = tasks.find(config.game).family
+    a_task = f"{config.game} is {family.title}"
+    own = [protocol.name for protocol in family.protocols]
+    if config.env.protocol not in own:
+        yield (
+            f"--env.protocol {config.env.protocol}: {a_task}: its protocol is {' or '.join(own)} "
+            f"(--preset {family.preset})"
+        )
     for path, item, value in leaves(config):
-        if item.metadata["only"] not in ("", kind) and value != _default(path):
+        if item.metadata["only"] not in ("", family.name) and value != _default(path):
             yield f"{flag(path)} {show(value)}: {a_task} and has no such option"
 
 
@@ -89,7 +89,7 @@ def _faults_of_steps(config: TrainConfig) -> Iterator[str]:
             f"--exploration.end {config.exploration.end}: must be at most "
             f"--exploration.start {config.exploration.start}"
         )
-    stack = 1 if games.is_control(config.game) else config.env.stack
+    stack = tasks.find(config.game).observation(config.env).stack
     needed = config.env.num_envs * (stack + config.n_step + 1)
     if config.replay_size < needed:
         yield (

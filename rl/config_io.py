@@ -18,8 +18,8 @@ import yaml
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.cli.values import check_range, coerce, did_you_mean, show
+from rl import tasks
 from rl.config import PRESETS, OptimizerConfig, TrainConfig, leaves
-from rl.tasks import names as games
 
 
 class Entry(NamedTuple):
@@ -51,7 +51,7 @@ def _preset_entries(name: str) -> Group:
 
 def default_preset(game: Any) -> str:
     """The preset where none is named: `control` for a control task, `quick` for all other games and None."""
-    return "control" if isinstance(game, str) and games.is_control(game) else PRESETS[0]
+    return tasks.family(game).preset if isinstance(game, str) else PRESETS[0]
 
 
 def load_file(config: TrainConfig, path: Path) -> None:

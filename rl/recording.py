@@ -91,7 +91,9 @@ class Recording(Watcher):
         """Diagnostics to log after that evaluation, made after so many updates; empty where off."""
         if audit is None:
             return {}
-        return audit.figures() | pathologies.network_health(self._algorithm, self._rng("health", updates))
+        return audit.figures() | pathologies.network_health(
+            self._learner, self._algorithm.states, self._rng("health", updates)
+        )
 
     def _rng(self, purpose: str, number: int) -> np.random.Generator:
         return np.random.default_rng(seeding.derive(self._config.seed, "diagnostics", purpose, number))
@@ -130,4 +132,3 @@ class Recording(Watcher):
         self._averages = state.get("averages", [])
         if self._recorder is not None:
             self._recorder.load_state_dict(state.get("recorder") or GradientRecorder.START)
-

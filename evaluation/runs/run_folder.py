@@ -174,7 +174,9 @@ class RunFolder(Closing):
         self.watchers = Watchers()
         if tensorboard:
             kept = read_rows(path / METRICS)
-            self.watchers.members.append(TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept))
+            self.watchers.members.append(
+                TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept)
+            )
         if track != NONE:
             kept = read_rows(path / METRICS)
             self.watchers.members.append(TrackingMirror(track, path, config, message, kept=kept, before=before))

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.runs.watchers import Column
 from evaluation.runs.schedule import Schedule
+from evaluation.runs.watchers import Column
 from rl.config import TrainConfig
 from rl.networks import QNetwork, VectorQNetwork
 from rl.step import Step

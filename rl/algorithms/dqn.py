@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
-from evaluation.runs.watchers import Column
 from evaluation.runs.hardware import select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.schedule import Schedule
+from evaluation.runs.watchers import Column
 from rl.algorithms.base import Algorithm, Learner, Part
 from rl.algorithms.heads import ExpectedValue
 from rl.config import ExplorationConfig, TrainConfig
@@ -60,7 +60,7 @@ class QLearner(Learner):
             channels_last = device.type == "cuda" or self.precision == "fp32"
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network, self.target_network = (
-            build_network(config.network, num_actions, spec).to(device, memory_format=memory_format)  # type: ignore[call-overload]
+            build_network(spec, num_actions, config.network).to(device, memory_format=memory_format)  # type: ignore[call-overload]
             for _ in range(2)
         )
         self.target_network.requires_grad_(False)
@@ -219,12 +219,12 @@ class DQN(Algorithm):
 
     def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:
         self.replay.add(actions, result)
-        self._learn(self._schedule.updates(step))
+        self.learn(self._schedule.updates(step))
         if self._schedule.due(step, self._schedule.shift):
             self.learner.sync_target()
             self._shifted(self.updates)
 
-    def _learn(self, due: int) -> None:
+    def learn(self, due: int) -> None:
         """Updates until `due` are done."""
         config = self.config
         if self.updates == 0 < due and config.network.standardize:

@@ -6,7 +6,7 @@ None of them touches the learning: states are drawn with generators of their own
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algorithms.base import Algorithm, Learner
+from rl.algorithms.base import Learner
 from rl.step import Step
 
 DORMANT_TAU = 0.025  # shares of dormant units at different thresholds cannot be compared
@@ -25,9 +25,11 @@ CUT_WEIGHT = 0.01  # a return whose unseen rest would be discounted by more than
 _CHUNK = 256  # states valued at once
 
 
-def network_health(algorithm: Algorithm, rng: np.random.Generator) -> dict[str, float]:
-    """`dormant` (`dormant_share`) and `feature_rank` on `STATES` states that it remembers, drawn with `rng`; nothing as
-    long as it remembers none.
+def network_health(
+    learner: Learner, states: Callable[[int, np.random.Generator], Tensor | None], rng: np.random.Generator
+) -> dict[str, float]:
+    """`dormant` (`dormant_share`) and `feature_rank` on `STATES` states, which `states` draws (`Algorithm.states`);
+    nothing as long as there are none.
 
     Both are NaN in a network that has diverged to infinity or NaN. The features are the outputs of the last hidden
     layer, which the linear output layer takes.
@@ -35,10 +37,10 @@ def network_health(algorithm: Algorithm, rng: np.random.Generator) -> dict[str, 
     totals: list[Tensor] = []
     features: list[Tensor] = []
     for _ in range(STATES // _CHUNK):
-        states = algorithm.states(_CHUNK, rng)
-        if states is None:
+        chunk = states(_CHUNK, rng)
+        if chunk is None:
             return {}
-        hidden = hidden_outputs(algorithm.learner, states)
+        hidden = hidden_outputs(learner, chunk)
         means = [unit_means(output) for output in hidden]
         totals = [a + b for a, b in zip(totals, means, strict=True)] if totals else means
         features.append(hidden[-1])

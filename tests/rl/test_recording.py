@@ -11,7 +11,7 @@ import torch
 
 from evaluation.runs.recorder import part_paths
 from evaluation.runs.run_folder import read_metrics, read_series
-from rl import TrainConfig, train
+from rl import train
 from rl.algorithms.dqn import QLearner
 from rl.replay.ring import Batch
 from rl.tasks import ObservationSpec
