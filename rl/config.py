@@ -208,7 +208,7 @@ class TrainConfig:
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints, too; inf: only by steps", "(0, inf]")
     segment_steps: int = option(
         500_000,
-        "environment steps after which environments are made anew, their games cut (a resume plays them again)",
+        "environment steps after which environments are made anew and their games cut; a resume plays them again",
         "[1, 1e12]",
     )
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")

@@ -33,7 +33,8 @@ class Recording(Watcher):
     is one transition.
 
     Diagnostics (`algorithms.pathologies`): the churn of each regularly recorded update, the rest at every evaluation.
-    Their states are drawn from the algorithm's memory anew each time, by a generator made from the seed and the number of updates.
+    Their states are drawn from the algorithm's memory anew each time, by a generator made from the seed and the number
+    of updates.
     """
 
     name = "recording"
@@ -87,7 +88,7 @@ class Recording(Watcher):
         protocol = tasks.find(self._config.game).family.protocol(self._config.env.protocol)
         return ValueAudit(self._learner, self._config.gamma, episodic_life=protocol.episodic_life)
 
-    def evaluated(self, audit: ValueAudit | None, updates: int) -> dict[str, float]:
+    def audited(self, audit: ValueAudit | None, updates: int) -> dict[str, float]:
         """Diagnostics to log after that evaluation, made after so many updates; empty where off."""
         if audit is None:
             return {}

@@ -177,7 +177,7 @@ class Trainer:
             score=mean,
             words=f"mean of {episodes} evaluation games",
             values={"score_std": float(scores.std()), "games": episodes},
-            others={DIAGNOSTICS: self.recording.evaluated(audit, self.algorithm.updates)},
+            others={DIAGNOSTICS: self.recording.audited(audit, self.algorithm.updates)},
             summary={"scores": scores.tolist(), "mean_score": mean},
         )
 

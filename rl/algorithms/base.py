@@ -152,8 +152,8 @@ class Algorithm(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: B027 - optional
         """Write what is too large for `state_dict` into a folder of a checkpoint."""
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path) -> None:  # noqa: B027
         """Read what `save` wrote."""

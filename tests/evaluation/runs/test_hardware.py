@@ -1,5 +1,6 @@
 """Device, precision and threads of a run."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,9 @@ def test_auto_precision_follows_the_hardware(tmp_path: Path, monkeypatch: pytest
 
 def test_threads_are_lent_for_a_block() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(ValueError, match="out"), torch_threads(before + 1):
+    with contextlib.suppress(ValueError), torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
-        raise ValueError("out")
+        raise ValueError
     assert torch.get_num_threads() == before
     with torch_threads(None):
         assert torch.get_num_threads() == before
