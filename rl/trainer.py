@@ -95,7 +95,7 @@ class Trainer:
         self.algorithm.learner.around_step = lambda part: self.recording.around_step(
             self.step, self.algorithm.updates, part
         )
-        self.watchers: list[Watcher] = [self.recording]
+        watchers.members.append(self.recording)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
         self._message = watchers.message
 

@@ -85,13 +85,11 @@ class Trainer(Protocol):
         schedule: when what is due.
         device: where it computes.
         step: steps so far; `samples`: what it learned from so far.
-        watchers: its own: a recorder.
     """
 
     schedule: Schedule
     device: torch.device
     step: int
-    watchers: list[Watcher]
 
     @property
     def samples(self) -> int: ...
@@ -158,7 +156,7 @@ def execute(
     """Train a run from its start, or from its newest checkpoint, to its end; returns what summary.json holds.
 
     Args:
-        make: makes the trainer for a folder; it tells the watchers when its loss changes.
+        make: makes the trainer for a folder; it tells the watchers when its loss changes, and may add some of its own.
         path: the run folder.
         device: recorded in the provenance.
         resume: go on with the run in `path`.
@@ -189,7 +187,6 @@ def execute(
         everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL)]
         run.watchers = everyone
         trainer = make(run, everyone)
-        everyone.members += trainer.watchers
         try:
             everyone.start(trainer.info() | dict(info or {}))
             return _Loop(run, trainer, everyone, config.checkpoint_minutes, program).run()

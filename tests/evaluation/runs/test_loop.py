@@ -40,7 +40,6 @@ class Walk:
     def __init__(self, config: Config, watchers: Watchers) -> None:
         self.schedule = Schedule(total=100, stride=4, log=20, evaluation=30, checkpoint=config.checkpoint_interval)
         self.device = torch.device("cpu")
-        self.watchers: list[Watcher] = []
         self.step, self.place, self.trail = 0, 0.0, np.zeros(25)
         self.rate, self.everyone, self.closed = config.rate, watchers, False
         torch.manual_seed(config.seed)

@@ -69,7 +69,7 @@ def test_units_that_never_fire_are_found_in_a_network() -> None:
             layer: Any = dqn.network.layers[index]
             layer.weight.abs_()  # frames are positive: all units fire about alike
             layer.bias[:silent] = -1e3  # but these
-    outputs = hidden_outputs(dqn, frames.sample(50, np.random.default_rng(0)).observation)
+    outputs = hidden_outputs(dqn, frames(50, np.random.default_rng(0)))
     assert [tuple(output.shape) for output in outputs] == [(50, 8, 7, 7), (50, 32)]
     health = network_health(dqn, frames, np.random.default_rng(0))
     assert health["dormant"] == (3 + 7) / 40
@@ -129,7 +129,7 @@ def test_network_health_takes_its_states_from_the_generator_given() -> None:
 def test_churn_by_hand_and_in_a_network() -> None:
     assert churn(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 0])) == 0.5
     dqn = learner()
-    states = frames.sample(64, np.random.default_rng(0)).observation
+    states = frames(64, np.random.default_rng(0))
     before = greedy_actions(dqn, states)
     assert churn(before, greedy_actions(dqn, states)) == 0
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_the_audited_policy_acts_as_the_learner_does(epsilon: float) -> None:
     audited = ValueAudit(dqn, GAMMA, episodic_life=False)
     one, other = np.random.default_rng(3), np.random.default_rng(3)
     for _ in range(20):
-        observation = frames.sample(16, one).observation.numpy()
-        frames.sample(16, other)
+        observation = frames(16, one).numpy()
+        frames(16, other)
         assert np.array_equal(audited.act(observation, epsilon, one), dqn.act(observation, epsilon, other))
     assert one.bit_generator.state == other.bit_generator.state
