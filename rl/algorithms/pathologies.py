@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rl.algorithms.dqn import DQN
-from rl.networks import QNetwork, VectorQNetwork
 from rl.replay.ring import FrameReplay
 from rl.step import Step
 
@@ -46,7 +45,7 @@ def network_health(learner: DQN, replay: FrameReplay, rng: np.random.Generator) 
 @torch.no_grad()
 def hidden_outputs(learner: DQN, observation: Tensor) -> list[Tensor]:
     """Outputs of every ReLU of the online network, in order, in the precision that it acts in."""
-    network: QNetwork | VectorQNetwork = learner.network
+    network = learner.network
     outputs: list[Tensor] = []
     hooks = [
         module.register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
