@@ -16,7 +16,7 @@ from torch import Tensor
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
 from rl.config import TrainConfig
-from rl.networks import QNetwork, VectorQNetwork
+from rl.networks import Network
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
@@ -33,7 +33,7 @@ class Learner(ABC):
             context that it returns.
     """
 
-    network: QNetwork | VectorQNetwork
+    network: Network
     optimizer: torch.optim.Optimizer
     device: torch.device
     precision: str
