@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
-from rl import config_io
-from rl.config import TrainConfig, leaves
-from rl.train_flags import layers, nested, train_flags
+from evaluation.cli.settings import settings
+from rl import tasks
+from rl.config import TrainConfig
+from rl.train_flags import COMMAND
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
     "rl.trainer",
     "rl.display",
-    "rl.config_check",
     "asgc.implementations.cpu.launch",
     "envpool",
     "pandas",
@@ -55,25 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_command(argv: list[str]) -> int:
     """`asgc-rl train`: put the layers of the configuration together and train."""
-    flags = train_flags(TrainConfig())
-    namespace, typed = flags.read(argv)
-    config = layers(namespace, typed.get("game"))
-    config_io.update(config, nested({path: typed[path] for path, _, _ in leaves(config) if path in typed}), "flags")
-    if namespace.help or namespace.help_all:
-        train_flags(config, everything=namespace.help_all).print_help()
+    config, resume = COMMAND.read(argv)
+    if config is None:
         return 0
-    if namespace.print_config:
-        print(config_io.dump(config, comments=True), end="")
-        return 0
-    if namespace.resume is not None and config.run_dir is None:
-        raise UserError("--resume: say which run: --resume RUN")
-    config.validate()
 
     from rl.display import make_display
     from rl.trainer import Interrupted, train
 
     try:
-        train(config, resume=namespace.resume is not None, display=make_display())
+        train(config, resume=resume, display=make_display())
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -101,18 +91,15 @@ def eval_command(argv: list[str]) -> int:
 
     from rl.agent import load_agent
     from rl.evaluate import evaluate, signature
-    from rl.tasks import names as games
 
     agent = load_agent(namespace.run, namespace.device)
     game, env = agent.config.game, agent.config.env
-    for name in ("mode", "difficulty"):
-        if getattr(namespace, name) is not None and games.is_control(game):
-            raise UserError(f"--{name}: {game} is a control task and has none")
-    env = dataclasses.replace(
-        env,
-        mode=env.mode if namespace.mode is None else namespace.mode,
-        difficulty=env.difficulty if namespace.difficulty is None else namespace.difficulty,
-    )
+    family = tasks.find(game).family
+    changes = {name: value for name in ("mode", "difficulty") if (value := getattr(namespace, name)) is not None}
+    for name in changes:
+        if settings(TrainConfig)[f"env.{name}"].marks.get("only", family.name) != family.name:
+            raise UserError(f"--{name}: {game} is {family.title} and has none")
+    env = dataclasses.replace(env, **changes)
     how = {"episodes": namespace.episodes, "seed": namespace.seed, "epsilon": namespace.epsilon}
     scores = evaluate(agent.act, game, env, **how)
     signed = signature(game, env, **how)
@@ -130,9 +117,9 @@ def bench_command(argv: list[str]) -> int:
 
 def check_command(argv: list[str]) -> int:
     """`asgc-rl check`: which command lines of `train` are right."""
-    from rl import check
+    from evaluation.cli import check
 
-    return check.main(argv)
+    return check.main(argv, COMMAND)
 
 
 def games_command(argv: list[str]) -> int:
@@ -140,9 +127,8 @@ def games_command(argv: list[str]) -> int:
     from evaluation.cli.parser import Flags
 
     Flags("asgc-rl games", "", "List the Atari games and, below, the control tasks.").read(argv)
-    from rl.tasks import names as games
 
-    print("\n".join((*games.names(), "", *games.CONTROL)))
+    print("\n\n".join("\n".join(tasks.names(family)) for family in tasks.FAMILIES))
     return 0
 
 
