@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from evaluation.runs.run_folder import RunFolder
+from rl import tasks
 from rl.algorithms.dqn import select_device
 from rl.config import TrainConfig
 from rl.progress import Silent
-from rl.tasks import names as games
 from rl.trainer import Trainer
 
 LEARNING_STARTS = 8_192  # environment steps
@@ -113,7 +113,7 @@ def measure(preset: str, game: str, optimizer: str, device: str, updates: int, r
 def report(game: str, optimizer: str, device: str, rounds: int) -> None:
     """Measure each preset and print a line; `game` is for the Atari presets."""
     for preset, updates in UPDATES.items():
-        own = "CartPole" if preset == "control" else games.resolve(game)
+        own = "CartPole" if preset == "control" else tasks.find(game).name
         device_name = str(select_device(device))
         plain, regular, shift = measure(preset, own, optimizer, device_name, updates, rounds)
         settings = TrainConfig.preset(preset).gradients

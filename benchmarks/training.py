@@ -167,9 +167,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--against {options.against}: there is sb3")
     device = select_device(options.device)
     precision = select_precision(options.precision, device)
-    from rl.tasks import names as games
+    from rl import tasks
 
-    game = games.resolve(options.game)
+    game = tasks.find(options.game).name
     with tempfile.TemporaryDirectory() as folder:
         contestants: list[Contestant] = [
             Ours(game, options.optimizer, name, device, Path(folder) / name)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.run_folder import MODEL, is_finished, load_config, newest_checkpoint
-from rl.algorithms.dqn import build_network, select_device, select_precision
+from rl import tasks
+from rl.algorithms.dqn import select_device, select_precision
 from rl.config import TrainConfig
-from rl.networks import QNetwork, VectorQNetwork
-from rl.tasks.atari import observation_space
+from rl.networks import QNetwork, VectorQNetwork, build_network
 
 
 class Agent:
@@ -34,7 +34,7 @@ class Agent:
         self.num_actions = num_actions
         self.device = device
         self._precision = select_precision(config.precision, device)
-        self._space = observation_space(config.game, config.env)
+        self._spec = tasks.find(config.game).observation(config.env)
         self._rng = np.random.default_rng(config.seed)
 
     @torch.inference_mode()
@@ -44,7 +44,7 @@ class Agent:
         Raises:
             ValueError: observations of another shape or type than the agent was trained on.
         """
-        expected, dtype = self._space
+        expected, dtype = self._spec.shape, self._spec.dtype
         if getattr(observation, "dtype", None) != dtype or observation.shape[1:] != expected:
             found = f"{getattr(observation, 'dtype', type(observation).__name__)} {tuple(np.shape(observation))}"
             wanted = f"{np.dtype(dtype).name} (N, {', '.join(map(str, expected))})"
@@ -62,7 +62,7 @@ class Agent:
             epsilon: share of random actions; 0 is greedy.
             rng: generator for them; by default one seeded with the run's seed.
         """
-        if observation.ndim == len(self._space[0]):
+        if observation.ndim == len(self._spec.shape):
             return self.act(observation[None], epsilon, rng)[0]
         rng = self._rng if rng is None else rng
         greedy = self.values(observation).argmax(axis=1)
@@ -92,6 +92,6 @@ def load_agent(run: str | Path, device: str = "auto") -> Agent:
     except (KeyError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged and cannot be loaded ({reason(error)})") from error
     num_actions = model["num_actions"]
-    network = build_network(config, num_actions, observation_space(config.game, config.env)[0])
+    network = build_network(tasks.find(config.game).observation(config.env), num_actions, config.network)
     network.load_state_dict(model["network"])
     return Agent(network, config, num_actions, where)

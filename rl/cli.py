@@ -127,7 +127,6 @@ def games_command(argv: list[str]) -> int:
     from evaluation.cli.parser import Flags
 
     Flags("asgc-rl games", "", "List the Atari games and, below, the control tasks.").read(argv)
-
     print("\n\n".join("\n".join(tasks.names(family)) for family in tasks.FAMILIES))
     return 0
 

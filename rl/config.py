@@ -192,12 +192,13 @@ class TrainConfig(Config):
         if together:
             yield from self._faults_of_task()
             yield from self._faults_of_steps()
+            if len(tasks.find(self.game).observation(self.env).shape) == 3:
+                yield from self.network.faults(self.env.height, self.env.width)
         yield from self.optimizer.faults()
 
     def _faults_of_task(self) -> Iterator[str]:
         """What only the tasks of another family have: frames in a control task, an MLP on Atari."""
-        task = tasks.find(self.game)
-        family = task.family
+        family = tasks.find(self.game).family
         a_task, own = f"{self.game} is {family.title}", [protocol.name for protocol in family.protocols]
         right = self.env.protocol in own
         if not right:
@@ -209,8 +210,6 @@ class TrainConfig(Config):
             if one.marks.get("only", family.name) != family.name and one.get(self) != one.default:
                 right = False
                 yield f"{one.flag} {show(one.get(self))}: {a_task} and has no such option"
-        if len(task.observation(self.env).shape) == 3:
-            yield from self.network.faults(self.env.height, self.env.width)
         if right:
             yield from _faults_of_flavour(self.game, self.env.protocol, self.env.mode, self.env.difficulty)
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rl import tasks
 from rl.config import EnvConfig
 from rl.step import Environments, Step
-from rl.tasks.atari import configured_envs, observation_space
-from rl.tasks.protocols import eval_epsilon
 
 MAX_ENVS = 32
 
@@ -75,25 +74,27 @@ def evaluate(
     watch: Watch | None = None,
 ) -> NDArray[np.float64]:
     """Scores (episodes,) of a policy under an environment configuration's protocol (epsilon None: the protocol's)."""
+    task = tasks.find(game)
 
     def make(num_envs: int) -> Environments:
-        return configured_envs(game, env, num_envs=num_envs, seed=seed, training=False)
+        return task.make(env, num_envs=num_envs, seed=seed, training=False)
 
     if epsilon is None:
-        epsilon = eval_epsilon(env.protocol)
+        epsilon = task.family.protocol(env.protocol).eval_epsilon
     return play_games(policy, make, episodes, epsilon, np.random.default_rng(seed), watch=watch)
 
 
 def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None) -> dict[str, Any]:
     """How scores were made, to be kept beside them; scores with different protocols are never compared."""
-    (stack, *frame), _ = observation_space(game, env)
+    task = tasks.find(game)
+    spec = task.observation(env)
     return {
         "game": game,
         "protocol": env.protocol,
-        "epsilon": eval_epsilon(env.protocol) if epsilon is None else epsilon,
+        "epsilon": task.family.protocol(env.protocol).eval_epsilon if epsilon is None else epsilon,
         "episodes": episodes,
         "seed": seed,
-        "frame": "x".join(map(str, (*frame, stack))),
+        "frame": "x".join(map(str, (*spec.frame, spec.stack))),
         "mode": env.mode,
         "difficulty": env.difficulty,
         "envpool": importlib.metadata.version("envpool"),

@@ -7,6 +7,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rl.config import NetworkConfig
+from rl.tasks import ObservationSpec
+
+
+def build_network(observation: ObservationSpec, num_actions: int, config: NetworkConfig) -> QNetwork | VectorQNetwork:
+    """The Q-network that a configuration describes, freshly initialized from torch's generator."""
+    if len(observation.shape) == 2:
+        stack, size = observation.shape
+        return VectorQNetwork(
+            num_actions,
+            (stack, size),
+            config.units,
+            config.layer_norm,
+            center=observation.center,
+            scale=observation.scale,
+        )
+    stack, height, width = observation.shape
+    return QNetwork(
+        num_actions,
+        (stack, height, width),
+        channels=config.channels,
+        kernels=config.kernels,
+        strides=config.strides,
+        hidden=config.hidden,
+        layer_norm=config.layer_norm,
+    )
+
 
 class QNetwork(nn.Module):
     """Action values Q(s, a) of stacked frames: convolutions, one hidden layer, one linear output per action.

@@ -14,24 +14,16 @@ import torch
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
 from evaluation.runs.run_folder import CHECKPOINTS
+from rl import tasks
 from rl.config import TrainConfig
 from rl.replay.ring import FrameReplay
-from rl.tasks.atari import configured_envs, observation_space
-from rl.tasks.names import is_control
-
-
-def check_game(config: TrainConfig) -> None:
-    """Refuse a mode or difficulty that the game does not have, before a run folder is made for it."""
-    env = config.env
-    if env.mode is not None or env.difficulty is not None:
-        configured_envs(config.game, env, num_envs=1, seed=0, training=True).close()
 
 
 def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
     env = config.env
-    (stack, *frame), dtype = observation_space(config.game, env)
-    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, tuple(frame), stack, config.n_step, dtype)
+    spec = tasks.find(config.game).observation(env)
+    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, spec.frame, spec.stack, config.n_step, spec.dtype)
     overhead = 1 << 30  # torch, EnvPool, the networks and their activations
     resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
     resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")
@@ -53,12 +45,9 @@ def default_run_dir(config: TrainConfig) -> Path:
 
 @contextlib.contextmanager
 def enough_threads(config: TrainConfig) -> Iterator[None]:
-    """One thread for the small networks of control tasks, whose products are too small to be shared.
-
-    On a machine with other jobs a second thread that waits for its turn makes an update ten times slower.
-    """
+    """As many threads as the task's networks profit from."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if is_control(config.game) else before)
+    torch.set_num_threads(tasks.find(config.game).family.torch_threads or before)
     try:
         yield
     finally:

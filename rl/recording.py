@@ -12,12 +12,12 @@ import numpy as np
 from evaluation.runs import recorder, seeding
 from evaluation.runs.gradient_columns import noise_scale
 from evaluation.runs.recorder import GradientRecorder
+from rl import tasks
 from rl.algorithms import pathologies as diagnostics
 from rl.algorithms.dqn import DQN, Part
 from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
 from rl.replay.ring import FrameReplay
-from rl.tasks.protocols import PROTOCOLS
 
 GRADIENTS, DIAGNOSTICS = "gradients", "diagnostics"  # splits in metrics.jsonl
 AVERAGING = 0.9  # decay, per regular record, of the averages whose ratio is the noise scale
@@ -79,9 +79,8 @@ class Recording:
         """For an evaluation that is about to start: its policy, and what it shows its steps to; None where off."""
         if self._recorder is None:
             return None
-        protocol = PROTOCOLS.get(self._config.env.protocol)
-        episodic_life = protocol is not None and protocol.episodic_life
-        return ValueAudit(self._learner, self._config.gamma, episodic_life=episodic_life)
+        protocol = tasks.find(self._config.game).family.protocol(self._config.env.protocol)
+        return ValueAudit(self._learner, self._config.gamma, episodic_life=protocol.episodic_life)
 
     def evaluated(self, audit: ValueAudit | None, updates: int) -> dict[str, float]:
         """Diagnostics to log after that evaluation, made after so many updates; empty where off."""

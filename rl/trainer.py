@@ -20,22 +20,19 @@ from evaluation.runs import seeding
 from evaluation.runs.checkpoint import Checkpoint
 from evaluation.runs.clock import Clock
 from evaluation.runs.run_folder import MODEL, RunFolder, read_metrics
+from rl import tasks
 from rl.algorithms.dqn import DQN, select_device
 from rl.config import ExplorationConfig, TrainConfig
 from rl.evaluate import evaluate, signature
-from rl.preflight import check_game, check_resources, default_run_dir, enough_threads
+from rl.preflight import check_resources, default_run_dir, enough_threads
 from rl.progress import Display, IntervalStatistics, Silent, clipping
 from rl.recording import DIAGNOSTICS, Recording
 from rl.replay.ring import FrameReplay
 from rl.step import Environments, EpisodeTracker
-from rl.tasks.atari import configured_envs, observation_space
-from rl.tasks.control import TASKS
 
 REPLAY = "replay"
 STATE = "state.pt"
 EVALUATION, SCORE = "eval", "score"  # the split and name of an evaluation's mean score
-# Scores whose first reaching is timed where the configuration names none: a win, and Gymnasium's thresholds.
-TARGETS = {"Pong": 0.0} | {name: task.target for name, task in TASKS.items()}
 RECENT_GAMES = 20
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
@@ -83,7 +80,7 @@ def train(config: TrainConfig, *, resume: bool = False, display: Display | None 
     device = select_device(config.device)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
     checkpoint_bytes = check_resources(config, device, path)
-    check_game(config)
+    tasks.find(config.game).check(config.env)
     enter = functools.partial(RunFolder.resume, ignore=MAY_CHANGE) if resume else RunFolder.create
     with (
         enter(
@@ -123,18 +120,19 @@ class Trainer:
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
         seeding.seed_all(seeding.derive(config.seed, "global"))
         env = config.env
+        self.task = tasks.find(config.game)
         self.envs = self._make_envs()
-        shape, dtype = observation_space(config.game, env)
-        self.learner = DQN(config, self.envs.num_actions, shape, device)
+        spec = self.task.observation(env)
+        self.learner = DQN(config, self.envs.num_actions, spec, device)
         self.replay = FrameReplay(
             config.replay_size,
             env.num_envs,
-            shape[1:],
-            shape[0],
+            spec.frame,
+            spec.stack,
             config.n_step,
             config.gamma,
             device=device,
-            dtype=dtype,
+            dtype=spec.dtype,
         )
         self.recording = Recording(config, run.path, self.learner, self.replay)
         self.learner.around_step = lambda part: self.recording.around_step(self.step, self.updates, part)
@@ -268,7 +266,7 @@ class Trainer:
         settings = config.evaluation
         summary = metrics.summarize(
             metrics.evaluations_from_rows(read_metrics(self.run_folder.path), EVALUATION, SCORE),
-            target=TARGETS.get(config.game) if settings.target is None else settings.target,
+            target=self.task.target if settings.target is None else settings.target,
             last_k=settings.last_k,
             signature=signature(
                 config.game,
@@ -346,7 +344,7 @@ class Trainer:
     def _make_envs(self) -> Environments:
         seed = seeding.derive(self.config.seed, "environments", self.segment)
         env = self.config.env
-        return configured_envs(self.config.game, env, num_envs=env.num_envs, seed=seed, training=True)
+        return self.task.make(env, num_envs=env.num_envs, seed=seed, training=True)
 
     def _renew_envs(self) -> None:
         self.envs.close()

@@ -18,9 +18,9 @@ from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
 from rl.config import TrainConfig
-from rl.networks import QNetwork, VectorQNetwork
+from rl.networks import QNetwork, build_network
 from rl.replay.ring import Batch
-from rl.tasks import control
+from rl.tasks import ObservationSpec
 
 Part = tuple[Tensor, ...]  # the samples of one update: the arguments of `DQN._eager_td_loss`
 
@@ -59,33 +59,6 @@ def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def build_network(
-    config: TrainConfig, num_actions: int, observation_shape: tuple[int, ...]
-) -> QNetwork | VectorQNetwork:
-    """The Q-network that a configuration describes, freshly initialized from torch's generator.
-
-    Args:
-        observation_shape: (stack, H, W) of frames or (stack, d) of vectors.
-    """
-    network = config.network
-    if len(observation_shape) == 2:
-        task = control.TASKS[config.game]
-        stack, size = observation_shape
-        return VectorQNetwork(
-            num_actions, (stack, size), network.units, network.layer_norm, center=task.center, scale=task.scale
-        )
-    stack, height, width = observation_shape
-    return QNetwork(
-        num_actions,
-        (stack, height, width),
-        channels=network.channels,
-        kernels=network.kernels,
-        strides=network.strides,
-        hidden=network.hidden,
-        layer_norm=network.layer_norm,
-    )
-
-
 class DQN:
     """DQN (Mnih et al., 2015) with optional Double DQN (van Hasselt et al., 2016) and n-step targets.
 
@@ -103,7 +76,7 @@ class DQN:
     around_step: Callable[[Part], contextlib.AbstractContextManager[None]]
 
     def __init__(
-        self, config: TrainConfig, num_actions: int, observation_shape: tuple[int, ...], device: torch.device
+        self, config: TrainConfig, num_actions: int, observation: ObservationSpec, device: torch.device
     ) -> None:
         self.device = device
         self.num_actions = num_actions
@@ -114,9 +87,9 @@ class DQN:
         if channels_last is None:
             channels_last = device.type == "cuda" or self.precision == "fp32"
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = build_network(config, num_actions, observation_shape)
+        self.network = build_network(observation, num_actions, config.network)
         self.network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.target_network = build_network(config, num_actions, observation_shape)
+        self.target_network = build_network(observation, num_actions, config.network)
         self.target_network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.target_network.requires_grad_(False)
         if self.precision == "bf16":

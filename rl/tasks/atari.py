@@ -8,17 +8,56 @@ of all this happened, so that replay and returns need no guesses.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evaluation.cli.errors import UserError
-from rl.config import EnvConfig
-from rl.step import Environments, Step, checked_actions
-from rl.tasks import control
-from rl.tasks import names as games
-from rl.tasks.protocols import FRAME_SKIP, PROTOCOLS, Protocol
+from rl.step import Step, checked_actions
+from rl.tasks.protocols import FRAME_SKIP, PROTOCOLS, AtariProtocol
+from rl.tasks.task import EnvOptions, Family, ObservationSpec, Task, environment_seeds
+
+FAMILY = Family(name="atari", title="an Atari game", preset="quick", protocols=tuple(PROTOCOLS.values()))
+TARGETS = {"Pong": 0.0}  # the score of a win
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtariTask(Task):
+    """An Atari game of EnvPool's registry."""
+
+    family: Family = FAMILY
+
+    def observation(self, env: EnvOptions) -> ObservationSpec:
+        return ObservationSpec((env.stack, env.height, env.width), np.uint8)
+
+    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
+        return make_envs(
+            self.name,
+            PROTOCOLS[env.protocol],
+            num_envs=num_envs,
+            seed=seed,
+            training=training,
+            height=env.height,
+            width=env.width,
+            stack=env.stack,
+            threads=env.threads,
+            reward_clip=env.reward_clip,
+            reward_scale=env.reward_scale,
+            mode=env.mode,
+            difficulty=env.difficulty,
+        )
+
+
+@functools.cache
+def tasks() -> dict[str, AtariTask]:
+    """All games in EnvPool's registry by their names ("SpaceInvaders"), sorted."""
+    from envpool.registration import registry  # importing EnvPool takes a second: not before it is needed
+
+    names = (env_id.removesuffix("-v5") for env_id, (module, *_) in registry.specs.items() if module == "envpool.atari")
+    return {name: AtariTask(name=name, target=TARGETS.get(name)) for name in sorted(names)}
 
 
 class AtariEnvs:
@@ -105,7 +144,7 @@ class AtariEnvs:
 
 def make_envs(
     game: str,
-    protocol: Protocol,
+    protocol: AtariProtocol,
     *,
     num_envs: int,
     seed: int,
@@ -122,7 +161,7 @@ def make_envs(
     """EnvPool environments of an Atari game: grey frames, maximum of the last two of four, `stack` of them.
 
     Args:
-        game: any spelling that `games.resolve` takes.
+        game: its canonical name.
         seed: of the no-ops and of sticky actions. The same seed and actions give the same frames, whatever `threads`.
         training: lost lives end episodes where the protocol says so; evaluation counts whole games.
         threads: EnvPool's worker threads; 0: EnvPool chooses.
@@ -131,13 +170,13 @@ def make_envs(
         mode, difficulty: the game's flavour (Machado et al., 2018); None: the game's default.
 
     Raises:
-        UserError: unknown game, mode or difficulty.
+        UserError: the game has no such mode or difficulty.
+        ValueError: not the canonical name of an Atari game.
     """
     import envpool  # importing it takes a second: not before it is needed
 
-    game = games.resolve(game)
-    if games.is_control(game):
-        raise UserError(f"{game} is a control task, not an Atari game: rl.tasks.control.make_control_envs makes it")
+    if game not in tasks():
+        raise ValueError(f"{game!r} is not the name of an Atari game: rl.tasks.find takes any spelling of any task")
     # Where EnvPool presses FIRE, an agent never learns to. It does so after a lost life only with `episodic_life`, so
     # evaluation keeps that (as Stable-Baselines3 and CleanRL do) and still plays and scores whole games.
     episodic_life = protocol.episodic_life and (training or protocol.fire_reset)
@@ -146,7 +185,7 @@ def make_envs(
             f"{game}-v5",
             num_envs=num_envs,
             num_threads=threads,
-            seed=control.environment_seeds(seed, num_envs),
+            seed=environment_seeds(seed, num_envs),
             img_height=height,
             img_width=width,
             stack_num=stack,
@@ -168,44 +207,3 @@ def make_envs(
             raise UserError(f"{game} has no difficulty {difficulty}; leave it out to play the default") from error
         raise
     return AtariEnvs(pool, num_envs, episodic_life=episodic_life, reward_scale=reward_scale)
-
-
-def observation_space(game: str, env: EnvConfig) -> tuple[tuple[int, ...], type[np.generic]]:
-    """Shape and type of one observation: ((stack, H, W), uint8) of an Atari game, ((1, d), float32) of a control task.
-
-    `game` is a canonical name.
-    """
-    if games.is_control(game):
-        return (1, len(control.TASKS[game].center)), np.float32
-    return (env.stack, env.height, env.width), np.uint8
-
-
-def configured_envs(game: str, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> Environments:
-    """Environments with the rules and frames of a configuration; `num_envs` in place of the configuration's own.
-
-    `game` is a canonical name.
-    """
-    if games.is_control(game):
-        return control.make_control_envs(
-            game,
-            num_envs=num_envs,
-            seed=seed,
-            threads=env.threads,
-            reward_clip=env.reward_clip,
-            reward_scale=env.reward_scale,
-        )
-    return make_envs(
-        game,
-        PROTOCOLS[env.protocol],
-        num_envs=num_envs,
-        seed=seed,
-        training=training,
-        height=env.height,
-        width=env.width,
-        stack=env.stack,
-        threads=env.threads,
-        reward_clip=env.reward_clip,
-        reward_scale=env.reward_scale,
-        mode=env.mode,
-        difficulty=env.difficulty,
-    )

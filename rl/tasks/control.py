@@ -16,37 +16,68 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rl.step import Step, checked_actions
-from rl.tasks.names import CONTROL
+from rl.tasks.task import EnvOptions, Family, ObservationSpec, Protocol, Task, environment_seeds
 
 Rows = NDArray[np.float32]
 
+CONTROL = Protocol(name="control", eval_epsilon=0.0)  # whole episodes as Gymnasium defines them, greedy evaluation
+FAMILY = Family(
+    name="control",
+    title="a control task",
+    preset="control",
+    protocols=(CONTROL,),
+    # The networks' products are too small to be shared, and on a machine with other jobs a second thread that waits
+    # for its turn makes an update ten times slower.
+    torch_threads=1,
+)
 
-@dataclass(frozen=True)
-class ControlTask:
-    """What is fixed about a control task.
+
+@dataclass(frozen=True, kw_only=True)
+class ControlTask(Task):
+    """A control task. Its `target` is the score at which it counts as solved: Gymnasium's `reward_threshold`.
 
     Attributes:
+        env_id: EnvPool's name of it.
         ended: (observations (N, d), rewards (N,)) after a step -> whether the episode has ended in it (N,).
-        target: score at which the task counts as solved (Gymnasium's `reward_threshold`).
-        center, scale: d numbers each; the network sees (observation - center) / scale, of the order of 1.
+        center, scale: see `ObservationSpec`.
     """
 
+    family: Family = FAMILY
+    env_id: str
     ended: Callable[[Rows, Rows], NDArray[np.bool_]]
-    target: float
     center: tuple[float, ...]
     scale: tuple[float, ...]
+
+    def observation(self, env: EnvOptions) -> ObservationSpec:
+        return ObservationSpec((1, len(self.center)), np.float32, self.center, self.scale)
+
+    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> ControlEnvs:
+        return make_control_envs(
+            self,
+            num_envs=num_envs,
+            seed=seed,
+            threads=env.threads,
+            reward_clip=env.reward_clip,
+            reward_scale=env.reward_scale,
+        )
 
 
 # The rules of Gymnasium's sources: cartpole.py (12 degrees, 2.4), mountain_car.py (goal velocity 0), acrobot.py (reward
 # -1 before the end and 0 at it), lunar_lander.py (the last reward is set to -100 or +100).
-TASKS = {
-    "Acrobot": ControlTask(
+_TASKS = (
+    ControlTask(
+        name="Acrobot",
+        env_id="Acrobot-v1",
+        num_actions=3,
         ended=lambda observation, reward: reward == 0,
         target=-100.0,
         center=(0.0,) * 6,
         scale=(1.0, 1.0, 1.0, 1.0, 4.0, 6.0),
     ),
-    "CartPole": ControlTask(
+    ControlTask(
+        name="CartPole",
+        env_id="CartPole-v1",
+        num_actions=2,
         ended=lambda observation, reward: (
             (np.abs(observation[:, 0]) > 2.4) | (np.abs(observation[:, 2]) > 12 * np.pi / 180)
         ),
@@ -54,19 +85,26 @@ TASKS = {
         center=(0.0,) * 4,
         scale=(1.2, 1.0, 0.1, 1.0),
     ),
-    "LunarLander": ControlTask(
+    ControlTask(
+        name="LunarLander",
+        env_id="LunarLander-v3",  # the newest; without wind, as here, v2 has the same dynamics
+        num_actions=4,
         ended=lambda observation, reward: np.abs(reward) == 100,
         target=200.0,
         center=(0.0, 0.7, 0.0, -0.5, 0.0, 0.0, 0.5, 0.5),
         scale=(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
     ),
-    "MountainCar": ControlTask(
+    ControlTask(
+        name="MountainCar",
+        env_id="MountainCar-v0",
+        num_actions=3,
         ended=lambda observation, reward: (observation[:, 0] >= 0.5) & (observation[:, 1] >= 0),
         target=-110.0,
         center=(-0.4, 0.0),
         scale=(0.4, 0.03),
     ),
-}
+)
+TASKS = {task.name: task for task in _TASKS}
 
 
 class ControlEnvs:
@@ -134,7 +172,7 @@ class ControlEnvs:
 
 
 def make_control_envs(
-    name: str,
+    task: ControlTask,
     *,
     num_envs: int,
     seed: int,
@@ -146,7 +184,6 @@ def make_control_envs(
     """EnvPool environments of a control task.
 
     Args:
-        name: a canonical name: a key of `TASKS`.
         seed: of the first states. The same seed and actions give the same observations, whatever `threads`.
         threads: EnvPool's worker threads; 0: EnvPool chooses.
         reward_clip, reward_scale: see `ControlEnvs`.
@@ -158,13 +195,5 @@ def make_control_envs(
     warnings.filterwarnings("ignore", message=".*precision lowered by casting")
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     seeds = environment_seeds(seed, num_envs)
-    pool = envpool.make_gymnasium(CONTROL[name], num_envs=num_envs, num_threads=threads, seed=seeds, **limit)
-    return ControlEnvs(pool, num_envs, TASKS[name], reward_clip=reward_clip, reward_scale=reward_scale)
-
-
-def environment_seeds(seed: int, num_envs: int) -> NDArray[np.int64]:
-    """Seeds (N,) of N environments, made from one.
-
-    EnvPool would give environment i the seed `seed + i`: neighbouring seeds would share most environments.
-    """
-    return 1 + np.random.SeedSequence(seed).generate_state(num_envs).astype(np.int64) % (2**31 - 2)
+    pool = envpool.make_gymnasium(task.env_id, num_envs=num_envs, num_threads=threads, seed=seeds, **limit)
+    return ControlEnvs(pool, num_envs, task, reward_clip=reward_clip, reward_scale=reward_scale)

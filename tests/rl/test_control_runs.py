@@ -67,7 +67,7 @@ def test_summary_and_agent_of_a_run(tmp_path: Path) -> None:
     )
     assert summary["time_to_threshold"]["target"] == 475
     agent = load_agent(tmp_path / "run")
-    observation = make_control_envs("CartPole", num_envs=3, seed=1, threads=1).reset()
+    observation = make_control_envs(TASKS["CartPole"], num_envs=3, seed=1, threads=1).reset()
     assert agent.act(observation).shape == (3,)
     assert agent.act(observation[0]).shape == ()
     with pytest.raises(ValueError, match=r"float32 \(N, 1, 4\)"):

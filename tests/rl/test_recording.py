@@ -15,6 +15,7 @@ from rl import TrainConfig, train
 from rl.algorithms.dqn import DQN
 from rl.recording import shift_follows
 from rl.replay.ring import Batch
+from rl.tasks import ObservationSpec
 from rl.trainer import passed
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config, numbers, weights
 
@@ -129,7 +130,7 @@ def test_target_updates_are_foreseen(
 
 def test_gradients_of_a_part_of_the_batch_leave_the_gradients_alone() -> None:
     config = catch_config(Path("unused"))
-    learner = DQN(config, 3, (2, 16, 16), torch.device("cpu"))
+    learner = DQN(config, 3, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
     seen: list[torch.Tensor] = []
 
     def compare(part: tuple[torch.Tensor, ...]) -> Any:

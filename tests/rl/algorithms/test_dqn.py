@@ -11,6 +11,7 @@ from evaluation.cli.errors import UserError
 from rl.algorithms.dqn import DQN, cpu_multiplies_bf16, select_device, select_precision
 from rl.config import NetworkConfig, OptimizerConfig, TrainConfig
 from rl.replay.ring import Batch
+from rl.tasks import ObservationSpec
 
 ACTIONS = 4
 
@@ -21,7 +22,7 @@ def make(**options: object) -> DQN:
         network=NetworkConfig(channels=[4], kernels=[4], strides=[4], hidden=16),
         **({"optimizer": OptimizerConfig(name="sgd", lr=0.1), "precision": "fp32"} | options),  # type: ignore[arg-type]
     )
-    learner = DQN(config, ACTIONS, (2, 16, 16), torch.device("cpu"))
+    learner = DQN(config, ACTIONS, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
     for parameter in learner.target_network.parameters():  # a target that differs from the online network
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     return learner

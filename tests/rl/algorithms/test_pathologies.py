@@ -24,6 +24,7 @@ from rl.algorithms.pathologies import (
 )
 from rl.evaluate import play_games
 from rl.replay.ring import Batch, FrameReplay
+from rl.tasks import ObservationSpec
 from rl.tasks.atari import AtariEnvs
 from tests.rl.tasks.scripted_env import Event, ScriptedPool, game
 from tests.rl.test_trainer import catch_config
@@ -33,7 +34,7 @@ GAMMA = 0.9
 
 def learner(**options: Any) -> DQN:
     torch.manual_seed(0)
-    return DQN(catch_config(Path("unused"), **options), 3, (2, 16, 16), torch.device("cpu"))
+    return DQN(catch_config(Path("unused"), **options), 3, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
 
 
 class Frames(FrameReplay):

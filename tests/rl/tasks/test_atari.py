@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from evaluation.cli.errors import UserError
 from rl.step import EpisodeTracker, Step
 from rl.tasks.atari import AtariEnvs, make_envs
-from rl.tasks.protocols import CLASSIC, NATURE, STICKY, Protocol
+from rl.tasks.protocols import CLASSIC, NATURE, STICKY, AtariProtocol
 
 BREAKOUT_LIVES = 5
 
 
-def make(game: str = "Breakout", protocol: Protocol = NATURE, **options: Any) -> AtariEnvs:
+def make(game: str = "Breakout", protocol: AtariProtocol = NATURE, **options: Any) -> AtariEnvs:
     defaults = {"num_envs": 1, "seed": 3, "training": True, "height": 42, "width": 42, "threads": 1}
     return make_envs(game, protocol, **(defaults | options))
 
@@ -164,7 +164,7 @@ def test_true_returns_over_lives_and_truncations() -> None:
 
 
 @pytest.mark.parametrize("protocol", [NATURE, STICKY], ids=lambda protocol: protocol.name)
-def test_the_same_seed_gives_the_same_frames_whatever_the_threads(protocol: Protocol) -> None:
+def test_the_same_seed_gives_the_same_frames_whatever_the_threads(protocol: AtariProtocol) -> None:
     runs = [play(make("Pong", protocol, num_envs=4, threads=threads), 250) for threads in (1, 3)]
     np.testing.assert_array_equal(np.stack(runs[0][0]), np.stack(runs[1][0]))
     for name in ("reward", "score", "terminated", "ignored", "lives"):
@@ -180,7 +180,7 @@ def test_seeds_and_environments_differ() -> None:
 
 
 def test_a_game_starts_with_noops_unless_actions_are_sticky() -> None:
-    def trajectory(protocol: Protocol, seed: int) -> bytes:
+    def trajectory(protocol: AtariProtocol, seed: int) -> bytes:
         envs = make("Pong", protocol, seed=seed, height=21, width=21)
         envs.reset()  # Pong's first frames look alike, so let the ball come into play
         return b"".join(envs.step([0]).observation.tobytes() for _ in range(30))

@@ -1,13 +1,14 @@
 import pytest
 
 from evaluation.cli.errors import UserError
-from rl.tasks import names as games
+from rl import tasks
+from rl.tasks import atari
 
 
 def test_names_are_those_of_the_registry_and_all_can_be_made() -> None:
     import envpool
 
-    names = games.names()
+    names = tasks.names(atari.FAMILY)
     assert len(names) > 100
     assert list(names) == sorted(set(names))
     assert {"Pong", "Breakout", "SpaceInvaders", "MontezumaRevenge", "UpNDown", "Qbert"} <= set(names)
@@ -33,11 +34,14 @@ def test_names_are_those_of_the_registry_and_all_can_be_made() -> None:
     ],
 )
 def test_any_spelling_resolves(spelling: str, name: str) -> None:
-    assert games.resolve(spelling) == name
+    assert tasks.find(spelling).name == name
 
 
 def test_every_name_resolves_to_itself() -> None:
-    assert [games.resolve(name.lower()) for name in games.names()] == list(games.names())
+    for family in tasks.FAMILIES:
+        names = tasks.names(family)
+        assert [tasks.find(name.lower()).name for name in names] == list(names)
+        assert {tasks.find(name).family for name in names} == {tasks.family(name) for name in names} == {family}
 
 
 @pytest.mark.parametrize(
@@ -46,10 +50,10 @@ def test_every_name_resolves_to_itself() -> None:
 )
 def test_an_unknown_name_gives_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(UserError, match=f"unknown game '{wrong}': did you mean .*{nearest}"):
-        games.resolve(wrong)
+        tasks.find(wrong)
 
 
 @pytest.mark.parametrize("wrong", ["", "-v5", "???", "xyzzyx"])
 def test_a_name_near_to_nothing_points_to_the_list(wrong: str) -> None:
     with pytest.raises(UserError, match="asgc-rl games"):
-        games.resolve(wrong)
+        tasks.find(wrong)

@@ -1,0 +1,144 @@
+"""What the rest of the package knows of a task: everything that differs from one to another is asked of its record."""
+
+from __future__ import annotations
+
+import typing
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.step import Environments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The rules under which a task is played: scores of two protocols are never put side by side.
+
+    Attributes:
+        eval_epsilon: share of random actions in evaluation.
+        episodic_life: a lost life ends the learning episode; evaluation scores whole games.
+    """
+
+    name: str
+    eval_epsilon: float
+    episodic_life: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What tasks of a kind have in common.
+
+    Attributes:
+        name: options that `rl.config` marks with it exist for this family's tasks only.
+        title: what one of them is, in messages.
+        preset: the preset where none is named.
+        protocols: those that its tasks can be played under.
+        torch_threads: threads that its networks profit from; None: all that torch takes.
+    """
+
+    name: str
+    title: str
+    preset: str
+    protocols: tuple[Protocol, ...]
+    torch_threads: int | None = None
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of this name; KeyError: not one of this family's."""
+        return {protocol.name: protocol for protocol in self.protocols}[name]
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """One observation: a stack of frames.
+
+    Attributes:
+        shape: (stack, *frame): (stack, H, W) of pictures, (1, d) of vectors.
+        dtype: uint8 of pictures, float32 of vectors.
+        center, scale: d numbers each; a network sees (vector - center) / scale, of the order of 1. Of pictures none:
+            their scaling is the network's own.
+    """
+
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+    center: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+
+    @property
+    def stack(self) -> int:
+        """Frames in an observation."""
+        return self.shape[0]
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """Shape of one frame."""
+        return self.shape[1:]
+
+
+class EnvOptions(typing.Protocol):
+    """What a task reads of a configuration's group `env` (`rl.config.EnvConfig`)."""
+
+    threads: int
+    height: int
+    width: int
+    stack: int
+    reward_clip: bool
+    reward_scale: float
+    mode: int | None
+    difficulty: int | None
+
+    @property
+    def protocol(self) -> str:
+        """Name of one of the family's protocols."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A task that an agent can learn; `rl.tasks.find` gives it by its name.
+
+    Attributes:
+        name: the canonical spelling.
+        family: what it has in common with others.
+        target: score whose first reaching is timed; None: there is none.
+        num_actions: number of actions; None: its environments say (it depends on the protocol).
+    """
+
+    name: str
+    family: Family
+    target: float | None = None
+    num_actions: int | None = None
+
+    @abstractmethod
+    def observation(self, env: EnvOptions) -> ObservationSpec:
+        """What an observation is under a configuration of environments."""
+
+    @abstractmethod
+    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> Environments:
+        """N environments with the rules and frames of a configuration, `num_envs` in place of the configuration's own.
+
+        Args:
+            seed: of everything random in them: the same seed and actions give the same observations and rewards.
+            training: learning episodes may end at lost lives; evaluation plays whole games.
+
+        Raises:
+            UserError: the task has no such mode or difficulty.
+        """
+
+    def check(self, env: EnvOptions) -> None:
+        """Refuse what only environments know, before anything is written for a run.
+
+        Raises:
+            UserError: the task has no such mode or difficulty.
+        """
+        if env.mode is not None or env.difficulty is not None:
+            self.make(env, num_envs=1, seed=0, training=True).close()
+
+
+def environment_seeds(seed: int, num_envs: int) -> NDArray[np.int64]:
+    """Seeds (N,) of N environments, made from one.
+
+    EnvPool would give environment i the seed `seed + i`: neighbouring seeds would share most environments.
+    """
+    return 1 + np.random.SeedSequence(seed).generate_state(num_envs).astype(np.int64) % (2**31 - 2)
