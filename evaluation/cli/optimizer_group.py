@@ -73,7 +73,7 @@ def _field(one: Option) -> tuple[str, Any, Any]:
     """A dataclass field: None, or the option's type within its range."""
     owners = "" if set(RULES) <= set(one.owners) else f"{', '.join(one.owners)}: "
     null = "; null: made from --seed" if one.name == "seed" else ""
-    return one.name, Optional[one.type], option(None, f"{owners}{one.help}{null}", one.allowed)  # noqa: UP045
+    return one.name, Optional[one.type], option(None, f"{owners}{one.help.replace('None', 'null')}{null}", one.allowed)  # noqa: UP045
 
 
 OptimizerConfig = make_dataclass(
