@@ -13,7 +13,7 @@ from asgc.noise import noise
 from tests.asgc.implementations.pairs import RULES, Pair, bursts, channels_last, transposed
 
 pytest.importorskip("triton")
-from asgc.implementations.triton import fields, launch
+from asgc.implementations.triton import fields, triton_step
 from tests.asgc.implementations.interpreter import DEVICE, SHAPES, eventful, on_device, small_tiles  # noqa: F401
 
 pytestmark = [
@@ -138,7 +138,7 @@ def test_the_noise_of_an_index_past_two_to_the_32nd() -> None:
     p.grad = torch.zeros_like(p)
     opt.step()  # no statistics yet: no noise
     opt.state[p]["stats"][:4] = torch.tensor([[5.0], [0.0], [1.0], [5.0]])
-    plan = launch._plans[opt]
+    plan = triton_step._plans[opt]
     assert not p.any()
     for piece in plan.table.launches:
         piece.blocks[:, fields.BLOCK_BEGIN] += far
@@ -149,7 +149,7 @@ def test_the_noise_of_an_index_past_two_to_the_32nd() -> None:
 
 
 def test_no_block_crosses_a_multiple_of_two_to_the_32nd() -> None:
-    from asgc.implementations.triton.table import _blocks
+    from asgc.implementations.triton.device_table import _blocks
 
     size, length = (1 << 33) + 1000, 1 << 28
     for units, each in ((1, size), (3, (1 << 32) - 40)):
