@@ -1,6 +1,6 @@
 """Every cell of the matrix (``matrix.py``) goes through the same checks.
 
-A cell whose implementation cannot serve it, as ``asgc.optimizer.unsupported`` says, must refuse with that reason, and
+A cell whose implementation cannot serve it, as its record in ``asgc.implementations`` says, must refuse with that reason, and
 "auto" must go on with another implementation.
 """
 
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from asgc import ASGC
 from asgc.implementations import REGISTRY
-from asgc.options import ASGC_DEFAULTS, CHOICES, rule_defaults
+from asgc.options import ASGC_DEFAULTS, ASGC_OPTIONS, rule_defaults
 from tests.asgc import matrix
 from tests.asgc.matrix import CELLS, LR, SHAPES, Cell, Run, assert_close, assert_same
 from tests.asgc.oracle import Oracle
 
 Check = Callable[[Cell], None]
+CHOICES = {option.name: option.choices for option in ASGC_OPTIONS if option.choices}
 OTHER = {"lr": LR / 4, "noise_scale": 0.4, "clip_factor": 1.5, "weight_decay": 0.05}  # overrides of a second group
 
 
