@@ -1,6 +1,6 @@
 """Every cell of the matrix (``matrix.py``) goes through the same checks.
 
-A cell whose implementation cannot serve it, as its record in ``asgc.implementations`` says, must refuse with that reason, and
+A cell whose implementation cannot serve it (``asgc.implementations`` says why) must refuse with that reason, and
 "auto" must go on with another implementation.
 """
 
