@@ -13,7 +13,7 @@ from asgc import ASGC
 from asgc.implementations.cpu import build, compiled_step
 from asgc.implementations.cpu.layer_structs import memory_order
 from asgc.noise import noise
-from tests.asgc.implementations.pairs import Pair, bursts, channels_last, transposed
+from tests.asgc.harness import Pair, bursts, channels_last, transposed
 
 FAST = pytest.mark.parametrize("implementation", ["cpu", "foreach"])
 FILTERS = ((32, 4, 8, 8), (64, 32, 4, 4), (16, 3, 3, 3), (5, 1, 3, 3), (40, 24, 1, 1))

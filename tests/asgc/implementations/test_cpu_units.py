@@ -15,7 +15,8 @@ import asgc.optimizer
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
 from asgc.implementations.cpu import compiled_step
-from tests.asgc.implementations.pairs import RULES, Pair, channels_last, transposed
+from tests.asgc.harness import Pair, channels_last, transposed
+from tests.asgc.matrix import COMBINATIONS
 
 # Short and long rows, odd ones, units of one element, one unit, no unit, empty units, and tensors without units.
 SHAPES: tuple[tuple[int, ...], ...] = (
@@ -58,7 +59,7 @@ def two_groups(params: list[Tensor]) -> list[dict[str, Any]]:
         ("foreach", "layer", "update"),
     ],
 )
-@pytest.mark.parametrize(("rule", "options"), RULES)
+@pytest.mark.parametrize(("rule", "options"), COMBINATIONS)
 def test_every_rule_equals_the_reference(
     implementation: str, granularity: str, noise_at: str, mode: str, rule: str, options: dict[str, Any]
 ) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
 from asgc.noise import noise
-from tests.asgc.implementations.pairs import RULES, Pair, bursts, channels_last, transposed
+from tests.asgc.harness import Pair, bursts, channels_last, transposed
+from tests.asgc.matrix import COMBINATIONS
 
 pytest.importorskip("triton")
 from asgc.implementations.triton import fields, triton_step
@@ -29,7 +30,7 @@ def pair_of(shapes: Any = SHAPES, layout: Any = on_device, **options: Any) -> Pa
 
 
 # Of every rule the options with the most arithmetic.
-FULLEST = (RULES[1], RULES[3], RULES[5], RULES[8], RULES[10])
+FULLEST = (COMBINATIONS[1], COMBINATIONS[3], COMBINATIONS[5], COMBINATIONS[8], COMBINATIONS[10])
 
 
 def check_rule(rule: str, options: dict[str, Any], **transform: Any) -> None:
@@ -56,7 +57,7 @@ def test_every_rule_equals_the_reference(
 @pytest.mark.parametrize(
     ("mode", "noise_at", "granularity"), [("value", "gradient", "layer"), ("norm", "update", "unit")]
 )
-@pytest.mark.parametrize(("rule", "options"), [entry for entry in RULES if entry not in FULLEST])
+@pytest.mark.parametrize(("rule", "options"), [entry for entry in COMBINATIONS if entry not in FULLEST])
 def test_every_option_of_a_rule_equals_the_reference(
     mode: str, noise_at: str, granularity: str, rule: str, options: dict[str, Any]
 ) -> None:

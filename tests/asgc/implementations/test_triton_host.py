@@ -14,7 +14,7 @@ from torch import Tensor
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
 from asgc.implementations import REGISTRY
-from tests.asgc.implementations.pairs import transposed
+from tests.asgc.harness import transposed
 
 pytest.importorskip("triton")
 from asgc.implementations.triton import triton_step
