@@ -13,11 +13,11 @@ from torch import Tensor
 
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
-from asgc.optimizer import unsupported
-from tests.asgc.implementations.pairs import transposed
+from asgc.implementations import REGISTRY
+from tests.asgc.harness import transposed
 
 pytest.importorskip("triton")
-from asgc.implementations.triton import launch
+from asgc.implementations.triton import triton_step
 from tests.asgc.implementations.interpreter import DEVICE, SHAPES, Launches, eventful, on_device, small_tiles  # noqa: F401
 
 pytestmark = [
@@ -86,7 +86,7 @@ def test_a_change_of_options_compiles_nothing_and_has_its_effect(monkeypatch: py
         opt.step()
         give(expected, step)
         reference.step()
-    plan, keys = launch._plans[opt], set(launches.keys)
+    plan, keys = triton_step._plans[opt], set(launches.keys)
     for step, (name, value) in enumerate(CHANGES.items(), start=2):
         for each, of in ((opt, params), (reference, expected)):
             each.param_groups[0][name] = value
@@ -95,7 +95,7 @@ def test_a_change_of_options_compiles_nothing_and_has_its_effect(monkeypatch: py
         for p, e in zip(params, expected, strict=True):
             torch.testing.assert_close(p, e, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert launches.keys == keys
-    assert launch._plans[opt] is plan
+    assert triton_step._plans[opt] is plan
 
 
 TENSORS: dict[str, Any] = {
@@ -239,12 +239,12 @@ def test_a_capture_without_capturable_or_without_a_step_before_is_refused(monkey
     p = torch.ones(3, device=DEVICE)
     opt = ASGC([p], 0.1, rule="sgd", momentum=0.9, implementation="triton")
     p.grad = torch.ones_like(p)
-    monkeypatch.setattr(launch, "_capturing", lambda device: True)
+    monkeypatch.setattr(triton_step, "_capturing", lambda device: True)
     with pytest.raises(RuntimeError, match="make ASGC with capturable=True"):
         opt.step()
     opt.param_groups[0]["capturable"] = True
     with pytest.raises(RuntimeError, match=r"capturable=True: run a step .* outside the capture first"):
-        launch.step(opt)
+        triton_step.step(opt)
     assert torch.equal(p, torch.ones_like(p))
     assert "momentum_buffer" not in opt.state[p]
 
@@ -265,7 +265,7 @@ def test_what_it_cannot_serve_is_refused_with_the_reason(param: Tensor, options:
 def test_adaptation_is_refused_with_the_reason() -> None:
     opt = ASGC([torch.zeros(2)], 0.1)
     opt.param_groups[0]["adapt"] = "hypergradient"
-    assert unsupported(opt, "triton") == "adapt='hypergradient' (not done by triton)"
+    assert REGISTRY["triton"].unsupported(opt) == "adapt='hypergradient' (not done by triton)"
 
 
 def test_other_implementations_refuse_tensors() -> None:
@@ -273,8 +273,8 @@ def test_other_implementations_refuse_tensors() -> None:
         ASGC([torch.zeros(2)], 0.1, noise_scale=torch.tensor(0.2), implementation="cpu")
     opt = ASGC([on_device(torch.zeros(2))], 0.1, noise_scale=torch.tensor(0.2), implementation="triton")
     for other in ("cpu", "foreach"):
-        assert unsupported(opt, other) == "an option other than lr and betas is a tensor"
-    assert unsupported(opt, "reference") is None
+        assert REGISTRY[other].unsupported(opt) == "an option other than lr and betas is a tensor"
+    assert REGISTRY["reference"].unsupported(opt) is None
 
 
 def test_state_is_that_of_adam_and_a_few_numbers_a_row() -> None:
