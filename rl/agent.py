@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError, reason
+from evaluation.runs.hardware import select_device, select_precision
 from evaluation.runs.run_folder import MODEL, is_finished, load_config, newest_checkpoint
 from rl import tasks
-from rl.algorithms.dqn import select_device, select_precision
 from rl.config import TrainConfig
 from rl.networks import Network, build_network
 

@@ -15,7 +15,7 @@ from rl.train_flags import layers, nested, train_flags
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
     "rl.trainer",
-    "rl.display",
+    "evaluation.runs.display",
     "rl.config_check",
     "asgc.implementations.cpu.launch",
     "envpool",
@@ -69,11 +69,12 @@ def train_command(argv: list[str]) -> int:
         raise UserError("--resume: say which run: --resume RUN")
     config.validate()
 
-    from rl.display import make_display
-    from rl.trainer import Interrupted, train
+    from evaluation.runs.display import make_display
+    from evaluation.runs.loop import Interrupted
+    from rl.trainer import train
 
     try:
-        train(config, resume=namespace.resume is not None, display=make_display())
+        train(config, resume=namespace.resume is not None, watchers=[make_display()])
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED
