@@ -1,6 +1,7 @@
 """What an agent can play: Atari games and control tasks, each a `Task` record that `find` gives by its name."""
 
-from rl.tasks.lookup import FAMILIES, family, find, names
+from rl.tasks.families import FAMILIES
+from rl.tasks.lookup import family, find, names
 from rl.tasks.task import Family, ObservationSpec, Task
 
 __all__ = ["FAMILIES", "Family", "ObservationSpec", "Task", "family", "find", "names"]
