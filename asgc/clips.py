@@ -1,7 +1,8 @@
 """Clipping in front of another optimizer, as baselines do it: by the global norm, by value, or by a rule of a paper.
 
-A clip is one small class with its options as fields and its formula in ``apply``; ``Clipped`` puts it in front of any
-optimizer, and the registry (``asgc.optimizers``) gives it a name. ``asgc.peers`` has those of papers.
+A clip is one small class with its formula in ``apply`` and its options in the table of ``asgc.options``; ``Clipped``
+puts it in front of any optimizer, and the registry (``asgc.optimizers``) has it by its name. ``asgc.peers`` has those
+of papers.
 """
 
 from __future__ import annotations
@@ -9,20 +10,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .options import check_number
+from .options import resolve_clip
 from .preview import Preview
 from .proxy import OptimizerProxy
 
-__all__ = ["EPS", "MAX_NORM", "Bound", "Clip", "Clipped", "GlobalNormClip", "Layer", "NormClip", "ValueClip", "norms"]
+__all__ = ["EPS", "Bound", "Clip", "Clipped", "GlobalNormClip", "Layer", "NormClip", "ValueClip", "norms"]
 
-MAX_NORM = 10.0  # default of the +clip baselines: the global norm of the usual DQN recipes
 EPS = 1e-6  # of clip_grad_norm_, and of the authors' code of ZClip
 
 Scalar = float | Tensor
@@ -47,9 +46,20 @@ class Bound(NamedTuple):
     noise_std: float = 0.0
 
 
-@dataclass
 class Clip:
-    """One way to change gradients before a base rule. Fields are its options; subclasses check them when made."""
+    """One way to change gradients before a base rule.
+
+    Args:
+        **options: of ``asgc.options.CLIPS`` under its name, which has their defaults and ranges; they are attributes.
+
+    Raises:
+        TypeError, ValueError: an option that it does not have; a wrong value.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, **options: Any) -> None:
+        self.__dict__.update(resolve_clip(self.name, options))
 
     def apply(self, layers: Sequence[Layer]) -> list[Bound]:
         """Change the gradients in place and the clip's own state; returns a ``Bound`` for each layer."""
@@ -87,27 +97,21 @@ class GlobalNormClip(Clip):
         return [Bound(ratio=largest / total, clipped=scale < 1)] * len(layers)
 
 
-@dataclass
 class NormClip(GlobalNormClip):
     """``clip_grad_norm_`` (Pascanu et al. 2013)."""
 
-    max_norm: float = MAX_NORM
-
-    def __post_init__(self) -> None:
-        check_number("max_norm", self.max_norm, lambda x: x > 0, "above 0")
+    name = "clip"
+    max_norm: float
 
     def bound(self, total: Tensor) -> Scalar:
         return self.max_norm
 
 
-@dataclass
 class ValueClip(Clip):
     """``clip_grad_value_``: every element within +-clip_value."""
 
-    clip_value: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("clip_value", self.clip_value, lambda x: x > 0, "above 0")
+    name = "clip-value"
+    clip_value: float
 
     def apply(self, layers: Sequence[Layer]) -> list[Bound]:
         grads = [layer.grad for layer in layers]

@@ -1,4 +1,4 @@
-"""What ``diagnostics()`` reports, and the names of layers in messages."""
+"""What ``diagnostics()`` reports."""
 
 from __future__ import annotations
 
@@ -10,28 +10,11 @@ from torch import Tensor
 
 from . import gradient_statistics as statistics
 from .adapt import in_use_over_given
-from .placement import is_dtensor
+from .layers import layer_name
 
-__all__ = ["describe", "first_dtensor", "layer_name"]
+__all__ = ["describe"]
 
 Group = dict[str, Any]
-
-
-def layer_name(groups: list[Group], group_index: int, index: int) -> str:
-    """The parameter's name where named_parameters were given, else its group, index and shape."""
-    group = groups[group_index]
-    if "param_names" in group:
-        return str(group["param_names"][index])
-    return f"group {group_index}, parameter {index} (shape {tuple(group['params'][index].shape)})"
-
-
-def first_dtensor(groups: list[Group]) -> str | None:
-    """Name of the first parameter that is a DTensor."""
-    for gi, group in enumerate(groups):
-        for pi, param in enumerate(group["params"]):
-            if is_dtensor(param):
-                return layer_name(groups, gi, pi)
-    return None
 
 
 _GIVEN = ("noise_scale", "noise_decay", "clip_factor", "clip_sharpness")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import gradient_statistics as statistics
-from .diagnostics import layer_name
+from .layers import layer_name
 
 __all__ = ["found_nonfinite"]
 

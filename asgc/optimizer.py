@@ -19,9 +19,21 @@ from torch.optim import Optimizer
 from . import adapt as adaptation
 from . import functional, rules
 from . import gradient_statistics as statistics
-from .diagnostics import describe, first_dtensor, layer_name
+from .diagnostics import describe
+from .layers import check_gradient, check_parameter, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
-from .options import ASGC_DEFAULTS, check_gradient, check_parameter, is_tensor_free, nearest, resolve, rule_defaults
+from .options import (
+    ASGC_DEFAULTS,
+    ASGC_OPTIONS,
+    RULE,
+    RULE_OPTIONS,
+    is_tensor_free,
+    nearest,
+    resolve,
+    rule_defaults,
+    signature,
+    table,
+)
 from .preview import Preview, preview_asgc
 from .saved import VERSION, checked, with_shapes
 
@@ -45,33 +57,11 @@ class ASGC(Optimizer):
         params: parameters, named parameters or dicts of parameter groups; a group may override every option.
         lr: learning rate, a number or a one-element tensor.
         rule: base rule: "sgd", "adam", "adamw", "rmsprop" or "adagrad".
-        mode: "norm" scales a whole layer, "value" clips element by element.
-        clip_factor: threshold in units of the gradient's scale; None: 2 in norm mode, 3 in value mode; inf: no clip.
-        clip_sharpness: exponent p of the smooth clip; inf: the hard clip.
-        threshold: a fixed threshold in place of the adaptive one (inf: none).
-        granularity: "layer", or "unit": statistics for each index of dimension 0 of tensors with two or more.
-        noise_scale: standard deviation of the noise relative to the gradient's; 0: none.
-        noise_decay: exponent of the noise variance's decay with the number of steps.
-        noise_at: "gradient" (before the clip) or "update" (Langevin form, after the rule).
-        noise_zeros: give noise to elements whose gradient is exactly 0 as well.
-        stats_decay: decay of the running statistics for each step.
-        outlier_share: share of steps that may be outliers without moving the threshold far; None: 0.9 for sgd, else
-            0.25. Small: thresholds follow bursts quickly; near 1: anchored.
-        on_shift: what ``shift()`` does: "none", "rewarm", "adam-rel" or "reset".
-        adapt: "hypergradient": each parameter tensor's clip_factor and clip_sharpness follow the online hypergradient,
-            from the given values on (``asgc.adapt`` has the formulas and bounds); None: they stay.
-        adapt_lr: step of their logarithms for a measurement of full relevance and confidence.
-        adapt_every: steps from one measurement to the next; each costs about 24 bytes a parameter.
-        nonfinite: "contain" (infinite elements are clipped, NaN contributes 0, statistics stay), "skip" (a step with a
-            non-finite gradient changes nothing; reads the gradients once more) or "raise" (the same cost).
-        seed: seed of the noise, in [0, 2^32).
-        implementation: "auto", "reference", "foreach", "cpu", "triton" (parameters on a GPU; needs the package triton)
-            or "sharded"; auto chooses before the first step and keeps to it ("sharded" where a parameter is a DTensor).
-            With triton every option that is a number may also be a one-element tensor.
-        capturable: steps may be captured in a CUDA graph (parameters on a GPU, triton): run at least one step before
-            the capture, as torch's recipe does. Options that are tensors on the GPU follow in replays; numbers are
-            those of the capture.
-        **rule_options: torch.optim's own options of the rule (``betas``, ``momentum``, ``weight_decay``, ...).
+        **options: those of the table at the end, which is ``asgc.options.ASGC_OPTIONS``, and torch.optim's own of the
+            rule (``betas``, ``momentum``, ``weight_decay``, ...). With triton every one that is a number may also be a
+            one-element tensor. To capture steps in a CUDA graph (``capturable``) run at least one step before, as
+            torch's recipe does; options that are tensors on the GPU follow in replays, numbers are those of the
+            capture. nonfinite "skip" and "raise" read the gradients once more.
 
     Raises:
         TypeError: an unknown option (the nearest is named) or a value of a wrong type.
@@ -87,38 +77,12 @@ class ASGC(Optimizer):
     _active: str | None = None  # the implementation once it is known to serve these parameters
     _built = False
 
-    def __init__(
-        self,
-        params: Any,
-        lr: float | Tensor,
-        rule: str = "adam",
-        mode: str = "norm",
-        clip_factor: float | None = None,
-        clip_sharpness: float = 4.0,
-        threshold: float | None = None,
-        granularity: str = "layer",
-        noise_scale: float = 0.1,
-        noise_decay: float = 0.0,
-        noise_at: str = "gradient",
-        noise_zeros: bool = False,
-        stats_decay: float = 0.99,
-        outlier_share: float | None = None,
-        on_shift: str = "none",
-        adapt: str | None = None,
-        adapt_lr: float = 0.5,
-        adapt_every: int = 8,
-        nonfinite: str = "contain",
-        seed: int = 0,
-        implementation: str = "auto",
-        capturable: bool = False,
-        **rule_options: Any,
-    ) -> None:
-        given = dict(locals())
-        chosen = {"lr": lr, **{name: given[name] for name in ASGC_DEFAULTS}, **rule_options}
+    def __init__(self, params: Any, lr: float | Tensor, rule: str = RULE.default, **options: Any) -> None:
+        chosen = {**ASGC_DEFAULTS, **options, "lr": lr, "rule": rule}
         resolve(chosen)
         super().__init__(params, {**rule_defaults(rule), **chosen})
         self._built = True
-        if implementation != "auto" or capturable:
+        if chosen["implementation"] != "auto" or chosen["capturable"]:
             self._choose_implementation()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -155,7 +119,7 @@ class ASGC(Optimizer):
         rule = param_group.get("rule", self.defaults["rule"])
         own = {**ASGC_DEFAULTS, **(rule_defaults(rule) if rule in rules.RULES else {}), "lr": None}
         given = {name: value for name, value in param_group.items() if name in own}
-        foreign = {"foreach", "fused", "differentiable"}.union(*map(rule_defaults, rules.RULES))
+        foreign = {"foreach", "fused", "differentiable", *(option.name for option in RULE_OPTIONS)}
         for name in set(param_group) - set(own) - {"params", "param_names", "asgc_version"}:
             # Keys of the user's own (a label, a scheduler's) may ride along; a slip of the pen may not.
             if name in foreign or nearest(name, own, 0.8):
@@ -391,6 +355,10 @@ class ASGC(Optimizer):
         finally:
             before.remove()
             after.remove()
+
+
+ASGC.__init__.__signature__ = signature(ASGC.__init__, ASGC_OPTIONS)  # type: ignore[attr-defined]
+ASGC.__doc__ = f"{ASGC.__doc__}\n{table(ASGC_OPTIONS)}"
 
 
 @functools.cache  # once for the same reason, however many optimizers there are

@@ -1,30 +1,41 @@
 """Registry: optimizers by name, ASGC and what it is compared with.
 
-``build(name, params, lr, **options)`` makes one, ``names()`` lists them, ``options(name)`` gives the options and
-defaults of one. ``adam+clip`` and its like clip the global gradient norm first, ``adam+clip-value`` every element;
-``agc``, ``autoclip``, ``zclip``, ``adagc``, ``spamp`` and ``gradient-noise`` (``asgc.peers``) stand in front of the
-rule named by their option ``rule``. ``adam-rel`` and ``adam-reset`` are Adam that answers ``shift()``.
+``build(name, params, lr, **options)`` makes one, ``names()`` lists them, ``options(name)`` gives the options of one,
+``all_options()`` those of all. ``adam+clip`` and its like clip the global gradient norm first, ``adam+clip-value``
+every element; ``agc``, ``autoclip``, ``zclip``, ``adagc``, ``spamp`` and ``gradient-noise`` (``asgc.peers``) stand in
+front of the rule named by their option ``rule``. ``adam-rel`` and ``adam-reset`` are Adam that answers ``shift()``.
+
+Only ``build`` and ``defaults`` import torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.optim import Optimizer
+from .options import (
+    ASGC_OPTIONS,
+    CLIPS,
+    RULE,
+    RULES,
+    TORCH_CLASSES,
+    Option,
+    check_names,
+    nearest,
+    of_rule,
+    resolve,
+    rule_defaults,
+    union,
+)
 
-from . import peers
-from .clips import Clip, Clipped, NormClip, ValueClip
-from .optimizer import ASGC
-from .options import ASGC_DEFAULTS, nearest, resolve, rule_defaults
-from .rules import TORCH_RULES
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
 
-__all__ = ["OptimizerInfo", "build", "info", "names", "options"]
+__all__ = ["OptimizerInfo", "all_options", "build", "defaults", "info", "names", "options"]
 
 
 @dataclass(frozen=True)
@@ -36,26 +47,19 @@ class OptimizerInfo:
         description: one line.
         rule: the base rule, None where it is an option.
         fixed: options of ASGC that this name stands for; they cannot be given.
-        clip: what is done to the gradients first; its fields are options. None: nothing.
+        clip: what is done to the gradients first, by its name in ``asgc.options.CLIPS``. None: nothing.
         asgc: whether it is made as an ``ASGC``.
     """
 
     name: str
     description: str
     rule: str | None
-    fixed: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    clip: Callable[..., Clip] | None = None
+    fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    clip: str | None = None
     asgc: bool = False
 
 
-_PEERS: dict[str, tuple[str, Callable[..., Clip]]] = {
-    "agc": ("unit-wise adaptive gradient clipping (Brock et al. 2021)", peers.AGC),
-    "autoclip": ("global norm clipped to a percentile of all so far (Seetharaman et al. 2020)", peers.AutoClip),
-    "zclip": ("global norm clipped by its z-score (Kumar et al. 2025)", peers.ZClip),
-    "adagc": ("norm of each tensor clipped by its running mean (Wang et al. 2025)", peers.AdaGC),
-    "spamp": ("power shaping and projection by layer (You & Liu 2025)", peers.Spamp),
-    "gradient-noise": ("annealed Gaussian noise on the gradients (Neelakantan et al. 2015)", peers.GradientNoise),
-}
+_OF_EVERY_RULE = ("clip", "clip-value")  # RULE+clip, RULE+clip-value
 _SHIFTED = {
     "adam-rel": "Adam whose step count restarts with shift() (Ellis et al. 2024)",
     "adam-reset": "Adam whose moments and step count restart with shift() (Asadi et al. 2023)",
@@ -69,14 +73,17 @@ def _register() -> MappingProxyType[str, OptimizerInfo]:
         OptimizerInfo("asgc-clip", "ASGC without noise", None, MappingProxyType({"noise_scale": 0.0}), asgc=True),
         OptimizerInfo("asgc-noise", noise, None, MappingProxyType({"clip_factor": math.inf}), asgc=True),
     ]
-    for rule, cls in TORCH_RULES.items():
-        of_torch = f"torch.optim.{cls.__name__}"
-        records += [
-            OptimizerInfo(rule, of_torch, rule),
-            OptimizerInfo(f"{rule}+clip", f"clip_grad_norm_ (max_norm), then {of_torch}", rule, clip=NormClip),
-            OptimizerInfo(f"{rule}+clip-value", f"clip_grad_value_, then {of_torch}", rule, clip=ValueClip),
-        ]
-    records += [OptimizerInfo(name, text, None, clip=clip) for name, (text, clip) in _PEERS.items()]
+    for rule, cls in TORCH_CLASSES.items():
+        of_torch = f"torch.optim.{cls}"
+        records.append(OptimizerInfo(rule, of_torch, rule))
+        for clip in _OF_EVERY_RULE:
+            text = f"{CLIPS[clip].description}, then {of_torch}"
+            records.append(OptimizerInfo(f"{rule}+{clip}", text, rule, clip=clip))
+    records += [
+        OptimizerInfo(name, clip.description, None, clip=name)
+        for name, clip in CLIPS.items()
+        if name not in _OF_EVERY_RULE
+    ]
     for name, text in _SHIFTED.items():
         answer = "reset" if name == "adam-reset" else name
         # Value mode without a threshold: the gradients as they are, read once.
@@ -104,8 +111,8 @@ def info(name: str) -> OptimizerInfo:
     return _REGISTRY[name]
 
 
-def options(name: str, rule: str = "adam") -> dict[str, Any]:
-    """Options that ``build`` takes for a name beside params and lr, with their defaults.
+def options(name: str, rule: str = RULE.default) -> dict[str, Option]:
+    """Options that ``build`` takes for a name beside params and lr.
 
     Args:
         name: a registered name.
@@ -115,16 +122,39 @@ def options(name: str, rule: str = "adam") -> dict[str, Any]:
         ValueError: unknown name or rule.
     """
     record = info(name)
-    rules = {"rule": rule} if record.rule is None else {}
     rule = record.rule or rule
-    if rule not in TORCH_RULES:
-        raise ValueError(f"unknown rule {rule!r}{nearest(rule, TORCH_RULES)}; known: {', '.join(TORCH_RULES)}")
-    own: dict[str, Any] = {}
-    if record.asgc and record.rule is None:
-        own = {key: value for key, value in ASGC_DEFAULTS.items() if key not in record.fixed}
-    elif record.clip is not None:
-        own = {item.name: item.default for item in dataclasses.fields(record.clip) if item.init}  # type: ignore[arg-type]
-    return {**own, **rules, **rule_defaults(rule)}
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}{nearest(rule, RULES)}; known: {', '.join(RULES)}")
+    own = ASGC_OPTIONS if record.asgc and record.rule is None else CLIPS[record.clip].options if record.clip else ()
+    rules = (RULE,) if record.rule is None else ()
+    return {option.name: option for option in (*own, *rules, *of_rule(rule)) if option.name not in record.fixed}
+
+
+def defaults(name: str, rule: str = RULE.default) -> dict[str, Any]:
+    """The default of every option of ``options(name, rule)``, torch.optim's read from the installed torch."""
+    own = {key: option.default for key, option in options(name, rule).items()}
+    chosen = {"rule": rule} if "rule" in own else {}
+    return {**own, **chosen, **rule_defaults(info(name).rule or rule)}
+
+
+def all_options() -> tuple[Option, ...]:
+    """Every option that some registered optimizer has, once by its name, for flags and help pages.
+
+    ``owners`` says who has it: "asgc" (all of that family), base rules, "NAME+clip", peers. Where they differ in it,
+    ``default`` is None and ``allowed`` holds what any of them allows: ``options(name)`` has those of one.
+    """
+    tables: list[tuple[str, tuple[Option, ...]]] = [("asgc", ASGC_OPTIONS)]
+    for name, clip in CLIPS.items():
+        tables.append((f"NAME+{name}", clip.options) if name in _OF_EVERY_RULE else (name, (*clip.options, RULE)))
+    tables += [(rule, of_rule(rule)) for rule in RULES]
+    found: dict[str, Option] = {}
+    for owner, table in tables:
+        for option in table:
+            first = found.get(option.name, replace(option, owners=()))
+            default = first.default if first.default == option.default else None
+            allowed = first.allowed and union(first.allowed, option.allowed)
+            found[option.name] = replace(first, default=default, allowed=allowed, owners=(*first.owners, owner))
+    return tuple(found.values())
 
 
 def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimizer:
@@ -141,29 +171,32 @@ def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimize
         TypeError: an option this optimizer does not have; the valid ones are listed.
     """
     record = info(name)
-    valid = options(name, kwargs.get("rule", "adam"))
-    for key in kwargs:
-        if key not in valid:
-            raise TypeError(f"{name} has no option {key!r}{nearest(key, valid)}; it has: {', '.join(valid)}")
+    check_names(kwargs, options(name, kwargs.get("rule", RULE.default)), name)
     if record.asgc:
+        from .optimizer import ASGC
+
         return ASGC(params, lr, **{**record.fixed, **kwargs})
-    rule = record.rule or kwargs.pop("rule", "adam")
-    clip = None
-    if record.clip is not None:
-        own = {item.name for item in dataclasses.fields(record.clip) if item.init}  # type: ignore[arg-type]
-        clip = record.clip(**{name: kwargs.pop(name) for name in own & set(kwargs)})
-    resolve({"rule": rule, "lr": lr, **kwargs})  # the same checks and messages as ASGC's
-    inner = _baseline(rule, params, lr, kwargs)
-    return inner if clip is None else Clipped(inner, clip)
+    rule = record.rule or kwargs.pop("rule", RULE.default)
+    if record.clip is None:
+        return _baseline(rule, params, lr, kwargs)
+    from .clips import Clipped
+    from .peers import CLASSES
+
+    own = {option.name for option in CLIPS[record.clip].options}
+    clip = CLASSES[record.clip](**{key: kwargs.pop(key) for key in own & set(kwargs)})
+    return Clipped(_baseline(rule, params, lr, kwargs), clip)
 
 
 def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]) -> Optimizer:
+    import torch
+
+    resolve({"rule": rule, "lr": lr, **kwargs})  # the same checks and messages as ASGC's
     params = [dict(item) if isinstance(item, dict) else item for item in params]
     tensors: list[Tensor] = []
     for item in params:
         if isinstance(item, dict):
             members = item["params"]
-            item["params"] = [members] if isinstance(members, Tensor) else list(members)
+            item["params"] = [members] if isinstance(members, torch.Tensor) else list(members)
             tensors += [m[1] if isinstance(m, tuple) else m for m in item["params"]]
         else:
             tensors.append(item[1] if isinstance(item, tuple) else item)
@@ -171,5 +204,6 @@ def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]
     devices = {"adam": ("cpu", "cuda"), "adamw": ("cpu", "cuda"), "sgd": ("cpu", "cuda"), "adagrad": ("cpu",)}
     usable = devices.get(rule, ())
     fused = bool(tensors) and all(t.device.type in usable and t.is_floating_point() for t in tensors)
-    make: Callable[..., Optimizer] = TORCH_RULES[rule]
-    return make(params, lr=lr, **kwargs, fused=True) if fused else make(params, lr=lr, **kwargs)
+    options = {**kwargs, "fused": True} if fused else kwargs
+    made: Optimizer = getattr(torch.optim, TORCH_CLASSES[rule])(params, lr=lr, **options)
+    return made

@@ -1,4 +1,10 @@
-"""Names, defaults and valid ranges of the options of ASGC and of the base rules."""
+"""The one table of options: those of ASGC, of ``wrap``, of the base rules and of the clips that stand before them.
+
+A record says everything about an option: name, kind, default, range, choices, help. The checks and messages of the
+Python API, the signature of ``ASGC``, and the flags, file keys and help pages of the command lines are made from it.
+This module does not import torch, so that a command line answers at once; the defaults of torch.optim's own options are
+read from the installed torch where they are needed (``rule_defaults``).
+"""
 
 from __future__ import annotations
 
@@ -7,63 +13,117 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from .placement import problem
-from .rules import TORCH_RULES
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 __all__ = [
-    "ASGC_DEFAULTS",
-    "TRANSFORM_DEFAULTS",
-    "check_number",
-    "nearest",
-    "resolve",
-    "resolve_transform",
-    "rule_defaults",
+    *("ASGC_DEFAULTS", "ASGC_OPTIONS", "CLIPS", "IMPLEMENTATIONS", "LR", "RULE", "RULES", "RULE_OPTIONS"),
+    *("TORCH_CLASSES", "TRANSFORM_DEFAULTS", "TRANSFORM_OPTIONS", "ClipInfo", "Option", "check_names"),
+    *("describe_range", "in_range", "is_tensor_free", "nearest", "of_rule", "resolve", "resolve_clip"),
+    *("resolve_transform", "rule_defaults", "signature", "table", "union"),
 ]
 
-# Options of the gradient transform (steps 1-4 and 6), shared by ASGC and wrap.
-TRANSFORM_DEFAULTS: dict[str, Any] = {
-    "mode": "norm",
-    "clip_factor": None,
-    "clip_sharpness": 4.0,
-    "threshold": None,
-    "granularity": "layer",
-    "noise_scale": 0.1,
-    "noise_decay": 0.0,
-    "noise_at": "gradient",
-    "noise_zeros": False,
-    "stats_decay": 0.99,
-    "outlier_share": None,
-    "on_shift": "none",
-    "nonfinite": "contain",
-    "seed": 0,
-}
-ASGC_DEFAULTS: dict[str, Any] = {
-    "rule": "adam",
-    **TRANSFORM_DEFAULTS,
-    "adapt": None,
-    "adapt_lr": 0.5,
-    "adapt_every": 8,
-    "implementation": "auto",
-    "capturable": False,
-}
-CHOICES: dict[str, tuple[str, ...]] = {
-    "rule": tuple(TORCH_RULES),
-    "mode": ("value", "norm"),
-    "granularity": ("layer", "unit"),
-    "noise_at": ("gradient", "update"),
-    "on_shift": ("none", "rewarm", "adam-rel", "reset"),
-    "nonfinite": ("contain", "skip", "raise"),
-    "adapt": ("hypergradient",),
-    "implementation": ("auto", "reference", "foreach", "cpu", "triton", "sharded"),
-}
-FLAGS = ("noise_zeros", "capturable", "nesterov", "maximize", "amsgrad", "centered", "decoupled_weight_decay")
-# torch.optim's arguments that choose an implementation rather than the rule.
-_NOT_RULE_OPTIONS = {"self", "params", "lr", "foreach", "fused", "capturable", "differentiable"}
+Kind = Literal["number", "integer", "flag", "choice", "pair"]
+_TYPES: dict[str, Any] = {"number": float, "integer": int, "flag": bool, "pair": tuple[float, float]}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: as a keyword argument.
+        default: None for torch.optim's own options: ``rule_defaults`` reads theirs.
+        help: one line.
+        kind: number (a one-element tensor will do), integer, flag (True or False), choice (a word), pair (of numbers).
+        allowed: interval of a number, an integer or each number of a pair, such as "[0, 1)".
+        choices: words of a choice.
+        optional: None may be given.
+        owners: who has it. Base rules, for torch.optim's own; ``optimizers.all_options`` fills it in for the others.
+    """
+
+    name: str
+    default: Any
+    help: str
+    kind: Kind = "number"
+    allowed: str = ""
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    owners: tuple[str, ...] = ()
+
+    @property
+    def type(self) -> Any:
+        """Its Python type; None is allowed besides where it is optional."""
+        return Literal[self.choices] if self.kind == "choice" else _TYPES[self.kind]
+
+    @property
+    def words(self) -> str:
+        """What is allowed, in words: "at least 0 and below 1", "value or norm", "true or false"."""
+        if self.kind == "choice":
+            return " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
+        return "true or false" if self.kind == "flag" else describe_range(self.allowed)
+
+    def check(self, value: Any) -> None:
+        """TypeError or ValueError, with the option's name and what is allowed, for a wrong value."""
+        if value is None and self.optional:
+            return
+        if self.kind == "choice":
+            if not isinstance(value, str):
+                raise TypeError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}")
+            if value not in self.choices:
+                hint = nearest(value, self.choices)
+                raise ValueError(f"unknown {self.name} {value!r}{hint}: choose from {', '.join(self.choices)}")
+        elif self.kind == "flag":
+            if not isinstance(value, bool):
+                raise TypeError(f"{self.name} must be True or False, got {value!r}")
+        elif self.kind == "pair":
+            if not isinstance(value, tuple | list) or len(value) != 2:
+                raise TypeError(f"{self.name} must be a pair of numbers, got {value!r}")
+            for i, item in enumerate(value):
+                self._check_number(f"{self.name}[{i}]", item)
+        else:
+            self._check_number(self.name, value)
+
+    def _check_number(self, name: str, value: Any) -> None:
+        words = describe_range(self.allowed)
+        if self.kind == "integer":
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be a whole number ({words}), got {value!r}")
+        elif _is_tensor(value):
+            if value.numel() != 1:
+                raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
+            value = float(value.detach())
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} must be a number ({words}), got {value!r}")
+        if not in_range(value, self.allowed):
+            raise ValueError(f"{name} must be {words}, got {value!r}")
+
+
+def in_range(value: float, allowed: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
+    low, high = (float(bound) for bound in allowed[1:-1].split(","))
+    above = value >= low if allowed[0] == "[" else value > low
+    return above and (value <= high if allowed[-1] == "]" else value < high)
+
+
+def describe_range(allowed: str) -> str:
+    """An interval in words: "[0, 1)" -> "at least 0 and below 1"."""
+    low, high = (bound.strip() for bound in allowed[1:-1].split(","))
+    parts = []
+    if low != "-inf":
+        parts.append(f"{'at least' if allowed[0] == '[' else 'above'} {low}")
+    if high != "inf":
+        parts.append(f"{'at most' if allowed[-1] == ']' else 'below'} {high}")
+    elif allowed[-1] == ")":
+        parts.append("finite")
+    return " and ".join(parts)
+
+
+def union(a: str, b: str) -> str:
+    """The smallest interval that holds two that overlap."""
+    low = min((a, b), key=lambda x: (float(x[1:-1].split(",")[0]), x[0] == "("))
+    high = max((a, b), key=lambda x: (float(x[1:-1].split(",")[1]), x[-1] == "]"))
+    return f"{low.split(',')[0]},{high.split(',')[1]}"
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
@@ -72,10 +132,182 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def _number(name: str, default: float | None, allowed: str, help: str, optional: bool = False) -> Option:
+    return Option(name, default, help, "number", allowed, optional=optional)
+
+
+def _integer(name: str, default: int, allowed: str, help: str) -> Option:
+    return Option(name, default, help, "integer", allowed)
+
+
+def _flag(name: str, default: bool, help: str) -> Option:
+    return Option(name, default, help, "flag")
+
+
+def _choice(name: str, default: str | None, choices: tuple[str, ...], help: str, optional: bool = False) -> Option:
+    return Option(name, default, help, "choice", choices=choices, optional=optional)
+
+
+POSITIVE, NOT_NEGATIVE, FRACTION = "(0, inf]", "[0, inf)", "[0, 1)"
+# torch.optim's class of each base rule: the source of its options' defaults.
+TORCH_CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad"}
+RULES = tuple(TORCH_CLASSES)
+IMPLEMENTATIONS = ("reference", "foreach", "cpu", "triton", "sharded")
+
+LR = _number("lr", None, NOT_NEGATIVE, "learning rate")
+RULE = _choice("rule", "adam", RULES, "base rule, which is given the changed gradients")
+NOISE_DECAY = _number("noise_decay", 0.0, NOT_NEGATIVE, "the noise falls with (1 + t)^(-noise_decay/2)")
+SEED = _integer("seed", 0, "[0, 4294967295]", "seed of the noise")
+
+# Options of the gradient transform (steps 1-4 and 6 of the algorithm), shared by ASGC and wrap.
+TRANSFORM_OPTIONS = (
+    _choice("mode", "norm", ("value", "norm"), "clip element by element, or scale a whole layer"),
+    _number("clip_factor", None, POSITIVE, "threshold over the gradient's scale; None: 2 (norm), 3 (value)", True),
+    _number("clip_sharpness", 4.0, POSITIVE, "exponent p of the smooth clip; inf: the hard clip"),
+    _number("threshold", None, POSITIVE, "fixed threshold in place of the adaptive one", True),
+    _choice("granularity", "layer", ("layer", "unit"), "statistics of a parameter tensor, or of its output units"),
+    _number("noise_scale", 0.1, NOT_NEGATIVE, "noise in standard deviations of the gradient; 0: none"),
+    NOISE_DECAY,
+    _choice("noise_at", "gradient", ("gradient", "update"), "noise before the clip, or after the rule (Langevin form)"),
+    _flag("noise_zeros", False, "noise on elements whose gradient is exactly 0, too"),
+    _number("stats_decay", 0.99, FRACTION, "decay of the running statistics for each step"),
+    _number("outlier_share", None, "(0, 1)", "share of outlier steps to ignore; None: 0.9 (sgd), 0.25 (others)", True),
+    _choice("on_shift", "none", ("none", "rewarm", "adam-rel", "reset"), "what shift() does when the loss has changed"),
+    _choice("nonfinite", "contain", ("contain", "skip", "raise"), "treatment of inf and NaN gradients"),
+    SEED,
+)
+ASGC_OPTIONS = (
+    RULE,
+    *TRANSFORM_OPTIONS,
+    _choice("adapt", None, ("hypergradient",), "a layer's clip_factor and clip_sharpness follow hypergradients", True),
+    _number("adapt_lr", 0.5, NOT_NEGATIVE, "step of their logarithms"),
+    _integer("adapt_every", 8, "[1, inf]", "steps from one measurement to the next"),
+    _choice("implementation", "auto", ("auto", *IMPLEMENTATIONS), "code path; auto chooses before the first step"),
+    _flag("capturable", False, "steps may be captured in a CUDA graph (triton)"),
+)
+
+
+def _of_torch(kind: Kind, name: str, allowed: str, help: str, *rules: str) -> Option:
+    return Option(name, None, help, kind, allowed, owners=rules)
+
+
+# torch.optim's own options of the base rules.
+RULE_OPTIONS = (
+    _of_torch("pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw"),
+    _of_torch("number", "eps", NOT_NEGATIVE, "added to the denominator", "adam", "adamw", "rmsprop", "adagrad"),
+    _of_torch("number", "weight_decay", NOT_NEGATIVE, "weight decay", *RULES),
+    _of_torch("flag", "amsgrad", "", "AMSGrad", "adam", "adamw"),
+    _of_torch("flag", "decoupled_weight_decay", "", "weight decay as in AdamW", "adam"),
+    _of_torch("number", "momentum", NOT_NEGATIVE, "momentum", "sgd", "rmsprop"),
+    _of_torch("number", "dampening", "(-inf, inf)", "dampening of the momentum", "sgd"),
+    _of_torch("flag", "nesterov", "", "Nesterov momentum", "sgd"),
+    _of_torch("number", "alpha", NOT_NEGATIVE, "decay of the squared average", "rmsprop"),
+    _of_torch("flag", "centered", "", "divide by the standard deviation", "rmsprop"),
+    _of_torch("number", "lr_decay", NOT_NEGATIVE, "learning rate decay", "adagrad"),
+    _of_torch("number", "initial_accumulator_value", NOT_NEGATIVE, "accumulator at the start", "adagrad"),
+    _of_torch("flag", "maximize", "", "ascend instead of descend", *RULES),
+)
+
+
+def signature(function: Callable[..., Any], table: Iterable[Option]) -> inspect.Signature:
+    """The signature of a function that takes ``**options`` of a table, with these written out."""
+    own = list(inspect.signature(function).parameters.values())
+    named = {parameter.name for parameter in own}
+    options = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default)
+        for option in table
+        if option.name not in named
+    ]
+    return inspect.Signature([*own[:-1], *options, own[-1]])
+
+
+def table(options: Iterable[Option]) -> str:
+    """The options for a docstring, a line each: name, default, what is allowed, help."""
+    return "\n".join(f"    {o.name} = {o.default!r} ({o.words}): {o.help}" for o in options)
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What is done to the gradients before a base rule, and its options; its class is in ``asgc.peers``."""
+
+    description: str
+    options: tuple[Option, ...]
+
+
+# 10: the global norm of the usual DQN recipes.
+MAX_NORM = _number("max_norm", 10.0, POSITIVE, "bound on the global gradient norm (adagc: in the warm-up)")
+EMA_DECAY = _number("ema_decay", 0.97, FRACTION, "decay of the running norms")
+WARMUP_STEPS = _integer("warmup_steps", 25, "[1, inf]", "steps that set the running norms")
+# "clip" and "clip-value" are registered as RULE+clip and RULE+clip-value, the others by their name with an option rule.
+CLIPS: Mapping[str, ClipInfo] = {
+    "clip": ClipInfo("clip_grad_norm_ (max_norm)", (MAX_NORM,)),
+    "clip-value": ClipInfo(
+        "clip_grad_value_", (_number("clip_value", 1.0, POSITIVE, "bound on every element of the gradient"),)
+    ),
+    "agc": ClipInfo(
+        "unit-wise adaptive gradient clipping (Brock et al. 2021)",
+        (
+            _number("clip_ratio", 0.01, POSITIVE, "bound on a unit's gradient norm over its weights' norm"),
+            _number("weight_floor", 1e-3, "(0, inf)", "least norm of weights that is reckoned with"),
+            _flag("exclude_head", True, "leave the last layer as it is"),
+        ),
+    ),
+    "autoclip": ClipInfo(
+        "global norm clipped to a percentile of all so far (Seetharaman et al. 2020)",
+        (_number("percentile", 10.0, "[0, 100]", "of all norms so far that is the bound"),),
+    ),
+    "zclip": ClipInfo(
+        "global norm clipped by its z-score (Kumar et al. 2025)",
+        (
+            _number("z_threshold", 2.5, POSITIVE, "z-score of the norm from which it is clipped"),
+            EMA_DECAY,
+            WARMUP_STEPS,
+            replace(MAX_NORM, default=math.inf),
+        ),
+    ),
+    "adagc": ClipInfo(
+        "norm of each tensor clipped by its running mean (Wang et al. 2025)",
+        (
+            _number("relative_threshold", 1.05, POSITIVE, "bound in running mean norms of the tensor"),
+            replace(EMA_DECAY, default=0.98),
+            replace(WARMUP_STEPS, default=100, allowed="[0, inf]"),
+            replace(MAX_NORM, default=1.0),
+        ),
+    ),
+    "spamp": ClipInfo(
+        "power shaping and projection by layer (You & Liu 2025)",
+        (
+            replace(EMA_DECAY, default=0.99),
+            _number("min_power", 0.7, "(0, 1]", "power on the elements of the largest gradients"),
+        ),
+    ),
+    "gradient-noise": ClipInfo(
+        "annealed Gaussian noise on the gradients (Neelakantan et al. 2015)",
+        (
+            _number("eta", 0.01, NOT_NEGATIVE, "variance of the noise at the first step"),
+            replace(NOISE_DECAY, default=0.55),
+            SEED,
+        ),
+    ),
+}
+
+TRANSFORM_DEFAULTS: dict[str, Any] = {option.name: option.default for option in TRANSFORM_OPTIONS}
+ASGC_DEFAULTS: dict[str, Any] = {option.name: option.default for option in ASGC_OPTIONS}
+_OPTIONS = {option.name: option for option in (LR, *ASGC_OPTIONS, *RULE_OPTIONS)}
+
+
+def of_rule(rule: str) -> tuple[Option, ...]:
+    """torch.optim's own options of a base rule."""
+    return tuple(option for option in RULE_OPTIONS if rule in option.owners)
+
+
 @functools.cache
 def _signature_defaults(rule: str) -> dict[str, Any]:
-    parameters = inspect.signature(TORCH_RULES[rule]).parameters
-    return {name: p.default for name, p in parameters.items() if name not in _NOT_RULE_OPTIONS}
+    import torch
+
+    parameters = inspect.signature(getattr(torch.optim, TORCH_CLASSES[rule])).parameters
+    own = {option.name for option in of_rule(rule)}
+    return {name: parameter.default for name, parameter in parameters.items() if name in own}
 
 
 def rule_defaults(rule: str) -> dict[str, Any]:
@@ -83,76 +315,9 @@ def rule_defaults(rule: str) -> dict[str, Any]:
     return dict(_signature_defaults(rule))
 
 
-def check_number(name: str, value: Any, valid: Callable[[float], bool], range_: str) -> None:
-    """TypeError or ValueError for an option that is not one number, or not a `valid` one (`range_` in words)."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
-        value = float(value.detach())
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number ({range_}), got {value!r}")
-    if math.isnan(value) or not valid(value):
-        raise ValueError(f"{name} must be {range_}, got {value!r}")
-
-
-_POSITIVE: tuple[Callable[[float], bool], str] = (lambda x: x > 0, "above 0 (inf allowed)")
-_NOT_NEGATIVE: tuple[Callable[[float], bool], str] = (lambda x: 0 <= x < math.inf, "0 or more and finite")
-_FRACTION: tuple[Callable[[float], bool], str] = (lambda x: 0 <= x < 1, "in [0, 1)")
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "lr": _NOT_NEGATIVE,
-    "adapt_lr": _NOT_NEGATIVE,
-    "clip_factor": _POSITIVE,
-    "clip_sharpness": _POSITIVE,
-    "threshold": _POSITIVE,
-    "noise_scale": _NOT_NEGATIVE,
-    "noise_decay": _NOT_NEGATIVE,
-    "stats_decay": _FRACTION,
-    "outlier_share": (lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
-    "momentum": _NOT_NEGATIVE,
-    "dampening": (math.isfinite, "finite"),
-    "weight_decay": _NOT_NEGATIVE,
-    "eps": _NOT_NEGATIVE,
-    "alpha": _NOT_NEGATIVE,
-    "lr_decay": _NOT_NEGATIVE,
-    "initial_accumulator_value": _NOT_NEGATIVE,
-}
-_OPTIONAL = ("clip_factor", "threshold", "outlier_share")  # None: the default of the mode or rule
-
-
-def _check(name: str, value: Any) -> None:
-    if name in CHOICES:
-        if value is None and name == "adapt":
-            return
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
-        if value not in CHOICES[name]:
-            hint = nearest(value, CHOICES[name])
-            raise ValueError(f"unknown {name} {value!r}{hint}: choose from {', '.join(CHOICES[name])}")
-    elif name in RANGES:
-        if value is None and name in _OPTIONAL:
-            return
-        check_number(name, value, *RANGES[name])
-    elif name in FLAGS:
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-    elif name == "seed":
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"seed must be an integer, got {value!r}")
-        if not 0 <= value < 1 << 32:
-            raise ValueError(f"seed must be in [0, 2^32), got {value}")
-    elif name == "betas":
-        if not isinstance(value, tuple | list) or len(value) != 2:
-            raise TypeError(f"betas must be a pair of numbers, got {value!r}")
-        for i, beta in enumerate(value):
-            check_number(f"betas[{i}]", beta, *_FRACTION)
-    elif name == "adapt_every":
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"adapt_every must be an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"adapt_every must be at least 1, got {value}")
-
-
-def _check_names(given: Iterable[str], valid: Mapping[str, Any], owner: str) -> None:
+def check_names(given: Iterable[str], valid: Iterable[str], owner: str) -> None:
+    """TypeError for an option that ``owner`` does not have; the nearest one and all valid ones are named."""
+    valid = list(valid)
     for name in given:
         if name not in valid:
             raise TypeError(f"{owner} has no option {name!r}{nearest(name, valid)}; it has: {', '.join(valid)}")
@@ -173,13 +338,13 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: an option that neither ASGC nor the rule has (the nearest name is given), or a value of a wrong type.
         ValueError: a value out of range; an unknown rule, mode, ...
     """
-    rule = options.get("rule", ASGC_DEFAULTS["rule"])
-    _check("rule", rule)
+    rule = options.get("rule", RULE.default)
+    RULE.check(rule)
     defaults = {**ASGC_DEFAULTS, **rule_defaults(rule)}
-    _check_names((name for name in options if name != "lr"), defaults, f"ASGC with rule {rule!r}")
+    check_names((name for name in options if name != "lr"), defaults, f"ASGC with rule {rule!r}")
     full = {**defaults, **options}
     for name, value in full.items():
-        _check(name, value)
+        _OPTIONS[name].check(value)
     if full.get("nesterov") and (full["momentum"] <= 0 or full["dampening"] != 0):
         raise ValueError("nesterov needs momentum above 0 and dampening 0")
     _fill_transform(full, anchored=rule == "sgd")
@@ -195,34 +360,28 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def resolve_transform(options: Mapping[str, Any], anchored: bool, owner: str = "wrap") -> dict[str, Any]:
     """The same for the transform alone, in front of another optimizer (``anchored``: outlier_share 0.9, as for sgd)."""
-    _check_names(options, TRANSFORM_DEFAULTS, owner)
-    full = {**TRANSFORM_DEFAULTS, **options}
-    for name, value in full.items():
-        _check(name, value)
+    full = _resolve(TRANSFORM_OPTIONS, options, owner)
     _fill_transform(full, anchored)
     return full
 
 
+def resolve_clip(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a clip of ``CLIPS``."""
+    return _resolve(CLIPS[name].options, options, name)
+
+
+def _resolve(table: tuple[Option, ...], given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    check_names(given, (option.name for option in table), owner)
+    full = {**{option.name: option.default for option in table}, **given}
+    for option in table:
+        option.check(full[option.name])
+    return full
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "numel")  # known without importing torch
+
+
 def is_tensor_free(options: Mapping[str, Any]) -> bool:
     """No option other than lr and betas is a tensor: only ``functional`` takes those."""
-    return not any(isinstance(v, Tensor) for k, v in options.items() if k not in ("lr", "betas", "params"))
-
-
-def check_parameter(param: Tensor, name: str) -> None:
-    """ValueError for a parameter ASGC cannot optimize."""
-    if not param.is_floating_point():
-        kind = "complex" if param.is_complex() else str(param.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} is {kind}: only real floating-point parameters are supported")
-    if param.layout is not torch.strided:
-        raise ValueError(f"{name} is sparse: only dense parameters are supported")
-    reason = problem(param)
-    if reason is not None:
-        raise ValueError(f"{name} {reason}")
-
-
-def check_gradient(grad: Tensor, name: str) -> None:
-    """RuntimeError for a gradient ASGC cannot transform."""
-    if grad.layout is not torch.strided:
-        raise RuntimeError(f"{name} has a sparse gradient, which is not supported: use dense gradients (sparse=False)")
-    if grad.is_complex():
-        raise RuntimeError(f"{name} has a complex gradient: only real floating-point gradients are supported")
+    return not any(_is_tensor(v) for k, v in options.items() if k not in ("lr", "betas", "params"))

@@ -9,19 +9,17 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .clips import EPS, Bound, Clip, GlobalNormClip, Layer, Scalar, State, norms
+from .clips import EPS, Bound, Clip, GlobalNormClip, Layer, NormClip, Scalar, State, ValueClip, norms
 from .noise import noise_like
-from .options import check_number
 
-__all__ = ["AGC", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
+__all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
 
 
-@dataclass
 class AGC(Clip):
     """Adaptive gradient clipping of NFNets (Brock et al. 2021, arXiv 2102.06171, equation 3): an output unit's gradient
     norm is at most ``clip_ratio`` max(norm of its weights, ``weight_floor``). A unit is an index of dimension 0, or a
@@ -29,16 +27,14 @@ class AGC(Clip):
     it, so a linear layer and its bias) is left as it is, as in the paper, unless ``exclude_head`` is False.
     """
 
-    clip_ratio: float = 0.01
-    weight_floor: float = 1e-3
-    exclude_head: bool = True
-    _head: int = field(default=1 << 62, init=False, repr=False)
+    name = "agc"
+    clip_ratio: float
+    weight_floor: float
+    exclude_head: bool
 
-    def __post_init__(self) -> None:
-        check_number("clip_ratio", self.clip_ratio, lambda x: x > 0, "above 0")
-        check_number("weight_floor", self.weight_floor, lambda x: 0 < x < math.inf, "above 0 and finite")
-        if not isinstance(self.exclude_head, bool):
-            raise TypeError(f"exclude_head must be True or False, got {self.exclude_head!r}")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._head = 1 << 62
 
     def begin(self, params: Sequence[Tensor]) -> None:
         matrices = [number for number, param in enumerate(params) if param.dim() >= 2]
@@ -65,16 +61,16 @@ def _unit_norms(x: Tensor) -> Tensor:
     return found
 
 
-@dataclass
 class AutoClip(GlobalNormClip):
     """AutoClip (Seetharaman et al. 2020, arXiv 2007.14469): the global norm is clipped to a percentile of all norms so
     far, this step's included. Norms that are not finite do not enter."""
 
-    percentile: float = 10.0
-    _norms: list[float] = field(default_factory=list, init=False, repr=False)  # sorted
+    name = "autoclip"
+    percentile: float
 
-    def __post_init__(self) -> None:
-        check_number("percentile", self.percentile, lambda x: 0 <= x <= 100, "in [0, 100]")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._norms: list[float] = []  # sorted
 
     def bound(self, total: Tensor) -> Scalar:
         norm = float(total)
@@ -93,7 +89,6 @@ class AutoClip(GlobalNormClip):
         self._norms = state["norms"].tolist()
 
 
-@dataclass
 class ZClip(GlobalNormClip):
     """ZClip (Kumar et al. 2025, arXiv 2504.02507): running mean and variance of the global norm; a norm whose z-score
     is above ``z_threshold`` is clipped to mean + z_threshold^2 std / z ("adaptive scaling"), and enters the statistics
@@ -101,19 +96,17 @@ class ZClip(GlobalNormClip):
     authors' code defaults to 1 there, made for language models).
     """
 
-    z_threshold: float = 2.5
-    ema_decay: float = 0.97
-    warmup_steps: int = 25
-    max_norm: float = math.inf
-    _first: list[float] = field(default_factory=list, init=False, repr=False)
-    _mean: float = field(default=0.0, init=False, repr=False)
-    _var: float = field(default=0.0, init=False, repr=False)
+    name = "zclip"
+    z_threshold: float
+    ema_decay: float
+    warmup_steps: int
+    max_norm: float
 
-    def __post_init__(self) -> None:
-        check_number("z_threshold", self.z_threshold, lambda x: x > 0, "above 0")
-        check_number("ema_decay", self.ema_decay, lambda x: 0 <= x < 1, "in [0, 1)")
-        check_number("warmup_steps", self.warmup_steps, lambda x: x >= 1 and x == int(x), "a whole number, 1 or more")
-        check_number("max_norm", self.max_norm, lambda x: x > 0, "above 0")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._first: list[float] = []
+        self._mean = 0.0
+        self._var = 0.0
 
     def bound(self, total: Tensor) -> Scalar:
         norm = float(total)
@@ -137,25 +130,22 @@ class ZClip(GlobalNormClip):
         self._first, self._mean, self._var = state["first"].tolist(), state["mean"], state["var"]
 
 
-@dataclass
 class AdaGC(Clip):
     """AdaGC (Wang et al. 2025, arXiv 2502.11034, algorithm 1): each tensor's norm is at most ``relative_threshold``
     times the running mean of its own clipped norms. In the first ``warmup_steps`` steps the global norm is clipped to
     ``max_norm``, and the running mean is the smallest clipped norm seen.
     """
 
-    relative_threshold: float = 1.05
-    ema_decay: float = 0.98
-    warmup_steps: int = 100
-    max_norm: float = 1.0
-    _step: int = field(default=0, init=False, repr=False)
-    _means: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    name = "adagc"
+    relative_threshold: float
+    ema_decay: float
+    warmup_steps: int
+    max_norm: float
 
-    def __post_init__(self) -> None:
-        check_number("relative_threshold", self.relative_threshold, lambda x: x > 0, "above 0")
-        check_number("ema_decay", self.ema_decay, lambda x: 0 <= x < 1, "in [0, 1)")
-        check_number("warmup_steps", self.warmup_steps, lambda x: x >= 0 and x == int(x), "a whole number, 0 or more")
-        check_number("max_norm", self.max_norm, lambda x: x > 0, "above 0")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._step = 0
+        self._means: dict[int, Tensor] = {}
 
     def apply(self, layers: Sequence[Layer]) -> list[Bound]:
         each = norms(layers)
@@ -183,7 +173,6 @@ class AdaGC(Clip):
         self._step, self._means = state["step"], dict(state["means"])
 
 
-@dataclass
 class Spamp(Clip):
     """SPAMP (You & Liu 2025, arXiv 2510.01578): tau, the running mean of a layer's norm, this step's included; elements
     become sign(g) |g|^a and the layer is then scaled down to the norm tau where it is above it.
@@ -192,13 +181,13 @@ class Spamp(Clip):
     1 up to tau and min_power + (1 - min_power) tau/|g| above.
     """
 
-    ema_decay: float = 0.99
-    min_power: float = 0.7
-    _means: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    name = "spamp"
+    ema_decay: float
+    min_power: float
 
-    def __post_init__(self) -> None:
-        check_number("ema_decay", self.ema_decay, lambda x: 0 <= x < 1, "in [0, 1)")
-        check_number("min_power", self.min_power, lambda x: 0 < x <= 1, "in (0, 1]")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._means: dict[int, Tensor] = {}
 
     def apply(self, layers: Sequence[Layer]) -> list[Bound]:
         bounds = []
@@ -220,21 +209,19 @@ class Spamp(Clip):
         self._means = dict(state["means"])
 
 
-@dataclass
 class GradientNoise(Clip):
     """Annealed Gaussian gradient noise (Neelakantan et al. 2015, arXiv 1511.06807): variance eta / (1 + t)^noise_decay,
     t = 0, 1, ...; the paper takes eta of 0.01, 0.3 and 1. The numbers are a function of (seed, t, layer, element), see
     ``asgc.noise``."""
 
-    eta: float = 0.01
-    noise_decay: float = 0.55
-    seed: int = 0
-    _step: int = field(default=0, init=False, repr=False)
+    name = "gradient-noise"
+    eta: float
+    noise_decay: float
+    seed: int
 
-    def __post_init__(self) -> None:
-        check_number("eta", self.eta, lambda x: 0 <= x < math.inf, "0 or more and finite")
-        check_number("noise_decay", self.noise_decay, lambda x: 0 <= x < math.inf, "0 or more and finite")
-        check_number("seed", self.seed, lambda x: 0 <= x < 1 << 32 and x == int(x), "a whole number in [0, 2^32)")
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._step = 0
 
     def apply(self, layers: Sequence[Layer]) -> list[Bound]:
         std = math.sqrt(self.eta / (1 + self._step) ** self.noise_decay)
@@ -248,3 +235,8 @@ class GradientNoise(Clip):
 
     def load(self, state: State) -> None:
         self._step = state["step"]
+
+
+CLASSES: dict[str, type[Clip]] = {
+    cls.name: cls for cls in (NormClip, ValueClip, AGC, AutoClip, ZClip, AdaGC, Spamp, GradientNoise)
+}

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from . import adapt, functional
 from . import gradient_statistics as statistics
-from .diagnostics import first_dtensor
+from .layers import first_dtensor
 from .options import TRANSFORM_DEFAULTS
 
 if TYPE_CHECKING:

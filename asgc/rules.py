@@ -16,19 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "TORCH_RULES", "init", "sensitivity", "step"]
+__all__ = ["RULES", "init", "sensitivity", "step"]
 
 State = dict[str, Any]
 Options = Mapping[str, Any]
-
-# torch.optim's class of each rule: the source of its options and their defaults.
-TORCH_RULES: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-    "adagrad": torch.optim.Adagrad,
-}
 
 
 def _differentiable(x: object) -> bool:

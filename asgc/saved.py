@@ -16,7 +16,7 @@ from torch import Tensor
 from . import functional, rules
 from . import gradient_statistics as statistics
 from .adapt import ADAPTED, DERIVATIVES
-from .diagnostics import layer_name
+from .layers import layer_name
 from .options import ASGC_DEFAULTS, resolve, rule_defaults
 
 __all__ = ["VERSION", "check_layer", "check_version", "checked", "with_shapes"]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from asgc.optimizer import ASGC, unsupported
-from asgc.options import CHOICES
+from asgc.options import ASGC_OPTIONS
 
 __all__ = ["BYTES", "SHAPES", "main", "measure", "verify"]
 
@@ -222,8 +222,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=sorted(FAST), default="cpu", help="where the parameters are (default: cpu)")
     for name in ("granularity", "noise_at"):
         flag = f"--{name.replace('_', '-')}"
-        default = CHOICES[name][0]
-        parser.add_argument(flag, choices=CHOICES[name], default=default, help=f"ASGC's (default: {default})")
+        option = next(option for option in ASGC_OPTIONS if option.name == name)
+        parser.add_argument(
+            flag, choices=option.choices, default=option.default, help=f"{option.help} (default: {option.default})"
+        )
     parser.add_argument("--adapt", action="store_true", help="time it with adapt='hypergradient', too (on a CPU)")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch (default: torch's own choice)")
     parser.add_argument("--steps", type=int, default=None,

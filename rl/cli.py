@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
-from rl import config_io, tasks
-from rl.config import TrainConfig, leaves
-from rl.train_flags import layers, nested, train_flags
+from evaluation.cli.settings import settings
+from rl import tasks
+from rl.config import TrainConfig
+from rl.train_flags import COMMAND
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
     "rl.trainer",
     "evaluation.runs.display",
-    "rl.config_check",
     "asgc.implementations.cpu.launch",
     "envpool",
     "pandas",
@@ -55,26 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_command(argv: list[str]) -> int:
     """`asgc-rl train`: put the layers of the configuration together and train."""
-    flags = train_flags(TrainConfig())
-    namespace, typed = flags.read(argv)
-    config = layers(namespace, typed.get("game"))
-    config_io.update(config, nested({path: typed[path] for path, _, _ in leaves(config) if path in typed}), "flags")
-    if namespace.help or namespace.help_all:
-        train_flags(config, everything=namespace.help_all).print_help()
+    config, resume = COMMAND.read(argv)
+    if config is None:
         return 0
-    if namespace.print_config:
-        print(config_io.dump(config, comments=True), end="")
-        return 0
-    if namespace.resume is not None and config.run_dir is None:
-        raise UserError("--resume: say which run: --resume RUN")
-    config.validate()
 
     from evaluation.runs.display import make_display
     from evaluation.runs.loop import Interrupted
     from rl.trainer import train
 
     try:
-        train(config, resume=namespace.resume is not None, watchers=[make_display()])
+        train(config, resume=resume, watchers=[make_display()])
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -106,14 +96,11 @@ def eval_command(argv: list[str]) -> int:
     agent = load_agent(namespace.run, namespace.device)
     game, env = agent.config.game, agent.config.env
     family = tasks.find(game).family
-    for item in dataclasses.fields(env):
-        if getattr(namespace, item.name, None) is not None and item.metadata["only"] not in ("", family.name):
-            raise UserError(f"--{item.name}: {game} is {family.title} and has none")
-    env = dataclasses.replace(
-        env,
-        mode=env.mode if namespace.mode is None else namespace.mode,
-        difficulty=env.difficulty if namespace.difficulty is None else namespace.difficulty,
-    )
+    changes = {name: value for name in ("mode", "difficulty") if (value := getattr(namespace, name)) is not None}
+    for name in changes:
+        if settings(TrainConfig)[f"env.{name}"].marks.get("only", family.name) != family.name:
+            raise UserError(f"--{name}: {game} is {family.title} and has none")
+    env = dataclasses.replace(env, **changes)
     how = {"episodes": namespace.episodes, "seed": namespace.seed, "epsilon": namespace.epsilon}
     scores = evaluate(agent.act, game, env, **how)
     signed = signature(game, env, **how)
@@ -131,9 +118,9 @@ def bench_command(argv: list[str]) -> int:
 
 def check_command(argv: list[str]) -> int:
     """`asgc-rl check`: which command lines of `train` are right."""
-    from rl import check
+    from evaluation.cli import check
 
-    return check.main(argv)
+    return check.main(argv, COMMAND)
 
 
 def games_command(argv: list[str]) -> int:

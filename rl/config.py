@@ -7,30 +7,21 @@ counted in environment steps summed over the environments.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
+import functools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from evaluation.cli import settings
+from evaluation.cli.errors import UserError
+from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
+from evaluation.cli.settings import Config, option
+from evaluation.cli.values import show
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
 
 PRESETS = ("quick", "dqn", "atari-small", "control")
-
-
-def option(default: Any, help: str, allowed: str = "", only: str = "") -> Any:
-    """A dataclass field with its metadata.
-
-    Args:
-        help: what it is, on the help page and in commented dumps.
-        allowed: for numbers, an interval such as "[0, 1)".
-        only: "atari" or "control" if only these games have such a thing.
-    """
-    metadata = {"help": help, "allowed": allowed, "only": only}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -67,6 +58,24 @@ class NetworkConfig:
         False, "standardize pixels (mean image of the random phase): small objects stand out", only="atari"
     )
 
+    def faults(self, height: int, width: int) -> Iterator[str]:
+        """What is wrong with convolutions over frames of this size."""
+        count = len(self.channels)
+        for name in ("kernels", "strides"):
+            given = getattr(self, name)
+            if len(given) != count:
+                yield (
+                    f"--network.{name} {show(given)}: must be {count} numbers, one for each of "
+                    f"--network.channels {show(self.channels)}"
+                )
+                return
+        size = (height, width)
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            size = ((size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1)
+            if min(size) < 1:
+                yield f"--network.kernels {show(self.kernels)}: too large for frames of {height}x{width} pixels"
+                return
+
 
 @dataclass
 class ExplorationConfig:
@@ -75,79 +84,6 @@ class ExplorationConfig:
     start: float = option(1.0, "epsilon at the first step", "[0, 1]")
     end: float = option(0.01, "epsilon from then on", "[0, 1]")
     steps: int = option(1_000_000, "environment steps from start to end", "[1, 1e12]")
-
-
-@dataclass
-class OptimizerConfig:
-    """Optimizer by its registry name. Options left at null take that optimizer's own default."""
-
-    name: str = option("asgc", "registry name: asgc, asgc-clip, adam, sgd, adam+clip, agc, zclip, adam-rel, ...")
-    lr: float = option(1e-4, "learning rate", "(0, 1000]")
-    max_norm: float | None = option(
-        None, "NAME+clip, zclip, adagc (warm-up): bound on the global gradient norm", "(0, inf]"
-    )
-    rule: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] | None = option(
-        None, "ASGC, agc, autoclip, zclip, adagc, spamp, gradient-noise: base rule"
-    )
-    # ASGC
-    mode: Literal["value", "norm"] | None = option(None, "ASGC: clip elements or a layer's norm")
-    clip_factor: float | None = option(None, "ASGC: threshold in standard deviations (norm mode: RMS)", "(0, inf]")
-    clip_sharpness: float | None = option(None, "ASGC: p of the smooth clip; inf: hard", "(0, inf]")
-    threshold: float | None = option(None, "ASGC: fixed threshold instead of the adaptive one", "(0, inf]")
-    granularity: Literal["layer", "unit"] | None = option(None, "ASGC: statistics per layer or per output unit")
-    noise_scale: float | None = option(None, "ASGC: noise in standard deviations of the gradient", "[0, 1000]")
-    noise_decay: float | None = option(
-        None, "ASGC, gradient-noise: the noise falls with (1+t)^(-noise_decay/2)", "[0, 100]"
-    )
-    noise_at: Literal["gradient", "update"] | None = option(None, "ASGC: noise before or after the base rule")
-    noise_zeros: bool | None = option(None, "ASGC: noise on gradients that are exactly 0, too")
-    stats_decay: float | None = option(None, "ASGC: decay of the running statistics", "(0, 1)")
-    outlier_share: float | None = option(None, "ASGC: share of outlier steps that is ignored", "(0, 1)")
-    on_shift: Literal["none", "rewarm", "adam-rel", "reset"] | None = option(
-        None, "ASGC: what a target-network update does to its state"
-    )
-    adapt: Literal["hypergradient"] | None = option(
-        None, "ASGC: clip_factor and clip_sharpness of each layer follow the online hypergradient"
-    )
-    adapt_lr: float | None = option(None, "ASGC: step of their logarithms", "[0, inf)")
-    adapt_every: int | None = option(None, "ASGC: updates from one measurement to the next", "[1, 1e9]")
-    nonfinite: Literal["contain", "skip", "raise"] | None = option(None, "ASGC: treatment of inf and NaN gradients")
-    seed: int | None = option(None, "ASGC, gradient-noise: its seed; null: made from --seed", "[0, 2147483647]")
-    implementation: Literal["auto", "reference", "foreach", "cpu", "triton"] | None = option(None, "ASGC: code path")
-    # the clipping rules of papers (asgc.peers)
-    clip_value: float | None = option(None, "NAME+clip-value: bound on every element of the gradient", "(0, inf]")
-    clip_ratio: float | None = option(None, "agc: bound on a unit's gradient norm over its weights' norm", "(0, inf]")
-    weight_floor: float | None = option(None, "agc: least norm of weights that is reckoned with", "(0, inf)")
-    exclude_head: bool | None = option(None, "agc: leave the last layer as it is")
-    percentile: float | None = option(None, "autoclip: of all norms so far that is the bound", "[0, 100]")
-    z_threshold: float | None = option(None, "zclip: z-score of the norm from which it is clipped", "(0, inf]")
-    relative_threshold: float | None = option(None, "adagc: bound in running mean norms of the tensor", "(0, inf]")
-    ema_decay: float | None = option(None, "zclip, adagc, spamp: decay of the running norms", "[0, 1)")
-    warmup_steps: int | None = option(None, "zclip, adagc: steps that set the running norms", "[0, 1e9]")
-    min_power: float | None = option(None, "spamp: power on the elements of the largest gradients", "(0, 1]")
-    eta: float | None = option(None, "gradient-noise: variance of the noise at the first step", "[0, inf)")
-    # torch.optim's arguments of the base rules
-    betas: tuple[float, float] | None = option(None, "Adam, AdamW: decays of the two moments", "[0, 1)")
-    eps: float | None = option(None, "all but SGD: added to the denominator", "[0, 1000]")
-    weight_decay: float | None = option(None, "weight decay", "[0, 1000]")
-    amsgrad: bool | None = option(None, "Adam, AdamW: AMSGrad")
-    decoupled_weight_decay: bool | None = option(None, "Adam: weight decay as in AdamW")
-    momentum: float | None = option(None, "SGD, RMSprop: momentum", "[0, 1)")
-    dampening: float | None = option(None, "SGD: dampening of the momentum", "[0, 1]")
-    nesterov: bool | None = option(None, "SGD: Nesterov momentum")
-    alpha: float | None = option(None, "RMSprop: decay of the squared average", "[0, 1)")
-    centered: bool | None = option(None, "RMSprop: divide by the standard deviation")
-    lr_decay: float | None = option(None, "Adagrad: learning rate decay", "[0, 1000]")
-    initial_accumulator_value: float | None = option(None, "Adagrad: accumulator at the start", "[0, inf)")
-    maximize: bool | None = option(None, "ascend instead of descend")
-
-    def options(self) -> dict[str, Any]:
-        """The optimizer's keyword arguments that were set: everything but `name` and `lr` that is not None."""
-        return {
-            item.name: getattr(self, item.name)
-            for item in dataclasses.fields(self)
-            if item.name not in ("name", "lr") and getattr(self, item.name) is not None
-        }
 
 
 @dataclass
@@ -180,7 +116,7 @@ class GradientsConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Config):
     """One DQN run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
 
     game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
@@ -217,12 +153,12 @@ class TrainConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     @classmethod
-    def preset(cls, name: str | None = None, **options: Any) -> TrainConfig:
+    def preset(cls, name: str | None = None, **options: Any) -> Self:
         """A preset of `configs/rl/` with options on top; groups are given as mappings.
 
         Without a name it is `control` where `game` is a control task, else `quick`.
@@ -230,25 +166,11 @@ class TrainConfig:
         `TrainConfig.preset("dqn", game="Breakout", optimizer={"name": "adam", "lr": 1e-4})`
 
         Raises:
-            UserError: an unknown preset or option, or a value of the wrong type.
+            UserError: an unknown preset or option, or a wrong value.
         """
-        from rl import config_io
-
-        config = config_io.load_preset(name or config_io.default_preset(options.get("game")))
-        config_io.update(config, options, source="TrainConfig.preset")
-        return config
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; what is missing keeps its default.
-
-        Raises:
-            UserError: an unknown option, or a value of the wrong type.
-        """
-        from rl import config_io
-
         config = cls()
-        config_io.update(config, values, source="TrainConfig.from_dict")
+        config.update(settings.preset("rl", name or default_preset(options), PRESETS), "preset")
+        config.update(options, "TrainConfig.preset")
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -256,38 +178,81 @@ class TrainConfig:
 
         Of a control task, what only Atari games have is left out.
         """
-        values: dict[str, Any] = {}
-        family = tasks.family(self.game).name
-        for path, item, value in leaves(self):
-            if family != "atari" and item.metadata["only"] not in ("", family):
-                continue
-            group, _, name = path.rpartition(".")
-            (values.setdefault(group, {}) if group else values)[name] = copy.copy(
-                list(value) if isinstance(value, tuple) else value
-            )
+        values, family = super().to_dict(), tasks.family(self.game).name
+        if family != "atari":
+            for one in settings.settings(TrainConfig).values():
+                if one.marks.get("only", family) != family:
+                    group, _, name = one.path.rpartition(".")
+                    del (values[group] if group else values)[name]
         return values
 
-    def validate(self) -> None:
-        """Check every option alone, then together, and write the game's canonical name into `game`.
+    def faults_of_groups(self, together: bool) -> Iterator[str]:
+        """What is wrong beyond each value alone; writes the task's canonical name into `game`."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            together = False
+            yield f"--device {self.device}: must be auto, cpu, cuda or cuda:N"
+        try:
+            self.game = tasks.find(self.game).name
+        except UserError as error:
+            together = False
+            yield str(error)
+        if together:
+            yield from self._faults_of_task()
+            yield from self._faults_of_steps()
+            if len(tasks.find(self.game).observation(self.env).shape) == 3:
+                yield from self.network.faults(self.env.height, self.env.width)
+        yield from self.optimizer.faults()
 
-        Raises:
-            UserError: one line that names the flag, its value and what is allowed.
-        """
-        from rl import config_check
+    def _faults_of_task(self) -> Iterator[str]:
+        """What only the tasks of another family have: frames in a control task, an MLP on Atari."""
+        family = tasks.find(self.game).family
+        a_task, own = f"{self.game} is {family.title}", [protocol.name for protocol in family.protocols]
+        right = self.env.protocol in own
+        if not right:
+            yield (
+                f"--env.protocol {self.env.protocol}: {a_task}: its protocol is {' or '.join(own)} "
+                f"(--preset {family.preset})"
+            )
+        for one in settings.settings(TrainConfig).values():
+            if one.marks.get("only", family.name) != family.name and one.get(self) != one.default:
+                right = False
+                yield f"{one.flag} {show(one.get(self))}: {a_task} and has no such option"
+        if right:
+            yield from _faults_of_flavour(self.game, self.env.protocol, self.env.mode, self.env.difficulty)
 
-        config_check.check(self)
+    def _faults_of_steps(self) -> Iterator[str]:
+        if self.batch_size > self.replay_size:
+            yield f"--batch-size {self.batch_size}: must be at most --replay-size {self.replay_size}"
+        if self.learning_starts >= self.total_steps:
+            yield (
+                f"--learning-starts {self.learning_starts}: must be below --total-steps {self.total_steps}, "
+                "or nothing is learned"
+            )
+        if self.exploration.end > self.exploration.start:
+            yield (
+                f"--exploration.end {self.exploration.end}: must be at most "
+                f"--exploration.start {self.exploration.start}"
+            )
+        stack = tasks.find(self.game).observation(self.env).stack
+        needed = self.env.num_envs * (stack + self.n_step + 1)
+        if self.replay_size < needed:
+            yield (
+                f"--replay-size {self.replay_size}: must be at least {needed} for {self.env.num_envs} environments, "
+                f"{stack} stacked frames and {self.n_step}-step returns"
+            )
 
 
-def flag(path: str) -> str:
-    """The command line's spelling of an option: "optimizer.clip_factor" -> "--optimizer.clip-factor"."""
-    return "--" + path.replace("_", "-")
+def default_preset(values: Mapping[str, Any]) -> str:
+    """The preset where none is named: that of the task in these options, `quick` where they name none."""
+    game = values.get("game")
+    return tasks.family(game).preset if isinstance(game, str) else PRESETS[0]
 
 
-def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """All options of a config, depth first: (dotted path, dataclass field, value)."""
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name, item, value
+@functools.cache
+def _faults_of_flavour(game: str, protocol: str, mode: int | None, difficulty: int | None) -> tuple[str, ...]:
+    """Whether the task has this mode and difficulty: only its environments know."""
+    try:
+        tasks.find(game).check(EnvConfig(protocol=protocol, mode=mode, difficulty=difficulty))  # type: ignore[arg-type]
+    except UserError as error:
+        return (str(error),)
+    return ()

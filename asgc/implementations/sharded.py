@@ -39,7 +39,7 @@ from torch.distributed.tensor import DTensor
 
 from .. import functional, rules
 from .. import gradient_statistics as statistics
-from ..diagnostics import layer_name
+from ..layers import layer_name
 from ..placement import Piece, is_dtensor, local, piece_of
 from ..preview import Preview, noise_std
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from ..optimizer import ASGC
-from ..wrap import Wrapped
+from ..wrapped import Wrapped
 
 __all__ = ["clips", "refuse_double_clipping"]
 

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     from evaluation.analysis.comparisons.robustness import robustness
     from evaluation.analysis.data.dataset import load
 
-    how = {name: options[name] for name in ("baseline", "metric", "seed", "level", "repetitions")}
+    how = {name: getattr(options, name) for name in ("baseline", "metric", "seed", "level", "repetitions")}
     with load(options.study) as dataset:
         result = compare(dataset, options.part, **how)
         problems = dataset.left_out()

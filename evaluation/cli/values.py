@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal
+
+from asgc.options import describe_range, in_range
 
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -108,29 +109,6 @@ def show(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value) if str(value) else "''"
-
-
-def in_range(value: float, allowed: str) -> bool:
-    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
-    low, high = (float(bound) for bound in allowed[1:-1].split(","))
-    if math.isnan(value):
-        return False
-    return (value >= low if allowed[0] == "[" else value > low) and (
-        value <= high if allowed[-1] == "]" else value < high
-    )
-
-
-def describe_range(allowed: str) -> str:
-    """An interval in words: "[0, 1)" -> "at least 0 and below 1"."""
-    low, high = (bound.strip() for bound in allowed[1:-1].split(","))
-    parts = []
-    if low != "-inf":
-        parts.append(f"{'at least' if allowed[0] == '[' else 'above'} {low}")
-    if high != "inf":
-        parts.append(f"{'at most' if allowed[-1] == ']' else 'below'} {high}")
-    elif allowed[-1] == ")":
-        parts.append("finite")
-    return " and ".join(parts)
 
 
 def number(value: Any) -> Any:

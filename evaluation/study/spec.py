@@ -26,10 +26,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evaluation.cli.config_file import UniqueKeys
-from evaluation.cli.errors import UserError, reason
+from evaluation.cli.config_file import read_yaml
+from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, number, suggestion
 from evaluation.study.space import Dimension, read_space
 
@@ -134,16 +132,7 @@ def load(path: Path) -> Study:
         UserError: the file cannot be read or is no YAML.
         StudyFaults: what is wrong in it, all of it.
     """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the study {path}: {reason(error)}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: no valid YAML: {getattr(error, 'problem', None) or reason(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines")
+    values = read_yaml(path, "the study")
     return parse(values, name=path.stem if path.name != "study.yaml" else path.resolve().parent.name, where=str(path))
 
 

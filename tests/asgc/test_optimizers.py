@@ -3,22 +3,27 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import asgc
 from asgc import ASGC, optimizers
 from asgc.clips import Clipped, NormClip
+from asgc.options import union
 
 RULES = ["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+CLIPS_BY_NAME = ["agc", "autoclip", "zclip", "adagc", "spamp", "gradient-noise"]
 
 
 def test_names() -> None:
     expected = {"asgc", "asgc-clip", "asgc-noise", *RULES, *(f"{rule}+clip" for rule in RULES)}
     expected |= {f"{rule}+clip-value" for rule in RULES} | {"adam-rel", "adam-reset"}
-    expected |= {"agc", "autoclip", "zclip", "adagc", "spamp", "gradient-noise"}
+    expected |= set(CLIPS_BY_NAME)
     assert set(optimizers.names()) == expected
     assert all(optimizers.info(name).description for name in optimizers.names())
     with pytest.raises(AttributeError):
@@ -28,7 +33,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("name", optimizers.names())
 def test_every_one_trains_with_every_default_given(name: str) -> None:
     p = torch.ones(20)
-    opt = optimizers.build(name, [p], lr=0.01, **optimizers.options(name))
+    opt = optimizers.build(name, [p], lr=0.01, **optimizers.defaults(name))
     assert isinstance(opt, torch.optim.Optimizer)
     scheduler = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
     for t in range(3):
@@ -40,6 +45,46 @@ def test_every_one_trains_with_every_default_given(name: str) -> None:
     again = optimizers.build(name, [torch.ones(20)], lr=0.01)
     again.load_state_dict(copy.deepcopy(opt.state_dict()))
     pickle.loads(pickle.dumps(opt)).step()
+
+
+def test_all_options_cover_what_each_optimizer_takes() -> None:
+    found = {option.name: option for option in optimizers.all_options()}
+    assert len(found) == len(optimizers.all_options())
+    for name in optimizers.names():
+        for rule in RULES:
+            for key, option in optimizers.options(name, rule).items():
+                assert found[key].kind == option.kind
+                assert found[key].choices == option.choices
+                if option.allowed:
+                    assert found[key].allowed == union(found[key].allowed, option.allowed)
+    assert found["ema_decay"].owners == ("zclip", "adagc", "spamp")
+    assert found["max_norm"].owners == ("NAME+clip", "zclip", "adagc")
+    assert found["rule"].owners == ("asgc", *CLIPS_BY_NAME)
+    assert found["momentum"].owners == ("sgd", "rmsprop")
+    assert (found["warmup_steps"].allowed, found["warmup_steps"].default) == ("[0, inf]", None)
+    assert set(optimizers.options("asgc")) == set(optimizers.defaults("asgc"))
+
+
+def test_records_and_messages_need_no_torch() -> None:
+    code = """
+import sys
+import asgc
+from asgc import optimizers
+optimizers.all_options(), optimizers.names()
+try:
+    optimizers.options("zclip", "sgd")["ema_decay"].check(1.0)
+except ValueError as error:
+    print(error)
+assert "torch" not in sys.modules
+assert callable(asgc.functional.clip) and issubclass(asgc.ASGC, object) and callable(asgc.wrap)
+from asgc import ASGC, functional, optimizers, wrap
+import asgc.wrapped
+assert asgc.wrap is wrap
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "ema_decay must be at least 0 and below 1, got 1.0"
+    with pytest.raises(AttributeError, match="no attribute 'asgcc'"):
+        asgc.asgcc  # noqa: B018
 
 
 def test_the_asgc_family() -> None:
@@ -86,7 +131,7 @@ def test_clip_is_clip_grad_norm_before_the_step(rule: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*params, strict=True))
     norm = torch.cat([p.grad.flatten() for p in params[0] if p.grad is not None]).norm()
     assert norm.item() == pytest.approx(0.5, rel=1e-4)
-    assert optimizers.options(f"{rule}+clip")["max_norm"] == 10
+    assert optimizers.defaults(f"{rule}+clip")["max_norm"] == 10
 
 
 def test_clip_evaluates_the_closure_first() -> None:

@@ -152,7 +152,7 @@ def test_wrap_gives_the_inner_optimizer_what_preview_says(options: dict[str, Any
 def test_the_clipped_baselines_give_the_inner_optimizer_what_preview_says(max_norm: float) -> None:
     params = parameters()
     inner = Recorder(params, lr=0.01)
-    opt = Clipped(inner, NormClip(max_norm))
+    opt = Clipped(inner, NormClip(max_norm=max_norm))
     for step in range(6):
         give_gradients(params, step)
         raw = [param.grad.clone() for param in params if param.grad is not None]

@@ -15,9 +15,10 @@ import pytest
 import torch
 import yaml
 
+from evaluation.cli.settings import settings
 from evaluation.runs import resources
-from rl import cli, config_io
-from rl.config import TrainConfig, leaves
+from rl import cli
+from rl.config import TrainConfig
 
 # A run of a second: random games of Breakout end after some 150 steps.
 TINY = """\
@@ -78,7 +79,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
         (["train", "--seed", "x"], "--seed x: must be a whole number"),
         (["train", "--total-steps", "-5"], "--total-steps -5: must be at least 1 and at most 1e12"),
         (["train", "--gamma=1.5"], "--gamma 1.5: must be at least 0 and below 1"),
-        (["train", "--optimizer.lr", "-1e-4"], "--optimizer.lr -1e-4: must be above 0 and at most 1000"),
+        (["train", "--optimizer.lr", "-1e-4"], "--optimizer.lr -1e-4: must be at least 0 and finite"),
         (
             ["train", "--batch-size", "2e3", "--replay-size", "1000"],
             "--batch-size 2000: must be at most --replay-size 1000",
@@ -162,15 +163,15 @@ def test_lists_and_infinity(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_run_folder_gives_its_own_configuration_to_resume(tmp_path: Path) -> None:
     config = TrainConfig.preset("dqn", seed=5)
-    (tmp_path / "config.yaml").write_text(config_io.dump(config))
-    flags = cli.train_flags(TrainConfig())
-    namespace, _ = flags.read(["--resume", str(tmp_path)])
+    (tmp_path / "config.yaml").write_text(config.dump())
+
+    def layers(*argv: str) -> TrainConfig:
+        return cli.COMMAND.layers(cli.COMMAND.flags().read(argv)[1])
+
     config.run_dir = str(tmp_path)
-    assert cli.layers(namespace) == config
-    namespace, _ = flags.read(["--run-dir", str(tmp_path), "--resume"])
-    assert cli.layers(namespace).seed == 5
-    namespace, _ = flags.read(["--run-dir", str(tmp_path), "--resume", "--preset", "quick"])
-    assert cli.layers(namespace).seed == 1
+    assert layers("--resume", str(tmp_path)) == config
+    assert layers("--run-dir", str(tmp_path), "--resume").seed == 5
+    assert layers("--run-dir", str(tmp_path), "--resume", "--preset", "quick").seed == 1
 
 
 def test_help_is_short_and_shows_the_defaults_of_the_layers(
@@ -185,7 +186,7 @@ def test_help_is_short_and_shows_the_defaults_of_the_layers(
     assert "--optimizer NAME" in page
     assert cli.main(["train", "--help-all"]) == 0
     everything = capsys.readouterr().out
-    for path, _, _ in leaves(TrainConfig()):
+    for path in settings(TrainConfig):
         if path != "optimizer.name":
             assert "--" + path.replace("_", "-") in everything
 

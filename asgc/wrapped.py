@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 
 from . import functional
 from . import gradient_statistics as statistics
-from .diagnostics import describe, first_dtensor, layer_name
+from .diagnostics import describe
+from .layers import check_gradient, check_parameter, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
-from .options import TRANSFORM_DEFAULTS, check_gradient, check_parameter, is_tensor_free, resolve_transform
+from .options import TRANSFORM_DEFAULTS, is_tensor_free, resolve_transform
 from .preview import Preview, preview_sharded, preview_transform
 from .proxy import OptimizerProxy
 from .saved import VERSION, check_layer, check_version, with_shapes

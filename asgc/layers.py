@@ -1,0 +1,51 @@
+"""The layers of an optimizer in messages: their names, and the parameters and gradients that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .placement import is_dtensor, problem
+
+__all__ = ["check_gradient", "check_parameter", "first_dtensor", "layer_name"]
+
+Group = dict[str, Any]
+
+
+def layer_name(groups: list[Group], group_index: int, index: int) -> str:
+    """The parameter's name where named_parameters were given, else its group, index and shape."""
+    group = groups[group_index]
+    if "param_names" in group:
+        return str(group["param_names"][index])
+    return f"group {group_index}, parameter {index} (shape {tuple(group['params'][index].shape)})"
+
+
+def first_dtensor(groups: list[Group]) -> str | None:
+    """Name of the first parameter that is a DTensor."""
+    for gi, group in enumerate(groups):
+        for pi, param in enumerate(group["params"]):
+            if is_dtensor(param):
+                return layer_name(groups, gi, pi)
+    return None
+
+
+def check_parameter(param: Tensor, name: str) -> None:
+    """ValueError for a parameter ASGC cannot optimize."""
+    if not param.is_floating_point():
+        kind = "complex" if param.is_complex() else str(param.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} is {kind}: only real floating-point parameters are supported")
+    if param.layout is not torch.strided:
+        raise ValueError(f"{name} is sparse: only dense parameters are supported")
+    reason = problem(param)
+    if reason is not None:
+        raise ValueError(f"{name} {reason}")
+
+
+def check_gradient(grad: Tensor, name: str) -> None:
+    """RuntimeError for a gradient ASGC cannot transform."""
+    if grad.layout is not torch.strided:
+        raise RuntimeError(f"{name} has a sparse gradient, which is not supported: use dense gradients (sparse=False)")
+    if grad.is_complex():
+        raise RuntimeError(f"{name} has a complex gradient: only real floating-point gradients are supported")

@@ -1,0 +1,84 @@
+"""The group `optimizer` of a configuration, made from the optimizers' own table of options (`asgc.options`).
+
+A new optimizer or option of the registry is there by itself: as a flag, in YAML, in the Python API, in messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, make_dataclass
+from typing import Any, Optional
+
+from asgc import optimizers
+from asgc.options import LR, RULES, Option
+from evaluation.cli.errors import UserError
+from evaluation.cli.settings import flag, option
+from evaluation.cli.values import suggestion
+
+
+@dataclass
+class OptimizerGroup:
+    """Optimizer by its registry name. Options left at null take that optimizer's own default."""
+
+    name: str = option("asgc", "registry name: asgc, asgc-clip, adam, sgd, adam+clip, agc, zclip, adam-rel, ...")
+    lr: float = option(1e-4, LR.help, LR.allowed)
+
+    def options(self) -> dict[str, Any]:
+        """The optimizer's keyword arguments that were set: everything but `name` and `lr` that is not None."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)[2:]}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def prepare(self, layer: Mapping[str, Any]) -> None:
+        """A layer names another optimizer or rule: what the layers below set and it does not take goes back to null."""
+        name, rule = layer.get("name", self.name), layer.get("rule", self.options().get("rule"))
+        try:
+            taken = optimizers.options(name, rule or "adam")
+        except ValueError:
+            return  # unknown: the whole configuration's check says so
+        for option in self.options():
+            if option not in taken:
+                setattr(self, option, None)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with name and options beyond each value alone, in a line."""
+        if fault := _fault(self.name, tuple(self.options().items())):
+            yield fault
+
+
+@functools.cache
+def _fault(name: str, given: tuple[tuple[str, Any], ...]) -> str:
+    """Builds the optimizer for one number: it knows best which options it takes together."""
+    options = dict(given)
+    if name not in optimizers.names():
+        return str(UserError(f"unknown optimizer {name!r}{suggestion(name, optimizers.names())}"))
+    rule = options.get("rule", "adam")
+    taken = optimizers.options(name, rule)
+    if unknown := [option for option in options if option not in taken]:
+        rules = f" with rule {rule!r}" if "rule" in taken else ""
+        return f"{flag('optimizer.' + unknown[0])}: {name}{rules} has no such option"
+    import torch
+
+    if "implementation" in options:
+        options["implementation"] = "reference"  # whether a fast path is there shows when training starts
+    try:
+        optimizers.build(name, [torch.zeros(1, requires_grad=True)], lr=1.0, **options)
+    except (TypeError, ValueError) as error:
+        return f"--optimizer {name}: {error}"
+    return ""
+
+
+def _field(one: Option) -> tuple[str, Any, Any]:
+    """A dataclass field: None, or the option's type within its range."""
+    owners = "" if set(RULES) <= set(one.owners) else f"{', '.join(one.owners)}: "
+    null = "; null: made from --seed" if one.name == "seed" else ""
+    return one.name, Optional[one.type], option(None, f"{owners}{one.help.replace('None', 'null')}{null}", one.allowed)  # noqa: UP045
+
+
+OptimizerConfig = make_dataclass(
+    "OptimizerConfig",
+    [_field(one) for one in optimizers.all_options()],
+    bases=(OptimizerGroup,),
+    namespace={"__doc__": OptimizerGroup.__doc__, "__module__": __name__},
+)
