@@ -1,7 +1,8 @@
 """Q-networks: the convolutional one of Mnih et al. (2015), with its sizes as options, and an MLP for vectors.
 
-A network is a body, whose layers make features (batch, d) of scaled observations, and behind it a head that makes the
-action values of them. Both lie in one `layers`, so parameters are named by their place in it.
+A network is a body, whose layers make features (batch, d) of scaled observations, and behind it the output that makes
+action values of them, or whatever else `rl.algorithms.heads` gives a meaning to. Both lie in one `layers`:
+parameters are named by their place in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from rl.config import NetworkConfig
 from rl.tasks import ObservationSpec
 
-Head = Callable[[int, int], nn.Module]  # (features d, actions A) -> module (batch, d) -> (batch, A)
+Output = Callable[[int, int], nn.Module]  # (features d, actions A) -> module: (batch, d) -> (batch, A, ...)
 
 
 def build_network(observation: ObservationSpec, num_actions: int, config: NetworkConfig) -> Network:
@@ -44,15 +45,15 @@ class Network(nn.Module):
     """Action values Q(s, a) of observations.
 
     Attributes:
-        layers: the body's layers and, last, the head.
+        layers: the body's layers and, last, the output's.
     """
 
     layers: nn.Sequential
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Q-values (batch, A), float32, of observations (batch, stack, *frame)."""
-        values: Tensor = self.layers(self.scaled(observation))
-        return values.float()
+        """Outputs (batch, A, ...), float32, of observations (batch, stack, *frame)."""
+        output: Tensor = self.layers(self.scaled(observation))
+        return output.float()
 
     def scaled(self, observation: Tensor) -> Tensor:
         """What the layers see of observations."""
@@ -60,7 +61,7 @@ class Network(nn.Module):
 
 
 class QNetwork(Network):
-    """Of stacked frames, uint8: convolutions, one hidden layer, the head.
+    """Of stacked frames, uint8: convolutions, one hidden layer, the output.
 
     With channels (32, 64, 64), kernels (8, 4, 3), strides (4, 2, 1) and hidden 512 this is the network of Mnih et al.
     (2015), "Human-level control through deep reinforcement learning", Methods.
@@ -71,6 +72,7 @@ class QNetwork(Network):
         channels, kernels, strides: one entry per convolution.
         hidden: units of the hidden layer.
         layer_norm: normalize before every ReLU (over channels and positions after a convolution), as PQN does.
+        output: what comes after the last hidden layer.
 
     Pixels are scaled by 1/255 until `standardize` has been given frames.
     """
@@ -87,7 +89,7 @@ class QNetwork(Network):
         strides: Sequence[int] = (4, 2, 1),
         hidden: int = 512,
         layer_norm: bool = False,
-        head: Head = nn.Linear,
+        output: Output = nn.Linear,
     ) -> None:
         super().__init__()
         in_channels, height, width = observation_shape
@@ -100,7 +102,7 @@ class QNetwork(Network):
                 raise ValueError(f"the frames are too small for convolutions with kernels {list(kernels)}")
             in_channels = out_channels
         body += [nn.Flatten(), *dense([in_channels * height * width, hidden], layer_norm)]
-        self.layers = nn.Sequential(*body, head(hidden, num_actions))
+        self.layers = nn.Sequential(*body, output(hidden, num_actions))
         self.register_buffer("offset", torch.zeros(*observation_shape[1:]))
         self.register_buffer("scale", torch.tensor(1 / 255))
 
@@ -128,7 +130,7 @@ class QNetwork(Network):
 
 
 class VectorQNetwork(Network):
-    """Of vectors, float32: an MLP with ReLUs and the head.
+    """Of vectors, float32: an MLP with ReLUs, and the output.
 
     Args:
         num_actions: number of actions A.
@@ -136,6 +138,7 @@ class VectorQNetwork(Network):
         units: units of each hidden layer.
         layer_norm: normalize before every ReLU.
         center, scale: d numbers each, or one for all: the layers see (x - center) / scale.
+        output: what comes after the last hidden layer.
     """
 
     offset: Tensor
@@ -149,12 +152,12 @@ class VectorQNetwork(Network):
         layer_norm: bool = False,
         center: Sequence[float] = (0.0,),
         scale: Sequence[float] = (1.0,),
-        head: Head = nn.Linear,
+        output: Output = nn.Linear,
     ) -> None:
         super().__init__()
         stack, size = observation_shape
         sizes = [stack * size, *units]
-        self.layers = nn.Sequential(*dense(sizes, layer_norm), head(sizes[-1], num_actions))
+        self.layers = nn.Sequential(*dense(sizes, layer_norm), output(sizes[-1], num_actions))
         factor = 1 / torch.tensor(scale, dtype=torch.float64).expand(size)
         offset = -torch.tensor(center, dtype=torch.float64).expand(size) * factor
         self.register_buffer("factor", factor.float().repeat(stack))

@@ -94,7 +94,7 @@ def test_saved_names_and_the_order_of_initialization(game: str, layer_norm: bool
 
 
 @pytest.mark.parametrize("network", [QNetwork, VectorQNetwork])
-def test_a_head_stands_on_the_features_of_either_body(network: type[Any]) -> None:
+def test_another_output_stands_on_the_features_of_either_body(network: type[Any]) -> None:
     """Dueling values: V(s) + A(s, a) - mean A(s, .), from one linear layer (Wang et al., 2016)."""
 
     class Dueling(torch.nn.Linear):
@@ -106,7 +106,7 @@ def test_a_head_stands_on_the_features_of_either_body(network: type[Any]) -> Non
             return value + advantage - advantage.mean(dim=1, keepdim=True)
 
     shape, dtype = ((2, 84, 84), torch.uint8) if network is QNetwork else ((1, 4), torch.float32)
-    made = network(3, shape, head=Dueling)
+    made = network(3, shape, output=Dueling)
     observation = torch.ones(5, *shape, dtype=dtype)
     features = made.layers[:-1](made.scaled(observation))
     assert isinstance(made.layers[-1], Dueling)
