@@ -100,7 +100,7 @@ def write_config(path: Path, config: Any) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """Read what `write_config` wrote. `UserError` when the file cannot be read, or holds no mapping or nothing."""
     config: dict[str, Any] = plain(read_yaml(path))
-    if not config:
+    if not path.stat().st_size:
         raise UserError(f"cannot read {path}: it is empty")
     return config
 
