@@ -16,36 +16,17 @@ from typing import Any
 
 import torch
 
+from evaluation.runs.hardware import select_device
 from evaluation.runs.run_folder import RunFolder
+from evaluation.runs.watchers import Watchers
 from rl import tasks
-from rl.algorithms.dqn import select_device
+from rl.algorithms.dqn import DQN
 from rl.config import TrainConfig
-from rl.progress import Silent
 from rl.trainer import Trainer
 
 LEARNING_STARTS = 8_192  # environment steps
 TARGET_INTERVAL = 8_448  # so that one target update comes soon after, and the next one a thousand updates later
 UPDATES = {"control": 40, "atari-small": 20, "quick": 12, "dqn": 6}  # by preset, in a round
-
-
-class TimedTrainer(Trainer):
-    """Counts the seconds of its updates, sampling and recording included, the environments not.
-
-    On a CPU those of the processor, which other programs on the machine hardly touch.
-    """
-
-    seconds = 0.0
-
-    def _learn(self) -> None:
-        start = self._now()
-        super()._learn()
-        self.seconds += self._now() - start
-
-    def _now(self) -> float:
-        if self.learner.device.type == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 class Learning:
@@ -66,8 +47,25 @@ class Learning:
         )
         config.validate()
         self._run = RunFolder.create(folder, config.to_dict(), seeds={"seed": 1}, device=device, tensorboard=False)
-        self._trainer = TimedTrainer(config, self._run, select_device(device), Silent())
-        self._trainer.start_environments()
+        self._trainer = Trainer(config, self._run, select_device(device), Watchers())
+        algorithm = self._trainer.algorithm
+        assert isinstance(algorithm, DQN)
+        self._learn, algorithm.learn = algorithm.learn, self._timed_learn  # type: ignore[method-assign]
+        self._seconds = 0.0
+        self._trainer.start()
+
+    def _timed_learn(self, due: int) -> None:
+        """Count the seconds of the updates, sampling and recording included, the environments not."""
+        start = self._now()
+        self._learn(due)
+        self._seconds += self._now() - start
+
+    def _now(self) -> float:
+        """On a CPU the seconds of the processor, which other programs on the machine hardly touch."""
+        if self._trainer.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     def warm_up(self) -> None:
         """Fill the replay and train past the first target update."""
@@ -76,15 +74,15 @@ class Learning:
 
     def seconds_per_update(self, updates: int) -> float:
         """Train for at least so many updates."""
-        trainer = self._trainer
-        done, trainer.seconds = trainer.updates, 0.0
-        while trainer.updates - done < updates:
-            trainer.advance()
-        return trainer.seconds / (trainer.updates - done)
+        algorithm = self._trainer.algorithm
+        done, self._seconds = algorithm.updates, 0.0
+        while algorithm.updates - done < updates:
+            self._trainer.advance()
+        return self._seconds / (algorithm.updates - done)
 
     def close(self) -> None:
         """Free it."""
-        self._trainer.envs.close()
+        self._trainer.close()
         self._run.close()
 
 

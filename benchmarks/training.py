@@ -1,5 +1,5 @@
 """`asgc-rl bench`: environment steps per second of training, alone or beside Stable-Baselines3 in the same run.
-`--gradients`: `bench_gradients`.
+`--gradients`: `recording_cost`.
 
 The setting is Nature's (Mnih et al., 2015): frames of 84 x 84, batches of 32, one update per 4 environment steps. The
 contestants take turns in short rounds, so that a machine whose speed drifts slows them alike; a round's time starts
@@ -19,10 +19,10 @@ import torch
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from evaluation.runs.hardware import select_device, select_precision
 from evaluation.runs.run_folder import RunFolder
-from rl.algorithms.dqn import select_device, select_precision
+from evaluation.runs.watchers import Watchers
 from rl.config import TrainConfig
-from rl.progress import Silent
 from rl.trainer import Trainer
 
 BURN_IN = 2_000  # environment steps before the clock starts, half of them without updates
@@ -64,21 +64,21 @@ class Ours:
         self._run = RunFolder.create(
             folder, self.config.to_dict(), seeds={"seed": self.config.seed}, device=str(device), tensorboard=False
         )
-        self._trainer = Trainer(self.config, self._run, device, Silent())
-        self._trainer.start_environments()
+        self._trainer = Trainer(self.config, self._run, device, Watchers())
+        self._trainer.start()
 
     def advance(self, steps: int) -> int:
         """Train for at least `steps` environment steps."""
         start = self._trainer.step
         while self._trainer.step - start < steps:
             self._trainer.advance()
-        if self._trainer.learner.device.type == "cuda":
+        if self._trainer.algorithm.learner.device.type == "cuda":
             torch.cuda.synchronize()
         return self._trainer.step - start
 
     def close(self) -> None:
         """Close the environments and the temporary run folder."""
-        self._trainer.envs.close()
+        self._trainer.close()
         self._run.close()
 
 
@@ -159,9 +159,9 @@ def main(argv: Sequence[str]) -> int:
     )
     options, _ = flags.read(list(argv))
     if options.gradients:
-        from benchmarks import recording_cost as bench_gradients
+        from benchmarks import recording_cost
 
-        bench_gradients.report(options.game, options.optimizer, options.device, options.rounds)
+        recording_cost.report(options.game, options.optimizer, options.device, options.rounds)
         return 0
     if options.against not in (None, "sb3"):
         raise UserError(f"--against {options.against}: there is sb3")

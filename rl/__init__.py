@@ -11,18 +11,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evaluation.runs.loop import Interrupted
     from rl.agent import Agent, load_agent
     from rl.config import TrainConfig
-    from rl.trainer import Interrupted, train
+    from rl.trainer import train
 
 __all__ = ["Agent", "Interrupted", "TrainConfig", "load_agent", "train"]
 
 _HOMES = {
-    "Agent": "agent",
-    "load_agent": "agent",
-    "TrainConfig": "config",
-    "Interrupted": "trainer",
-    "train": "trainer",
+    "Agent": "rl.agent",
+    "load_agent": "rl.agent",
+    "TrainConfig": "rl.config",
+    "Interrupted": "evaluation.runs.loop",
+    "train": "rl.trainer",
 }
 
 
@@ -32,4 +33,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'rl' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"rl.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError, reason
+from evaluation.runs.hardware import select_device, select_precision
 from evaluation.runs.run_folder import MODEL, is_finished, load_config, newest_checkpoint
 from rl import tasks
-from rl.algorithms.dqn import select_device, select_precision
 from rl.config import TrainConfig
-from rl.networks import QNetwork, VectorQNetwork, build_network
+from rl.networks import Network, build_network
 
 
 class Agent:
@@ -26,9 +26,7 @@ class Agent:
         num_actions: number of actions A.
     """
 
-    def __init__(
-        self, network: QNetwork | VectorQNetwork, config: TrainConfig, num_actions: int, device: torch.device
-    ) -> None:
+    def __init__(self, network: Network, config: TrainConfig, num_actions: int, device: torch.device) -> None:
         self.network = network.to(device).eval()
         self.config = config
         self.num_actions = num_actions

@@ -37,7 +37,7 @@ COMMAND = TrainCommand(
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
     "rl.trainer",
-    "rl.display",
+    "evaluation.runs.display",
     "asgc.implementations.cpu.launch",
     "envpool",
     "pandas",
@@ -80,11 +80,12 @@ def train_command(argv: list[str]) -> int:
     if config is None:
         return 0
 
-    from rl.display import make_display
-    from rl.trainer import Interrupted, train
+    from evaluation.runs.display import make_display
+    from evaluation.runs.loop import Interrupted
+    from rl.trainer import train
 
     try:
-        train(config, resume=resume, display=make_display())
+        train(config, resume=resume, watchers=[make_display()])
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED

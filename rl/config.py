@@ -101,6 +101,7 @@ class TrainConfig(Config):
     """One DQN run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
 
     game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
+    algorithm: Literal["dqn"] = option("dqn", "what learns")
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")
@@ -121,6 +122,12 @@ class TrainConfig(Config):
     )
     compile: bool = option(False, "torch.compile the network")
     checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]")
+    checkpoint_minutes: float = option(5.0, "minutes between checkpoints, too; inf: only by steps", "(0, inf]")
+    segment_steps: int = option(
+        500_000,
+        "environment steps after which environments are made anew and their games cut; a resume plays them again",
+        "[1, 1e12]",
+    )
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
     track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")

@@ -1,8 +1,14 @@
-"""Q-networks: the convolutional one of Mnih et al. (2015), with its sizes as options, and an MLP for vectors."""
+"""Q-networks: the convolutional one of Mnih et al. (2015), with its sizes as options, and an MLP for vectors.
+
+A network is a body, whose layers make features (batch, d) of scaled observations, and behind it the output that makes
+action values of them, or whatever else `rl.algorithms.heads` gives a meaning to. Both lie in one `layers`, so parameters
+are named by their place in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +16,23 @@ from torch import Tensor, nn
 from rl.config import NetworkConfig
 from rl.tasks import ObservationSpec
 
+Output = Callable[[int, int], nn.Module]  # (features d, actions A) -> module: (batch, d) -> (batch, A, ...)
 
-def build_network(observation: ObservationSpec, num_actions: int, config: NetworkConfig) -> QNetwork | VectorQNetwork:
+
+def build_network(observation: ObservationSpec, num_actions: int, config: NetworkConfig) -> Network:
     """The Q-network that a configuration describes, freshly initialized from torch's generator."""
     if len(observation.shape) == 2:
-        stack, size = observation.shape
         return VectorQNetwork(
             num_actions,
-            (stack, size),
+            observation.shape,
             config.units,
             config.layer_norm,
             center=observation.center,
             scale=observation.scale,
         )
-    stack, height, width = observation.shape
     return QNetwork(
         num_actions,
-        (stack, height, width),
+        observation.shape,
         channels=config.channels,
         kernels=config.kernels,
         strides=config.strides,
@@ -35,8 +41,27 @@ def build_network(observation: ObservationSpec, num_actions: int, config: Networ
     )
 
 
-class QNetwork(nn.Module):
-    """Action values Q(s, a) of stacked frames: convolutions, one hidden layer, one linear output per action.
+class Network(nn.Module):
+    """Action values Q(s, a) of observations.
+
+    Attributes:
+        layers: the body's layers and, last, the output's.
+    """
+
+    layers: nn.Sequential
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Outputs (batch, A, ...), float32, of observations (batch, stack, *frame)."""
+        output: Tensor = self.layers(self.scaled(observation))
+        return output.float()
+
+    def scaled(self, observation: Tensor) -> Tensor:
+        """What the layers see of observations."""
+        raise NotImplementedError
+
+
+class QNetwork(Network):
+    """Of stacked frames, uint8: convolutions, one hidden layer, the output.
 
     With channels (32, 64, 64), kernels (8, 4, 3), strides (4, 2, 1) and hidden 512 this is the network of Mnih et al.
     (2015), "Human-level control through deep reinforcement learning", Methods.
@@ -47,6 +72,7 @@ class QNetwork(nn.Module):
         channels, kernels, strides: one entry per convolution.
         hidden: units of the hidden layer.
         layer_norm: normalize before every ReLU (over channels and positions after a convolution), as PQN does.
+        output: what comes after the last hidden layer.
 
     Pixels are scaled by 1/255 until `standardize` has been given frames.
     """
@@ -57,31 +83,27 @@ class QNetwork(nn.Module):
     def __init__(
         self,
         num_actions: int,
-        observation_shape: tuple[int, int, int],
+        observation_shape: Sequence[int],
         channels: Sequence[int] = (32, 64, 64),
         kernels: Sequence[int] = (8, 4, 3),
         strides: Sequence[int] = (4, 2, 1),
         hidden: int = 512,
         layer_norm: bool = False,
+        output: Output = nn.Linear,
     ) -> None:
         super().__init__()
         in_channels, height, width = observation_shape
-        layers: list[nn.Module] = []
+        body: list[nn.Module] = []
         for out_channels, kernel, stride in zip(channels, kernels, strides, strict=True):
-            layers.append(nn.Conv2d(in_channels, out_channels, kernel, stride))
-            if layer_norm:
-                layers.append(nn.GroupNorm(1, out_channels))
-            layers.append(nn.ReLU())
+            norm = [nn.GroupNorm(1, out_channels)] if layer_norm else []
+            body += [nn.Conv2d(in_channels, out_channels, kernel, stride), *norm, nn.ReLU()]
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             if height < 1 or width < 1:
                 raise ValueError(f"the frames are too small for convolutions with kernels {list(kernels)}")
             in_channels = out_channels
-        layers += [nn.Flatten(), nn.Linear(in_channels * height * width, hidden)]
-        if layer_norm:
-            layers.append(nn.LayerNorm(hidden))
-        layers += [nn.ReLU(), nn.Linear(hidden, num_actions)]
-        self.layers = nn.Sequential(*layers)
-        self.register_buffer("offset", torch.zeros(observation_shape[1:]))
+        body += [nn.Flatten(), *dense([in_channels * height * width, hidden], layer_norm)]
+        self.layers = nn.Sequential(*body, output(hidden, num_actions))
+        self.register_buffer("offset", torch.zeros(*observation_shape[1:]))
         self.register_buffer("scale", torch.tensor(1 / 255))
 
     @torch.no_grad()
@@ -100,18 +122,15 @@ class QNetwork(nn.Module):
         deviation = (pixels - self.offset).square().mean().sqrt()
         self.scale.copy_(1 / deviation.clamp(min=1.0))
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """Q-values (batch, A), float32, of uint8 observations (batch, stack, height, width)."""
+    def scaled(self, observation: Tensor) -> Tensor:
         device_type = observation.device.type
         dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else torch.float32
         # Whole grey levels up to 256 are exact in bfloat16: converting first costs half the memory traffic.
-        pixels = observation.to(dtype).sub_(self.offset.to(dtype)).mul_(self.scale.to(dtype))
-        values: Tensor = self.layers(pixels)
-        return values.float()
+        return observation.to(dtype).sub_(self.offset.to(dtype)).mul_(self.scale.to(dtype))
 
 
-class VectorQNetwork(nn.Module):
-    """Action values Q(s, a) of vectors: an MLP with ReLUs and one linear output per action.
+class VectorQNetwork(Network):
+    """Of vectors, float32: an MLP with ReLUs, and the output.
 
     Args:
         num_actions: number of actions A.
@@ -119,6 +138,7 @@ class VectorQNetwork(nn.Module):
         units: units of each hidden layer.
         layer_norm: normalize before every ReLU.
         center, scale: d numbers each, or one for all: the layers see (x - center) / scale.
+        output: what comes after the last hidden layer.
     """
 
     offset: Tensor
@@ -127,29 +147,29 @@ class VectorQNetwork(nn.Module):
     def __init__(
         self,
         num_actions: int,
-        observation_shape: tuple[int, int],
+        observation_shape: Sequence[int],
         units: Sequence[int] = (64, 64),
         layer_norm: bool = False,
         center: Sequence[float] = (0.0,),
         scale: Sequence[float] = (1.0,),
+        output: Output = nn.Linear,
     ) -> None:
         super().__init__()
         stack, size = observation_shape
-        layers: list[nn.Module] = []
-        inputs = stack * size
-        for outputs in units:
-            layers.append(nn.Linear(inputs, outputs))
-            if layer_norm:
-                layers.append(nn.LayerNorm(outputs))
-            layers.append(nn.ReLU())
-            inputs = outputs
-        self.layers = nn.Sequential(*layers, nn.Linear(inputs, num_actions))
+        sizes = [stack * size, *units]
+        self.layers = nn.Sequential(*dense(sizes, layer_norm), output(sizes[-1], num_actions))
         factor = 1 / torch.tensor(scale, dtype=torch.float64).expand(size)
         offset = -torch.tensor(center, dtype=torch.float64).expand(size) * factor
         self.register_buffer("factor", factor.float().repeat(stack))
         self.register_buffer("offset", offset.float().repeat(stack))
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """Q-values (batch, A), float32, of float32 observations (batch, stack, d)."""
-        values: Tensor = self.layers(torch.addcmul(self.offset, observation.flatten(1), self.factor))
-        return values.float()
+    def scaled(self, observation: Tensor) -> Tensor:
+        return torch.addcmul(self.offset, observation.flatten(1), self.factor)
+
+
+def dense(sizes: Sequence[int], layer_norm: bool) -> list[nn.Module]:
+    """Fully connected layers with ReLUs, from `sizes[0]` inputs to `sizes[-1]` outputs."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if layer_norm else []), nn.ReLU()]
+    return layers

@@ -1,12 +1,10 @@
-"""What comes before a run: its folder's name, the checks after which nothing is written for a run that cannot start,
-and the threads it gets."""
+"""What comes before a run: its folder's name, and the checks after which nothing is written for a run that cannot
+start."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,20 +12,17 @@ import torch
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
 from evaluation.runs.run_folder import CHECKPOINTS
-from rl import tasks
+from rl import algorithms, tasks
 from rl.config import TrainConfig
-from rl.replay.ring import FrameReplay
 
 
 def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
-    env = config.env
-    spec = tasks.find(config.game).observation(env)
-    replay = FrameReplay.nbytes(config.replay_size, env.num_envs, spec.frame, spec.stack, config.n_step, spec.dtype)
+    memory = algorithms.find(config.algorithm).memory(config, tasks.find(config.game).observation(config.env))
     overhead = 1 << 30  # torch, EnvPool, the networks and their activations
-    resources.check_memory(replay, "the replay", "--replay-size", device=str(device))
-    resources.check_memory(overhead + (replay if device.type == "cpu" else 0), "this run", "--replay-size")
-    checkpoint = replay + (64 << 20)
+    resources.check_memory(memory, "the replay", "--replay-size", device=str(device))
+    resources.check_memory(overhead + (memory if device.type == "cpu" else 0), "this run", "--replay-size")
+    checkpoint = memory + (64 << 20)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
     needed = max(0, store.peak_bytes(checkpoint) - present)
@@ -41,14 +36,3 @@ def default_run_dir(config: TrainConfig) -> Path:
     parent = Path("runs") / datetime.date.today().isoformat()
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
     return next(path for path in candidates if not path.exists())
-
-
-@contextlib.contextmanager
-def enough_threads(config: TrainConfig) -> Iterator[None]:
-    """As many threads as the task's networks profit from."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(tasks.find(config.game).family.torch_threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

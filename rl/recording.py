@@ -12,33 +12,38 @@ import numpy as np
 from evaluation.runs import recorder, seeding
 from evaluation.runs.gradient_columns import noise_scale
 from evaluation.runs.recorder import GradientRecorder
+from evaluation.runs.schedule import Schedule
+from evaluation.runs.watchers import Watcher
 from rl import tasks
-from rl.algorithms import pathologies as diagnostics
-from rl.algorithms.dqn import DQN, Part
+from rl.algorithms import pathologies
+from rl.algorithms.base import Algorithm, Part
 from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
-from rl.replay.ring import FrameReplay
 
 GRADIENTS, DIAGNOSTICS = "gradients", "diagnostics"  # splits in metrics.jsonl
 AVERAGING = 0.9  # decay, per regular record, of the averages whose ratio is the noise scale
 
 
-class Recording:
+class Recording(Watcher):
     """Watches the learner's optimizer steps; `take` gives what is to be logged.
 
     The gradient-noise scale B_simple = S / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162) comes from the first half
     of the batch beside the whole, at the cost of half an update. As there, it is the ratio of exponential averages of
-    its two estimates over the regular records; the single ones are logged as `noise_trace` and `squared_norm`. What the
-    replay calls a sample is one transition.
+    its two estimates over the regular records; the single ones are logged as `noise_trace` and `squared_norm`. A sample
+    is one transition.
 
     Diagnostics (`algorithms.pathologies`): the churn of each regularly recorded update, the rest at every evaluation.
-    Their states are drawn from the replay anew each time, by a generator made from the seed and the number of updates.
+    Their states are drawn from the algorithm's memory anew each time, by a generator made from the seed and the number
+    of updates.
     """
 
-    def __init__(self, config: TrainConfig, run: Path, learner: DQN, replay: FrameReplay) -> None:
+    name = "recording"
+
+    def __init__(self, config: TrainConfig, run: Path, algorithm: Algorithm, schedule: Schedule) -> None:
         self._config = config
-        self._learner = learner
-        self._replay = replay
+        self._schedule = schedule
+        self._algorithm = algorithm
+        self._learner = learner = algorithm.learner
         self._averages: list[float] = []  # of S and |G|^2
         self._values: dict[str, dict[str, float]] = {}
         self._recorder: GradientRecorder | None = None
@@ -56,7 +61,7 @@ class Recording:
         `step`."""
         if self._recorder is None:
             return contextlib.nullcontext()
-        event = self._recorder.due(update, shift_follows(update, self._config))
+        event = self._recorder.due(update, self._schedule.shift_follows(update))
         return contextlib.nullcontext() if event is None else self._record(step, update, event, part)
 
     @contextlib.contextmanager
@@ -68,12 +73,13 @@ class Recording:
             return
         if len(part[0]) > 1:
             self._values[GRADIENTS] = self._noise_scale(part)
-        states = self._replay.sample(diagnostics.CHURN_STATES, self._rng("churn", update)).observation
-        before = diagnostics.greedy_actions(self._learner, states)
+        states = self._algorithm.states(pathologies.CHURN_STATES, self._rng("churn", update))
+        before = None if states is None else pathologies.greedy_actions(self._learner, states)
         with self._recorder.record(step, update, event):
             yield
-        after = diagnostics.greedy_actions(self._learner, states)
-        self._values[DIAGNOSTICS] = {"churn": diagnostics.churn(before, after)}
+        if states is not None and before is not None:
+            after = pathologies.greedy_actions(self._learner, states)
+            self._values[DIAGNOSTICS] = {"churn": pathologies.churn(before, after)}
 
     def audit(self) -> ValueAudit | None:
         """For an evaluation that is about to start: its policy, and what it shows its steps to; None where off."""
@@ -82,14 +88,13 @@ class Recording:
         protocol = tasks.find(self._config.game).family.protocol(self._config.env.protocol)
         return ValueAudit(self._learner, self._config.gamma, episodic_life=protocol.episodic_life)
 
-    def evaluated(self, audit: ValueAudit | None, updates: int) -> dict[str, float]:
+    def audited(self, audit: ValueAudit | None, updates: int) -> dict[str, float]:
         """Diagnostics to log after that evaluation, made after so many updates; empty where off."""
         if audit is None:
             return {}
-        figures = audit.figures()
-        if self._replay.can_sample():
-            figures |= diagnostics.network_health(self._learner, self._replay, self._rng("health", updates))
-        return figures
+        return audit.figures() | pathologies.network_health(
+            self._learner, self._algorithm.states, self._rng("health", updates)
+        )
 
     def _rng(self, purpose: str, number: int) -> np.random.Generator:
         return np.random.default_rng(seeding.derive(self._config.seed, "diagnostics", purpose, number))
@@ -107,8 +112,7 @@ class Recording:
             "squared_norm": estimates[1],
         }
 
-    def shift(self, updates: int) -> None:
-        """The target network has been synchronized after so many updates."""
+    def shifted(self, updates: int) -> None:
         if self._recorder is not None:
             self._recorder.shift(updates)
 
@@ -117,35 +121,15 @@ class Recording:
         values, self._values = self._values, {}
         return values
 
-    def flush(self) -> None:
-        """Write the rows; with each checkpoint."""
-        if self._recorder is not None:
-            self._recorder.flush()
-
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, after `flush`."""
-        recorded = {} if self._recorder is None else self._recorder.state_dict()
-        return {"recorder": recorded, "averages": self._averages}
+        """What a checkpoint keeps; the rows so far are written."""
+        if self._recorder is None:
+            return {}
+        self._recorder.flush()
+        return {"recorder": self._recorder.state_dict(), "averages": self._averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; what was written after it goes."""
-        self._averages = state["averages"]
+        """Go on from a checkpoint, or from the start: what was written after it goes."""
+        self._averages = state.get("averages", [])
         if self._recorder is not None:
-            self._recorder.load_state_dict(state["recorder"])
-
-    def start_over(self) -> None:
-        """A run from the start: what an earlier try left goes."""
-        if self._recorder is not None:
-            self._recorder.drop_later_parts()
-
-
-def shift_follows(update: int, config: TrainConfig) -> bool:
-    """Whether the target network is synchronized between update number `update` (from 0) and the next one."""
-
-    def syncs(number: int) -> int:  # before that update, counted as multiples of the interval passed
-        num_envs = config.env.num_envs
-        due = config.learning_starts + (number // config.gradient_steps + 1) * config.train_every
-        step = -(-due // num_envs) * num_envs
-        return (step - num_envs) // config.target_interval
-
-    return syncs(update + 1) > syncs(update)
+            self._recorder.load_state_dict(state.get("recorder") or GradientRecorder.START)

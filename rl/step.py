@@ -75,6 +75,7 @@ class EpisodeTracker:
     def __init__(self, num_envs: int, window: int = 100) -> None:
         self.scores: deque[float] = deque(maxlen=window)
         self.finished = 0
+        self._interval: list[float] = []  # finished since the last `take`
         self._running = np.zeros(num_envs)
 
     def add(self, step: Step) -> list[float]:
@@ -83,6 +84,7 @@ class EpisodeTracker:
         finished: list[float] = self._running[step.game_over].tolist()
         self._running[step.game_over] = 0.0
         self.scores.extend(finished)
+        self._interval += finished
         self.finished += len(finished)
         return finished
 
@@ -90,18 +92,29 @@ class EpisodeTracker:
         """Forget the games in flight: their environments are re-created."""
         self._running[:] = 0.0
 
+    def take(self) -> dict[str, float]:
+        """Mean and number of the scores since the last call; nothing where no game has finished."""
+        scores, self._interval = self._interval, []
+        return {"return": float(np.mean(scores)), "episodes": len(scores)} if scores else {}
+
     def recent_mean(self) -> float:
         """Mean of `scores`; NaN as long as no game is finished."""
         return float(np.mean(self.scores)) if self.scores else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers."""
-        return {"scores": list(self.scores), "finished": self.finished, "running": self._running.tolist()}
+        return {
+            "scores": list(self.scores),
+            "finished": self.finished,
+            "interval": self._interval,
+            "running": self._running.tolist(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.scores = deque(state["scores"], maxlen=self.scores.maxlen)
         self.finished = state["finished"]
+        self._interval = list(state.get("interval", ()))
         self._running = np.array(state["running"], np.float64)
 
 

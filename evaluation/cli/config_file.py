@@ -105,17 +105,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def differences(old: Any, new: Any, ignore: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+def differences(
+    old: Any, new: Any, ignore: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+) -> dict[str, tuple[Any, Any]]:
     """The keys in which two configurations differ, dotted (``optimizer.lr``) -> (old value, new value).
 
     A key of `ignore` stands for itself and everything below it. A key on one side only has the other value `ABSENT`,
-    and is no difference while it is None: an option of a later version that is left to its own default.
+    and is no difference while it is None: an option of a later version that is left to its own default. `defaults` are
+    what other options mean that `old` does not have.
     """
     ignored = tuple(ignore)
-    flat_old, flat_new = _flat(plain(old)), _flat(plain(new))
+    flat_old, flat_new, flat_defaults = (_flat(plain(config)) for config in (old, new, defaults or {}))
     found = {}
     for key in dict.fromkeys([*flat_old, *flat_new]):
-        before, after = flat_old.get(key, ABSENT), flat_new.get(key, ABSENT)
+        before, after = flat_old.get(key, flat_defaults.get(key, ABSENT)), flat_new.get(key, ABSENT)
         unset = key not in flat_old or key not in flat_new
         if any(key == name or key.startswith(f"{name}.") for name in ignored) or _same(before, after):
             continue

@@ -15,7 +15,7 @@ import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import atomic_path
@@ -57,6 +57,8 @@ class GradientRecorder:
         recorder.shift(updates)                          # when the loss has changed
         recorder.flush()                                 # with each checkpoint, which keeps recorder.state_dict()
     """
+
+    START: ClassVar[dict[str, Any]] = {"parts": 0, "shifted": None, "armed": False, "tracking": False}  # a new run
 
     def __init__(
         self,
@@ -181,14 +183,10 @@ class GradientRecorder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint: parts written after it are removed, and recorded again."""
+        """Go on from a checkpoint, or from `START`: parts written after it are removed, and recorded again."""
         self._parts, self._shifted = state["parts"], state["shifted"]
         self._armed, self._tracking = state["armed"], state["tracking"]
         self._rows = []
-        self.drop_later_parts()
-
-    def drop_later_parts(self) -> None:
-        """Remove the parts beyond those counted here: all of them for a run that starts over."""
         for number, path in _numbered(self.folder):
             if number >= self._parts:
                 path.unlink()

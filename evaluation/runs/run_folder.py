@@ -42,6 +42,7 @@ from evaluation.runs.lock import FolderLock
 from evaluation.runs.metrics_file import MetricRow, MetricsWriter, read_rows
 from evaluation.runs.tensorboard import TensorBoardMirror
 from evaluation.runs.tracking import NONE, TrackingMirror, require
+from evaluation.runs.watchers import Watchers
 
 CONFIG, PROVENANCE, METRICS, SUMMARY = "config.yaml", "provenance.json", "metrics.jsonl", "summary.json"
 MODEL, LOCK, CHECKPOINTS, TENSORBOARD = "model.pt", "lock", "checkpoints", "tensorboard"
@@ -57,7 +58,7 @@ class RunFolder(Closing):
     """One run's folder, held by this process. Made by `create` or `resume`; a context manager that ends in `close`.
 
     Attributes: `path`; `config`, the plain mapping; `checkpoint`, what a resumed run goes on from (None: from the
-    start); `checkpoints`, the `CheckpointStore`.
+    start); `checkpoints`, the `CheckpointStore`; `watchers`, who see every row: TensorBoard and the tracking service.
     """
 
     path: Path
@@ -101,6 +102,7 @@ class RunFolder(Closing):
         seeds: Mapping[str, int],
         device: str,
         ignore: Iterable[str] = (),
+        defaults: Mapping[str, Any] | None = None,
         tensorboard: bool = True,
         track: str = NONE,
         message: Callable[[str], None] = to_stderr,
@@ -108,7 +110,8 @@ class RunFolder(Closing):
         """Go on with the run in `path` from its newest whole checkpoint; without any it starts over and says so.
 
         Metrics are cut to what the checkpoint recorded. `ignore` names config keys that may differ (``("device",)``;
-        a key stands for everything below it). Raises `UserError` as `create` does, when there is no run, and when the
+        a key stands for everything below it); `defaults` are what options mean that its config.yaml, of an earlier
+        version, does not have. Raises `UserError` as `create` does, when there is no run, and when the
         configuration is another one (each differing key with both values); `RunFinishedError` when the run has
         finished.
         """
@@ -125,7 +128,7 @@ class RunFolder(Closing):
                     message(f"{folder}: no checkpoint yet, so the run starts over")
                     return cls(folder, lock, new, None, seeds, device, tensorboard, track, message)
                 old = read_config(folder / CONFIG)
-                _refuse_other_config(folder, old, new, ignore)
+                _refuse_other_config(folder, old, new, ignore, defaults)
                 store = CheckpointStore(folder / CHECKPOINTS, message=message)
                 store.clean()
                 if is_finished(folder):
@@ -168,13 +171,15 @@ class RunFolder(Closing):
         length = self.checkpoint.meta[METRICS_LENGTH] if self.checkpoint else 0
         before = list(read_rows(path / METRICS)) if track != NONE and (path / METRICS).is_file() else []
         self._metrics = MetricsWriter(path / METRICS, length=length)
-        self._mirrors: list[TensorBoardMirror | TrackingMirror] = []
+        self.watchers = Watchers()
         if tensorboard:
             kept = read_rows(path / METRICS)
-            self._mirrors.append(TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept))
+            self.watchers.members.append(
+                TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept)
+            )
         if track != NONE:
             kept = read_rows(path / METRICS)
-            self._mirrors.append(TrackingMirror(track, path, config, message, kept=kept, before=before))
+            self.watchers.members.append(TrackingMirror(track, path, config, message, kept=kept, before=before))
 
     @property
     def model_path(self) -> Path:
@@ -182,15 +187,13 @@ class RunFolder(Closing):
         return self.path / MODEL
 
     def log(self, step: int, samples: int, wall_s: float, split: str, values: Mapping[str, float]) -> None:
-        """Record `values` (name -> number) at `step`, in metrics.jsonl and its mirrors.
+        """Record `values` (name -> number) at `step` in metrics.jsonl, and show the rows to the watchers.
 
         `samples` is what the trainer consumed so far, `wall_s` the run's seconds (`clock.Clock.wall_s`), `split` a
         word such as "train" or "eval". Log the first and the last step too. ValueError for a key (step, split, name)
         that is not past the last one of its split and name; OSError when the disk is full.
         """
-        rows = self._metrics.log(step, samples, wall_s, split, values)
-        for mirror in self._mirrors:
-            mirror.write(rows)
+        self.watchers.logged(self._metrics.log(step, samples, wall_s, split, values))
 
     def save_checkpoint(
         self, step: int, write: Callable[[Path], None], meta: Mapping[str, Any] | None = None
@@ -212,8 +215,7 @@ class RunFolder(Closing):
     def close(self) -> None:
         """Close the files and free the lock; a second call does nothing."""
         self._metrics.close()
-        for mirror in self._mirrors:
-            mirror.close(is_finished(self.path))
+        self.watchers.close(is_finished(self.path))
         self._lock.release()
 
 
@@ -311,8 +313,10 @@ def _locked(folder: Path) -> Iterator[FolderLock]:
         raise
 
 
-def _refuse_other_config(folder: Path, old: Any, new: Any, ignore: Iterable[str]) -> None:
-    found = differences(old, new, ignore)
+def _refuse_other_config(
+    folder: Path, old: Any, new: Any, ignore: Iterable[str], defaults: Mapping[str, Any] | None
+) -> None:
+    found = differences(old, new, ignore, defaults)
     if found:
         shown = [f"{key} {before!r} -> {after!r}" for key, (before, after) in list(found.items())[:MAX_DIFFERENCES]]
         more = [f"{len(found) - len(shown)} more"] if len(found) > len(shown) else []

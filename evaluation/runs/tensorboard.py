@@ -12,9 +12,10 @@ from typing import Any
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.metrics_file import MetricRow
+from evaluation.runs.watchers import Watcher
 
 
-class TensorBoardMirror:
+class TensorBoardMirror(Watcher):
     """Writes every row as the scalar ``split/name``. A mirror only: when it fails, one message, and the run goes on.
 
     `purge_step` (on resume): TensorBoard drops what earlier files hold at that step and later; the rows of `kept` (what
@@ -38,9 +39,9 @@ class TensorBoardMirror:
             self._events = _EventFile(folder)
             if purge_step is not None:
                 self._events.restart(purge_step)
-                self.write(row for row in kept if row.step >= purge_step)
+                self.logged(row for row in kept if row.step >= purge_step)
 
-    def write(self, rows: Iterable[MetricRow]) -> None:
+    def logged(self, rows: Iterable[MetricRow]) -> None:
         """Mirror `rows`."""
         with self._guard():
             for row in rows:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import read_json, write_json
 from evaluation.runs.metrics_file import MetricRow
+from evaluation.runs.watchers import Watcher
 
 NONE = "none"
 IDENTITY = "tracking.json"
@@ -36,7 +37,7 @@ class Service(Protocol):
     def close(self, finished: bool) -> None: ...
 
 
-class TrackingMirror:
+class TrackingMirror(Watcher):
     """Shows every row in a tracking service. A mirror only: when it fails, one message, and the run goes on.
 
     Args:
@@ -75,11 +76,11 @@ class TrackingMirror:
             if self._service.identity == old:
                 self._shown = {(row.step, row.split, row.name) for row in before}
             else:
-                self.write(kept)
+                self.logged(kept)
         except Exception as error:
             self._give_up(error)
 
-    def write(self, rows: Iterable[MetricRow]) -> None:
+    def logged(self, rows: Iterable[MetricRow]) -> None:
         """Mirror `rows`."""
         new = [row for row in rows if (row.step, row.split, row.name) not in self._shown]
         if self._service is None or not new:

@@ -1,96 +1,68 @@
-"""The DQN learner: acting, the temporal-difference update, the target network."""
+"""DQN (Mnih et al., 2015) with Double DQN (van Hasselt et al., 2016) and n-step returns, on a replay of frames."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
-from rl.config import TrainConfig
+from evaluation.runs.hardware import select_precision
+from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.schedule import Schedule
+from evaluation.runs.watchers import Column
+from rl.algorithms.base import Algorithm, Learner, Part
+from rl.algorithms.heads import ExpectedValue
+from rl.config import ExplorationConfig, TrainConfig
 from rl.networks import QNetwork, build_network
-from rl.replay.ring import Batch
+from rl.replay.ring import Batch, FrameReplay
+from rl.step import Step
 from rl.tasks import ObservationSpec
 
-Part = tuple[Tensor, ...]  # the samples of one update: the arguments of `DQN._eager_td_loss`
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
-
-
-def select_device(name: str) -> torch.device:
-    """The device for "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N"; UserError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: use auto, cpu, cuda or cuda:N")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: no CUDA GPU is available to PyTorch here; use --device cpu or --device auto")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
-    return device
+REPLAY = "replay"
+TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
+CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
+STANDARDIZATION_FRAMES = 2048
 
 
-def select_precision(name: str, device: torch.device) -> str:
-    """ "bf16" or "fp32" for "auto": bfloat16 where the hardware multiplies it, otherwise float32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if cpu_multiplies_bf16() else "fp32"
+def epsilon_at(step: int, config: ExplorationConfig) -> float:
+    """Linear epsilon schedule: `start` at step 0, `end` from `steps` on."""
+    fraction = min(step / config.steps, 1.0)
+    return config.start + fraction * (config.end - config.start)
 
 
-def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU has bfloat16 products (AVX-512 BF16, AMX, Arm BF16); without them bf16 is slower than fp32."""
-    try:
-        words = set(cpuinfo.read_text().split())
-    except OSError:
-        return False
-    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
-
-
-class DQN:
-    """DQN (Mnih et al., 2015) with optional Double DQN (van Hasselt et al., 2016) and n-step targets.
+class QLearner(Learner):
+    """Online and target network, temporal-difference loss, optimizer.
 
     An update minimizes the loss between Q(s, a) and
 
         y = R_n + discount * Q_target(s', a*),   a* = argmax Q(s', .) (double) or argmax Q_target(s', .)
 
     where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step.
-
-    Attributes:
-        around_step: called with the samples of each update once its gradients are there; the optimizer steps in the
-            context that it returns.
     """
 
-    around_step: Callable[[Part], contextlib.AbstractContextManager[None]]
-
-    def __init__(
-        self, config: TrainConfig, num_actions: int, observation: ObservationSpec, device: torch.device
-    ) -> None:
+    def __init__(self, config: TrainConfig, num_actions: int, spec: ObservationSpec, device: torch.device) -> None:
+        super().__init__()
         self.device = device
         self.num_actions = num_actions
         self.double = config.double
         self.precision = select_precision(config.precision, device)
-        self._loss = LOSSES[config.loss]
+        self.head = ExpectedValue(config.loss)
         channels_last = config.channels_last
         if channels_last is None:
             channels_last = device.type == "cuda" or self.precision == "fp32"
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = build_network(observation, num_actions, config.network)
-        self.network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.target_network = build_network(observation, num_actions, config.network)
-        self.target_network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.network, self.target_network = (
+            build_network(spec, num_actions, config.network).to(device, memory_format=memory_format)  # type: ignore[call-overload]
+            for _ in range(2)
+        )
         self.target_network.requires_grad_(False)
         if self.precision == "bf16":
             # Autocast would round the same weights in every update; done here, it is done once a synchronization.
@@ -105,31 +77,7 @@ class DQN:
             self.optimizer = optimizers.build(name, self.network.parameters(), lr=lr, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"--optimizer {name}: {error}") from error
-        self._td_loss = torch.compile(self._eager_td_loss) if config.compile else self._eager_td_loss
-        self.around_step = lambda part: contextlib.nullcontext()
-
-    def autocast(self) -> torch.autocast:
-        """Mixed precision for a forward pass: bfloat16 matrix products, float32 parameters and values."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-    @torch.inference_mode()
-    def values(self, observation: Tensor) -> Tensor:
-        """Q-values (N, A), float32, of observations (N, stack, ...)."""
-        with self.autocast():
-            values: Tensor = self.network(observation.to(self.device))
-        return values
-
-    def act(
-        self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator, values: Tensor | None = None
-    ) -> NDArray[np.int64]:
-        """Epsilon-greedy actions (N,) for observations (N, stack, ...); `values`: theirs, where they are known."""
-        n = len(observation)
-        explore = rng.random(n) < epsilon
-        actions = rng.integers(self.num_actions, size=n)
-        if not explore.all():
-            values = self.values(torch.from_numpy(observation)) if values is None else values
-            actions = np.where(explore, actions, values.argmax(dim=1).cpu().numpy())
-        return actions
+        self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def updates(self, batch: Batch, count: int) -> Iterator[dict[str, Tensor]]:
         """One gradient step on each of `count` equal parts of a batch.
@@ -145,46 +93,43 @@ class DQN:
             for tensor in (batch.observation, batch.action, batch.reward, batch.next_observation, batch.discount)
         )
         with torch.no_grad(), self.autocast():
-            next_values = self.target_network(next_observation)
+            next_output = self.target_network(next_observation)
         for part in zip(
-            *(tensor.chunk(count) for tensor in (observation, action, reward, next_observation, next_values, discount)),
+            *(tensor.chunk(count) for tensor in (observation, action, reward, next_observation, next_output, discount)),
             strict=True,
         ):
             self.optimizer.zero_grad(set_to_none=True)
-            loss, q = self._td_loss(*part)
+            losses, q = self._td_losses(*part)
+            loss = losses.mean()
             loss.backward()  # type: ignore[no-untyped-call]
             with self.around_step(part):
                 self.optimizer.step()
-            yield {"loss": loss.detach(), "q": q.detach()}
+            yield {"loss": loss.detach(), "q": q.detach().mean()}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on a batch; see `updates`."""
         return next(self.updates(batch, 1))
 
-    def gradients(self, part: Part, size: int) -> list[Tensor]:
-        """Gradients of the loss over the first `size` samples of an update, a tensor a parameter; `.grad` stays."""
-        loss, _ = self._eager_td_loss(*(tensor[:size] for tensor in part))
-        return list(torch.autograd.grad(loss, list(self.network.parameters())))
+    def losses(self, part: Part) -> Tensor:
+        return self._eager_td_losses(*part)[0]
 
-    def _eager_td_loss(
+    def _eager_td_losses(
         self,
         observation: Tensor,
         action: Tensor,
         reward: Tensor,
         next_observation: Tensor,
-        next_values: Tensor,
+        next_output: Tensor,
         discount: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """Loss of each sample and Q(s, a), (B,) each."""
         with self.autocast():
             with torch.no_grad():
-                if self.double:
-                    best = self.network(next_observation).argmax(dim=1, keepdim=True)
-                    next_value = next_values.gather(1, best).squeeze(1)
-                else:
-                    next_value = next_values.amax(dim=1)
-                target = reward + discount * next_value
-            q = self.network(observation).gather(1, action.unsqueeze(1)).squeeze(1)
-        return self._loss(q, target), q.mean()
+                chooser = self.network(next_observation) if self.double else next_output
+                best = self.head.values(chooser).argmax(dim=1, keepdim=True)
+                target = self.head.target(next_output, best, reward, discount)
+            output = self.network(observation)
+        return self.head.losses(output, action, target)
 
     def sync_target(self) -> None:
         """Copy the online network into the target network and tell the optimizer that its loss has changed."""
@@ -207,8 +152,125 @@ class DQN:
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.network.load_state_dict(state["network"])
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+class DQN(Algorithm):
+    """Epsilon-greedy acting, a replay, and `gradient_steps` updates every `train_every` environment steps."""
+
+    columns = (
+        Column("epsilon", "epsilon", "epsilon", ".3f"),
+        Column("loss", "loss", "loss", ".4g"),
+        Column("clipped", "clipped", "clipped", ".2%"),
+        Column("replay", "replay", None, "d"),
+        Column("q", None, "Q", ".3f"),
+        Column("replay_share", None, "replay", ".0%"),
+    )
+    learner: QLearner
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        spec: ObservationSpec,
+        num_actions: int,
+        device: torch.device,
+        schedule: Schedule,
+        shifted: Callable[[int], None],
+    ) -> None:
+        self.config, self._schedule, self._shifted = config, schedule, shifted
+        self.updates = 0
+        self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
+        self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
+        self.learner = QLearner(config, num_actions, spec, device)
+        self.replay = FrameReplay(
+            config.replay_size,
+            config.env.num_envs,
+            spec.frame,
+            spec.stack,
+            config.n_step,
+            config.gamma,
+            device=device,
+            dtype=spec.dtype,
+        )
+        self._means = IntervalMeans()
+
+    @staticmethod
+    def memory(config: TrainConfig, spec: ObservationSpec) -> int:
+        return FrameReplay.nbytes(
+            config.replay_size, config.env.num_envs, spec.frame, spec.stack, config.n_step, spec.dtype
+        )
+
+    @property
+    def samples(self) -> int:
+        return self.updates * self.config.batch_size
+
+    def start(self, observation: NDArray[Any]) -> None:
+        self.replay.start(observation)
+
+    def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
+        return self.learner.act(observation, epsilon_at(step, self.config.exploration), self.rng)
+
+    def values(self, observation: NDArray[Any]) -> Tensor:
+        return self.learner.values(torch.from_numpy(observation))
+
+    def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:
+        self.replay.add(actions, result)
+        self.learn(self._schedule.updates(step))
+        if self._schedule.due(step, self._schedule.shift):
+            self.learner.sync_target()
+            self._shifted(self.updates)
+
+    def learn(self, due: int) -> None:
+        """Updates until `due` are done."""
+        config = self.config
+        if self.updates == 0 < due and config.network.standardize:
+            frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng).observation[:, -1]
+            self.learner.standardize(frames)
+        at_once = max(1, TRANSITIONS_AT_ONCE // config.batch_size)
+        while self.updates < due:
+            count = min(due - self.updates, at_once)
+            batch = self.replay.sample(count * config.batch_size, self.replay_rng)
+            for values in self.learner.updates(batch, count):
+                self._means.add(values)
+                if self.updates % CLIPPING_EVERY == 0:
+                    self._means.add(clipping(self.learner.optimizer))
+                self.updates += 1
+
+    def cut(self) -> None:
+        self.replay.cut()
+
+    def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
+        return self.replay.sample(count, rng).observation if self.replay.can_sample() else None
+
+    def training_values(self, step: int) -> dict[str, float]:
+        return self._means.take() | {"epsilon": epsilon_at(step, self.config.exploration)}
+
+    def progress(self) -> dict[str, Any]:
+        count = len(self.replay)
+        return {"replay": count, "replay_share": min(count / self.config.replay_size, 1.0)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "updates": self.updates,
+            "interval": self._means.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "replay_rng": self.replay_rng.bit_generator.state,
+            "learner": self.learner.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        self._means.load_state_dict(state["interval"])
+        self.rng.bit_generator.state = state["rng"]
+        self.replay_rng.bit_generator.state = state["replay_rng"]
+        self.learner.load_state_dict(state["learner"])
+
+    def save(self, folder: Path) -> None:
+        self.replay.save(folder / REPLAY)
+
+    def load(self, folder: Path) -> None:
+        self.replay.load(folder / REPLAY)

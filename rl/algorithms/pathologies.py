@@ -6,7 +6,7 @@ None of them touches the learning: states are drawn with generators of their own
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algorithms.dqn import DQN
-from rl.networks import QNetwork, VectorQNetwork
-from rl.replay.ring import FrameReplay
+from rl.algorithms.base import Learner
 from rl.step import Step
 
 DORMANT_TAU = 0.025  # shares of dormant units at different thresholds cannot be compared
@@ -27,8 +25,11 @@ CUT_WEIGHT = 0.01  # a return whose unseen rest would be discounted by more than
 _CHUNK = 256  # states valued at once
 
 
-def network_health(learner: DQN, replay: FrameReplay, rng: np.random.Generator) -> dict[str, float]:
-    """`dormant` (`dormant_share`) and `feature_rank` on `STATES` states of the replay drawn with `rng`.
+def network_health(
+    learner: Learner, states: Callable[[int, np.random.Generator], Tensor | None], rng: np.random.Generator
+) -> dict[str, float]:
+    """`dormant` (`dormant_share`) and `feature_rank` on `STATES` states, which `states` draws (`Algorithm.states`);
+    nothing as long as there are none.
 
     Both are NaN in a network that has diverged to infinity or NaN. The features are the outputs of the last hidden
     layer, which the linear output layer takes.
@@ -36,7 +37,10 @@ def network_health(learner: DQN, replay: FrameReplay, rng: np.random.Generator) 
     totals: list[Tensor] = []
     features: list[Tensor] = []
     for _ in range(STATES // _CHUNK):
-        hidden = hidden_outputs(learner, replay.sample(_CHUNK, rng).observation)
+        chunk = states(_CHUNK, rng)
+        if chunk is None:
+            return {}
+        hidden = hidden_outputs(learner, chunk)
         means = [unit_means(output) for output in hidden]
         totals = [a + b for a, b in zip(totals, means, strict=True)] if totals else means
         features.append(hidden[-1])
@@ -44,18 +48,17 @@ def network_health(learner: DQN, replay: FrameReplay, rng: np.random.Generator) 
 
 
 @torch.no_grad()
-def hidden_outputs(learner: DQN, observation: Tensor) -> list[Tensor]:
+def hidden_outputs(learner: Learner, observation: Tensor) -> list[Tensor]:
     """Outputs of every ReLU of the online network, in order, in the precision that it acts in."""
-    network: QNetwork | VectorQNetwork = learner.network
     outputs: list[Tensor] = []
     hooks = [
         module.register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
-        for module in network.modules()
+        for module in learner.network.modules()
         if isinstance(module, nn.ReLU)
     ]
     try:
         with learner.autocast():
-            network(observation.to(learner.device))
+            learner.network(observation.to(learner.device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -100,8 +103,8 @@ def feature_rank(features: Tensor, delta: float = RANK_DELTA) -> float:
     return 1.0 + int((values.cumsum(0) < (1 - delta) * total).sum())
 
 
-def greedy_actions(learner: DQN, observation: Tensor) -> Tensor:
-    """The greedy actions (n,) of the online network, as `DQN.act` takes them."""
+def greedy_actions(learner: Learner, observation: Tensor) -> Tensor:
+    """The greedy actions (n,) of the online network, as `Learner.act` takes them."""
     return learner.values(observation).argmax(dim=1)
 
 
@@ -126,7 +129,7 @@ class ValueAudit:
     `act` is the policy, `watch` takes each step that followed.
     """
 
-    def __init__(self, learner: DQN, gamma: float, *, episodic_life: bool) -> None:
+    def __init__(self, learner: Learner, gamma: float, *, episodic_life: bool) -> None:
         self._learner = learner
         self._gamma = gamma
         self._episodic_life = episodic_life
@@ -136,7 +139,7 @@ class ValueAudit:
         }
 
     def act(self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator) -> NDArray[np.int64]:
-        """`DQN.act`, remembering the values."""
+        """`Learner.act`, remembering the values."""
         values = self._learner.values(torch.from_numpy(observation))
         self._columns["value"].append(values.amax(dim=1).double().cpu().numpy())
         return self._learner.act(observation, epsilon, rng, values=values)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from evaluation.cli.errors import UserError
+from rl.replay.uniform import Drawing, Uniform
 from rl.step import Step
 
 # What follows an action. IGNORED: no transition starts in this slot (automatic reset, or the ring's cut).
@@ -40,14 +41,14 @@ class Batch:
 
 
 class FrameReplay:
-    """Ring of the newest `capacity` single frames of N environments, with uniform sampling of n-step transitions.
+    """Ring of the newest `capacity` single frames of N environments, from which n-step transitions are drawn.
 
     Slot t holds, for each environment, the newest frame of an observation, the action that it was answered with, the
     reward and what followed. A stack is rebuilt from the frames before it, not going back past the game's first frame,
     which is repeated instead, as EnvPool does; lost lives do not interrupt it.
 
-    Sampling is uniform, with replacement, over the *valid* transitions. Only these are ever drawn (as in Dopamine's
-    replay: what cannot be rebuilt exactly must not be patched up at sampling). A transition is valid if
+    Only *valid* transitions are ever drawn (as in Dopamine's replay: what cannot be rebuilt exactly must not be patched
+    up at sampling). A transition is valid if
     - its action was played: automatic resets are none;
     - its n steps are known, or fewer because the episode ended or was cut in them; and
     - all frames of its stack are in the ring. (Of a full ring, the oldest `stack - 1` slots are left out, even
@@ -62,6 +63,7 @@ class FrameReplay:
         gamma: discount per step.
         dtype: NumPy type of the frames.
         device: where the frames are kept and the batches are made.
+        drawing: which of the valid transitions are drawn.
 
     Raises:
         UserError: a capacity too small to hold a transition of every environment.
@@ -77,11 +79,13 @@ class FrameReplay:
         gamma: float,
         device: torch.device | str = "cpu",
         dtype: type[np.generic] = np.uint8,
+        drawing: Drawing | None = None,
     ) -> None:
         slots = _slots(capacity, num_envs, stack, n_step)
         self.device = torch.device(device)
         self.stack, self.n_step, self.gamma = stack, n_step, gamma
         self._slots, self._num_envs, self._frame_shape = slots, num_envs, frame_shape
+        self._drawing = drawing or Uniform()
         # Pages of `empty` memory become real when frames are written: a short run never touches the whole ring.
         self._dtype = np.dtype(dtype)
         kind = torch.from_numpy(np.empty(0, dtype)).dtype
@@ -162,12 +166,15 @@ class FrameReplay:
             self._admit(last)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """Draw transitions uniformly, with replacement; the same `rng` state and content give the same batch.
+        """Draw transitions, with replacement; the same `rng` state and content give the same batch.
 
         Raises:
             ValueError: there is no valid transition yet.
         """
-        slot, env = self._draw(batch_size, rng)
+        if self._count == 0:
+            raise ValueError("no transition to sample yet")
+        rows = self._drawing.draw(self._valid[: self._filled].reshape(-1), batch_size, rng)
+        slot, env = rows // self._num_envs, rows % self._num_envs
         # The n steps from each slot on; `alive` where the episode has not ended before.
         steps = (slot[:, None] + np.arange(self.n_step)) % self._slots
         end = self._end[steps, env[:, None]]
@@ -280,16 +287,6 @@ class FrameReplay:
                 admitted &= over
             self._valid[first] |= admitted
             self._count += int(admitted.sum())
-
-    def _draw(self, batch_size: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Slots (B,) and environments (B,) of valid transitions: draw from all, draw again what is not valid."""
-        if self._count == 0:
-            raise ValueError("no transition to sample yet")
-        valid = self._valid.reshape(-1)
-        rows = rng.integers(self._filled * self._num_envs, size=batch_size)
-        while len(again := np.flatnonzero(~valid[rows])):
-            rows[again] = rng.integers(self._filled * self._num_envs, size=len(again))
-        return rows // self._num_envs, rows % self._num_envs
 
     def _observations(self, slot: NDArray[np.int64], env: NDArray[np.int64]) -> Tensor:
         """Stacks (B, stack, *frame_shape) that end in the given slots (B,)."""

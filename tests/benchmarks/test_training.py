@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import recording_cost as bench_gradients
+from benchmarks import recording_cost
 from benchmarks import training as bench
 from evaluation.cli.errors import UserError
 
@@ -53,12 +53,12 @@ def test_what_is_timed_trains_at_natures_replay_ratio(tmp_path: Path, monkeypatc
     torch.set_num_threads(1)
     ours = bench.Ours("Pong", "asgc", "fp32", torch.device("cpu"), tmp_path / "run")
     try:
-        weights = [p.clone() for p in ours._trainer.learner.network.parameters()]
+        weights = [p.clone() for p in ours._trainer.algorithm.learner.network.parameters()]
         assert ours.advance(80) == 80
         assert ours.config.batch_size == 32
-        assert ours._trainer.observation.shape[1:] == (4, 84, 84)
-        assert ours._trainer.updates == (80 - 40) // 4
-        assert not torch.equal(weights[0], next(ours._trainer.learner.network.parameters()))
+        assert ours._trainer.segment.observation.shape[1:] == (4, 84, 84)
+        assert ours._trainer.algorithm.updates == (80 - 40) // 4
+        assert not torch.equal(weights[0], next(ours._trainer.algorithm.learner.network.parameters()))
     finally:
         ours.close()
         torch.set_num_threads(before)
@@ -70,28 +70,26 @@ def test_unknown_peer_is_named() -> None:
 
 
 def test_overhead_of_recording_counts_one_regular_record_and_all_offsets_an_interval() -> None:
-    assert bench_gradients.overhead(plain=0.01, regular=0.05, shift=0.02, interval=100, offsets=5) == pytest.approx(
-        0.15
-    )
+    assert recording_cost.overhead(plain=0.01, regular=0.05, shift=0.02, interval=100, offsets=5) == pytest.approx(0.15)
 
 
 def test_recording_is_measured_in_turns_on_trainings_that_record(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     turns: list[tuple[str, int, int]] = []
-    real = bench_gradients.Learning.seconds_per_update
+    real = recording_cost.Learning.seconds_per_update
 
-    def seen(self: bench_gradients.Learning, updates: int) -> float:
+    def seen(self: recording_cost.Learning, updates: int) -> float:
         seconds = real(self, updates)
         recorder = self._trainer.recording._recorder
         events = {row["event"] for row in recorder._rows} if recorder else set()
-        done = self._trainer.updates
+        done = self._trainer.algorithm.updates
         recorded = len({row["update"] for row in recorder._rows} & set(range(done - updates, done))) if recorder else 0
         turns.append(("+".join(sorted(events)), recorded, updates))
         return seconds
 
-    monkeypatch.setattr(bench_gradients.Learning, "seconds_per_update", seen)
-    monkeypatch.setattr(bench_gradients, "UPDATES", {"control": 8})
+    monkeypatch.setattr(recording_cost.Learning, "seconds_per_update", seen)
+    monkeypatch.setattr(recording_cost, "UPDATES", {"control": 8})
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     assert bench.main(["--gradients", "--rounds", "2", "--device", "cpu"]) == 0

@@ -41,9 +41,9 @@ def tiny(run: Path, **options: Any) -> TrainConfig:
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     train(tiny(tmp_path / "whole", **options))
     with pytest.raises(Killed):
-        train(tiny(tmp_path / "killed", **options), display=StopAt(1_000))
+        train(tiny(tmp_path / "killed", **options), watchers=[StopAt(1_000)])
     with pytest.raises(Killed):
-        train(tiny(tmp_path / "killed", **options), resume=True, display=StopAt(1_500))
+        train(tiny(tmp_path / "killed", **options), resume=True, watchers=[StopAt(1_500)])
     train(tiny(tmp_path / "killed", **options), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     train(tiny(tmp_path / "other", seed=2, **options))

@@ -1,6 +1,7 @@
 """`asgc-rl train` on real Pong and CartPole, killed with -9 and resumed: the curve of the run that nobody disturbed."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.runs.run_folder import is_finished, read_metrics
+from evaluation.runs.run_folder import is_finished, load_summary, read_metrics
 from tests.rl.test_trainer import assert_same_run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -84,3 +85,40 @@ def test_killed_before_the_first_checkpoint_starts_over(whole: Path, tmp_path: P
     output = finish(*OPTIONS, "--run-dir", str(run), "--resume")
     assert "starts over" in output
     assert_same_run(whole, run)
+
+
+TEN = {
+    "pong": ["--preset", "atari-small", "--total-steps", "6000"],
+    "breakout": ["--preset", "atari-small", "--total-steps", "6000"],
+    "space-invaders": ["--preset", "atari-small", "--total-steps", "6000"],
+    "cartpole": ["--total-steps", "12000", "--evaluation.interval", "5000"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", TEN)
+def test_killed_at_ten_random_moments_is_the_undisturbed_run(game: str, tmp_path: Path) -> None:
+    """Checkpoints from every 500 steps to none but the last one; segments shorter than the run, too."""
+    options = [
+        *("--game", game, *TEN[game], "--learning-starts", "1000", "--log-interval", "500", "--env.threads", "1"),
+        *("--segment-steps", "4000", "--evaluation.final-episodes", "2", "--tensorboard", "false", "--seed", "3"),
+    ]
+    finish(*options, "--run-dir", str(tmp_path / "whole"))
+    took = load_summary(tmp_path / "whole")["wall_s"]
+    whole = {row.step: row.value for row in read_metrics(tmp_path / "whole") if row.name == "episodes"}
+    assert sum(whole.values()) > 5  # games end, however short the interval between checkpoints
+    rng = random.Random(game)
+    for number in range(10):
+        interval = [500, 1_000, 2_500, 10**9][number % 4]
+        run = tmp_path / f"run-{number}"
+        process = start(*options, "--checkpoint-interval", str(interval), "--run-dir", str(run))
+        while not (run / "config.yaml").exists():
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, took))
+        interrupt = number % 4 == 3  # else everything would start over
+        process.send_signal(signal.SIGINT if interrupt else signal.SIGKILL)
+        process.communicate(timeout=120)
+        if not is_finished(run):
+            finish("--resume", str(run))
+        assert_same_run(tmp_path / "whole", run)

@@ -1,8 +1,13 @@
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from rl.networks import QNetwork
+from rl import tasks
+from rl.config import EnvConfig, NetworkConfig
+from rl.networks import QNetwork, VectorQNetwork, build_network
 
 
 def test_default_sizes_are_natures() -> None:
@@ -61,3 +66,49 @@ def test_layer_norm_makes_values_independent_of_the_contrast() -> None:
 def test_too_small_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="too small"):
         QNetwork(3, (4, 20, 20))
+
+
+# Places in what `model.pt` and checkpoints hold: those of all runs so far.
+SAVED = {
+    ("Pong", False): "offset scale layers.0 layers.2 layers.4 layers.7 layers.9",
+    ("Pong", True): "offset scale layers.0 layers.1 layers.3 layers.4 layers.6 layers.7 layers.10 layers.11 layers.13",
+    ("CartPole", False): "factor offset layers.0 layers.2 layers.4",
+    ("CartPole", True): "factor offset layers.0 layers.1 layers.3 layers.4 layers.6",
+}
+
+
+@pytest.mark.parametrize(("game", "layer_norm"), SAVED)
+def test_saved_names_and_the_order_of_initialization(game: str, layer_norm: bool) -> None:
+    spec = tasks.find(game).observation(EnvConfig())
+    torch.manual_seed(0)
+    network = build_network(spec, 3, NetworkConfig(layer_norm=layer_norm))
+    places = dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in network.state_dict())
+    assert list(places) == SAVED[game, layer_norm].split()
+    torch.manual_seed(0)
+    for layer in network.layers:  # each drew its numbers after the one before it
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            again = copy.deepcopy(layer)
+            again.reset_parameters()
+            assert torch.equal(again.weight, layer.weight)
+            assert torch.equal(again.bias, layer.bias)
+
+
+@pytest.mark.parametrize("network", [QNetwork, VectorQNetwork])
+def test_another_output_stands_on_the_features_of_either_body(network: type[Any]) -> None:
+    """Dueling values: V(s) + A(s, a) - mean A(s, .), from one linear layer (Wang et al., 2016)."""
+
+    class Dueling(torch.nn.Linear):
+        def __init__(self, features: int, num_actions: int) -> None:
+            super().__init__(features, 1 + num_actions)
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            value, advantage = super().forward(features).split([1, self.out_features - 1], dim=1)
+            return value + advantage - advantage.mean(dim=1, keepdim=True)
+
+    shape, dtype = ((2, 84, 84), torch.uint8) if network is QNetwork else ((1, 4), torch.float32)
+    made = network(3, shape, output=Dueling)
+    observation = torch.ones(5, *shape, dtype=dtype)
+    features = made.layers[:-1](made.scaled(observation))
+    assert isinstance(made.layers[-1], Dueling)
+    assert torch.equal(made(observation), made.layers[-1](features))
+    assert made(observation).shape == (5, 3)

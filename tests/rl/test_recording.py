@@ -11,12 +11,10 @@ import torch
 
 from evaluation.runs.recorder import part_paths
 from evaluation.runs.run_folder import read_metrics, read_series
-from rl import TrainConfig, train
-from rl.algorithms.dqn import DQN
-from rl.recording import shift_follows
+from rl import train
+from rl.algorithms.dqn import QLearner
 from rl.replay.ring import Batch
 from rl.tasks import ObservationSpec
-from rl.trainer import passed
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config, numbers, weights
 
 RECORD = {"interval": 61, "offsets": [-1, 0, 2, 10]}
@@ -76,10 +74,10 @@ def test_a_run_records_its_intervals_and_target_updates(tmp_path: Path) -> None:
 def test_killed_and_resumed_records_the_same_bytes(tmp_path: Path) -> None:
     train(catch_config(tmp_path / "whole", gradients=RECORD))
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "killed", gradients=RECORD), display=StopAt(1_000))
+        train(catch_config(tmp_path / "killed", gradients=RECORD), watchers=[StopAt(1_000)])
     for stop in (1_500, 1_800):
         with pytest.raises(Killed):
-            train(catch_config(tmp_path / "killed", gradients=RECORD), resume=True, display=StopAt(stop))
+            train(catch_config(tmp_path / "killed", gradients=RECORD), resume=True, watchers=[StopAt(stop)])
     train(catch_config(tmp_path / "killed", gradients=RECORD), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     whole, killed = part_paths(tmp_path / "whole"), part_paths(tmp_path / "killed")
@@ -91,7 +89,7 @@ def test_killed_and_resumed_records_the_same_bytes(tmp_path: Path) -> None:
 def test_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
     train(catch_config(tmp_path / "whole", gradients=RECORD))
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "killed", gradients=RECORD), display=StopAt(600))
+        train(catch_config(tmp_path / "killed", gradients=RECORD), watchers=[StopAt(600)])
     stray = tmp_path / "killed" / "gradients" / "part-000007.parquet"
     stray.parent.mkdir()
     stray.write_bytes(b"of the first try")
@@ -99,38 +97,9 @@ def test_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("num_envs", "train_every", "gradient_steps", "learning_starts", "target_interval"),
-    [
-        *((8, 4, 1, 400, 400), (16, 4, 1, 10, 100), (16, 64, 1, 0, 1_000)),
-        *((5, 3, 2, 17, 23), (1, 1, 1, 0, 7), (8, 2, 1, 9, 4)),
-    ],
-)  # fmt: skip
-def test_target_updates_are_foreseen(
-    num_envs: int, train_every: int, gradient_steps: int, learning_starts: int, target_interval: int
-) -> None:
-    """Against the trainer's loop, played through."""
-    config = TrainConfig(
-        train_every=train_every,
-        gradient_steps=gradient_steps,
-        learning_starts=learning_starts,
-        target_interval=target_interval,
-    )
-    config.env.num_envs = num_envs
-    last_before: set[int] = set()  # the updates that a target update came after
-    updates = step = 0
-    while updates < 300:
-        step += num_envs
-        updates = max(updates, max(0, step - learning_starts) // train_every * gradient_steps)
-        if passed(step, num_envs, target_interval) and updates > 0:
-            last_before.add(updates - 1)
-    assert {update for update in range(250) if shift_follows(update, config)} == {u for u in last_before if u < 250}
-    assert last_before
-
-
 def test_gradients_of_a_part_of_the_batch_leave_the_gradients_alone() -> None:
     config = catch_config(Path("unused"))
-    learner = DQN(config, 3, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
+    learner = QLearner(config, 3, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
     seen: list[torch.Tensor] = []
 
     def compare(part: tuple[torch.Tensor, ...]) -> Any:

@@ -35,7 +35,7 @@ def test_a_followed_run_is_the_same_run(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     train(catch_config(tmp_path / "alone", total_steps=1_200))
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "followed", total_steps=1_200, track="wandb"), display=StopAt(1_000))
+        train(catch_config(tmp_path / "followed", total_steps=1_200, track="wandb"), watchers=[StopAt(1_000)])
     train(catch_config(tmp_path / "followed", total_steps=1_200), resume=True)
     assert_same_run(tmp_path / "alone", tmp_path / "followed")
     assert json.loads((tmp_path / "followed" / tracking.IDENTITY).read_text())["wandb"]["id"]

@@ -1,5 +1,6 @@
 """The training loop in this process: schedules, learning, the run folder, exact resume."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import rl.tasks.atari
 import rl.trainer
 from evaluation.cli.errors import UserError
 from evaluation.runs.run_folder import load_summary, read_metrics, read_series
+from evaluation.runs.watchers import Watcher
 from rl import Interrupted, TrainConfig, load_agent, train
-from rl.algorithms.dqn import DQN
+from rl.algorithms.dqn import QLearner, epsilon_at
 from rl.config import ExplorationConfig
 from rl.tasks.atari import AtariEnvs
-from rl.trainer import epsilon_at, passed
 from tests.rl.catch import SIZE, CatchPool
 
 TIMINGS = {"evaluation_s"}
@@ -71,11 +72,6 @@ def test_epsilon_falls_linearly() -> None:
     assert [epsilon_at(s, schedule) for s in (0, 450, 900, 10_000)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
 
 
-def test_passed_counts_every_multiple_once() -> None:
-    steps = range(7, 700, 7)
-    assert [s for s in steps if passed(s, 7, 100)] == [105, 203, 301, 406, 504, 602]
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "asgc"])
 def test_learns_catch(catch: None, tmp_path: Path, optimizer: str) -> None:
     """A random player scores about -0.7; one that learns the game scores near 1."""
@@ -107,21 +103,21 @@ def test_schedules_happen_when_they_are_due(catch: None, tmp_path: Path, monkeyp
     monkeypatch.setattr(
         rl.trainer.Trainer, "__init__", lambda self, *a: (trainers.append(self), real_init(self, *a))[1]
     )
-    real_updates, real_sync = DQN.updates, DQN.sync_target
+    real_updates, real_sync = QLearner.updates, QLearner.sync_target
 
-    def updates_seen(self: DQN, batch: Any, count: int) -> Any:
+    def updates_seen(self: QLearner, batch: Any, count: int) -> Any:
         assert batch.observation.shape == (count * 32, 2, SIZE, SIZE)
         for values in real_updates(self, batch, count):
             events.append(("update", trainers[0].step))
             yield values
 
-    def sync(self: DQN) -> None:
-        if hasattr(trainers[0], "learner"):  # not the one in DQN.__init__
+    def sync(self: QLearner) -> None:
+        if hasattr(trainers[0], "algorithm"):  # not the one in QLearner.__init__
             events.append(("sync", trainers[0].step))
         real_sync(self)
 
-    monkeypatch.setattr(DQN, "updates", updates_seen)
-    monkeypatch.setattr(DQN, "sync_target", sync)
+    monkeypatch.setattr(QLearner, "updates", updates_seen)
+    monkeypatch.setattr(QLearner, "sync_target", sync)
     train(catch_config(tmp_path / "run"))
     updates = [step for kind, step in events if kind == "update"]
     assert len(updates) == (2_000 - 400) // 4
@@ -146,24 +142,22 @@ def test_run_folder_of_a_finished_run(catch: None, tmp_path: Path) -> None:
         train(catch_config(tmp_path / "run"))
 
 
-class StopAt:
-    """A display that raises SIGINT's flag at a step, and records what was said."""
+class StopAt(Watcher):
+    """Kills the run at a step, and records what was said."""
 
     def __init__(self, step: int) -> None:
         self.step = step
         self.said: list[str] = []
 
-    def start(self, info: dict[str, Any]) -> None:
+    def start(self, info: Mapping[str, Any]) -> None:
         assert info["checkpoint_bytes"] > 0
 
-    def update(self, stats: dict[str, Any]) -> None:
+    def update(self, stats: Mapping[str, Any]) -> None:
         if stats["step"] >= self.step:
             raise Killed
 
     def message(self, text: str) -> None:
         self.said.append(text)
-
-    def stop(self) -> None: ...
 
 
 class Killed(BaseException):
@@ -175,10 +169,10 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(catch: None, tmp_path:
     options: dict[str, Any] = {"optimizer": {"name": optimizer}, "network": {"standardize": True}}
     train(catch_config(tmp_path / "whole", **options))
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "killed", **options), display=StopAt(1_000))
+        train(catch_config(tmp_path / "killed", **options), watchers=[StopAt(1_000)])
     for stop in (1_500, 1_800):  # two more kills on the way
         with pytest.raises(Killed):
-            train(catch_config(tmp_path / "killed", **options), resume=True, display=StopAt(stop))
+            train(catch_config(tmp_path / "killed", **options), resume=True, watchers=[StopAt(stop)])
     train(catch_config(tmp_path / "killed", **options), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
@@ -186,20 +180,20 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(catch: None, tmp_path:
 def test_killed_before_the_first_checkpoint_starts_over_and_says_so(catch: None, tmp_path: Path) -> None:
     train(catch_config(tmp_path / "whole"))
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "killed"), display=StopAt(600))
+        train(catch_config(tmp_path / "killed"), watchers=[StopAt(600)])
     display = StopAt(10**9)
-    train(catch_config(tmp_path / "killed"), resume=True, display=display)
+    train(catch_config(tmp_path / "killed"), resume=True, watchers=[display])
     assert any("starts over" in text for text in display.said)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_an_unfinished_run_gives_the_agent_of_its_newest_checkpoint(catch: None, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "run"), display=StopAt(600))
+        train(catch_config(tmp_path / "run"), watchers=[StopAt(600)])
     with pytest.raises(UserError, match="first checkpoint"):
         load_agent(tmp_path / "run")
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "run"), resume=True, display=StopAt(904))
+        train(catch_config(tmp_path / "run"), resume=True, watchers=[StopAt(904)])
     actions = load_agent(tmp_path / "run").act(np.zeros((5, 2, SIZE, SIZE), np.uint8))
     assert actions.shape == (5,)
 
@@ -213,7 +207,7 @@ def test_another_seed_is_another_run(catch: None, tmp_path: Path) -> None:
 
 def test_resume_refuses_another_configuration(catch: None, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "run"), display=StopAt(800))
+        train(catch_config(tmp_path / "run"), watchers=[StopAt(800)])
     with pytest.raises(UserError, match=r"gamma 0\.99 -> 0\.9"):
         train(catch_config(tmp_path / "run", gamma=0.9), resume=True)
     with pytest.raises(UserError, match="--resume"):
@@ -224,17 +218,17 @@ def test_interrupt_saves_and_says_how_to_go_on(catch: None, tmp_path: Path) -> N
     import signal
 
     class Interrupt(StopAt):
-        def update(self, stats: dict[str, Any]) -> None:
+        def update(self, stats: Mapping[str, Any]) -> None:
             if stats["step"] == 600:
                 signal.raise_signal(signal.SIGINT)
 
+    train(catch_config(tmp_path / "whole"))
     with pytest.raises(Interrupted, match="asgc-rl train --resume") as stopped:
-        train(catch_config(tmp_path / "run"), display=Interrupt(0))
+        train(catch_config(tmp_path / "run"), watchers=[Interrupt(0)])
     assert stopped.value.step == 600
     summary = train(catch_config(tmp_path / "run"), resume=True)
     assert summary["steps"] == 2_000
-    steps = [row.step for row in read_metrics(tmp_path / "run") if row.name == "epsilon"]
-    assert steps == [8, 304, 600, 904, 1200, 1504, 1800, 2000]
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 def test_evaluation_plays_a_fixed_number_of_games_in_each_environment() -> None:

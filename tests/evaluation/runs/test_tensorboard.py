@@ -79,11 +79,11 @@ def test_when_the_mirror_breaks_the_run_goes_on_with_one_message(tmp_path):
     rows = [MetricRow(step, 1, 1.0, "train", "loss", 1.0) for step in range(100)]
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
-        mirror.write(rows)
-        mirror.write(rows)
+        mirror.logged(rows)
+        mirror.logged(rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    mirror.close()
+    mirror.close(False)
     assert messages == ["TensorBoard events are no longer written (File too large); metrics.jsonl goes on"]
     shown = events(tmp_path, "train/loss")
     assert 5 < len(shown) < 100

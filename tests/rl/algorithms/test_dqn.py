@@ -1,14 +1,11 @@
 """The temporal-difference update against hand-made targets."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from evaluation.cli.errors import UserError
-from rl.algorithms.dqn import DQN, cpu_multiplies_bf16, select_device, select_precision
+from rl.algorithms.dqn import QLearner
 from rl.config import NetworkConfig, OptimizerConfig, TrainConfig
 from rl.replay.ring import Batch
 from rl.tasks import ObservationSpec
@@ -16,13 +13,13 @@ from rl.tasks import ObservationSpec
 ACTIONS = 4
 
 
-def make(**options: object) -> DQN:
+def make(**options: object) -> QLearner:
     torch.manual_seed(0)
     config = TrainConfig(
         network=NetworkConfig(channels=[4], kernels=[4], strides=[4], hidden=16),
         **({"optimizer": OptimizerConfig(name="sgd", lr=0.1), "precision": "fp32"} | options),  # type: ignore[arg-type]
     )
-    learner = DQN(config, ACTIONS, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
+    learner = QLearner(config, ACTIONS, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
     for parameter in learner.target_network.parameters():  # a target that differs from the online network
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     return learner
@@ -142,26 +139,6 @@ def test_bf16_computes_nearly_the_same_loss() -> None:
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=0.03)
     assert loss.item() != expected.item()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="--device cuda"):
-        select_device("cuda")
-    assert select_device("auto").type == "cpu"
-
-
-def test_auto_precision_follows_the_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("flags : fpu avx2 avx512_bf16 sse\n")
-    assert cpu_multiplies_bf16(cpuinfo)
-    cpuinfo.write_text("flags : fpu avx2 sse\n")
-    assert not cpu_multiplies_bf16(cpuinfo)
-    cpu = torch.device("cpu")
-    for has, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("rl.algorithms.dqn.cpu_multiplies_bf16", lambda has=has: has)
-        assert select_precision("auto", cpu) == expected
-    assert select_precision("fp32", cpu) == "fp32"
 
 
 @pytest.mark.parametrize("name", ["asgc", "gradient-noise"])

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.algorithms.dqn import DQN
+from rl.algorithms.dqn import QLearner
 from rl.algorithms.pathologies import (
     ValueAudit,
     churn,
@@ -23,7 +23,6 @@ from rl.algorithms.pathologies import (
     unit_means,
 )
 from rl.evaluate import play_games
-from rl.replay.ring import Batch, FrameReplay
 from rl.tasks import ObservationSpec
 from rl.tasks.atari import AtariEnvs
 from tests.rl.tasks.scripted_env import Event, ScriptedPool, game
@@ -32,20 +31,16 @@ from tests.rl.test_trainer import catch_config
 GAMMA = 0.9
 
 
-def learner(**options: Any) -> DQN:
+def learner(**options: Any) -> QLearner:
     torch.manual_seed(0)
-    return DQN(catch_config(Path("unused"), **options), 3, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
+    return QLearner(
+        catch_config(Path("unused"), **options), 3, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu")
+    )
 
 
-class Frames(FrameReplay):
-    """A replay of random frames: only its `sample` is used."""
-
-    def __init__(self) -> None:
-        super().__init__(100, 1, (16, 16), 2, 1, 0.9)
-
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        frames = torch.from_numpy(rng.integers(0, 255, (2, batch_size, 2, 16, 16), dtype=np.uint8))
-        return Batch(frames[0], torch.zeros(batch_size), torch.zeros(batch_size), frames[1], torch.zeros(batch_size))
+def frames(count: int, rng: np.random.Generator) -> torch.Tensor:
+    """Random states."""
+    return torch.from_numpy(rng.integers(0, 255, (count, 2, 16, 16), dtype=np.uint8))
 
 
 # Dormant units --------------------------------------------------------------------------------------------------------
@@ -74,9 +69,9 @@ def test_units_that_never_fire_are_found_in_a_network() -> None:
             layer: Any = dqn.network.layers[index]
             layer.weight.abs_()  # frames are positive: all units fire about alike
             layer.bias[:silent] = -1e3  # but these
-    outputs = hidden_outputs(dqn, Frames().sample(50, np.random.default_rng(0)).observation)
+    outputs = hidden_outputs(dqn, frames(50, np.random.default_rng(0)))
     assert [tuple(output.shape) for output in outputs] == [(50, 8, 7, 7), (50, 32)]
-    health = network_health(dqn, Frames(), np.random.default_rng(0))
+    health = network_health(dqn, frames, np.random.default_rng(0))
     assert health["dormant"] == (3 + 7) / 40
     assert 1 <= health["feature_rank"] <= 32 - 7
 
@@ -88,7 +83,7 @@ def test_a_network_that_has_diverged_has_no_health(weight: float) -> None:
     with torch.no_grad():
         layer: Any = dqn.network.layers[3]
         layer.weight[0, 0] = weight
-    health = network_health(dqn, Frames(), np.random.default_rng(0))
+    health = network_health(dqn, frames, np.random.default_rng(0))
     assert math.isnan(health["dormant"])
     assert math.isnan(health["feature_rank"])
 
@@ -121,8 +116,8 @@ def test_feature_rank_equals_that_of_an_svd(shape: tuple[int, int]) -> None:
 def test_network_health_takes_its_states_from_the_generator_given() -> None:
     dqn = learner()
     before = torch.get_rng_state(), copy.deepcopy(np.random.get_state())[2]  # noqa: NPY002
-    assert network_health(dqn, Frames(), np.random.default_rng(0)) == network_health(
-        dqn, Frames(), np.random.default_rng(0)
+    assert network_health(dqn, frames, np.random.default_rng(0)) == network_health(
+        dqn, frames, np.random.default_rng(0)
     )
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[2]  # noqa: NPY002
@@ -134,7 +129,7 @@ def test_network_health_takes_its_states_from_the_generator_given() -> None:
 def test_churn_by_hand_and_in_a_network() -> None:
     assert churn(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 0])) == 0.5
     dqn = learner()
-    states = Frames().sample(64, np.random.default_rng(0)).observation
+    states = frames(64, np.random.default_rng(0))
     before = greedy_actions(dqn, states)
     assert churn(before, greedy_actions(dqn, states)) == 0
     with torch.no_grad():
@@ -238,7 +233,7 @@ def test_the_audited_policy_acts_as_the_learner_does(epsilon: float) -> None:
     audited = ValueAudit(dqn, GAMMA, episodic_life=False)
     one, other = np.random.default_rng(3), np.random.default_rng(3)
     for _ in range(20):
-        observation = Frames().sample(16, one).observation.numpy()
-        Frames().sample(16, other)
+        observation = frames(16, one).numpy()
+        frames(16, other)
         assert np.array_equal(audited.act(observation, epsilon, one), dqn.act(observation, epsilon, other))
     assert one.bit_generator.state == other.bit_generator.state

@@ -233,7 +233,7 @@ def test_what_the_game_does_not_have_is_the_users_error() -> None:
         make(mode=3)
     with pytest.raises(UserError, match="Breakout has no difficulty 2"):
         make(difficulty=2)
-    with pytest.raises(UserError, match="did you mean Breakout"):
+    with pytest.raises(ValueError, match="'brekout' is not the name of an Atari game"):
         make("brekout")
 
 

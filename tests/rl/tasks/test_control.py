@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError
 from rl import TrainConfig
-from rl.algorithms.dqn import DQN
+from rl.algorithms.dqn import QLearner
 from rl.evaluate import play_games
 from rl.networks import VectorQNetwork
 from rl.replay.ring import FrameReplay
@@ -290,7 +290,7 @@ def test_the_network_is_an_mlp_of_scaled_inputs() -> None:
 def test_layer_norm_and_the_tasks_scales_reach_the_network() -> None:
     config = TrainConfig.preset(game="MountainCar", network={"units": [8], "layer_norm": True})
     config.validate()
-    learner = DQN(config, 3, TASKS["MountainCar"].observation(config.env), torch.device("cpu"))
+    learner = QLearner(config, 3, TASKS["MountainCar"].observation(config.env), torch.device("cpu"))
     assert [type(layer).__name__ for layer in learner.network.layers] == ["Linear", "LayerNorm", "ReLU", "Linear"]
     task = TASKS["MountainCar"]
     for network in (learner.network, learner.target_network):

@@ -46,7 +46,13 @@ def test_every_name_resolves_to_itself() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
-    [("Pnog", "Pong"), ("brekout", "Breakout"), ("space_invader", "SpaceInvaders"), ("montezuma", "MontezumaRevenge")],
+    [
+        ("Pnog", "Pong"),
+        ("brekout", "Breakout"),
+        ("space_invader", "SpaceInvaders"),
+        ("montezuma", "MontezumaRevenge"),
+        ("CartPoole", "CartPole"),
+    ],
 )
 def test_an_unknown_name_gives_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(UserError, match=f"unknown game '{wrong}': did you mean .*{nearest}"):

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -16,7 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.runs.watchers import Column, Watcher
+
 NONE = "-"
+HEAD = ("game", "task", "optimizer", "device", "precision", "protocol")  # what a run is, as far as it has them
 
 
 def make_display(stream: TextIO | None = None) -> LiveDisplay | PlainDisplay:
@@ -58,21 +61,23 @@ class Speed:
         return (last[0] - first[0]) / seconds if (seconds := last[column] - first[column]) > 0 else None
 
 
-class PlainDisplay:
+class PlainDisplay(Watcher):
     """Lines for files and pipes: `step=5000 total=500000 steps_per_s=812 return=-20.4 ...`."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._total = 0
         self._speed = Speed(0)
+        self._columns: Sequence[Column] = ()
 
-    def start(self, info: dict[str, Any]) -> None:
+    def start(self, info: Mapping[str, Any]) -> None:
         """Print what the run is."""
         self._total = info["total_steps"]
         self._speed = Speed(self._total)
-        self._print("start " + _pairs(info))
+        self._columns = info["columns"]
+        self._print("start " + _pairs({key: value for key, value in info.items() if key != "columns"}))
 
-    def update(self, stats: dict[str, Any]) -> None:
+    def update(self, stats: Mapping[str, Any]) -> None:
         """Print one line."""
         self._speed.add(stats["step"], stats["training_s"])
         line = {
@@ -80,12 +85,7 @@ class PlainDisplay:
             "total": self._total,
             "steps_per_s": self._speed.steps_per_s,
             "eta_s": self._speed.eta_s,
-            "return": stats.get("recent_return"),
-            "evaluation": stats.get("evaluation"),
-            "epsilon": stats.get("epsilon"),
-            "loss": stats.get("loss"),
-            "clipped": stats.get("clipped"),
-            "replay": stats.get("replay"),
+            **{column.plain: stats.get(column.stat) for column in self._columns if column.plain is not None},
         }
         self._print(_pairs({key: value for key, value in line.items() if not _missing(value)}))
 
@@ -93,14 +93,11 @@ class PlainDisplay:
         """Print a line of its own."""
         self._print(text)
 
-    def stop(self) -> None:
-        """Nothing to put away."""
-
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
 
 
-class LiveDisplay:
+class LiveDisplay(Watcher):
     """A panel that stays at the bottom of the terminal; messages scroll above it.
 
     rich redraws it twice a second from a thread of its own, so the clock goes on while an evaluation runs.
@@ -109,12 +106,12 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._info: dict[str, Any] = {}
+        self._info: Mapping[str, Any] = {}
         self._stats: dict[str, Any] = {}
         self._speed = Speed(0)
         self._started = 0.0
 
-    def start(self, info: dict[str, Any]) -> None:
+    def start(self, info: Mapping[str, Any]) -> None:
         """Show the panel."""
         self._info = info
         self._speed = Speed(info["total_steps"])
@@ -128,7 +125,7 @@ class LiveDisplay:
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=2)
         self._live.start()
 
-    def update(self, stats: dict[str, Any]) -> None:
+    def update(self, stats: Mapping[str, Any]) -> None:
         """Show new numbers; what is missing keeps its last value."""
         self._stats |= {key: value for key, value in stats.items() if not _missing(value)}
         self._speed.add(stats["step"], stats["training_s"])
@@ -137,7 +134,7 @@ class LiveDisplay:
         """Print a line above the panel."""
         self._console.print(text, highlight=False, markup=False)
 
-    def stop(self) -> None:
+    def close(self, finished: bool) -> None:
         """Leave the last numbers on the screen."""
         if self._live is not None:
             self._live.stop()
@@ -157,32 +154,23 @@ class LiveDisplay:
         for _ in range(3):
             numbers.add_column(style="dim", no_wrap=True)
             numbers.add_column(ratio=1, no_wrap=True)
-        replay_size = info.get("replay_size")
-        replay = stats.get("replay")
-        fill = f"{100 * min(replay / replay_size, 1):.0f}%" if replay is not None and replay_size else _count(replay)
-        clipped = stats.get("clipped")
         cells = {
-            "return": _number(stats.get("recent_return"), ".2f"),
-            "evaluation": _number(stats.get("evaluation"), ".2f"),
-            "steps/s": _number(self._speed.steps_per_s, ",.0f"),
-            "loss": _number(stats.get("loss"), ".4g"),
-            "clipped": NONE if clipped is None else f"{100 * clipped:.2f}%",
-            "elapsed": _duration(time.monotonic() - self._started),
-            "epsilon": _number(stats.get("epsilon"), ".3f"),
-            "Q": _number(stats.get("q"), ".3f"),
-            "replay": fill,
+            column.live: _number(stats.get(column.stat), column.format)
+            for column in info["columns"]
+            if column.live is not None
         }
+        cells["steps/s"] = _number(self._speed.steps_per_s, ",.0f")
+        cells["elapsed"] = _duration(time.monotonic() - self._started)
         items = list(cells.items())
         for row in range(0, len(items), 3):
             numbers.add_row(
                 *(cell for name, value in items[row : row + 3] for cell in (name, Text(value, style="bold")))
             )
-        title = f"[bold]{info['game']}[/] · {info['optimizer']} · {info['device']}"
-        extra = " · ".join(str(info[key]) for key in ("precision", "protocol") if key in info)
+        title = " · ".join(str(info[key]) for key in HEAD if key in info)
         seed = f" · seed {info['seed']}" if "seed" in info else ""
         # Three columns stay free for the "^C" that a terminal echoes: a wrapped line would upset the redrawing.
         width = max(20, self._console.width - 3)
-        return Panel(Group(bar, numbers), title=f"{title} · {extra}{seed}", title_align="left", width=width)
+        return Panel(Group(bar, numbers), title=f"{title}{seed}", title_align="left", width=width)
 
 
 def _missing(value: Any) -> bool:
@@ -191,10 +179,6 @@ def _missing(value: Any) -> bool:
 
 def _number(value: Any, form: str) -> str:
     return NONE if _missing(value) else format(value, form)
-
-
-def _count(value: int | None) -> str:
-    return NONE if value is None else f"{value:,}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,40 +1,21 @@
-"""What is known of a run while it goes on: the display's interface and the statistics of a logging interval."""
+"""Means over a logging interval."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Display(Protocol):
-    """What `train` shows a person; `rl.display` has the terminal's."""
-
-    def start(self, info: dict[str, Any]) -> None: ...
-    def update(self, stats: dict[str, Any]) -> None: ...
-    def message(self, text: str) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Silent:
-    """A display that shows nothing: the default from Python."""
-
-    def start(self, info: dict[str, Any]) -> None: ...
-    def update(self, stats: dict[str, Any]) -> None: ...
-    def message(self, text: str) -> None: ...
-    def stop(self) -> None: ...
-
-
-class IntervalStatistics:
+class IntervalMeans:
     """Means over a logging interval, kept as tensors until asked for, so that a GPU is not waited for."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._scores: list[float] = []
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Add one observation of each of these quantities."""
@@ -42,25 +23,19 @@ class IntervalStatistics:
             self._sums[name] = self._sums[name] + value if name in self._sums else torch.zeros(()) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def add_scores(self, scores: list[float]) -> None:
-        """Add the scores of games that ended."""
-        self._scores += scores
-
     def take(self) -> dict[str, float]:
         """The means since the last call; what has no value yet is left out."""
         means = {name: value.item() / self._counts[name] for name, value in self._sums.items()}
-        if self._scores:
-            means |= {"return": float(np.mean(self._scores)), "episodes": len(self._scores)}
-        self._sums, self._counts, self._scores = {}, {}, []
+        self._sums, self._counts = {}, {}
         return means
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints between two logging steps."""
-        return {"sums": self._sums, "counts": self._counts, "scores": self._scores}
+        return {"sums": self._sums, "counts": self._counts}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._sums, self._counts, self._scores = state["sums"], state["counts"], state["scores"]
+        self._sums, self._counts = state["sums"], state["counts"]
 
 
 def clipping(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rl.display import LiveDisplay, PlainDisplay, Speed, make_display
+from evaluation.runs.display import LiveDisplay, PlainDisplay, Speed, make_display
+from evaluation.runs.watchers import Column
 
 INFO: dict[str, Any] = {
     "game": "SpaceInvaders",
@@ -21,7 +22,16 @@ INFO: dict[str, Any] = {
     "run_dir": "runs/x",
     "parameters": 1_693_362,
     "checkpoint_bytes": 3.4e8,
-    "replay_size": 200_000,
+    "columns": (
+        Column("recent_return", "return", "return", ".2f"),
+        Column("evaluation", "evaluation", "evaluation", ".2f"),
+        Column("epsilon", "epsilon", "epsilon", ".3f"),
+        Column("loss", "loss", "loss", ".4g"),
+        Column("clipped", "clipped", "clipped", ".2%"),
+        Column("replay", "replay", None, "d"),
+        Column("q", None, "Q", ".3f"),
+        Column("replay_share", None, "replay", ".0%"),
+    ),
 }
 FIRST = {"step": 5000, "training_s": 10.0, "epsilon": 0.9, "replay": 5000, "recent_return": None, "loss": float("nan")}
 SECOND = {
@@ -34,6 +44,7 @@ SECOND = {
     "q": 0.1234,
     "clipped": 0.0312,
     "replay": 10_000,
+    "replay_share": 0.05,
 }
 
 
@@ -54,7 +65,7 @@ def test_plain_lines_are_keys_and_values() -> None:
     display.update(FIRST)
     display.update(SECOND)
     display.message("step 10,000: score 123.40")
-    display.stop()
+    display.close(True)
     before, start, first, second, message = stream.getvalue().splitlines()
     assert before == "before the start"
     assert start.startswith("start game=SpaceInvaders ")
@@ -77,8 +88,8 @@ def test_live_panel_fits_and_shows_everything(width: int) -> None:
     display.update(SECOND)
     display.update({"step": 15_000, "training_s": 30.0, "recent_return": None})  # keeps the last values
     display.message("a [message] above")
-    display.stop()
-    display.stop()
+    display.close(True)
+    display.close(True)
     text = stream.getvalue()
     assert "[before] the start" in text
     assert "a [message] above" in text
@@ -97,7 +108,7 @@ def test_a_panel_without_numbers_yet() -> None:
     stream = Terminal()
     display = LiveDisplay(Console(file=stream, force_terminal=True, width=80, color_system=None))
     display.start(INFO)
-    display.stop()
+    display.close(True)
     assert "ETA -" in stream.getvalue()
 
 

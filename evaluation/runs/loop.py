@@ -1,0 +1,327 @@
+"""The loop that all trainers share: a run's folder, schedule, signals, evaluations, checkpoints, watchers, its end.
+
+A trainer is its `advance` and its state. `execute` does the rest:
+
+    summary = execute(make_trainer, config, path=path, device="cpu", resume=False, watchers=[make_display()])
+
+Resumed is uninterrupted, wherever a run was stopped: a checkpoint changes nothing, and holds everything that the rest
+of the run depends on. So checkpoints may come by the clock as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from evaluation.files import atomic_path
+from evaluation.runs import run_metrics, seeding
+from evaluation.runs.checkpoint import Checkpoint
+from evaluation.runs.clock import Clock
+from evaluation.runs.hardware import torch_threads
+from evaluation.runs.run_folder import MODEL, RunFolder, read_metrics
+from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE
+from evaluation.runs.schedule import Schedule
+from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
+
+STATE, BEST_MODEL = "state.pt", "best.pt"
+TRAINING = "train"  # split of what is logged while training
+# Between a run and its resume: they do not change its numbers.
+MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes")
+SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
+
+
+class Interrupted(Exception):
+    """Training was stopped by Ctrl-C or SIGTERM after saving; `run` is the folder to resume."""
+
+    def __init__(self, program: str, run: Path, step: int) -> None:
+        super().__init__(f"stopped at step {step:,} and saved; resume with: {program} train --resume {run}")
+        self.run = run
+        self.step = step
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation gave.
+
+    Attributes:
+        score: what the task counts, higher is better.
+        words: what it is of, for people: "mean of 10 evaluation games".
+        values: more about it, logged beside the score.
+        others: {split: {name: value}} logged with it.
+        summary: for summary.json, of the last evaluation.
+    """
+
+    score: float
+    words: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunConfig(Protocol):
+    """What the loop reads of a configuration."""
+
+    seed: int
+    tensorboard: bool
+    track: Any
+    checkpoint_minutes: float
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Trainer(Protocol):
+    """What trains. Everything random in it comes from seeds derived from the run's, or from the global generators.
+
+    Attributes:
+        schedule: when what is due.
+        device: where it computes.
+        step: steps so far; `samples`: what it learned from so far.
+    """
+
+    schedule: Schedule
+    device: torch.device
+    step: int
+
+    @property
+    def samples(self) -> int: ...
+
+    def info(self) -> dict[str, Any]:
+        """What a display shows at the start."""
+        ...
+
+    def start(self) -> None:
+        """Begin the run."""
+        ...
+
+    def advance(self) -> Mapping[str, Mapping[str, float]]:
+        """`schedule.stride` steps and the learning that is due with them; returns what is to be logged at once, by
+        split."""
+        ...
+
+    def training_values(self) -> dict[str, float]:
+        """What is logged of training: means since the last call."""
+        ...
+
+    def progress(self) -> dict[str, Any]:
+        """What displays show beside these."""
+        ...
+
+    def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
+        """Evaluation number `number` of the run; the training must not notice."""
+        ...
+
+    def measures(self) -> dict[str, Any]:
+        """`target`, `last_k` and `signature` of the scores, for `run_metrics.summarize`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def save(self, folder: Path) -> None:
+        """Write what is too large for `state_dict` into a folder of a checkpoint."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; comes after `load_state_dict`."""
+        ...
+
+    def save_model(self, path: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def execute(
+    make: Callable[[RunFolder, Watchers], Trainer],
+    config: RunConfig,
+    *,
+    path: Path,
+    device: torch.device,
+    resume: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+    watchers: Iterable[Watcher] = (),
+    threads: int | None = None,
+    info: Mapping[str, Any] | None = None,
+    program: str = "asgc-rl",
+) -> dict[str, Any]:
+    """Train a run from its start, or from its newest checkpoint, to its end; returns what summary.json holds.
+
+    Args:
+        make: makes the trainer for a folder; it tells the watchers when its loss changes, and may add some of its own.
+        path: the run folder.
+        device: recorded in the provenance.
+        resume: go on with the run in `path`.
+        defaults: options that an earlier version's config.yaml may lack, with the values that they meant.
+        watchers: display and callbacks; closed at the end.
+        threads: torch's, None: as many as it has.
+        info: shown at the start beside the trainer's own.
+        program: whose `train --resume` and `eval` the messages name.
+
+    Raises:
+        UserError: as `RunFolder.create` and `RunFolder.resume`.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
+    """
+    everyone = Watchers(watchers)
+    enter = functools.partial(RunFolder.resume, ignore=MAY_CHANGE, defaults=defaults) if resume else RunFolder.create
+    with (
+        enter(
+            path,
+            config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
+            seeds={"seed": config.seed},
+            device=str(device),
+            tensorboard=config.tensorboard,
+            track=config.track,
+            message=everyone.message,
+        ) as run,
+        torch_threads(threads),
+    ):
+        everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL)]
+        run.watchers = everyone
+        trainer = make(run, everyone)
+        try:
+            everyone.start(trainer.info() | dict(info or {}))
+            return _Loop(run, trainer, everyone, config.checkpoint_minutes, program).run()
+        finally:
+            trainer.close()
+
+
+class _Loop:
+    """One session of a run."""
+
+    def __init__(self, run: RunFolder, trainer: Trainer, watchers: Watchers, minutes: float, program: str) -> None:
+        self.run_folder, self.trainer, self.watchers, self.program = run, trainer, watchers, program
+        self.clock = Clock()
+        self.evaluations = 0
+        self.last_score: float | None = None
+        self._patience = 60 * minutes
+        self._saved, self._saving = time.monotonic(), 0.0  # when the last checkpoint was, and the seconds it took
+
+    def run(self) -> dict[str, Any]:
+        """To the end of the run; returns the summary."""
+        trainer, schedule = self.trainer, self.trainer.schedule
+        if self.run_folder.checkpoint is not None:
+            self._restore(self.run_folder.checkpoint)
+        else:
+            self.watchers.load_state_dict({})
+            trainer.start()
+        with _stop_on_signal(self.watchers.message) as stop:
+            while not schedule.finished(trainer.step):
+                for split, values in trainer.advance().items():
+                    self._log(split, values)
+                step, finished = trainer.step, schedule.finished(trainer.step)
+                if schedule.logs(step):
+                    self._report()
+                if schedule.due(step, schedule.evaluation) and not finished:
+                    self._evaluate()
+                if stop.is_set() or finished or schedule.due(step, schedule.checkpoint) or self._overdue():
+                    self._checkpoint()
+                    if stop.is_set():
+                        raise Interrupted(self.program, self.run_folder.path, step)
+            return self._finish()
+
+    def _log(self, split: str, values: Mapping[str, float]) -> None:
+        self.run_folder.log(self.trainer.step, self.trainer.samples, self.clock.wall_s, split, values)
+
+    def _report(self) -> None:
+        values = self.trainer.training_values()
+        self._log(TRAINING, values)
+        more = {"step": self.trainer.step, "training_s": self.clock.training_s, "evaluation": self.last_score}
+        self.watchers.update(values | self.trainer.progress() | more)
+
+    def _evaluate(self, final: bool = False) -> EvaluationResult:
+        trainer, before = self.trainer, self.clock.evaluation_s
+        with self.clock.evaluation():
+            result = trainer.evaluate(self.evaluations, final=final)
+        self.evaluations += 1
+        self.last_score = result.score
+        seconds = {EVALUATION_SECONDS: self.clock.evaluation_s - before}
+        self._log(EVALUATION, {SCORE: result.score, **result.values, **seconds})
+        for split, values in result.others.items():
+            self._log(split, values)
+        self.watchers.message(f"step {trainer.step:,}: score {result.score:.2f} ({result.words})")
+        self.watchers.evaluated(Evaluated(trainer.step, result.score, trainer.save_model))
+        return result
+
+    def _finish(self) -> dict[str, Any]:
+        """The last evaluation, the model, the summary; the checkpoints go."""
+        run = self.run_folder
+        result = self._evaluate(final=True)
+        evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE)
+        summary = run_metrics.summarize(evaluations, **self.trainer.measures())
+        summary |= {**result.summary, "wall_s": self.clock.wall_s}
+        with atomic_path(run.model_path) as path:
+            self.trainer.save_model(path)
+        run.finish(summary)
+        again = f"evaluate it again with: {self.program} eval {run.path}"
+        self.watchers.message(f"finished: score {result.score:.2f} ({result.words}); {again}")
+        return summary
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    def _overdue(self) -> bool:
+        """Whether a checkpoint is due by the clock."""
+        return time.monotonic() - self._saved >= max(self._patience, self._saving / SAVING_SHARE)
+
+    def _checkpoint(self) -> None:
+        started = time.monotonic()
+        state = self.trainer.state_dict() | {
+            "step": self.trainer.step,
+            "evaluations": self.evaluations,
+            "last_score": self.last_score,
+            "clock": self.clock.state_dict(),
+            "global_rng": seeding.rng_state(),
+            "watchers": self.watchers.state_dict(),
+        }
+
+        def write(folder: Path) -> None:
+            torch.save(state, folder / STATE)
+            self.trainer.save_model(folder / MODEL)
+            self.trainer.save(folder)
+
+        self.run_folder.save_checkpoint(self.trainer.step, write)
+        self._saved = time.monotonic()
+        self._saving = self._saved - started
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        trainer = self.trainer
+        state = torch.load(checkpoint.path / STATE, map_location=trainer.device, weights_only=False)
+        trainer.step = state["step"]
+        self.evaluations, self.last_score = state["evaluations"], state["last_score"]
+        self.clock.load_state_dict(state["clock"])
+        trainer.load_state_dict(state)
+        trainer.load(checkpoint.path)
+        # Versions before the watchers kept the recorder's state beside the rest.
+        self.watchers.load_state_dict(state.get("watchers") or {"recording": state.get("recording", {})})
+        seeding.set_rng_state(state["global_rng"])
+        self.watchers.message(f"resumed at step {trainer.step:,}")
+
+
+@contextlib.contextmanager
+def _stop_on_signal(message: Callable[[str], None]) -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that a loop can end after a whole step; a second one interrupts."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        message("stopping: saving a checkpoint (once more to stop at once, unsaved)")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

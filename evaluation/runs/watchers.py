@@ -1,0 +1,151 @@
+"""What looks on while a run goes on: display, mirrors of the metrics, recorder, best model, the user's callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.files import atomic_path
+from evaluation.runs.metrics_file import MetricRow
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation has ended.
+
+    Attributes:
+        step: of the run.
+        score: what the task counts; higher is better.
+        save_model: writes the model that was evaluated to a path.
+    """
+
+    step: int
+    score: float
+    save_model: Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that displays show.
+
+    Attributes:
+        stat: its name among what `Watcher.update` is given.
+        plain: its name in plain lines; None: not there.
+        live: its label in the live panel; None: not there.
+        format: as of Python's `format`, in the live panel.
+    """
+
+    stat: str
+    plain: str | None
+    live: str | None
+    format: str
+
+
+class Watcher:
+    """One that looks on. Nothing is asked of it: override what is wanted.
+
+    None of its methods may change the run or draw from the global random generators. `name` is the key of its state
+    in checkpoints; one without state needs none.
+    """
+
+    name = ""
+
+    def start(self, info: Mapping[str, Any]) -> None:
+        """The run begins or goes on; `info` says what it is (see the trainer's `info`)."""
+
+    def update(self, stats: Mapping[str, Any]) -> None:
+        """A logging interval has ended: its means, `step`, `training_s`, and what else the trainer tells."""
+
+    def message(self, text: str) -> None:
+        """A line for the user."""
+
+    def logged(self, rows: Sequence[MetricRow]) -> None:
+        """These rows have been written to metrics.jsonl."""
+
+    def evaluated(self, event: Evaluated) -> None:
+        """An evaluation has ended and is logged."""
+
+    def shifted(self, updates: int) -> None:
+        """The loss has changed after so many updates (a target-network update)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint that is being written must keep."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; from the start of the run where `state` is empty."""
+
+    def close(self, finished: bool) -> None:
+        """The session ends; `finished`: the run is complete."""
+
+
+class Watchers(Watcher):
+    """Several watchers as one, in order; `members` may grow."""
+
+    def __init__(self, members: Iterable[Watcher] = ()) -> None:
+        self.members = list(members)
+
+    def start(self, info: Mapping[str, Any]) -> None:
+        for member in self.members:
+            member.start(info)
+
+    def update(self, stats: Mapping[str, Any]) -> None:
+        for member in self.members:
+            member.update(stats)
+
+    def message(self, text: str) -> None:
+        for member in self.members:
+            member.message(text)
+
+    def logged(self, rows: Sequence[MetricRow]) -> None:
+        for member in self.members:
+            member.logged(rows)
+
+    def evaluated(self, event: Evaluated) -> None:
+        for member in self.members:
+            member.evaluated(event)
+
+    def shifted(self, updates: int) -> None:
+        for member in self.members:
+            member.shifted(updates)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {member.name: member.state_dict() for member in self.members if member.name}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for member in self.members:
+            member.load_state_dict(state.get(member.name, {}))
+
+    def close(self, finished: bool) -> None:
+        for member in self.members:
+            member.close(finished)
+
+
+class BestModel(Watcher):
+    """Keeps the model of the best evaluation so far beside the run's others.
+
+    Args:
+        path: where; replaced atomically.
+    """
+
+    name = "best_model"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.score = -float("inf")
+        self.step: int | None = None
+
+    def evaluated(self, event: Evaluated) -> None:
+        if event.score > self.score:  # not where it is NaN
+            with atomic_path(self.path) as temporary:
+                event.save_model(temporary)
+            self.score, self.step = event.score, event.step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """A model saved after the checkpoint stays until an evaluation is better than what the checkpoint knows."""
+        self.score, self.step = state.get("score", -float("inf")), state.get("step")

@@ -1,0 +1,159 @@
+"""What the trainer asks of an algorithm."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.runs.schedule import Schedule
+from evaluation.runs.watchers import Column
+from rl.config import TrainConfig
+from rl.networks import Network
+from rl.step import Step
+from rl.tasks import ObservationSpec
+
+Part = tuple[Tensor, ...]  # the samples of one update
+
+
+class Learner(ABC):
+    """A network, its optimizer, and the loss between them: what recorders and diagnostics look at.
+
+    Attributes:
+        network: the online network; `optimizer` steps its parameters.
+        device, precision: where, and "bf16" or "fp32".
+        around_step: called with the samples of each update once its gradients are there; the optimizer steps in the
+            context that it returns.
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    precision: str
+    num_actions: int
+
+    def __init__(self) -> None:
+        self.around_step: Callable[[Part], AbstractContextManager[None]] = lambda part: nullcontext()
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for a forward pass: bfloat16 matrix products, float32 parameters and values."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @torch.inference_mode()
+    def values(self, observation: Tensor) -> Tensor:
+        """Q-values (N, A), float32, of observations (N, stack, ...)."""
+        with self.autocast():
+            values: Tensor = self.network(observation.to(self.device))
+        return values
+
+    def act(
+        self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator, values: Tensor | None = None
+    ) -> NDArray[np.int64]:
+        """Epsilon-greedy actions (N,) for observations (N, stack, ...); `values`: theirs, where they are known."""
+        n = len(observation)
+        explore = rng.random(n) < epsilon
+        actions = rng.integers(self.num_actions, size=n)
+        if not explore.all():
+            values = self.values(torch.from_numpy(observation)) if values is None else values
+            actions = np.where(explore, actions, values.argmax(dim=1).cpu().numpy())
+        return actions
+
+    @abstractmethod
+    def losses(self, part: Part) -> Tensor:
+        """The loss of each sample of an update (B,), differentiable."""
+
+    def gradients(self, part: Part, size: int) -> list[Tensor]:
+        """Gradients of the mean loss over the first `size` samples of an update, a tensor a parameter; `.grad`
+        stays."""
+        loss = self.losses(tuple(tensor[:size] for tensor in part)).mean()
+        return list(torch.autograd.grad(loss, list(self.network.parameters())))
+
+
+class Algorithm(ABC):
+    """What acts, remembers and learns.
+
+    The trainer calls, over and over: `act`, then the environments, then `advance`. `start` comes before the first
+    `act`, and again after a `cut`.
+
+    Attributes:
+        columns: what displays show of it.
+        learner: its network and optimizer.
+        updates: done so far; `samples`: what they learned from.
+    """
+
+    columns: ClassVar[tuple[Column, ...]] = ()
+    learner: Learner
+    updates: int
+
+    @abstractmethod
+    def __init__(
+        self,
+        config: TrainConfig,
+        spec: ObservationSpec,
+        num_actions: int,
+        device: torch.device,
+        schedule: Schedule,
+        shifted: Callable[[int], None],
+    ) -> None:
+        """Begin. `shifted` is to be called with the number of updates whenever the loss has changed."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> int: ...
+
+    @staticmethod
+    @abstractmethod
+    def memory(config: TrainConfig, spec: ObservationSpec) -> int:
+        """Bytes that its memory of transitions takes, on the device and in a checkpoint."""
+
+    @abstractmethod
+    def start(self, observation: NDArray[Any]) -> None:
+        """New games have begun in all environments, with these observations (N, stack, ...)."""
+
+    @abstractmethod
+    def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
+        """Actions (N,) to train with, exploration included, after `step` environment steps."""
+
+    @abstractmethod
+    def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:
+        """Take in what the actions led to, and learn as much as is due at `step` environment steps."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """End all running episodes as truncated: their environments are made anew. Then comes `start`."""
+
+    @abstractmethod
+    def values(self, observation: NDArray[Any]) -> Tensor:
+        """Values of the actions (N, A), float32, for observations (N, stack, ...)."""
+
+    @abstractmethod
+    def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
+        """`count` observations that it remembers, drawn with `rng` alone; None as long as there is none."""
+
+    @abstractmethod
+    def training_values(self, step: int) -> dict[str, float]:
+        """What is to be logged: means since the last call."""
+
+    def progress(self) -> dict[str, Any]:
+        """What displays show beside these."""
+        return {}
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that acting and learning go on from, but what `save` writes."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def save(self, folder: Path) -> None:  # noqa: B027 - optional
+        """Write what is too large for `state_dict` into a folder of a checkpoint."""
+
+    def load(self, folder: Path) -> None:  # noqa: B027
+        """Read what `save` wrote."""

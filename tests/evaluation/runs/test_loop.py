@@ -1,0 +1,277 @@
+"""The loop that trainers share, with a trainer of three lines: schedule, checkpoints, signals, exact resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.cli.errors import UserError
+from evaluation.runs import loop
+from evaluation.runs.loop import EvaluationResult, Interrupted, execute
+from evaluation.runs.run_folder import RunFinishedError, RunFolder, is_finished, load_summary, read_metrics
+from evaluation.runs.schedule import Schedule
+from evaluation.runs.watchers import Watcher, Watchers
+
+
+@dataclass
+class Config:
+    seed: int = 1
+    tensorboard: bool = False
+    track: str = "none"
+    checkpoint_interval: int = 20
+    checkpoint_minutes: float = np.inf
+    rate: float = 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+
+class Walk:
+    """A random walk: what the global generators give, and a large array in a file of its own."""
+
+    def __init__(self, config: Config, watchers: Watchers) -> None:
+        self.schedule = Schedule(total=100, stride=4, log=20, evaluation=30, checkpoint=config.checkpoint_interval)
+        self.device = torch.device("cpu")
+        self.step, self.place, self.trail = 0, 0.0, np.zeros(25)
+        self.rate, self.everyone, self.closed = config.rate, watchers, False
+        torch.manual_seed(config.seed)
+
+    samples = property(lambda self: 2 * self.step)
+
+    def info(self) -> dict[str, Any]:
+        return {"total_steps": 100, "columns": ()}
+
+    def start(self) -> None:
+        self.place = 1.0
+
+    def advance(self) -> dict[str, dict[str, float]]:
+        self.place += self.rate * torch.rand(()).item()
+        self.trail[self.step // 4] = self.place
+        self.step += 4
+        if self.step == 48:
+            self.everyone.shifted(self.step)
+        return {"rare": {"place": self.place}} if self.step == 40 else {}
+
+    def training_values(self) -> dict[str, float]:
+        return {"place": self.place}
+
+    def progress(self) -> dict[str, Any]:
+        return {"only shown": self.step}
+
+    def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
+        more = {"trail": {"sum": float(self.trail.sum())}}
+        return EvaluationResult(self.place, "words", {"number": number}, more, {"was_final": final})
+
+    def measures(self) -> dict[str, Any]:
+        return {"target": 1.5, "last_k": 2, "signature": {"game": "walk"}}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.place = state["place"]
+
+    def save(self, folder: Path) -> None:
+        np.save(folder / "trail.npy", self.trail)
+
+    def load(self, folder: Path) -> None:
+        self.trail = np.load(folder / "trail.npy")
+
+    def save_model(self, path: Path) -> None:
+        path.write_text(repr(self.place))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+class At(Watcher):
+    """Does something when a step is logged; remembers what it was told."""
+
+    name = "at"
+
+    def __init__(self, step: int = -1, do: Callable[[], None] = lambda: None) -> None:
+        self.step, self.do, self.told = step, do, []
+        self.seen = 0
+
+    def start(self, info: Mapping[str, Any]) -> None:
+        self.told.append(("start", info["total_steps"]))
+
+    def update(self, stats: Mapping[str, Any]) -> None:
+        self.told.append(("update", stats["step"]))
+        if stats["step"] == self.step:
+            self.do()
+
+    def message(self, text: str) -> None:
+        self.told.append(("message", text))
+
+    def evaluated(self, event: Any) -> None:
+        self.told.append(("evaluated", event.step))
+
+    def shifted(self, updates: int) -> None:
+        self.told.append(("shifted", updates))
+
+    def logged(self, rows: Any) -> None:
+        self.seen += len(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.seen = state.get("seen", 0)
+
+    def close(self, finished: bool) -> None:
+        self.told.append(("close", finished))
+
+
+def run(path: Path, *watchers: Watcher, resume: bool = False, **options: Any) -> dict[str, Any]:
+    config = Config(**options)
+    made: list[Walk] = []
+
+    def make(folder: RunFolder, everyone: Watchers) -> Walk:
+        made.append(Walk(config, everyone))
+        return made[0]
+
+    try:
+        return execute(make, config, path=path, device=torch.device("cpu"), resume=resume, watchers=watchers)
+    finally:
+        assert all(trainer.closed for trainer in made)
+
+
+def stop(error: BaseException) -> Callable[[], None]:
+    def do() -> None:
+        raise error
+
+    return do
+
+
+def rows(path: Path) -> list[tuple[Any, ...]]:
+    return [
+        (row.step, row.samples, row.split, row.name, row.value)
+        for row in read_metrics(path)
+        if row.name != "evaluation_s"
+    ]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    run(tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_things_happen_when_they_are_due(tmp_path: Path) -> None:
+    watcher = At()
+    summary = run(tmp_path / "run", watcher)
+    assert [at for what, at in watcher.told if what == "update"] == [4, 20, 40, 60, 80, 100]
+    assert [at for what, at in watcher.told if what == "evaluated"] == [32, 60, 92, 100]
+    assert ("shifted", 48) in watcher.told
+    assert (watcher.told[0], watcher.told[-1]) == (("start", 100), ("close", True))
+    assert [row[:2] for row in rows(tmp_path / "run") if row[2] == "rare"] == [(40, 80)]
+    assert [row[4] for row in rows(tmp_path / "run") if row[3] == "number"] == [0, 1, 2, 3]
+    assert watcher.seen == len(read_metrics(tmp_path / "run"))
+    assert summary == load_summary(tmp_path / "run")
+    assert (summary["was_final"], summary["time_to_threshold"]["reached"]) == (True, True)
+    assert float((tmp_path / "run" / "model.pt").read_text()) == summary["last"]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("interval", [4, 20, 52, 10**9])
+def test_killed_and_resumed_is_uninterrupted(whole: Path, tmp_path: Path, interval: int) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(Killed):
+        run(path, At(40, stop(Killed())), checkpoint_interval=interval)
+    with pytest.raises(Killed):
+        run(path, At(80, stop(Killed())), checkpoint_interval=interval, resume=True)
+    watcher = At()
+    run(path, watcher, checkpoint_interval=interval, resume=True)
+    assert rows(path) == rows(whole)
+    assert (path / "model.pt").read_text() == (whole / "model.pt").read_text()
+    assert watcher.seen == len(read_metrics(whole))  # its state came from the checkpoint
+
+
+@pytest.mark.parametrize("step", [4, 60, 100])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_rest_is_the_uninterrupted_runs(
+    whole: Path, tmp_path: Path, step: int, number: signal.Signals
+) -> None:
+    path = tmp_path / "run"
+    before = signal.getsignal(number)
+    watcher = At(step, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted, match=rf"at step {step} .*resume with: asgc-rl train --resume {path}") as stopped:
+        run(path, watcher, checkpoint_interval=10**9)
+    assert (stopped.value.run, stopped.value.step) == (path, step)
+    assert any("saving a checkpoint" in str(text) for _, text in watcher.told)
+    assert watcher.told[-1] == ("close", False)
+    assert signal.getsignal(number) is before
+    run(path, resume=True)
+    assert rows(path) == rows(whole)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", At(20, twice), checkpoint_interval=10**9)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_checkpoints_come_by_the_clock_too(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    saved: list[int] = []
+    real = RunFolder.save_checkpoint
+
+    def save(self: RunFolder, step: int, write: Any) -> Any:
+        saved.append(step)
+        now[0] += 1.0  # seconds that saving takes
+        return real(self, step, write)
+
+    def walk(self: Walk) -> dict[str, dict[str, float]]:
+        now[0] += 30.0
+        return advance(self)
+
+    advance = Walk.advance
+    monkeypatch.setattr(Walk, "advance", walk)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    run(tmp_path / "a", checkpoint_interval=10**9, checkpoint_minutes=2.0)
+    assert saved == [16, 32, 48, 64, 80, 96, 100]  # every fourth advance of 30 s, and at the end
+    saved.clear()
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1 / 200)  # never more than that: 1 s in 200 s
+    run(tmp_path / "b", checkpoint_interval=10**9, checkpoint_minutes=2.0)
+    assert saved == [16, 44, 72, 100]
+    assert rows(tmp_path / "a") == rows(tmp_path / "b") == rows(whole)
+
+
+def test_what_changes_no_number_may_change_on_a_resume(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(Killed):
+        run(path, At(40, stop(Killed())))
+    with pytest.raises(UserError, match=r"rate 0\.5 -> 0\.25"):
+        run(path, resume=True, rate=0.25)
+    run(path, resume=True, checkpoint_interval=64, checkpoint_minutes=3.0)
+    assert rows(path) == rows(whole)
+    with pytest.raises(RunFinishedError):
+        run(path, resume=True)
+
+
+def test_a_run_that_fails_keeps_its_checkpoint(whole: Path, tmp_path: Path) -> None:
+    path, watcher = tmp_path / "run", At(60, stop(ValueError("a defect")))
+    with pytest.raises(ValueError, match="a defect"):
+        run(path, watcher)
+    assert watcher.told[-1] == ("close", False)
+    assert not is_finished(path)
+    run(path, resume=True)
+    assert rows(path) == rows(whole)

@@ -1,0 +1,61 @@
+"""Watchers: several as one, and the best model."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from evaluation.runs.metrics_file import MetricRow
+from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
+
+CALLS = {
+    "start": ({"total_steps": 3},),
+    "update": ({"step": 1},),
+    "message": ("hello",),
+    "logged": ([MetricRow(1, 1, 0.1, "train", "loss", 2.0)],),
+    "evaluated": (Evaluated(1, 2.0, Path.touch),),
+    "shifted": (7,),
+    "close": (True,),
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_everyone_is_told_in_order(method: str) -> None:
+    told: list[tuple[int, tuple[object, ...]]] = []
+
+    def member(number: int) -> Watcher:
+        watcher = Watcher()
+        setattr(watcher, method, lambda *arguments: told.append((number, arguments)))
+        return watcher
+
+    everyone = Watchers([member(0)])
+    everyone.members.append(member(1))
+    getattr(everyone, method)(*CALLS[method])
+    assert told == [(0, CALLS[method]), (1, CALLS[method])]
+
+
+def test_the_protocol_is_whole() -> None:
+    """A method that `Watchers` does not pass on would never reach anyone."""
+    public = {name for name in vars(Watcher) if not name.startswith("_")} - {"name"}
+    assert public == set(CALLS) | {"state_dict", "load_state_dict"}
+    assert public <= set(vars(Watchers))
+
+
+def test_states_are_kept_by_name(tmp_path: Path) -> None:
+    best = BestModel(tmp_path / "best.pt")
+    best.evaluated(Evaluated(5, 1.5, lambda path: path.write_text("five") and None))
+    state = Watchers([Watcher(), best]).state_dict()
+    assert state == {"best_model": {"score": 1.5, "step": 5}}
+    other = BestModel(tmp_path / "best.pt")
+    Watchers([other, Watcher()]).load_state_dict(state)
+    assert (other.score, other.step) == (1.5, 5)
+    other.load_state_dict({})
+    assert (other.score, other.step) == (-math.inf, None)
+
+
+def test_the_best_model_stays(tmp_path: Path) -> None:
+    best = BestModel(tmp_path / "best.pt")
+    for step, score in ((1, math.nan), (2, -3.0), (3, -1.0), (4, -1.0), (5, -2.0)):
+        best.evaluated(Evaluated(step, score, lambda path, step=step: path.write_text(str(step)) and None))
+    assert (tmp_path / "best.pt").read_text() == "3"
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
