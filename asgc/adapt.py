@@ -30,7 +30,7 @@ where that lies outside). In use is p rounded to the given one times a power of 
 16 costs two logarithms and two exponentials an element in every step, and its effect lies between theirs.
 
 Kept for each parameter: D for both thetas at half precision, together one tensor more; and a few numbers.
-Layer means parameter tensor here, also with granularity="unit": one output unit has too few elements to tell.
+Layers (parameter tensors) adapt as wholes, also with granularity="unit": one output unit has too few elements to tell.
 
 Known bias. The hypergradient is short-sighted: it credits theta with one update's effect, through the rule's moments
 but not through the parameters. Such estimates prefer what lowers the loss at once (Wu et al. 2018, "Understanding
@@ -50,6 +50,7 @@ from torch import Tensor
 
 from . import gradient_statistics as statistics
 from . import rules
+from .smooth_clip import clip
 
 __all__ = [
     *("ADAPTED", "DERIVATIVES", "bounds", "coming", "follow", "forget", "hypergradient", "in_use", "in_use_over_given"),
@@ -183,8 +184,6 @@ def elasticities(grad: Tensor, x: Tensor, stats: Tensor, options: Options) -> tu
         size = x.reshape(rows, -1).abs().to(torch.float64) / tau.unsqueeze(1)
         by_factor = (1 - stats[statistics.MEAN].to(torch.float64).abs() / tau).unsqueeze(1)
     else:
-        from .functional import clip  # which imports this module
-
         r = statistics.safe_sqrt(statistics.measure(grad, stats[statistics.MEAN]).square)
         size = (clip(r, tau, p) / tau).unsqueeze(1)
         by_factor = torch.ones(1, 1, dtype=torch.float64, device=x.device)

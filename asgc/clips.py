@@ -20,7 +20,7 @@ from .options import resolve_clip
 from .preview import Preview
 from .proxy import OptimizerProxy
 
-__all__ = ["EPS", "Bound", "Clip", "Clipped", "GlobalNormClip", "Layer", "NormClip", "ValueClip", "norms"]
+__all__ = ["EPS", "Bound", "Clip", "Clipped", "GlobalNormClip", "LayerGradient", "NormClip", "ValueClip", "norms"]
 
 EPS = 1e-6  # of clip_grad_norm_, and of the authors' code of ZClip
 
@@ -28,7 +28,7 @@ Scalar = float | Tensor
 State = dict[str, Any]
 
 
-class Layer(NamedTuple):
+class LayerGradient(NamedTuple):
     """A parameter with a gradient, and its place among all parameters of the optimizer."""
 
     number: int
@@ -61,7 +61,7 @@ class Clip:
     def __init__(self, **options: Any) -> None:
         self.__dict__.update(resolve_clip(self.name, options))
 
-    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+    def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         """Change the gradients in place and the clip's own state; returns a ``Bound`` for each layer."""
         raise NotImplementedError
 
@@ -76,7 +76,7 @@ class Clip:
         """Inverse of ``state``."""
 
 
-def norms(layers: Sequence[Layer]) -> Tensor:
+def norms(layers: Sequence[LayerGradient]) -> Tensor:
     """2-norm of each gradient, (layers,)."""
     return torch.stack(torch._foreach_norm([layer.grad for layer in layers]))
 
@@ -88,7 +88,7 @@ class GlobalNormClip(Clip):
         """The largest norm allowed in this step, given the norm of all gradients together."""
         raise NotImplementedError
 
-    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+    def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         grads = [layer.grad for layer in layers]
         total = torch.nn.utils.get_total_norm(grads)
         largest = self.bound(total)
@@ -113,7 +113,7 @@ class ValueClip(Clip):
     name = "clip-value"
     clip_value: float
 
-    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+    def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         grads = [layer.grad for layer in layers]
         torch._foreach_clamp_min_(grads, -self.clip_value)
         torch._foreach_clamp_max_(grads, self.clip_value)
@@ -181,8 +181,8 @@ class Clipped(OptimizerProxy):
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
 
-    def _layers(self) -> list[Layer]:
-        return [Layer(n, param, param.grad) for n, param in enumerate(self._params()) if param.grad is not None]
+    def _layers(self) -> list[LayerGradient]:
+        return [LayerGradient(n, param, param.grad) for n, param in enumerate(self._params()) if param.grad is not None]
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state_dict; a clip with a state of its own has it in the entry ``"clip"``."""

@@ -1,9 +1,10 @@
 """Causal gradient statistics of a layer and the thresholds made from them.
 
-A layer is one parameter tensor, or one output unit of it. For each, ``n``, ``mean`` (of the elements) and ``var`` (mean
-squared deviation of the elements) cover the steps before the present one only, so an outlier cannot raise its own
-threshold. They are fed with raw gradients; a single step moves them by at most a bounded factor (``outlier_share``), so
-bursts in a share of steps below ``outlier_share`` cannot carry the threshold away, and clipping never feeds back.
+They are kept for each layer (parameter tensor), or with ``granularity="unit"`` for each of its output units. ``n``,
+``mean`` (of the elements) and ``var`` (mean squared deviation of the elements) cover the steps before the present one
+only, so an outlier cannot raise its own threshold. They are fed with raw gradients; a single step moves them by at most
+a bounded factor (``outlier_share``), so bursts in a share of steps below ``outlier_share`` cannot carry the threshold
+away, and clipping never feeds back.
 
 All functions are pure and differentiable. Statistics are a tensor of shape (len(STATISTICS), units), one row per name.
 """

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any, TypeAlias, overload
 
 import torch
@@ -20,6 +19,7 @@ from . import adapt as adaptation
 from . import functional, rules
 from . import gradient_statistics as statistics
 from .diagnostics import describe
+from .implementations import REGISTRY
 from .layers import check_gradient, check_parameter, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import (
@@ -163,13 +163,6 @@ class ASGC(Optimizer):
                 state.setdefault(name, value)
         return state
 
-    def layers(self) -> Iterator[tuple[Tensor, dict[str, Any], Group]]:
-        """(parameter, its state, its group) of every parameter that has a gradient now, in order."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    yield param, self.layer_state(param, group), group
-
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -199,28 +192,11 @@ class ASGC(Optimizer):
                 grad = param.grad
                 if grad is not None and (grad.layout is not torch.strided or grad.is_complex()):
                     check_gradient(grad, layer_name(self.param_groups, gi, pi))
-        implementation = self._choose_implementation()
-        if implementation == "sharded":  # which looks for non-finite gradients itself: with the other ranks
-            import_module("asgc.implementations.sharded").step(self)
-            return loss
-        if found_nonfinite(self.param_groups, lambda group: group, self.layer_state):
-            return loss
-        if implementation == "reference":
-            self._reference_step()
-        else:
-            import_module(f"asgc.implementations.{implementation}").step(self)
+        implementation = REGISTRY[self._choose_implementation()]
+        # With DTensors the ranks decide together, in the step.
+        if implementation.dtensors or not found_nonfinite(self.param_groups, lambda group: group, self.layer_state):
+            implementation.step(self)
         return loss
-
-    def _reference_step(self) -> None:
-        for param, state, group in self.layers():
-            assert param.grad is not None
-            new_param, new_state = functional.step(param, param.grad, state, group)
-            param.copy_(new_param)
-            for name, value in new_state.items():
-                if name not in state:
-                    state[name] = value
-                elif isinstance(value, Tensor):
-                    state[name].copy_(value)
 
     def _choose_implementation(self) -> str:
         """Resolve "auto" before the first step; afterwards the choice stays in the groups and so in the state."""
@@ -234,7 +210,7 @@ class ASGC(Optimizer):
         if chosen == "auto":
             chosen = self._automatic()
         else:
-            reason = unsupported(self, chosen)
+            reason = REGISTRY[chosen].unsupported(self)
             if reason is not None and self.defaults["implementation"] != "auto":
                 raise ValueError(f"implementation={chosen!r} cannot be used: {reason}")
             if reason is not None:
@@ -247,16 +223,16 @@ class ASGC(Optimizer):
 
     def _automatic(self) -> str:
         if first_dtensor(self.param_groups) is not None:  # the only one for them
-            reason = unsupported(self, "sharded")
+            reason = REGISTRY["sharded"].unsupported(self)
             if reason is not None:
                 raise ValueError(f"no implementation can serve: {reason}")
             return "sharded"
         on_gpu = any(param.is_cuda for group in self.param_groups for param in group["params"])
         best = "triton" if on_gpu else "cpu"
-        reason = unsupported(self, best)
+        reason = REGISTRY[best].unsupported(self)
         if reason is None:
             return best
-        chosen = "foreach" if unsupported(self, "foreach") is None else "reference"
+        chosen = "foreach" if REGISTRY["foreach"].unsupported(self) is None else "reference"
         _say(
             f"ASGC uses its slower {chosen} implementation, because the {best} one cannot serve: {reason}. "
             "`python -m benchmarks.optimizer_step` shows what that costs."
@@ -270,7 +246,7 @@ class ASGC(Optimizer):
             return f"it needs implementation='triton', not {implementation!r}"
         if any(group["nonfinite"] != "contain" for group in self.param_groups):
             return "nonfinite='skip' and 'raise' wait for the device at every step: use nonfinite='contain'"
-        return unsupported(self, "triton")
+        return REGISTRY["triton"].unsupported(self)
 
     def shift(self) -> None:
         """Tell the optimizer that the loss has changed (a target-network sync, a new level).
@@ -314,7 +290,7 @@ class ASGC(Optimizer):
 
     def preview(self) -> list[Preview]:
         """What the base rule will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
-        return preview_asgc(self)
+        return preview_asgc(self, ASGC)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch.optim's; every parameter's entry has its ``shape`` too, so that no other model's state is loaded."""
@@ -364,16 +340,3 @@ ASGC.__doc__ = f"{ASGC.__doc__}\n{table(ASGC_OPTIONS)}"
 @functools.cache  # once for the same reason, however many optimizers there are
 def _say(message: str) -> None:
     _log.warning(message)
-
-
-def unsupported(opt: ASGC, implementation: str) -> str | None:
-    """Why an implementation cannot serve this optimizer, or None if it can."""
-    dtensor = first_dtensor(opt.param_groups)
-    if dtensor is not None and implementation != "sharded":
-        return f"{dtensor} is a DTensor, which only implementation='sharded' serves ('auto' takes it)"
-    if implementation == "reference":
-        return None
-    if implementation != "triton" and not all(is_tensor_free(group) for group in opt.param_groups):
-        return "an option other than lr and betas is a tensor"
-    reason: str | None = import_module(f"asgc.implementations.{implementation}").unsupported(opt)
-    return reason

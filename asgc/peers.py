@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .clips import EPS, Bound, Clip, GlobalNormClip, Layer, NormClip, Scalar, State, ValueClip, norms
+from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, State, ValueClip, norms
 from .noise import noise_like
 
 __all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
@@ -40,7 +40,7 @@ class AGC(Clip):
         matrices = [number for number, param in enumerate(params) if param.dim() >= 2]
         self._head = matrices[-1] if matrices and self.exclude_head else len(params)
 
-    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+    def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []
         for number, param, grad in layers:
             if number >= self._head:
@@ -147,7 +147,7 @@ class AdaGC(Clip):
         self._step = 0
         self._means: dict[int, Tensor] = {}
 
-    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+    def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         each = norms(layers)
         for layer, norm in zip(layers, each, strict=True):
             self._means.setdefault(layer.number, norm.clone() if self.warmup_steps == 0 else norm * math.inf)
@@ -189,7 +189,7 @@ class Spamp(Clip):
         super().__init__(**options)
         self._means: dict[int, Tensor] = {}
 
-    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+    def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []
         for (number, _, grad), norm in zip(layers, norms(layers), strict=True):
             before = self._means.get(number, norm)
@@ -223,7 +223,7 @@ class GradientNoise(Clip):
         super().__init__(**options)
         self._step = 0
 
-    def apply(self, layers: Sequence[Layer]) -> list[Bound]:
+    def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         std = math.sqrt(self.eta / (1 + self._step) ** self.noise_decay)
         for number, _, grad in layers:
             grad.add_(noise_like(grad, self.seed, self._step, number).to(grad.dtype), alpha=std)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,15 +17,20 @@ from torch.optim import Optimizer
 
 from . import adapt, functional
 from . import gradient_statistics as statistics
+from .implementations import REGISTRY, Stepped
 from .layers import first_dtensor
 from .options import TRANSFORM_DEFAULTS
 
-if TYPE_CHECKING:
-    from .optimizer import ASGC
-
 __all__ = ["Preview", "preview"]
 
-Layer: TypeAlias = tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]  # parameter, its state, options
+Stepping: TypeAlias = tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]  # parameter, its state, options
+
+
+class Numbered(Stepped, Protocol):
+    """``ASGC``, as its preview sees it."""
+
+    def layer_number(self, param: Tensor) -> int:
+        """Number of a layer for the noise."""
 
 
 class Preview(NamedTuple):
@@ -62,30 +66,30 @@ def preview(optimizer: Optimizer) -> list[Preview]:
     return [Preview(param, param.grad, math.inf, 0.0, 1.0, 0.0) for param in params if param.grad is not None]
 
 
-def preview_asgc(opt: ASGC) -> list[Preview]:
-    """``ASGC.preview``: by the implementation that steps, or by the reference while none is chosen yet."""
+def preview_asgc(opt: Numbered, make: Callable[..., Any]) -> list[Preview]:
+    """``ASGC.preview`` (``make``: ASGC): by the implementation that steps, by the reference while none is chosen yet."""
     if first_dtensor(opt.param_groups) is not None:
         states = {
             p: {**opt.state.get(p, {}), "layer": opt.layer_number(p)} for g in opt.param_groups for p in g["params"]
         }
         return preview_sharded(opt.param_groups, states, lambda group: group)
-    layers: list[Layer] = []
+    layers: list[Stepping] = []
     for group in opt.param_groups:
         for param in group["params"]:
             if param.grad is not None:
                 state = {**opt.state.get(param, {}), "layer": opt.layer_number(param)}
                 layers.append((param, state, adapt.coming(param.grad, state, group)))
     implementation = opt.param_groups[0]["implementation"]
-    if implementation not in ("cpu", "foreach"):
-        return preview_transform(layers)
-    return _preview_fast(layers, implementation)
+    if implementation in REGISTRY and REGISTRY[implementation].fast_preview:
+        return _preview_fast(make, layers, implementation)
+    return preview_transform(layers)
 
 
 @torch.no_grad()
-def preview_transform(layers: Iterable[Layer]) -> list[Preview]:
+def preview_transform(layers: Iterable[Stepping]) -> list[Preview]:
     """``functional.transform`` of layers, nothing kept. A state may lack what the first step makes."""
     layers = _with_gradient(layers)
-    result: list[tuple[Layer, Tensor, Tensor]] = []
+    result: list[tuple[Stepping, Tensor, Tensor]] = []
     for layer in layers:
         param, state, options = layer
         assert param.grad is not None
@@ -95,28 +99,44 @@ def preview_transform(layers: Iterable[Layer]) -> list[Preview]:
     return _previews(result)
 
 
+@torch.no_grad()
 def preview_sharded(
     groups: list[dict[str, Any]],
     states: Mapping[Tensor, Mapping[str, Any]],
     options_of: Callable[[dict[str, Any]], Mapping[str, Any]],
 ) -> list[Preview]:
-    """The same where parameters are DTensors; ``seen`` are such, too."""
-    sharded = import_module("asgc.implementations.sharded")
+    """The same where parameters are DTensors; ``seen`` are such, too. Two collectives, so all ranks call it."""
+    from .implementations import sharded
 
     def state_of(param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state = states[param]
         return {"noise_step": _time(state), "stats": _statistics(param, state, options_of(group)), **state}
 
-    layers = sharded.make_layers(groups, state_of, options_of)
-    previews: list[Preview] = sharded.preview(layers)
-    return previews
+    shards = sharded.make_shards(groups, state_of, options_of)
+    if not shards:
+        return []
+    watched = [shard.options["nonfinite"] != "contain" for shard in shards]
+    shards = [shard._replace(options={**shard.options, "nonfinite": "contain"}) for shard in shards]
+    sums = sharded.measure(shards, {}).sums
+    transformed = [sharded.transform(shard, x) for shard, x in zip(shards, sums, strict=True)]
+    totals, _ = sharded.combine(shards, [new.figures for new in transformed], sums[0].square.new_zeros(1))
+    refused = any(not bool(torch.isfinite(x.square).all()) for x, strict in zip(sums, watched, strict=True) if strict)
+    result = []
+    for shard, x, new, figures in zip(shards, sums, transformed, totals, strict=True):
+        rows = statistics.complete(new.stats, figures, shard.size).to(torch.float64).mean(1).tolist()
+        started, _ = statistics.start(shard.state["stats"], x)
+        seen = sharded.placed(torch.zeros_like(new.grad) if refused else new.grad, shard.param)
+        attenuation = 0.0 if refused else rows[statistics.ATTENUATION]
+        noise = noise_std(started, int(shard.state["noise_step"]), shard.options)
+        threshold, clipped = rows[statistics.THRESHOLD], rows[statistics.CLIPPED]
+        own = (shard.options["clip_factor"], shard.options["clip_sharpness"])  # never adapted here
+        result.append(Preview(shard.param, seen, threshold, clipped, attenuation, noise, *own))
+    return result
 
 
 @torch.no_grad()
-def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]:
-    """One step of plain SGD with learning rate 1 from zero, behind copies of the statistics: it ends at -seen."""
-    from .optimizer import ASGC  # which imports this module
-
+def _preview_fast(make: Callable[..., Any], layers: Iterable[Stepping], implementation: str) -> list[Preview]:
+    """One step of plain SGD at learning rate 1 from zero, behind copies of the statistics: it ends at -seen."""
     layers = _with_gradient(layers)
     if not layers:
         return []
@@ -127,7 +147,7 @@ def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]
         if own["noise_at"] == "update":  # added after the rule, which does not see it
             own["noise_scale"] = 0.0
         groups.setdefault(id(options), {"params": [], **own, "nonfinite": "contain"})["params"].append(copy)
-    shadow = ASGC(list(groups.values()), lr=1.0, rule="sgd", implementation=implementation)
+    shadow = make(list(groups.values()), lr=1.0, rule="sgd", implementation=implementation)
     members = ((copy, group) for group in shadow.param_groups for copy in group["params"])
     for (copy, group), (param, state, options) in zip(members, layers, strict=True):
         copy.grad = param.grad
@@ -140,7 +160,7 @@ def _preview_fast(layers: Iterable[Layer], implementation: str) -> list[Preview]
     return _previews([(layer, copy.neg_(), new) for layer, copy, new in zip(layers, copies, stats, strict=True)])
 
 
-def _with_gradient(layers: Iterable[Layer]) -> list[Layer]:
+def _with_gradient(layers: Iterable[Stepping]) -> list[Stepping]:
     return [layer for layer in layers if layer[0].grad is not None]
 
 
@@ -155,7 +175,7 @@ def _time(state: Mapping[str, Any]) -> int:
     return int(state.get("noise_step", 0))
 
 
-def _previews(layers: list[tuple[Layer, Tensor, Tensor]]) -> list[Preview]:
+def _previews(layers: list[tuple[Stepping, Tensor, Tensor]]) -> list[Preview]:
     """From (layer, transformed gradient, statistics after the step); zeros where the step will be refused."""
     refused = any(
         options["nonfinite"] != "contain" and param.grad is not None and not bool(torch.isfinite(param.grad).all())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, TypeAlias, overload
 
 import torch
@@ -30,7 +29,7 @@ Change: TypeAlias = tuple[Tensor, dict[str, Any], functional.Transformed]  # gra
 class Wrapped(OptimizerProxy):
     """What ``wrap`` returns: ``inner`` with transformed gradients. ``statistics[p]`` holds a parameter's own state."""
 
-    _earlier: dict[Tensor, tuple[Tensor, Tensor]] | None = None  # see asgc.implementations.sharded
+    _earlier: Any = None  # see asgc.implementations.sharded
 
     def __init__(self, inner: Optimizer, options: dict[str, Any], restore_grad: bool) -> None:
         super().__init__(inner)
@@ -102,11 +101,12 @@ class Wrapped(OptimizerProxy):
     def _changes(self) -> Iterator[Change] | None:
         """What is to be done to each gradient, or None if this step must change nothing."""
         if first_dtensor(self.param_groups) is not None:
-            sharded = import_module("asgc.implementations.sharded")
+            from .implementations import sharded
+
             self._earlier = sharded.Earlier() if self._earlier is None else self._earlier
-            layers = sharded.make_layers(self.param_groups, self._layer_state, lambda _: self.options)
-            changes = sharded.transform_all(layers, self._earlier)
-            return None if changes is None else ((layer.grad, layer.state, new) for layer, new in changes)
+            shards = sharded.make_shards(self.param_groups, self._layer_state, lambda _: self.options)
+            changes = sharded.transform_all(shards, self._earlier)
+            return None if changes is None else ((shard.grad, shard.state, new) for shard, new in changes)
         if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
             return None
         return self._whole_changes()

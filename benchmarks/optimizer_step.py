@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asgc.optimizer import ASGC, unsupported
+from asgc.implementations import REGISTRY
+from asgc.optimizer import ASGC
 from asgc.options import ASGC_OPTIONS
 
 __all__ = ["BYTES", "SHAPES", "main", "measure", "verify"]
@@ -249,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fast, shapes = FAST[args.device], args.shapes or [name for name in USUAL[args.device] if name in SHAPES]
     options = {"granularity": args.granularity, "noise_at": args.noise_at}
     _, probe = build([(2, 2)], args.device, **options)
-    reasons = {name: unsupported(probe, name) for name in (fast, *SLOW)}
+    reasons = {name: REGISTRY[name].unsupported(probe) for name in (fast, *SLOW)}
     implementations = [name for name, reason in reasons.items() if reason is None]
     checked = [name for name in implementations if name != "reference"]
     wrong = [
@@ -266,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         implementations = [name for name in implementations if name not in SLOW]
     if args.adapt:
         _, probe = build([(2, 2)], args.device, **options, adapt="hypergradient")
-        reason = unsupported(probe, fast)
+        reason = REGISTRY[fast].unsupported(probe)
         if reason is None:
             implementations.insert(1, fast + ADAPT)
         reasons[fast + ADAPT] = reason

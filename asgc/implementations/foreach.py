@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,9 +27,7 @@ from torch.optim.sgd import sgd
 
 from .. import functional, noise, rules
 from .. import gradient_statistics as statistics
-
-if TYPE_CHECKING:
-    from ..optimizer import ASGC
+from .base import Stepped
 
 __all__ = ["step", "unsupported"]
 
@@ -38,7 +36,7 @@ Group = dict[str, Any]
 CHUNK = 1 << 16  # elements; six buffers of 256 KiB
 
 
-def unsupported(opt: ASGC) -> str | None:
+def unsupported(opt: Stepped) -> str | None:
     """Why this path cannot serve an optimizer, or None if it can."""
     for group in opt.param_groups:
         if group["adapt"] is not None:
@@ -88,27 +86,23 @@ class _Plan:
 
 
 class _Buffers:
-    """Work space of one chunk, shared by all."""
+    """Work space of one chunk; made anew for each step, since optimizers may step in several threads at once."""
 
-    def __init__(self) -> None:
-        self.index = torch.arange(CHUNK, dtype=torch.int32)
-        self.words = [torch.empty(CHUNK, dtype=torch.int32) for _ in range(3)]
-        self.floats = [torch.empty(CHUNK) for _ in range(3)]
-        self.spread = torch.empty(CHUNK)
-        self.mask = torch.empty(CHUNK, dtype=torch.bool)
-        self.doubles = torch.empty(CHUNK, dtype=torch.float64)
+    def __init__(self, size: int) -> None:
+        self.index = torch.arange(size, dtype=torch.int32)
+        self.words = [torch.empty(size, dtype=torch.int32) for _ in range(3)]
+        self.floats = [torch.empty(size) for _ in range(3)]
+        self.spread = torch.empty(size)
+        self.mask = torch.empty(size, dtype=torch.bool)
+        self.doubles = torch.empty(size, dtype=torch.float64)
 
 
-_plans: WeakKeyDictionary[ASGC, dict[int, _Plan]] = WeakKeyDictionary()
-_buffers: _Buffers | None = None
+_plans: WeakKeyDictionary[Stepped, dict[int, _Plan]] = WeakKeyDictionary()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def step(opt: ASGC) -> None:
+def step(opt: Stepped) -> None:
     """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``."""
-    global _buffers
-    if _buffers is None:
-        _buffers = _Buffers()
     plans = _plans.setdefault(opt, {})
     for index, group in enumerate(opt.param_groups):
         params = [param for param in group["params"] if param.grad is not None]
@@ -122,7 +116,7 @@ def step(opt: ASGC) -> None:
         torch.cat([param.grad.reshape(-1).to(torch.float32) for param in params], out=plan.flat)
         after = group["noise_at"] == "update" and group["noise_scale"] != 0
         plan.noise = torch.zeros_like(plan.flat) if after else None
-        _transform(plan, states, group, _buffers)
+        _transform(plan, states, group, _Buffers(min(CHUNK, plan.flat.numel())))
         grads = [h.view(param.shape) for h, param in zip(torch.split(plan.flat, list(sizes)), params, strict=True)]
         _rule(params, grads, states, group)
         if plan.noise is not None:

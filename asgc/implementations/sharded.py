@@ -29,7 +29,7 @@ parameter.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -41,19 +41,16 @@ from .. import functional, rules
 from .. import gradient_statistics as statistics
 from ..layers import layer_name
 from ..placement import Piece, is_dtensor, local, piece_of
-from ..preview import Preview, noise_std
+from .base import Stepped
 
-if TYPE_CHECKING:
-    from ..optimizer import ASGC
-
-__all__ = ["Earlier", "make_layers", "preview", "step", "transform_all", "unsupported"]
+__all__ = ["Earlier", "make_shards", "step", "transform_all", "unsupported"]
 
 Group = dict[str, Any]
 State = dict[str, Any]
 _COUNTERS = ("layer", "step", "noise_step", "stats")
 
 
-def unsupported(opt: ASGC) -> str | None:
+def unsupported(opt: Stepped) -> str | None:
     """Why this implementation cannot serve an optimizer, or None if it can."""
     for group in opt.param_groups:
         if group["adapt"] is not None:
@@ -70,8 +67,8 @@ class Axis(NamedTuple):
     beside: bool  # the ranks hold different units: their sums are put side by side, not added up
 
 
-class Layer(NamedTuple):
-    """This rank's piece of one layer."""
+class Shard(NamedTuple):
+    """This rank's piece of one layer (parameter tensor)."""
 
     name: str
     param: Tensor
@@ -93,7 +90,7 @@ class Layer(NamedTuple):
         return max(1, self.param.numel() // max(1, self.units))
 
 
-def make_layer(name: str, param: Any, state: State, options: Mapping[str, Any]) -> Layer:
+def make_shard(name: str, param: Any, state: State, options: Mapping[str, Any]) -> Shard:
     """Describe a parameter with a gradient.
 
     Raises:
@@ -121,17 +118,17 @@ def make_layer(name: str, param: Any, state: State, options: Mapping[str, Any]) 
                 f"{name}: the local part of its {key} has shape {tuple(local(tensor).shape)}, not {piece.local_shape}; "
                 "load states by torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
             )
-    return Layer(name, param, grad, state, options, piece, piece.rows() if by_unit else slice(None), axes)
+    return Shard(name, param, grad, state, options, piece, piece.rows() if by_unit else slice(None), axes)
 
 
-def make_layers(
+def make_shards(
     groups: list[Group],
     state_of: Callable[[Tensor, Group], State],
     options_of: Callable[[Group], Mapping[str, Any]],
-) -> list[Layer]:
-    """Describe all parameters that have a gradient; errors as ``make_layer``."""
+) -> list[Shard]:
+    """Describe all parameters that have a gradient; errors as ``make_shard``."""
     return [
-        make_layer(layer_name(groups, gi, pi), param, state_of(param, group), options_of(group))
+        make_shard(layer_name(groups, gi, pi), param, state_of(param, group), options_of(group))
         for gi, group in enumerate(groups)
         for pi, param in enumerate(group["params"])
         if param.grad is not None
@@ -146,7 +143,7 @@ def _axes(mesh: Any, placements: tuple[Any, ...], dims: int, by_unit: bool) -> t
     return tuple(Axis(mesh.get_group(d), beside and d in by_row) for d in cut)
 
 
-def _whole(layer: Layer, own: Tensor) -> Tensor:
+def _whole(layer: Shard, own: Tensor) -> Tensor:
     """Numbers of this rank's units, shape (k, units here), in the shape in which the ranks exchange them."""
     units = layer.units
     for axis in layer.axes:
@@ -160,7 +157,7 @@ def _whole(layer: Layer, own: Tensor) -> Tensor:
     return full
 
 
-def combine(layers: Sequence[Layer], own: Sequence[Tensor], flags: Tensor) -> tuple[list[Tensor], Tensor]:
+def combine(layers: Sequence[Shard], own: Sequence[Tensor], flags: Tensor) -> tuple[list[Tensor], Tensor]:
     """Add up numbers over the shards: one all-gather a process group, for all layers.
 
     Args:
@@ -202,7 +199,7 @@ class Measured(NamedTuple):
     refused: bool  # nonfinite="skip": this step must change nothing
 
 
-def measure(layers: Sequence[Layer], earlier: Mapping[Tensor, tuple[Tensor, Tensor]]) -> Measured:
+def measure(layers: Sequence[Shard], earlier: Mapping[Tensor, tuple[Tensor, Tensor]]) -> Measured:
     """Sums of all layers, and of their ``figures`` of the step before.
 
     Raises:
@@ -230,21 +227,21 @@ def measure(layers: Sequence[Layer], earlier: Mapping[Tensor, tuple[Tensor, Tens
     return Measured(sums, [total[3:] for total in totals], refused)
 
 
-def _culprit(layers: Sequence[Layer], sums: Sequence[statistics.Sums]) -> str:
+def _culprit(layers: Sequence[Shard], sums: Sequence[statistics.Sums]) -> str:
     for layer, found in zip(layers, sums, strict=True):
         if layer.options["nonfinite"] == "raise" and not bool(torch.isfinite(found.square).all()):
             return layer.name
     return "a parameter of another rank"
 
 
-def count_refused(layers: Sequence[Layer], measured: Measured) -> None:
+def count_refused(layers: Sequence[Shard], measured: Measured) -> None:
     """Count a skipped step in the statistics of the layers that made it so."""
     for layer, sums in zip(layers, measured.sums, strict=True):
         if layer.options["nonfinite"] != "contain":
             layer.state["stats"][statistics.NONFINITE] += ~torch.isfinite(sums.square)
 
 
-def transform(layer: Layer, sums: statistics.Sums) -> functional.Transformed:
+def transform(layer: Shard, sums: statistics.Sums) -> functional.Transformed:
     """``functional.transform`` of this rank's piece."""
 
     def eps(seed: int, t: int, number: int) -> Tensor:
@@ -266,11 +263,11 @@ def placed(value: Tensor, param: Any) -> Tensor:
 class Earlier(dict[Tensor, tuple[Tensor, Tensor]]):
     """By parameter: its statistics tensor (another one after loading a state), and the last step's local figures."""
 
-    def of(self, layers: Sequence[Layer]) -> dict[Tensor, tuple[Tensor, Tensor]]:
+    def of(self, layers: Sequence[Shard]) -> dict[Tensor, tuple[Tensor, Tensor]]:
         return {x.param: self[x.param] for x in layers if x.param in self and self[x.param][0] is x.state["stats"]}
 
 
-def transform_all(layers: Sequence[Layer], earlier: Earlier) -> Iterator[tuple[Layer, functional.Transformed]] | None:
+def transform_all(layers: Sequence[Shard], earlier: Earlier) -> Iterator[tuple[Shard, functional.Transformed]] | None:
     """What ASGC does to all gradients before the base rule; layer by layer, so that one at a time takes memory.
 
     Returns:
@@ -290,8 +287,8 @@ def transform_all(layers: Sequence[Layer], earlier: Earlier) -> Iterator[tuple[L
 
 
 def _changes(
-    layers: Sequence[Layer], measured: Measured, usable: Container[Tensor], earlier: Earlier
-) -> Iterator[tuple[Layer, functional.Transformed]]:
+    layers: Sequence[Shard], measured: Measured, usable: Container[Tensor], earlier: Earlier
+) -> Iterator[tuple[Shard, functional.Transformed]]:
     for layer, sums, figures in zip(layers, measured.sums, measured.figures, strict=True):
         new = transform(layer, sums)
         if not layer.axes:
@@ -302,18 +299,18 @@ def _changes(
         yield layer, new._replace(stats=statistics.complete(new.stats, figures, layer.size)) if known else new
 
 
-_earlier: WeakKeyDictionary[ASGC, Earlier] = WeakKeyDictionary()
+_earlier: WeakKeyDictionary[Stepped, Earlier] = WeakKeyDictionary()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def step(opt: ASGC) -> None:
+def step(opt: Stepped) -> None:
     """One step of every parameter that has a gradient, on all ranks at once. Called by ``ASGC.step``, ``no_grad``.
 
     Raises:
         RuntimeError: a gradient or a state is not placed like its parameter, or a non-finite gradient with
             nonfinite="raise". Nothing has changed then.
     """
-    layers = make_layers(opt.param_groups, opt.layer_state, lambda group: group)
+    layers = make_shards(opt.param_groups, opt.layer_state, lambda group: group)
     changes = transform_all(layers, _earlier.setdefault(opt, Earlier()))
     if changes is None:
         return
@@ -322,31 +319,7 @@ def step(opt: ASGC) -> None:
     torch.autograd.graph.increment_version([layer.param for layer in layers])
 
 
-@torch.no_grad()
-def preview(layers: Sequence[Layer]) -> list[Preview]:
-    """``asgc.preview`` of layers, with ``seen`` as DTensors; two collectives, so all ranks call it. Changes nothing."""
-    if not layers:
-        return []
-    watched = [layer.options["nonfinite"] != "contain" for layer in layers]
-    layers = [layer._replace(options={**layer.options, "nonfinite": "contain"}) for layer in layers]
-    sums = measure(layers, {}).sums
-    transformed = [transform(layer, x) for layer, x in zip(layers, sums, strict=True)]
-    totals, _ = combine(layers, [new.figures for new in transformed], sums[0].square.new_zeros(1))
-    refused = any(not bool(torch.isfinite(x.square).all()) for x, strict in zip(sums, watched, strict=True) if strict)
-    result = []
-    for layer, x, new, figures in zip(layers, sums, transformed, totals, strict=True):
-        rows = statistics.complete(new.stats, figures, layer.size).to(torch.float64).mean(1).tolist()
-        started, _ = statistics.start(layer.state["stats"], x)
-        seen = placed(torch.zeros_like(new.grad) if refused else new.grad, layer.param)
-        attenuation = 0.0 if refused else rows[statistics.ATTENUATION]
-        noise = noise_std(started, int(layer.state["noise_step"]), layer.options)
-        threshold, clipped = rows[statistics.THRESHOLD], rows[statistics.CLIPPED]
-        own = (layer.options["clip_factor"], layer.options["clip_sharpness"])  # never adapted here
-        result.append(Preview(layer.param, seen, threshold, clipped, attenuation, noise, *own))
-    return result
-
-
-def _apply(layer: Layer, new: functional.Transformed) -> None:
+def _apply(layer: Shard, new: functional.Transformed) -> None:
     """The base rule on this rank's piece, in place."""
     state, target = layer.state, local(layer.param)
     own = {key: local(value) for key, value in state.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from asgc import ASGC
-from asgc.optimizer import unsupported
+from asgc.implementations import REGISTRY
 from asgc.options import ASGC_DEFAULTS, CHOICES, rule_defaults
 from tests.asgc import matrix
 from tests.asgc.matrix import CELLS, LR, SHAPES, Cell, Run, assert_close, assert_same
@@ -44,7 +44,7 @@ def test_everything_is_declared() -> None:
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_cell(cell: Cell) -> None:
     plain = Run.of(cell, "reference")
-    reason = unsupported(plain.opt, cell.implementation)
+    reason = REGISTRY[cell.implementation].unsupported(plain.opt)
     if reason is not None:
         refused(cell, reason)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,11 +11,9 @@ from torch import Tensor
 
 from ... import functional
 from ... import gradient_statistics as statistics
+from ..base import Stepped
 from . import adaptation, build
 from .table import LayerStruct, as_laid_out, group_values, memory_order, same_order, state_keys, units_adjacent
-
-if TYPE_CHECKING:
-    from ...optimizer import ASGC
 
 __all__ = ["step", "unsupported"]
 
@@ -25,7 +23,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _COUNTERS = ("stats", "step", "noise_step")
 
 
-def unsupported(opt: ASGC) -> str | None:
+def unsupported(opt: Stepped) -> str | None:
     """Why the kernel cannot serve this optimizer, or None. Compiles the kernel if that is the last question."""
     for group in opt.param_groups:
         reason = adaptation.unsupported(group)
@@ -65,7 +63,7 @@ class _Table:
     what is left to do at every step is a microsecond a layer.
     """
 
-    def __init__(self, opt: ASGC) -> None:
+    def __init__(self, opt: Stepped) -> None:
         self.params = [(param, index) for index, group in enumerate(opt.param_groups) for param in group["params"]]
         count = len(self.params)
         self.layers = (LayerStruct * count)()
@@ -78,7 +76,7 @@ class _Table:
         self.adapting = _adapting(opt)  # then every layer has options of its own
         self.adapts = (adaptation.AdaptStruct * count)()
 
-    def fits(self, opt: ASGC) -> bool:
+    def fits(self, opt: Stepped) -> bool:
         if self.adapting != _adapting(opt):
             return False
         i = 0
@@ -134,10 +132,10 @@ class _Table:
         self.seen[i] = [*map(id, tensors), *addresses]
 
 
-_tables: WeakKeyDictionary[ASGC, _Table] = WeakKeyDictionary()
+_tables: WeakKeyDictionary[Stepped, _Table] = WeakKeyDictionary()
 
 
-def _adapting(opt: ASGC) -> bool:
+def _adapting(opt: Stepped) -> bool:
     return any(group["adapt"] is not None for group in opt.param_groups)
 
 
@@ -153,7 +151,7 @@ def _gradient(param: Tensor, row: LayerStruct, keep: list[Tensor]) -> int:
     return grad.data_ptr() or int(row.step)  # an empty tensor has no address, but has a gradient
 
 
-def _complete(opt: ASGC, table: _Table, i: int, names: list[str]) -> State:
+def _complete(opt: Stepped, table: _Table, i: int, names: list[str]) -> State:
     """The state of layer i, made as far as it is missing."""
     param, index = table.params[i]
     group = opt.param_groups[index]
@@ -168,7 +166,7 @@ def _complete(opt: ASGC, table: _Table, i: int, names: list[str]) -> State:
     return state
 
 
-def _collect(opt: ASGC, table: _Table, keep: list[Tensor]) -> list[Tensor]:
+def _collect(opt: Stepped, table: _Table, keep: list[Tensor]) -> list[Tensor]:
     """Bring the table up to date; returns the parameters with a gradient.
 
     Raises:
@@ -206,7 +204,7 @@ def _collect(opt: ASGC, table: _Table, keep: list[Tensor]) -> list[Tensor]:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def step(opt: ASGC) -> None:
+def step(opt: Stepped) -> None:
     """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``.
 
     Raises:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from ..base import Stepped
 from . import fields
 from .plan import Plan, make_plan, unsupported_parameter
 from .table import WARPS, option_values
-
-if TYPE_CHECKING:
-    from ...optimizer import ASGC
 
 __all__ = ["step", "unsupported"]
 
@@ -22,7 +19,7 @@ CAPTURES = 8  # captures of CUDA graphs that may follow each other without a ste
 CHUNK = 512  # blocks whose sums are added at a time
 
 
-def unsupported(opt: ASGC) -> str | None:
+def unsupported(opt: Stepped) -> str | None:
     """Why the kernels cannot serve this optimizer, or None. Imports triton if that is the last question."""
     device: torch.device | None = None
     for group in opt.param_groups:
@@ -52,12 +49,12 @@ def unsupported(opt: ASGC) -> str | None:
     return None
 
 
-_plans: WeakKeyDictionary[ASGC, Plan] = WeakKeyDictionary()
-_captured: WeakKeyDictionary[ASGC, list[Plan]] = WeakKeyDictionary()  # graphs go on reading their tables
+_plans: WeakKeyDictionary[Stepped, Plan] = WeakKeyDictionary()
+_captured: WeakKeyDictionary[Stepped, list[Plan]] = WeakKeyDictionary()  # graphs go on reading their tables
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def step(opt: ASGC) -> None:
+def step(opt: Stepped) -> None:
     """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``.
 
     Raises:
@@ -74,7 +71,7 @@ def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _step(opt: ASGC, capturing: bool) -> None:
+def _step(opt: Stepped, capturing: bool) -> None:
     capturable = all(group["capturable"] for group in opt.param_groups)
     if capturing and not capturable:
         raise RuntimeError("a CUDA graph is being captured: make ASGC with capturable=True")
@@ -122,7 +119,7 @@ def _step(opt: ASGC, capturing: bool) -> None:
     torch.autograd.graph.increment_version(stepped)  # autograd notices in-place changes of saved tensors
 
 
-def _send(opt: ASGC, plan: Plan, addresses: list[int], fresh: list[Tensor], capturing: bool) -> None:
+def _send(opt: Stepped, plan: Plan, addresses: list[int], fresh: list[Tensor], capturing: bool) -> None:
     """Bring ``plan.changing`` up to date, if it is not, without waiting.
 
     A captured copy is part of every replay: it has pinned memory of its own, and later steps cannot know what the

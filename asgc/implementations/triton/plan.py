@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import functional
 from ... import gradient_statistics as statistics
+from ..base import Stepped
 from ..cpu.table import memory_order, same_order
 from . import fields
 from .table import Bucket, Layer, Table, bucket, kind, rule_keys, unit_rows
-
-if TYPE_CHECKING:
-    from ...optimizer import ASGC
 
 __all__ = ["DTYPES", "Plan", "make_plan", "unsupported_parameter"]
 
@@ -62,7 +60,7 @@ class Plan:
     is not given to another one. While they are the same, a step costs the host a microsecond a layer and no upload.
     """
 
-    def __init__(self, opt: ASGC, layers: list[Layer], device: torch.device) -> None:
+    def __init__(self, opt: Stepped, layers: list[Layer], device: torch.device) -> None:
         self.kinds = [(kind(group), group["granularity"]) for group in opt.param_groups]
         self.table = Table(layers, device)
         self.place = {layer.position: i for i, layer in enumerate(self.table.layers)}
@@ -84,7 +82,7 @@ class Plan:
         self.flag: Tensor | None = None  # its answer, in pinned memory, complete after the event
         self.event: torch.cuda.Event | None = None
 
-    def gradients(self, opt: ASGC, keep: list[Tensor]) -> tuple[list[int], list[Tensor]] | None:
+    def gradients(self, opt: Stepped, keep: list[Tensor]) -> tuple[list[int], list[Tensor]] | None:
         """Addresses of the gradients by layer of the table, and the parameters that have one.
 
         None: something else has changed, and the plan does not fit any more. Copies are kept alive in ``keep``.
@@ -147,7 +145,7 @@ def _address(param: Tensor, grad: Tensor, made_for: Bucket, keep: list[Tensor]) 
     return None if made_for.aligned and address % 16 else address
 
 
-def _complete(opt: ASGC, param: Tensor, group: Group, fresh: list[Tensor]) -> State:
+def _complete(opt: Stepped, param: Tensor, group: Group, fresh: list[Tensor]) -> State:
     """The state of a layer, made as far as it is missing, on the parameter's device and in its memory order.
 
     Raises:
@@ -176,7 +174,7 @@ def _complete(opt: ASGC, param: Tensor, group: Group, fresh: list[Tensor]) -> St
     return state
 
 
-def _layer(opt: ASGC, index: int, param: Tensor, place: tuple[int, Group], before: Bucket | None) -> Layer:
+def _layer(opt: Stepped, index: int, param: Tensor, place: tuple[int, Group], before: Bucket | None) -> Layer:
     group_index, group = place
     state = opt.state[param]
     keys = rule_keys(group)
@@ -193,7 +191,7 @@ def _layer(opt: ASGC, index: int, param: Tensor, place: tuple[int, Group], befor
     return Layer(index, group_index, state["layer"], units, tensors, bucket(param, dtype, group, units, addresses))
 
 
-def make_plan(opt: ASGC, old: Plan | None, fresh: list[Tensor]) -> Plan:
+def make_plan(opt: Stepped, old: Plan | None, fresh: list[Tensor]) -> Plan:
     """A plan for all layers that have a gradient now or had one before."""
     layers: list[Layer] = []
     index = -1

@@ -11,6 +11,7 @@ import asgc.implementations.cpu
 import asgc.implementations.foreach
 import asgc.optimizer
 from asgc import ASGC
+from asgc.implementations import reference
 
 
 class Recorder:
@@ -26,7 +27,7 @@ class Recorder:
 
     def step(self, opt: ASGC) -> None:
         self.steps += 1
-        opt._reference_step()
+        reference.step(opt)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     recorders = {"cpu": Recorder(), "foreach": Recorder()}
     for name, recorder in recorders.items():
         for attribute in ("unsupported", "step"):
-            monkeypatch.setattr(getattr(asgc, name), attribute, getattr(recorder, attribute))
+            monkeypatch.setattr(getattr(asgc.implementations, name), attribute, getattr(recorder, attribute))
     asgc.optimizer._say.cache_clear()
     return recorders
 

@@ -1,6 +1,7 @@
 """What is special to the foreach path; its equality with the reference is tested beside the kernel's."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ def test_noise_in_signed_words_has_the_same_bits(first: int) -> None:
     """Two layers in one chunk, each from its own element on, also where the index needs the sign bit or a high word."""
     parts = [foreach._Part(0, 0, 70, first), foreach._Part(1, 70, 200, 5)]
     keys = [(0xFFFFFFFF, 3, 0), (7, 1 << 31, 9)]
-    eps = foreach._gaussians(parts, keys, foreach._Buffers(), 200)
+    eps = foreach._gaussians(parts, keys, foreach._Buffers(200), 200)
     assert torch.equal(eps[:70], noise(*keys[0], first, 70))
     assert torch.equal(eps[70:], noise(*keys[1], 5, 130))
 
@@ -52,3 +53,19 @@ def test_is_clearly_cheaper_than_the_reference() -> None:
             if turn:
                 best[name] = min(best[name], time.perf_counter() - begin)
     assert best["foreach"] < 0.7 * best["reference"], best
+
+
+def test_optimizers_in_threads_of_their_own_do_not_touch_each_other() -> None:
+    def train(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        param = torch.zeros(2 * foreach.CHUNK)
+        opt = ASGC([param], 0.1, mode="value", clip_factor=1.0, seed=seed, implementation="foreach")
+        for _ in range(20):
+            param.grad = torch.randn(param.shape, generator=generator)
+            opt.step()
+        return param
+
+    alone = [train(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(train, range(3)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))

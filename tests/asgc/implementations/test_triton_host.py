@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
-from asgc.optimizer import unsupported
+from asgc.implementations import REGISTRY
 from tests.asgc.implementations.pairs import transposed
 
 pytest.importorskip("triton")
@@ -265,7 +265,7 @@ def test_what_it_cannot_serve_is_refused_with_the_reason(param: Tensor, options:
 def test_adaptation_is_refused_with_the_reason() -> None:
     opt = ASGC([torch.zeros(2)], 0.1)
     opt.param_groups[0]["adapt"] = "hypergradient"
-    assert unsupported(opt, "triton") == "adapt='hypergradient' (not done by triton)"
+    assert REGISTRY["triton"].unsupported(opt) == "adapt='hypergradient' (not done by triton)"
 
 
 def test_other_implementations_refuse_tensors() -> None:
@@ -273,8 +273,8 @@ def test_other_implementations_refuse_tensors() -> None:
         ASGC([torch.zeros(2)], 0.1, noise_scale=torch.tensor(0.2), implementation="cpu")
     opt = ASGC([on_device(torch.zeros(2))], 0.1, noise_scale=torch.tensor(0.2), implementation="triton")
     for other in ("cpu", "foreach"):
-        assert unsupported(opt, other) == "an option other than lr and betas is a tensor"
-    assert unsupported(opt, "reference") is None
+        assert REGISTRY[other].unsupported(opt) == "an option other than lr and betas is a tensor"
+    assert REGISTRY["reference"].unsupported(opt) is None
 
 
 def test_state_is_that_of_adam_and_a_few_numbers_a_row() -> None:

@@ -1,0 +1,66 @@
+"""What an implementation of the step is, and what it needs of the optimizer that it steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..layers import first_dtensor
+from ..options import is_tensor_free
+
+__all__ = ["Implementation", "Stepped", "Steps"]
+
+
+class Stepped(Protocol):
+    """The optimizer, as implementations see it (``ASGC``). Hashable, by identity."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    def layer_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """``state[param]``, complete."""
+
+
+class Steps(Protocol):
+    """What the module of an implementation has."""
+
+    def unsupported(self, opt: Any, /) -> str | None:
+        """Why it cannot serve an optimizer, or None if it can."""
+
+    def step(self, opt: Any, /) -> None:
+        """One step of every parameter that has a gradient, under ``no_grad``."""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to execute a step.
+
+    Attributes:
+        name: the value of the option ``implementation``.
+        load: imports its module; called when it is first asked, so that only what is used is imported or compiled.
+        dtensors: serves DTensors, and looks for non-finite gradients itself: together with the other ranks.
+        tensor_options: options other than lr and betas may be tensors.
+        fast_preview: a step of it on copies is the fastest way to see the transformed gradients.
+    """
+
+    name: str
+    load: Callable[[], Steps]
+    dtensors: bool = False
+    tensor_options: bool = False
+    fast_preview: bool = False
+
+    def unsupported(self, opt: Stepped) -> str | None:
+        """Why it cannot serve an optimizer, or None if it can."""
+        dtensor = first_dtensor(opt.param_groups)
+        if dtensor is not None and not self.dtensors:
+            return f"{dtensor} is a DTensor, which only implementation='sharded' serves ('auto' takes it)"
+        if not self.tensor_options and not all(map(is_tensor_free, opt.param_groups)):
+            return "an option other than lr and betas is a tensor"
+        return self.load().unsupported(opt)
+
+    def step(self, opt: Stepped) -> None:
+        """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``."""
+        self.load().step(opt)

@@ -1,0 +1,31 @@
+"""The reference: ``functional.step``, layer by layer. The fast implementations are tested against it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import functional
+from .base import Stepped
+
+__all__ = ["step", "unsupported"]
+
+
+def unsupported(opt: Stepped) -> str | None:
+    """It serves every optimizer."""
+    return None
+
+
+def step(opt: Stepped) -> None:
+    """One step of every parameter that has a gradient."""
+    for group in opt.param_groups:
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            state = opt.layer_state(param, group)
+            new_param, new_state = functional.step(param, param.grad, state, group)
+            param.copy_(new_param)
+            for name, value in new_state.items():
+                if name not in state:
+                    state[name] = value
+                elif isinstance(value, Tensor):
+                    state[name].copy_(value)
