@@ -11,16 +11,13 @@ from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
 from evaluation.cli.parser import Flags
 from evaluation.cli.train_command import TrainCommand
 from rl import tasks
-from rl.config import PRESETS, TrainConfig, default_preset, options_of_others
+from rl.config import TrainConfig, options_of_others
 
 COMMAND = TrainCommand(
     prog="asgc-rl",
     usage="[--game GAME] [--preset PRESET]",
     description="Train DQN on an Atari game or a control task and write a run folder.",
     config=TrainConfig,
-    folder="rl",
-    presets=PRESETS,
-    default_preset=default_preset,
     default_words="quick, or control",
     common={
         "run": ("game", "total_steps", "run_dir", "seed", "device", "precision", "checkpoint_interval"),

@@ -11,16 +11,14 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
-from evaluation.cli.settings import Config, Setting, load_preset, option
+from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import show
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
-
-PRESETS = ("quick", "dqn", "atari-small", "control")
 
 
 @dataclass
@@ -138,21 +136,14 @@ class TrainConfig(Config):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
+    FOLDER = "rl"
+    PRESETS = ("quick", "dqn", "atari-small", "control")
+
     @classmethod
-    def preset(cls, name: str | None = None, **options: Any) -> Self:
-        """A preset of `configs/rl/` with options on top; groups are given as mappings.
-
-        Without a name it is `control` where `game` is a control task, else `quick`.
-
-        `TrainConfig.preset("dqn", game="Breakout", optimizer={"name": "adam", "lr": 1e-4})`
-
-        Raises:
-            UserError: an unknown preset or option, or a wrong value.
-        """
-        config = cls()
-        config.update(load_preset("rl", name or default_preset(options), PRESETS), "preset")
-        config.update(options, "TrainConfig.preset")
-        return config
+    def default_preset(cls, options: Mapping[str, Any]) -> str:
+        """`control` where `game` is a control task, else `quick`."""
+        game = options.get("game")
+        return tasks.family(game).preset if isinstance(game, str) else cls.PRESETS[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON.
@@ -233,12 +224,6 @@ def options_of_others(family: tasks.Family) -> list[Setting]:
     """The options that only tasks of other families have."""
     every = TrainConfig.settings().values()
     return [one for one in every if one.marks.get("only", family.name) != family.name]
-
-
-def default_preset(values: Mapping[str, Any]) -> str:
-    """The preset where none is named: that of the task in these options, `quick` where they name none."""
-    game = values.get("game")
-    return tasks.family(game).preset if isinstance(game, str) else PRESETS[0]
 
 
 @functools.cache

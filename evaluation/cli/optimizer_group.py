@@ -32,11 +32,14 @@ class OptimizerGroup:
 
     def prepare(self, layer: Mapping[str, Any]) -> None:
         """A layer names another optimizer or rule: what the layers below set and it does not take goes back to null."""
-        name, rule = layer.get("name", self.name), layer.get("rule", self.options().get("rule"))
+        before = self.name, self.options().get("rule")
+        name, rule = layer.get("name", before[0]), layer.get("rule", before[1])
         try:
             taken = optimizers.options(name, rule or "adam")
-        except ValueError:
+        except (TypeError, ValueError):
             return  # unknown: the whole configuration's check says so
+        if (name, rule) == before:
+            return  # what it does not take is a fault of the layer below
         for key in self.options():
             if key not in taken:
                 setattr(self, key, None)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
@@ -83,7 +83,14 @@ class Config:
 
     A group may have a method `prepare(values)`: it is called with what a layer says of the group, before that is set.
     A group with an option `name` may be given by it alone (`optimizer: adam`).
+
+    Attributes:
+        FOLDER, PRESETS: where its presets are in `configs/`, and their names, the usual one first.
     """
+
+    FOLDER: ClassVar[str] = ""
+    PRESETS: ClassVar[tuple[str, ...]] = ()
+    _settings: ClassVar[dict[str, Setting]]
 
     @classmethod
     def settings(cls) -> dict[str, Setting]:
@@ -91,8 +98,6 @@ class Config:
         if "_settings" not in cls.__dict__:
             cls._settings = {one.path: one for one in _settings(cls())}
         return cls._settings
-
-    _settings: typing.ClassVar[dict[str, Setting]]
 
     def update(self, values: Mapping[str, Any], source: str, faults: list[str] | None = None) -> None:
         """Put a layer on top: nested mappings of options, or dotted paths.
@@ -130,6 +135,28 @@ class Config:
                 raise UserError(f"{where}: {fault}")
             if fault and faults is not None:
                 faults.append(f"{where}: {fault}")
+
+    @classmethod
+    def default_preset(cls, options: Mapping[str, Any]) -> str:
+        """The preset where none is named, beside these options."""
+        return cls.PRESETS[0]
+
+    @classmethod
+    def preset(cls, name: str | None = None, **options: Any) -> Self:
+        """A preset with options on top; groups are given as mappings.
+
+        `TrainConfig.preset("dqn", game="Breakout", optimizer={"name": "adam", "lr": 1e-4})`
+
+        Raises:
+            UserError: an unknown preset or option, or a wrong value.
+        """
+        name = name or cls.default_preset(options)
+        if name not in cls.PRESETS:
+            raise UserError(f"unknown preset {name!r}; there are {', '.join(cls.PRESETS)}")
+        config = cls()
+        config.update(_shipped(cls.FOLDER, name), name)
+        config.update(options, f"{cls.__name__}.preset")
+        return config
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -217,9 +244,6 @@ def _flat(
 
 
 @functools.cache
-def load_preset(folder: str, name: str, names: Sequence[str]) -> Document:
-    """What the preset `name` in `configs/FOLDER/` says; UserError: it is not one of `names`."""
-    if name not in names:
-        raise UserError(f"unknown preset {name!r}; there are {', '.join(names)}")
+def _shipped(folder: str, name: str) -> Document:
     text = resources.files("configs").joinpath(folder, f"{name}.yaml").read_text(encoding="utf-8")
     return parse_yaml(text, f"configs/{folder}/{name}.yaml")

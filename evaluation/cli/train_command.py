@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from evaluation.cli.config_file import read_yaml
 from evaluation.cli.errors import UserError, reason
 from evaluation.cli.parser import Flags
-from evaluation.cli.settings import Config, load_preset
+from evaluation.cli.settings import Config
 from evaluation.files import to_json
 
 C = TypeVar("C", bound=Config)
@@ -27,8 +27,7 @@ class TrainCommand(Generic[C]):
     Attributes:
         prog, usage, description: of the help page of `train`.
         config: class of the configuration; one of its options is `run_dir`.
-        folder, presets: where the presets are in `configs/`, and their names.
-        default_preset: what the file and the flags say -> the preset where none is named; `default_words`: which.
+        default_words: which preset is meant where none is named.
         common: {heading: dotted paths} of what `train --help` shows; `train --help-all` shows every option.
         headings: {group: heading} on the page of all options, where it is not the group's own name.
     """
@@ -37,9 +36,6 @@ class TrainCommand(Generic[C]):
     usage: str
     description: str
     config: type[C]
-    folder: str
-    presets: tuple[str, ...]
-    default_preset: Callable[[Mapping[str, Any]], str]
     default_words: str
     common: Mapping[str, Sequence[str]]
     headings: Mapping[str, str]
@@ -52,7 +48,7 @@ class TrainCommand(Generic[C]):
         run = flags.section("run")
         run.add_argument("-h", "--help", action="store_true", help="show the common options")
         run.add_argument("--help-all", action="store_true", help="show all options")
-        presets = f"configuration to start from: {', '.join(self.presets)} [{self.default_words}]"
+        presets = f"configuration to start from: {', '.join(self.config.PRESETS)} [{self.default_words}]"
         flags.option("run", "--preset", str | None, None, presets)
         flags.option("run", "--config", str | None, None, "YAML file on top of the preset")
         run.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML and stop")
@@ -74,18 +70,17 @@ class TrainCommand(Generic[C]):
             typed: their values, as `Flags.read` gives them.
             faults: takes a line for each wrong option in the file of --config; without it the first is raised.
         """
-        config = self.config()
         file, name, resume = typed.get("config"), typed.get("preset"), typed.get("resume")
         run = typed.get("run_dir") if resume == "" else resume  # --resume alone goes on with --run-dir
         own = Path(run, "config.yaml") if run is not None and file is None and name is None else None
         if own is not None and own.is_file():
+            config = self.config()
             config.update(read_yaml(own), str(own))
         elif own is not None and resume:
             raise UserError(f"--resume {run}: not a run folder (no config.yaml in it)")
         else:  # with --resume: perhaps killed before it was written; the flags say what it was
             values = {} if file is None else read_yaml(Path(file), "--config ")
-            name = name or self.default_preset({**values, **typed})
-            config.update(load_preset(self.folder, name, self.presets), name)
+            config = self.config.preset(name or self.config.default_preset({**values, **typed}))
             config.update(values, str(file), faults)
         flags = {path: value for path, value in typed.items() if path in config.settings()}
         config.update(flags | ({"run_dir": resume} if resume else {}), "flags")

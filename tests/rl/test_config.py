@@ -13,7 +13,7 @@ from asgc import optimizers
 from asgc.options import in_range
 from evaluation.cli.config_file import differences, parse_yaml, plain, read_yaml
 from evaluation.cli.errors import UserError
-from rl.config import PRESETS, OptimizerConfig, TrainConfig
+from rl.config import OptimizerConfig, TrainConfig
 
 
 def error_of(text: str) -> str:
@@ -34,7 +34,7 @@ def invalid(**options: Any) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", TrainConfig.PRESETS)
 def test_presets_are_valid_and_survive_a_dump(name: str, tmp_path: Path) -> None:
     config = TrainConfig.preset(name)
     config.validate()
@@ -195,6 +195,13 @@ def test_another_optimizer_drops_only_what_it_does_not_take() -> None:
     config.update({"optimizer": {"name": "adam", "amsgrad": True}}, "test")
     assert config.optimizer == OptimizerConfig(name="adam", lr=0.01, eps=1e-4, amsgrad=True)
     config.validate()
+
+
+def test_the_same_optimizer_again_hides_no_fault() -> None:
+    config = TrainConfig.preset("quick", optimizer={"name": "adam", "clip_factor": 3.0})
+    config.update({"optimizer": {"name": "adam", "lr": 0.1}}, "test")
+    with pytest.raises(UserError, match=r"--optimizer.clip-factor: adam has no such option"):
+        config.validate()
 
 
 def test_another_rule_drops_only_what_it_does_not_take() -> None:

@@ -29,12 +29,14 @@ class DataConfig:
 class NetConfig(Config):
     """A trainer's configuration."""
 
-    epochs: int = option(90, "epochs", "[1, 1e6]")
+    epochs: int = option(10, "epochs", "[1, 1e6]")
     warmup: int = option(5, "epochs of warm-up", "[0, 1e6]")
     augment: bool | None = option(None, "augment; null: as the data set asks for")
     run_dir: str | None = option(None, "run folder")
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
+
+    PRESETS = ("short", "long")
 
     def faults_beside(self, together: bool) -> Iterator[str]:
         if together and self.warmup > self.epochs:
@@ -47,18 +49,16 @@ COMMAND = TrainCommand(
     usage="[--epochs N]",
     description="Train.",
     config=NetConfig,
-    folder="rl",
-    presets=(),
-    default_preset=lambda values: "none",
-    default_words="none",
+    default_words="short",
     common={"run": ("epochs", "optimizer.name")},
     headings={},
 )
 
 
 @pytest.fixture(autouse=True)
-def no_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.cli.train_command.load_preset", lambda *_: {"epochs": 30})
+def presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"short": {"epochs": 30}, "long": {"epochs": 90}}
+    monkeypatch.setattr("evaluation.cli.settings._shipped", lambda folder, name: files[name])
 
 
 def test_layers_on_top_of_each_other(tmp_path: Path) -> None:
@@ -71,6 +71,7 @@ def test_layers_on_top_of_each_other(tmp_path: Path) -> None:
     assert (config.epochs, config.warmup, config.data.crops, config.data.workers) == (30, 3, [8], 0)
     assert (config.optimizer.name, config.optimizer.options(), config.augment) == ("sgd", {"momentum": 0.9}, True)
     assert NetConfig.from_dict(config.to_dict()) == config
+    assert COMMAND.read(["--preset", "long"])[0] == NetConfig.preset("long") == NetConfig.preset(epochs=90)
 
 
 def test_its_faults_are_found_all_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rl import TrainConfig, tasks
-from rl.config import PRESETS, EnvConfig, leaves
+from rl.config import EnvConfig
 from rl.tasks import Task, atari, control
 
 SOME = ("Pong", "Breakout", "SpaceInvaders", "MontezumaRevenge")  # of the Atari games, to be played
@@ -64,10 +64,10 @@ def test_scaled_observations_of_random_play_are_of_the_order_of_one(name: str) -
 
 def test_every_registered_task_has_an_observation_and_a_default_configuration() -> None:
     assert len({family.name for family in tasks.FAMILIES}) == len(tasks.FAMILIES)
-    only = {item.metadata["only"] for _, item, _ in leaves(TrainConfig())} - {""}
+    only = {one.marks["only"] for one in TrainConfig.settings().values() if "only" in one.marks}
     assert only <= {family.name for family in tasks.FAMILIES}
     for family in tasks.FAMILIES:
-        assert family.preset in PRESETS
+        assert family.preset in TrainConfig.PRESETS
         name = tasks.names(family)[0]
         config = TrainConfig.preset(game=name)  # of the family's preset
         config.validate()
