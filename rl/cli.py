@@ -8,10 +8,28 @@ from collections.abc import Sequence
 
 from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
-from evaluation.cli.settings import settings
+from evaluation.cli.parser import Flags
+from evaluation.cli.train_command import TrainCommand
 from rl import tasks
-from rl.config import TrainConfig
-from rl.train_flags import COMMAND
+from rl.config import TrainConfig, options_of_others
+
+COMMAND = TrainCommand(
+    prog="asgc-rl",
+    usage="[--game GAME] [--preset PRESET]",
+    description="Train DQN on an Atari game or a control task and write a run folder.",
+    config=TrainConfig,
+    default_words="quick, or control",
+    common={
+        "run": ("game", "total_steps", "run_dir", "seed", "device", "precision", "checkpoint_interval"),
+        "optimizer": [f"optimizer.{name}" for name in ("name", "lr", "mode", "clip_factor", "noise_scale", "max_norm")],
+        "DQN": (
+            *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step", "gamma"),
+            *("target_interval", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
+        ),
+        "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
+    },
+    headings={"": "DQN", "env": "environments"},
+)
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
@@ -44,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": train_command,
         "eval": eval_command,
         "bench": bench_command,
-        "check": check_command,
+        "check": COMMAND.check,
         "games": games_command,
     }
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
@@ -71,13 +89,11 @@ def train_command(argv: list[str]) -> int:
     return 0
 
 
-# eval, bench, check, games -----------------------------------------------------------------------------------------
+# eval, bench, games -----------------------------------------------------------------------------------------
 
 
 def eval_command(argv: list[str]) -> int:
     """`asgc-rl eval RUN`: play games with a trained agent and print the mean score and how it was made."""
-    from evaluation.cli.parser import Flags
-
     flags = Flags("asgc-rl eval", "RUN [options]", "Play whole games with the agent of a run folder.")
     flags.section("general").add_argument("run", metavar="RUN", nargs="?", help="run folder of `asgc-rl train`")
     flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")
@@ -97,8 +113,9 @@ def eval_command(argv: list[str]) -> int:
     game, env = agent.config.game, agent.config.env
     family = tasks.find(game).family
     changes = {name: value for name in ("mode", "difficulty") if (value := getattr(namespace, name)) is not None}
+    others = {one.path for one in options_of_others(family)}
     for name in changes:
-        if settings(TrainConfig)[f"env.{name}"].marks.get("only", family.name) != family.name:
+        if f"env.{name}" in others:
             raise UserError(f"--{name}: {game} is {family.title} and has none")
     env = dataclasses.replace(env, **changes)
     how = {"episodes": namespace.episodes, "seed": namespace.seed, "epsilon": namespace.epsilon}
@@ -116,17 +133,8 @@ def bench_command(argv: list[str]) -> int:
     return bench.main(argv)
 
 
-def check_command(argv: list[str]) -> int:
-    """`asgc-rl check`: which command lines of `train` are right."""
-    from evaluation.cli import check
-
-    return check.main(argv, COMMAND)
-
-
 def games_command(argv: list[str]) -> int:
     """`asgc-rl games`: the names of all games, then those of the control tasks."""
-    from evaluation.cli.parser import Flags
-
     Flags("asgc-rl games", "", "List the Atari games and, below, the control tasks.").read(argv)
     print("\n\n".join("\n".join(tasks.names(family)) for family in tasks.FAMILIES))
     return 0

@@ -11,17 +11,14 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from evaluation.cli import settings
 from evaluation.cli.errors import UserError
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
-from evaluation.cli.settings import Config, option
+from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import show
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
-
-PRESETS = ("quick", "dqn", "atari-small", "control")
 
 
 @dataclass
@@ -57,24 +54,6 @@ class NetworkConfig:
     standardize: bool = option(
         False, "standardize pixels (mean image of the random phase): small objects stand out", only="atari"
     )
-
-    def faults(self, height: int, width: int) -> Iterator[str]:
-        """What is wrong with convolutions over frames of this size."""
-        count = len(self.channels)
-        for name in ("kernels", "strides"):
-            given = getattr(self, name)
-            if len(given) != count:
-                yield (
-                    f"--network.{name} {show(given)}: must be {count} numbers, one for each of "
-                    f"--network.channels {show(self.channels)}"
-                )
-                return
-        size = (height, width)
-        for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            size = ((size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1)
-            if min(size) < 1:
-                yield f"--network.kernels {show(self.kernels)}: too large for frames of {height}x{width} pixels"
-                return
 
 
 @dataclass
@@ -157,40 +136,32 @@ class TrainConfig(Config):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
+    FOLDER = "rl"
+    PRESETS = ("quick", "dqn", "atari-small", "control")
+
     @classmethod
-    def preset(cls, name: str | None = None, **options: Any) -> Self:
-        """A preset of `configs/rl/` with options on top; groups are given as mappings.
-
-        Without a name it is `control` where `game` is a control task, else `quick`.
-
-        `TrainConfig.preset("dqn", game="Breakout", optimizer={"name": "adam", "lr": 1e-4})`
-
-        Raises:
-            UserError: an unknown preset or option, or a wrong value.
-        """
-        config = cls()
-        config.update(settings.preset("rl", name or default_preset(options), PRESETS), "preset")
-        config.update(options, "TrainConfig.preset")
-        return config
+    def default_preset(cls, options: Mapping[str, Any]) -> str:
+        """`control` where `game` is a control task, else `quick`."""
+        game = options.get("game")
+        return tasks.family(game).preset if isinstance(game, str) else cls.PRESETS[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON.
 
         Of a control task, what only Atari games have is left out.
         """
-        values, family = super().to_dict(), tasks.family(self.game).name
-        if family != "atari":
-            for one in settings.settings(TrainConfig).values():
-                if one.marks.get("only", family) != family:
-                    group, _, name = one.path.rpartition(".")
-                    del (values[group] if group else values)[name]
+        values, family = super().to_dict(), tasks.family(self.game)
+        if family.name != "atari":
+            for one in options_of_others(family):
+                group, _, name = one.path.rpartition(".")
+                del (values[group] if group else values)[name]
         return values
 
-    def faults_of_groups(self, together: bool) -> Iterator[str]:
-        """What is wrong beyond each value alone; writes the task's canonical name into `game`."""
+    def faults_beside(self, together: bool) -> Iterator[str]:
+        """What is wrong beside each value alone; writes the task's canonical name into `game`."""
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             together = False
-            yield f"--device {self.device}: must be auto, cpu, cuda or cuda:N"
+            yield self.wrong("device", "must be auto, cpu, cuda or cuda:N")
         try:
             self.game = tasks.find(self.game).name
         except UserError as error:
@@ -199,53 +170,60 @@ class TrainConfig(Config):
         if together:
             yield from self._faults_of_task()
             yield from self._faults_of_steps()
-            if len(tasks.find(self.game).observation(self.env).shape) == 3:
-                yield from self.network.faults(self.env.height, self.env.width)
+            yield from self._faults_of_network()
         yield from self.optimizer.faults()
 
     def _faults_of_task(self) -> Iterator[str]:
         """What only the tasks of another family have: frames in a control task, an MLP on Atari."""
         family = tasks.find(self.game).family
         a_task, own = f"{self.game} is {family.title}", [protocol.name for protocol in family.protocols]
-        right = self.env.protocol in own
-        if not right:
-            yield (
-                f"--env.protocol {self.env.protocol}: {a_task}: its protocol is {' or '.join(own)} "
-                f"(--preset {family.preset})"
-            )
-        for one in settings.settings(TrainConfig).values():
-            if one.marks.get("only", family.name) != family.name and one.get(self) != one.default:
-                right = False
-                yield f"{one.flag} {show(one.get(self))}: {a_task} and has no such option"
-        if right:
-            yield from _faults_of_flavour(self.game, self.env.protocol, self.env.mode, self.env.difficulty)
+        faults = [
+            self.wrong(one.path, f"{a_task} and has no such option")
+            for one in options_of_others(family)
+            if one.get(self) != one.default
+        ]
+        if self.env.protocol not in own:
+            words = f"{a_task}: its protocol is {' or '.join(own)} (--preset {family.preset})"
+            faults.insert(0, self.wrong("env.protocol", words))
+        return iter(faults or _faults_of_flavour(self.game, self.env.protocol, self.env.mode, self.env.difficulty))
 
     def _faults_of_steps(self) -> Iterator[str]:
         if self.batch_size > self.replay_size:
-            yield f"--batch-size {self.batch_size}: must be at most --replay-size {self.replay_size}"
+            yield self.wrong("batch_size", f"must be at most --replay-size {self.replay_size}")
         if self.learning_starts >= self.total_steps:
-            yield (
-                f"--learning-starts {self.learning_starts}: must be below --total-steps {self.total_steps}, "
-                "or nothing is learned"
+            yield self.wrong(
+                "learning_starts", f"must be below --total-steps {self.total_steps}, or nothing is learned"
             )
         if self.exploration.end > self.exploration.start:
-            yield (
-                f"--exploration.end {self.exploration.end}: must be at most "
-                f"--exploration.start {self.exploration.start}"
-            )
-        stack = tasks.find(self.game).observation(self.env).stack
-        needed = self.env.num_envs * (stack + self.n_step + 1)
+            yield self.wrong("exploration.end", f"must be at most --exploration.start {self.exploration.start}")
+        count, stack = self.env.num_envs, tasks.find(self.game).observation(self.env).stack
+        needed = count * (stack + self.n_step + 1)
         if self.replay_size < needed:
-            yield (
-                f"--replay-size {self.replay_size}: must be at least {needed} for {self.env.num_envs} environments, "
-                f"{stack} stacked frames and {self.n_step}-step returns"
-            )
+            whose = f"for {count} environments, {stack} stacked frames and {self.n_step}-step returns"
+            yield self.wrong("replay_size", f"must be at least {needed} {whose}")
+
+    def _faults_of_network(self) -> Iterator[str]:
+        """Whether the convolutions fit each other and the frames."""
+        shape, network = tasks.find(self.game).observation(self.env).shape, self.network
+        if len(shape) != 3:
+            return
+        for name in ("kernels", "strides"):
+            if len(getattr(network, name)) != len(network.channels):
+                each = f"one for each of --network.channels {show(network.channels)}"
+                yield self.wrong(f"network.{name}", f"must be {len(network.channels)} numbers, {each}")
+                return
+        height, width = shape[1:]
+        for kernel, stride in zip(network.kernels, network.strides, strict=True):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            if min(height, width) < 1:
+                yield self.wrong("network.kernels", f"too large for frames of {shape[1]}x{shape[2]} pixels")
+                return
 
 
-def default_preset(values: Mapping[str, Any]) -> str:
-    """The preset where none is named: that of the task in these options, `quick` where they name none."""
-    game = values.get("game")
-    return tasks.family(game).preset if isinstance(game, str) else PRESETS[0]
+def options_of_others(family: tasks.Family) -> list[Setting]:
+    """The options that only tasks of other families have."""
+    every = TrainConfig.settings().values()
+    return [one for one in every if one.marks.get("only", family.name) != family.name]
 
 
 @functools.cache

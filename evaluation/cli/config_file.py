@@ -65,36 +65,31 @@ def parse_yaml(text: str, name: str) -> Document:
     Presets, `--config`, config.yaml of a run and study files are all read with this.
 
     Raises:
-        UserError: no valid YAML, a key given twice, or no mapping; "NAME:LINE: what is wrong".
+        UserError: no valid YAML, a key given twice, or no mapping; "cannot read NAME:LINE: what is wrong".
     """
     loader = _Loader(text)
     loader.file = name
     try:
         values = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{name}{line}: no valid YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{name}: no valid YAML: {reason(error)}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or reason(error)
+        raise UserError(f"cannot read {name}{line}: no valid YAML: {problem}") from error
     finally:
         loader.dispose()
-    if values is None:
-        return Document()
-    if not isinstance(values, Document):
-        raise UserError(f"{name}: expected `key: value` lines")
-    return values
+    if not isinstance(values, Document | None):
+        raise UserError(f"cannot read {name}: expected `key: value` lines")
+    return values or Document()
 
 
 def read_yaml(path: Path, what: str = "") -> Document:
-    """The mapping in a YAML file, as `parse_yaml`. UserError: "cannot read WHAT PATH: ..." where that fails already."""
-    return parse_yaml(_text(path, what), str(path))
-
-
-def _text(path: Path, what: str = "") -> str:
+    """The mapping in a YAML file, as `parse_yaml`; `what` it is stands before its name in errors ("the study ")."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {what}{what and ' '}{path}: {reason(error)}") from error
+        raise UserError(f"cannot read {what}{path}: {reason(error)}") from error
+    return parse_yaml(text, str(path))
 
 
 def write_config(path: Path, config: Any) -> None:
@@ -104,15 +99,10 @@ def write_config(path: Path, config: Any) -> None:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read what `write_config` wrote. `UserError` when the file cannot be read, or holds no mapping or nothing."""
-    text = _text(path)
-    try:
-        config = parse_yaml(text, path.name)
-        if not text.strip():
-            raise UserError("it is empty")
-    except UserError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    values: dict[str, Any] = plain(config)
-    return values
+    config: dict[str, Any] = plain(read_yaml(path))
+    if not path.stat().st_size:
+        raise UserError(f"cannot read {path}: it is empty")
+    return config
 
 
 def differences(

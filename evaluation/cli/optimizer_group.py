@@ -14,7 +14,7 @@ from typing import Any, Optional
 from asgc import optimizers
 from asgc.options import LR, RULES, Option
 from evaluation.cli.errors import UserError
-from evaluation.cli.settings import flag, option
+from evaluation.cli.settings import option
 from evaluation.cli.values import suggestion
 
 
@@ -32,14 +32,17 @@ class OptimizerGroup:
 
     def prepare(self, layer: Mapping[str, Any]) -> None:
         """A layer names another optimizer or rule: what the layers below set and it does not take goes back to null."""
-        name, rule = layer.get("name", self.name), layer.get("rule", self.options().get("rule"))
+        before = self.name, self.options().get("rule")
+        name, rule = layer.get("name", before[0]), layer.get("rule", before[1])
         try:
             taken = optimizers.options(name, rule or "adam")
-        except ValueError:
+        except (TypeError, ValueError):
             return  # unknown: the whole configuration's check says so
-        for option in self.options():
-            if option not in taken:
-                setattr(self, option, None)
+        if (name, rule) == before:
+            return  # what it does not take is a fault of the layer below
+        for key in self.options():
+            if key not in taken:
+                setattr(self, key, None)
 
     def faults(self) -> Iterator[str]:
         """What is wrong with name and options beyond each value alone, in a line."""
@@ -55,9 +58,9 @@ def _fault(name: str, given: tuple[tuple[str, Any], ...]) -> str:
         return str(UserError(f"unknown optimizer {name!r}{suggestion(name, optimizers.names())}"))
     rule = options.get("rule", "adam")
     taken = optimizers.options(name, rule)
-    if unknown := [option for option in options if option not in taken]:
+    if unknown := [key for key in options if key not in taken]:
         rules = f" with rule {rule!r}" if "rule" in taken else ""
-        return f"{flag('optimizer.' + unknown[0])}: {name}{rules} has no such option"
+        return f"--optimizer.{unknown[0].replace('_', '-')}: {name}{rules} has no such option"
     import torch
 
     if "implementation" in options:

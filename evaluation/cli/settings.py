@@ -1,8 +1,8 @@
 """Configurations: dataclasses whose fields are made with `option`, in groups that are dataclasses themselves.
 
 The fields are the single source: flags, keys of YAML files, keyword arguments, help pages, commented dumps and checks
-are made from them. Whichever way a value comes, `Setting.read` takes or refuses it. A trainer's configuration is its
-dataclasses (all with defaults) below `Config`.
+are made from them, and `Setting.read` takes or refuses a value whichever way it comes. A trainer's configuration is its
+dataclasses (all with defaults) below `Config`; `evaluation.cli.train_command` makes its command line.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
 from evaluation.cli.config_file import Document, parse_yaml, plain
 from evaluation.cli.errors import UserError
-from evaluation.cli.values import check_range, coerce, did_you_mean, show
+from evaluation.cli.values import did_you_mean, read, show
 
 
 def option(default: Any, help: str, allowed: str = "", **marks: Any) -> Any:
@@ -42,7 +42,7 @@ class Setting:
 
     Attributes:
         path: dotted, "optimizer.lr".
-        hint: type of the value, as `evaluation.cli.values.coerce` understands it.
+        hint: type of the value, as `evaluation.cli.values.read` understands it.
         default: of the dataclass.
         marks: the field's metadata.
     """
@@ -55,7 +55,7 @@ class Setting:
     @property
     def flag(self) -> str:
         """The command line's spelling: "optimizer.clip_factor" -> "--optimizer.clip-factor"."""
-        return flag(self.path)
+        return "--" + self.path.replace("_", "-")
 
     @property
     def about(self) -> str:
@@ -66,43 +66,16 @@ class Setting:
 
     def read(self, value: Any) -> Any:
         """`value`, or what its text means, as the option's type; ValueError: what is allowed."""
-        result = coerce(value, self.hint)
-        check_range(result, self.marks["allowed"])
-        return result
+        return read(value, self.hint, self.marks["allowed"])
 
     def get(self, config: Any) -> Any:
         """The value in a configuration."""
-        group, name = self._place(config)
-        return getattr(group, name)
+        return functools.reduce(getattr, self.path.split("."), config)
 
     def put(self, config: Any, value: Any) -> None:
         """Set the value in a configuration, as it is."""
-        group, name = self._place(config)
-        setattr(group, name, value)
-
-    def _place(self, config: Any) -> tuple[Any, str]:
-        group, _, name = self.path.rpartition(".")
-        return (getattr(config, group) if group else config), name
-
-
-def flag(path: str) -> str:
-    """The command line's spelling of a dotted path."""
-    return "--" + path.replace("_", "-")
-
-
-@functools.cache
-def settings(cls: type) -> dict[str, Setting]:
-    """All options of a configuration class by their dotted paths, in the order of their fields."""
-    found: dict[str, Setting] = {}
-    config, hints = cls(), typing.get_type_hints(cls)
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            for one in settings(type(value)).values():
-                found[f"{item.name}.{one.path}"] = dataclasses.replace(one, path=f"{item.name}.{one.path}")
-        else:
-            found[item.name] = Setting(item.name, hints[item.name], value, item.metadata)
-    return found
+        *groups, name = self.path.split(".")
+        setattr(functools.reduce(getattr, groups, config), name, value)
 
 
 class Config:
@@ -110,7 +83,21 @@ class Config:
 
     A group may have a method `prepare(values)`: it is called with what a layer says of the group, before that is set.
     A group with an option `name` may be given by it alone (`optimizer: adam`).
+
+    Attributes:
+        FOLDER, PRESETS: where its presets are in `configs/`, and their names, the usual one first.
     """
+
+    FOLDER: ClassVar[str] = ""
+    PRESETS: ClassVar[tuple[str, ...]] = ()
+    _settings: ClassVar[dict[str, Setting]]
+
+    @classmethod
+    def settings(cls) -> dict[str, Setting]:
+        """All options by their dotted paths, in the order of their fields."""
+        if "_settings" not in cls.__dict__:
+            cls._settings = {one.path: one for one in _settings(cls())}
+        return cls._settings
 
     def update(self, values: Mapping[str, Any], source: str, faults: list[str] | None = None) -> None:
         """Put a layer on top: nested mappings of options, or dotted paths.
@@ -123,37 +110,57 @@ class Config:
         Raises:
             UserError: says where it stands and what was expected.
         """
-        known = settings(type(self))
-        groups = dict.fromkeys(path.rpartition(".")[0] for path in known if "." in path)
-        entries = list(_flat(values, {*known, *groups}, groups, source))
+        known = self.settings()
+        groups = {path.rpartition(".")[0]: False for path in known if "." in path}
+        groups |= {group: True for group in groups if f"{group}.name" in known}
+        entries = list(_flat(values, groups, source))
         for group in groups:
             layer = {path.rpartition(".")[2]: value for path, value, _ in entries if path.startswith(f"{group}.")}
             if layer and hasattr(getattr(self, group), "prepare"):
                 getattr(self, group).prepare(layer)
         for path, value, where in entries:
-            try:
-                if path in groups:
-                    raise UserError(f"{where}: {path} is a group of options, got {value!r}")
-                if path not in known:
-                    raise UserError(f"{where}: unknown option {path!r}{did_you_mean(path, (*groups, *known))}")
-                if isinstance(value, Mapping):
-                    raise UserError(f"{where}: {path} is a single option, not a group")
+            fault = ""
+            if path in groups:
+                fault = f"{path} is a group of options, got {value!r}"
+            elif path not in known:
+                fault = f"unknown option {path!r}{did_you_mean(path, (*groups, *known))}"
+            elif isinstance(value, Mapping):
+                fault = f"{path} is a single option, not a group"
+            else:
                 try:
                     known[path].put(self, known[path].read(value))
                 except ValueError as error:
-                    raise UserError(f"{where}: {path} {show(value)}: {error}") from error
-            except UserError as error:
-                if faults is None:
-                    raise
-                faults.append(str(error))
+                    fault = f"{path} {show(value)}: {error}"
+            if fault and faults is None:
+                raise UserError(f"{where}: {fault}")
+            if fault and faults is not None:
+                faults.append(f"{where}: {fault}")
+
+    @classmethod
+    def default_preset(cls, options: Mapping[str, Any]) -> str:
+        """The preset where none is named, beside these options."""
+        return cls.PRESETS[0]
+
+    @classmethod
+    def preset(cls, name: str | None = None, **options: Any) -> Self:
+        """A preset with options on top; groups are given as mappings.
+
+        `TrainConfig.preset("dqn", game="Breakout", optimizer={"name": "adam", "lr": 1e-4})`
+
+        Raises:
+            UserError: an unknown preset or option, or a wrong value.
+        """
+        name = name or cls.default_preset(options)
+        if name not in cls.PRESETS:
+            raise UserError(f"unknown preset {name!r}; there are {', '.join(cls.PRESETS)}")
+        config = cls()
+        config.update(_shipped(cls.FOLDER, name), name)
+        config.update(options, f"{cls.__name__}.preset")
+        return config
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; what is missing keeps its default.
-
-        Raises:
-            UserError: an unknown option, or a wrong value.
-        """
+        """The inverse of `to_dict`; what is missing keeps its default. UserError: an unknown option, a wrong value."""
         config = cls()
         config.update(values, f"{cls.__name__}.from_dict")
         return config
@@ -165,13 +172,20 @@ class Config:
 
     def dump(self, comments: bool = False) -> str:
         """The complete configuration as YAML that reads back; with `comments`, each option's help beside it."""
-        known, lines = settings(type(self)), []
-        for key, value in self.to_dict().items():
-            if isinstance(value, dict):
-                lines.append(f"{key}:")
-                lines += [_line(name, item, known[f"{key}.{name}"], comments, "  ") for name, item in value.items()]
-            else:
-                lines.append(_line(key, value, known[key], comments))
+        lines: list[str] = []
+        known = self.settings()
+
+        def write(values: Mapping[str, Any], group: str, indent: str) -> None:
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    lines.append(f"{indent}{key}:")
+                    write(value, f"{group}{key}.", f"{indent}  ")
+                else:
+                    text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
+                    text = f"{indent}{key}: {text}"
+                    lines.append(f"{text:<32}  # {known[group + key].about}" if comments else text)
+
+        write(self.to_dict(), "", "")
         return "\n".join(lines) + "\n"
 
     def validate(self) -> None:
@@ -188,44 +202,48 @@ class Config:
 
         What options must be to each other is looked at only with `together`, and where each alone is right.
         """
-        for one in settings(type(self)).values():
-            value = one.get(self)
+        for path, one in self.settings().items():
             try:
-                one.put(self, one.read(value))
+                one.put(self, one.read(one.get(self)))
             except ValueError as error:
                 together = False
-                yield f"{one.flag} {show(value)}: {error}"
-        yield from self.faults_of_groups(together)
+                yield self.wrong(path, str(error))
+        yield from self.faults_beside(together)
 
-    def faults_of_groups(self, together: bool) -> Iterator[str]:
-        """What the trainer checks beyond each value alone; `together`: see `faults`."""
+    def faults_beside(self, together: bool) -> Iterator[str]:
+        """What the trainer checks beside each value alone; `together`: see `faults`."""
         yield from ()
+
+    def wrong(self, path: str, allowed: str) -> str:
+        """The line that says what the value of an option must be."""
+        one = self.settings()[path]
+        return f"{one.flag} {show(one.get(self))}: {allowed}"
+
+
+def _settings(config: Any, prefix: str = "") -> Iterator[Setting]:
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{prefix}{item.name}.")
+        else:
+            yield Setting(prefix + item.name, hints[item.name], value, item.metadata)
 
 
 def _flat(
-    values: Mapping[Any, Any], known: Iterable[str], groups: Iterable[str], source: str, prefix: str = ""
+    values: Mapping[Any, Any], groups: Mapping[str, bool], source: str, prefix: str = ""
 ) -> Iterator[tuple[str, Any, str]]:
-    """(dotted path, value, where it stands) of everything in nested mappings."""
+    """(dotted path, value, where it stands) of everything in nested mappings; `groups`: whether they have a name."""
     for key, value in values.items():
         path = f"{prefix}{key}"
         where = values.where[key] if isinstance(values, Document) else source
         if path in groups and isinstance(value, Mapping):
-            yield from _flat(value, known, groups, where, f"{path}.")
-        elif path in groups and isinstance(value, str) and f"{path}.name" in known:
-            yield f"{path}.name", value, where
+            yield from _flat(value, groups, where, f"{path}.")
         else:
-            yield path, value, where
-
-
-def _line(key: str, value: Any, setting: Setting, comments: bool, indent: str = "") -> str:
-    text = f"{indent}{key}: {yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]}"
-    return f"{text:<32}  # {setting.about}" if comments else text
+            yield (f"{path}.name" if groups.get(path) and isinstance(value, str) else path), value, where
 
 
 @functools.cache
-def preset(folder: str, name: str, names: Sequence[str]) -> Document:
-    """What the preset `name` in `configs/FOLDER/` says; UserError: it is not one of `names`."""
-    if name not in names:
-        raise UserError(f"unknown preset {name!r}; there are {', '.join(names)}")
+def _shipped(folder: str, name: str) -> Document:
     text = resources.files("configs").joinpath(folder, f"{name}.yaml").read_text(encoding="utf-8")
     return parse_yaml(text, f"configs/{folder}/{name}.yaml")

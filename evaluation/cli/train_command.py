@@ -1,81 +1,66 @@
-"""The command line of a trainer: flags made from its configuration, and the layers of the configuration below them."""
+"""The command line of a trainer: flags made from its configuration, the layers below them, `train` and `check`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from evaluation.cli.config_file import read_yaml
-from evaluation.cli.errors import UserError
+from evaluation.cli.errors import UserError, reason
 from evaluation.cli.parser import Flags
-from evaluation.cli.settings import Config, preset, settings
+from evaluation.cli.settings import Config
+from evaluation.files import to_json
 
 C = TypeVar("C", bound=Config)
+NOT_CHECKED = ("--resume", "--help", "--help-all", "--print-config")  # flags that `check` refuses
+TOLD = ("total_steps", "game")  # options that `check` tells beside the whole configuration, where there are such
 
 
 @dataclass(frozen=True)
 class TrainCommand(Generic[C]):
-    """`PROGRAM train`. Later layers win: a preset, the file of --config, flags.
+    """The commands `train` and `check` of a program. Later layers win: a preset, the file of --config, flags.
 
     Attributes:
-        prog: the program.
-        usage: what stands behind `train` on the usage line, before "[options]".
+        prog, usage, description: of the help page of `train`.
         config: class of the configuration; one of its options is `run_dir`.
-        folder: of the presets, in `configs/`.
-        presets: their names.
-        default_preset: mapping of what the file and the flags say -> the preset where none is named; its names in words.
+        default_words: which preset is meant where none is named.
         common: {heading: dotted paths} of what `train --help` shows; `train --help-all` shows every option.
         headings: {group: heading} on the page of all options, where it is not the group's own name.
-        aliases: {flag: how it is shown}.
     """
 
     prog: str
     usage: str
     description: str
     config: type[C]
-    folder: str
-    presets: tuple[str, ...]
-    default_preset: Callable[[Mapping[str, Any]], str]
-    defaults_in_words: str
+    default_words: str
     common: Mapping[str, Sequence[str]]
-    headings: Mapping[str, str] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    headings: Mapping[str, str]
 
     def flags(self, config: C | None = None, everything: bool = False) -> Flags:
-        """The flags, with the values of `config` as the defaults shown."""
-        shown = self.config() if config is None else config
-        flags = Flags(
-            f"{self.prog} train",
-            f"{self.usage} [options]",
-            self.description,
-            epilog="Dashes and underscores are the same. Later layers win: preset, --config, flags. "
-            + ("" if everything else f"`{self.prog} train --help-all` lists every option."),
-            aliases=dict(self.aliases),
-            add_help=False,
-        )
+        """The flags of `train`, with the values of `config` as the defaults shown."""
+        more = "" if everything else f" `{self.prog} train --help-all` lists every option."
+        layers = f"Dashes and underscores are the same. Later layers win: preset, --config, flags.{more}"
+        flags = Flags(f"{self.prog} train", f"{self.usage} [options]", self.description, epilog=layers, add_help=False)
         run = flags.section("run")
         run.add_argument("-h", "--help", action="store_true", help="show the common options")
         run.add_argument("--help-all", action="store_true", help="show all options")
-        presets = f"configuration to start from: {', '.join(self.presets)} [{self.defaults_in_words}]"
+        presets = f"configuration to start from: {', '.join(self.config.PRESETS)} [{self.default_words}]"
         flags.option("run", "--preset", str | None, None, presets)
         flags.option("run", "--config", str | None, None, "YAML file on top of the preset")
         run.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML and stop")
         run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with an interrupted run")
         common = {path: heading for heading, paths in self.common.items() for path in paths}
-        options = settings(self.config)
-        for path in (*common, *(path for path in options if path not in common)):
-            one, group = options[path], path.rpartition(".")[0]
-            flags.option(
-                common.get(path) or self.headings.get(group, group),
-                one.flag,
-                one.hint,
-                one.get(shown),
-                one.about,
-                read=one.read,
-                hidden=not everything and path not in common,
-            )
+        known = self.config.settings()
+        for path in dict.fromkeys((*common, *known)):
+            one, group = known[path], path.rpartition(".")[0]
+            heading = common.get(path) or self.headings.get(group, group)
+            value = one.default if config is None else one.get(config)
+            hidden = not everything and path not in common
+            flags.option(heading, one.flag, one.hint, value, one.about, allowed=one.marks["allowed"], hidden=hidden)
         return flags
 
     def layers(self, typed: Mapping[str, Any], faults: list[str] | None = None) -> C:
@@ -85,37 +70,33 @@ class TrainCommand(Generic[C]):
             typed: their values, as `Flags.read` gives them.
             faults: takes a line for each wrong option in the file of --config; without it the first is raised.
         """
-        resume, named = typed.get("resume"), typed.get("preset")
-        run = typed.get("run_dir") if resume == "" else resume
-        config = self.config()
-        if run is not None and named is None and typed.get("config") is None:
-            path = Path(run) / "config.yaml"
-            if path.is_file():
-                config.update(read_yaml(path), str(path))
-            elif resume:
-                raise UserError(f"--resume {run}: not a run folder (no config.yaml in it)")
-            else:  # perhaps killed before it was written: the flags say what it was
-                self._start(config, self.default_preset(typed))
-        else:
-            file = {} if typed.get("config") is None else read_yaml(Path(typed["config"]), "--config")
-            self._start(config, named or self.default_preset({**file, **typed}))
-            config.update(file, str(typed.get("config")), faults)
-        options = {path: value for path, value in typed.items() if path in settings(self.config)}
-        config.update(options | ({"run_dir": resume} if resume else {}), "flags")
+        file, name, resume = typed.get("config"), typed.get("preset"), typed.get("resume")
+        run = typed.get("run_dir") if resume == "" else resume  # --resume alone goes on with --run-dir
+        own = Path(run, "config.yaml") if run is not None and file is None and name is None else None
+        if own is not None and own.is_file():
+            config = self.config()
+            config.update(read_yaml(own), str(own))
+        elif own is not None and resume:
+            raise UserError(f"--resume {run}: not a run folder (no config.yaml in it)")
+        else:  # with --resume: perhaps killed before it was written; the flags say what it was
+            values = {} if file is None else read_yaml(Path(file), "--config ")
+            config = self.config.preset(name or self.config.default_preset({**values, **typed}))
+            config.update(values, str(file), faults)
+        flags = {path: value for path, value in typed.items() if path in config.settings()}
+        config.update(flags | ({"run_dir": resume} if resume else {}), "flags")
         return config
 
-    def _start(self, config: C, name: str) -> None:
-        config.update(preset(self.folder, name, self.presets), name)
-
     def read(self, argv: Sequence[str]) -> tuple[C | None, bool]:
-        """The checked configuration that a command line means, and whether a run is to be resumed.
+        """The checked configuration that the arguments of `train` mean, and whether a run is to be resumed.
 
         The configuration is None where a page was asked for: it has been printed.
 
         Raises:
             UserError: the first thing that is wrong.
         """
-        _, typed = self.flags().read(argv)
+        typed, faults = self.flags().read_all(argv)
+        for fault in faults:
+            raise UserError(fault)
         config = self.layers(typed)
         if "help" in typed or "help_all" in typed:
             self.flags(config, everything="help_all" in typed).print_help()
@@ -123,7 +104,57 @@ class TrainCommand(Generic[C]):
         if "print_config" in typed:
             print(config.dump(comments=True), end="")
             return None, False
-        if "resume" in typed and config.run_dir is None:  # type: ignore[attr-defined]
+        if typed.get("resume") == "" and typed.get("run_dir") is None:
             raise UserError("--resume: say which run: --resume RUN")
         config.validate()
         return config, "resume" in typed
+
+    def check(self, argv: Sequence[str]) -> int:
+        """`check`: which command lines of `train` are right, thousands of them in one process, nothing run.
+
+        A study checks all its runs with it before the first one starts. Reads lines from a file or standard input,
+        prints one JSON line for each; 0 if all are right, else 2.
+        """
+        flags = Flags(
+            f"{self.prog} check",
+            "[FILE]",
+            f"Check command lines of `{self.prog} train` without running them. FILE (default: standard input) holds "
+            'one a line, as a JSON list of its arguments: ["--game", "CartPole", "--optimizer.lr", "0.001"]. A JSON '
+            'line answers each: "ok" and "total_steps", "game" and "config", or all "errors".',
+        )
+        flags.section("general").add_argument("file", metavar="FILE", nargs="?", help="lines to check [standard input]")
+        file = flags.read(argv)[0].file
+        try:
+            text = sys.stdin.read() if file in (None, "-") else Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {file}: {reason(error)}") from error
+        parser, all_right = self.flags(), True
+        for line in text.splitlines():
+            values, errors = self._checked(line, parser)
+            all_right &= not errors
+            answer: dict[str, Any] = {"ok": not errors}
+            if errors:
+                answer["errors"] = errors
+            else:
+                answer |= {name: values[name] for name in TOLD if name in values} | {"config": values}
+            print(json.dumps(to_json(answer), allow_nan=False))
+        return 0 if all_right else 2
+
+    def _checked(self, line: str, parser: Flags) -> tuple[dict[str, Any], list[str]]:
+        """The configuration that a line of arguments means, and all that is wrong with it."""
+        try:
+            arguments = json.loads(line)
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
+            return {}, [f"expected a JSON list of texts, the arguments of `{self.prog} train`"]
+        typed, errors = parser.read_all(arguments)
+        for flag in NOT_CHECKED:
+            if typed.pop(flag.lstrip("-").replace("-", "_"), None) is not None:
+                errors.append(f"{flag}: not possible here")
+        try:
+            config = self.layers(typed, errors)
+        except UserError as error:
+            return {}, [*errors, str(error)]
+        errors += config.faults(together=not errors)
+        return config.to_dict(), errors

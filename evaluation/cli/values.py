@@ -93,13 +93,19 @@ def _coerce_number(value: Any, hint: type) -> int | float:
     return int(number)
 
 
-def check_range(value: Any, allowed: str) -> None:
-    """Raise ValueError if a number, or one number of a list, lies outside the interval `allowed` ("" allows all)."""
-    if not allowed or value is None:
-        return
-    for number in value if isinstance(value, list | tuple) else [value]:
-        if not in_range(number, allowed):
-            raise ValueError(f"must be {describe_range(allowed)}")
+def read(value: Any, hint: Any, allowed: str = "") -> Any:
+    """`value` or what its text means, as the type `hint` and within the interval `allowed` ("" allows all; of a list
+    each number): the one way in which flags, files and Python give values to options.
+
+    Raises:
+        ValueError: what was expected.
+    """
+    result = coerce(value, hint)
+    if allowed and result is not None:
+        for number in result if isinstance(result, list | tuple) else [result]:
+            if not in_range(number, allowed):
+                raise ValueError(f"must be {describe_range(allowed)}")
+    return result
 
 
 def show(value: Any) -> str:

@@ -132,7 +132,7 @@ def load(path: Path) -> Study:
         UserError: the file cannot be read or is no YAML.
         StudyFaults: what is wrong in it, all of it.
     """
-    values = read_yaml(path, "the study")
+    values = read_yaml(path, "the study ")
     return parse(values, name=path.stem if path.name != "study.yaml" else path.resolve().parent.name, where=str(path))
 
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from evaluation.cli.settings import settings
 from evaluation.runs import resources
 from rl import cli
 from rl.config import TrainConfig
@@ -186,7 +185,7 @@ def test_help_is_short_and_shows_the_defaults_of_the_layers(
     assert "--optimizer NAME" in page
     assert cli.main(["train", "--help-all"]) == 0
     everything = capsys.readouterr().out
-    for path in settings(TrainConfig):
+    for path in TrainConfig.settings():
         if path != "optimizer.name":
             assert "--" + path.replace("_", "-") in everything
 

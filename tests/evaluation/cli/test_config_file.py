@@ -66,5 +66,5 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
         read_config(tmp_path / "config.yaml")
-    assert str(caught.value).startswith(f"cannot read {tmp_path / 'config.yaml'}: ")
+    assert str(caught.value).startswith(f"cannot read {tmp_path / 'config.yaml'}:")
     assert "\n" not in str(caught.value)

@@ -1,0 +1,151 @@
+"""The command line of another trainer: its configuration is all that it takes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from evaluation.cli.errors import UserError
+from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
+from evaluation.cli.parser import Flags
+from evaluation.cli.settings import Config, option
+from evaluation.cli.train_command import TrainCommand
+
+
+@dataclass
+class DataConfig:
+    """A group."""
+
+    workers: int = option(2, "processes", "[0, 64]")
+    crops: list[int] = option([224, 176], "sizes", "[1, 1024]")  # noqa: RUF009
+
+
+@dataclass
+class NetConfig(Config):
+    """A trainer's configuration."""
+
+    epochs: int = option(10, "epochs", "[1, 1e6]")
+    warmup: int = option(5, "epochs of warm-up", "[0, 1e6]")
+    augment: bool | None = option(None, "augment; null: as the data set asks for")
+    run_dir: str | None = option(None, "run folder")
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
+
+    PRESETS = ("short", "long")
+
+    def faults_beside(self, together: bool) -> Iterator[str]:
+        if together and self.warmup > self.epochs:
+            yield self.wrong("warmup", f"must be at most --epochs {self.epochs}")
+        yield from self.optimizer.faults()
+
+
+COMMAND = TrainCommand(
+    prog="asgc-net",
+    usage="[--epochs N]",
+    description="Train.",
+    config=NetConfig,
+    default_words="short",
+    common={"run": ("epochs", "optimizer.name")},
+    headings={},
+)
+
+
+@pytest.fixture(autouse=True)
+def presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"short": {"epochs": 30}, "long": {"epochs": 90}}
+    monkeypatch.setattr("evaluation.cli.settings._shipped", lambda folder, name: files[name])
+
+
+def test_layers_on_top_of_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "net.yaml"
+    file.write_text("warmup: 3\ndata: {crops: [8]}\noptimizer: sgd\n")
+    argv = ["--config", str(file), "--optimizer.momentum", "0.9", "--data.workers=0", "--augment"]
+    config, resume = COMMAND.read(argv)
+    assert config is not None
+    assert not resume
+    assert (config.epochs, config.warmup, config.data.crops, config.data.workers) == (30, 3, [8], 0)
+    assert (config.optimizer.name, config.optimizer.options(), config.augment) == ("sgd", {"momentum": 0.9}, True)
+    assert NetConfig.from_dict(config.to_dict()) == config
+    assert COMMAND.read(["--preset", "long"])[0] == NetConfig.preset("long") == NetConfig.preset(epochs=90)
+
+
+def test_its_faults_are_found_all_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [["--epochs", "9"], ["--epochs", "2"], ["--data.crop", "3", "--data.workers", "-1", "--optimizer", "adma"]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(json.dumps, lines))))
+    assert COMMAND.check([]) == 2
+    right, together, alone = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert right["config"]["epochs"] == 9
+    assert together["errors"] == ["--warmup 5: must be at most --epochs 2"]
+    assert alone["errors"] == [
+        "unknown option --data.crop; did you mean --data.crops?",
+        "--data.workers -1: must be at least 0 and at most 64",
+        "unknown optimizer 'adma'; did you mean 'adam'?",
+    ]
+    with pytest.raises(UserError, match=r"unknown option --data.crop; did you mean --data.crops\?"):
+        COMMAND.read(lines[2])
+
+
+def test_help_is_short_and_help_all_has_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert COMMAND.read(["--help", "--epochs", "7"]) == (None, False)
+    page = capsys.readouterr().out
+    assert "--epochs N        epochs [7]" in page
+    assert "--data.workers" not in page
+    COMMAND.read(["--help-all"])
+    page = capsys.readouterr().out
+    assert all(one.flag.removesuffix(".name") in page for one in NetConfig.settings().values())
+
+
+def test_dumps_read_back_with_comments_and_without(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    COMMAND.read(["--print-config", "--data.crops", "1,2"])
+    text = capsys.readouterr().out
+    assert "  crops: [1, 2]                   # sizes\n" in text
+    (tmp_path / "again.yaml").write_text(text)
+    again, _ = COMMAND.read(["--config", str(tmp_path / "again.yaml")])
+    assert again is not None
+    assert again.dump() == "".join(f"{line.partition('  #')[0].rstrip()}\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["run", "--jobs", "2", "--dry-run"], {"study": "run", "jobs": 2, "dry_run": True}),
+        (["--dry_run", "run", "--share=-1e-4"], {"study": "run", "share": -1e-4, "dry_run": True}),
+        (["--share", "-inf"], {"share": float("-inf")}),
+        (["-"], {"study": "-"}),
+    ],
+)
+def test_flags_switches_and_positionals(argv: list[str], expected: dict[str, object]) -> None:
+    namespace, typed = flags().read(argv)
+    assert typed == expected
+    assert vars(namespace) == {"help": False, "study": None, "jobs": 1, "share": 0.5, "dry_run": False} | expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--dry-run=yes"], "--dry-run yes: takes no value"),
+        (["--jobs"], "--jobs: expected a value"),
+        (["--jobs", "--dry-run"], "--jobs: expected a value"),
+        (["--jobs", "x", "--shar"], "--jobs x: must be a whole number"),
+        (["a", "b"], "unexpected argument 'b': options start with --"),
+    ],
+)
+def test_the_first_fault_of_flags(argv: list[str], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        flags().read(argv)
+    assert str(caught.value) == expected
+
+
+def flags() -> Flags:
+    made = Flags("asgc-eval study", "STUDY", "Run.")
+    general = made.section("general")
+    general.add_argument("study", metavar="STUDY", nargs="?", help="a study")
+    general.add_argument("--dry-run", action="store_true", help="run nothing")
+    made.option("general", "--jobs", int, 1, "runs at a time", allowed="[1, 8]")
+    made.option("general", "--share", float, 0.5, "share")
+    return made
