@@ -67,7 +67,7 @@ def preview(optimizer: Optimizer) -> list[Preview]:
 
 
 def preview_asgc(opt: Numbered, make: Callable[..., Any]) -> list[Preview]:
-    """``ASGC.preview`` (``make``: ASGC): by the implementation that steps, by the reference while none is chosen yet."""
+    """``ASGC.preview`` (``make``: ASGC), by the implementation that steps, or by the reference while none is chosen."""
     if first_dtensor(opt.param_groups) is not None:
         states = {
             p: {**opt.state.get(p, {}), "layer": opt.layer_number(p)} for g in opt.param_groups for p in g["params"]

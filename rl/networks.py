@@ -1,8 +1,8 @@
 """Q-networks: the convolutional one of Mnih et al. (2015), with its sizes as options, and an MLP for vectors.
 
 A network is a body, whose layers make features (batch, d) of scaled observations, and behind it the output that makes
-action values of them, or whatever else `rl.algorithms.heads` gives a meaning to. Both lie in one `layers`, so parameters
-are named by their place in it.
+action values of them, or whatever else `rl.algorithms.heads` gives a meaning to. Both lie in one `layers`:
+parameters are named by their place in it.
 """
 
 from __future__ import annotations

@@ -130,3 +130,11 @@ def checked_actions(actions: ArrayLike, num_envs: int, num_actions: int) -> NDAr
     if array.min() < 0 or array.max() >= num_actions:
         raise ValueError(f"actions must be in [0, {num_actions}), got {array.tolist()}")
     return array.astype(np.int32)
+
+
+def environment_seeds(seed: int, num_envs: int) -> NDArray[np.int64]:
+    """Seeds (N,) of N environments, made from one.
+
+    EnvPool would give environment i the seed `seed + i`: neighbouring seeds would share most environments.
+    """
+    return 1 + np.random.SeedSequence(seed).generate_state(num_envs).astype(np.int64) % (2**31 - 2)

@@ -9,55 +9,23 @@ of all this happened, so that replay and returns need no guesses.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evaluation.cli.errors import UserError
-from rl.step import Step, checked_actions
-from rl.tasks.protocols import FRAME_SKIP, PROTOCOLS, AtariProtocol
-from rl.tasks.task import EnvOptions, Family, ObservationSpec, Task, environment_seeds
-
-FAMILY = Family(name="atari", title="an Atari game", preset="quick", protocols=tuple(PROTOCOLS.values()))
-TARGETS = {"Pong": 0.0}  # the score of a win
-
-
-@dataclass(frozen=True, kw_only=True)
-class AtariTask(Task):
-    """An Atari game of EnvPool's registry."""
-
-    family: Family = FAMILY
-
-    def observation(self, env: EnvOptions) -> ObservationSpec:
-        return ObservationSpec((env.stack, env.height, env.width), np.uint8)
-
-    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
-        return make_envs(
-            self.name,
-            PROTOCOLS[env.protocol],
-            num_envs=num_envs,
-            seed=seed,
-            training=training,
-            height=env.height,
-            width=env.width,
-            stack=env.stack,
-            threads=env.threads,
-            reward_clip=env.reward_clip,
-            reward_scale=env.reward_scale,
-            mode=env.mode,
-            difficulty=env.difficulty,
-        )
+from rl.step import Step, checked_actions, environment_seeds
+from rl.tasks.protocols import FRAME_SKIP, AtariProtocol
 
 
 @functools.cache
-def tasks() -> dict[str, AtariTask]:
-    """All games in EnvPool's registry by their names ("SpaceInvaders"), sorted."""
+def names() -> tuple[str, ...]:
+    """Names ("SpaceInvaders") of all games in EnvPool's registry, sorted."""
     from envpool.registration import registry  # importing EnvPool takes a second: not before it is needed
 
-    names = (env_id.removesuffix("-v5") for env_id, (module, *_) in registry.specs.items() if module == "envpool.atari")
-    return {name: AtariTask(name=name, target=TARGETS.get(name)) for name in sorted(names)}
+    atari = (env_id for env_id, (module, *_) in registry.specs.items() if module == "envpool.atari")
+    return tuple(sorted(env_id.removesuffix("-v5") for env_id in atari))
 
 
 class AtariEnvs:
@@ -175,7 +143,7 @@ def make_envs(
     """
     import envpool  # importing it takes a second: not before it is needed
 
-    if game not in tasks():
+    if game not in names():
         raise ValueError(f"{game!r} is not the name of an Atari game: rl.tasks.find takes any spelling of any task")
     # Where EnvPool presses FIRE, an agent never learns to. It does so after a lost life only with `episodic_life`, so
     # evaluation keeps that (as Stable-Baselines3 and CleanRL do) and still plays and scores whole games.

@@ -7,10 +7,9 @@ import functools
 import re
 
 from evaluation.cli.errors import UserError
-from rl.tasks import atari, control
+from rl.tasks.families import ATARI, CONTROL_TASKS, atari_tasks
 from rl.tasks.task import Family, Task
 
-FAMILIES = (atari.FAMILY, control.FAMILY)
 _NAME = re.compile(r"(?:ALE/)?(?P<task>.+?)(?:NoFrameskip)?(?:-v\d+)?", re.IGNORECASE)
 
 
@@ -38,7 +37,7 @@ def family(name: str) -> Family:
     EnvPool's registry is not looked at: help pages use it.
     """
     known = _KNOWN.get(_key(name))
-    return atari.FAMILY if known is None else known.family
+    return ATARI if known is None else known.family
 
 
 def names(of: Family) -> tuple[str, ...]:
@@ -49,7 +48,7 @@ def names(of: Family) -> tuple[str, ...]:
 @functools.cache
 def _tasks() -> dict[str, Task]:
     """All tasks by what the spellings of their names have in common."""
-    return _KNOWN | {_key(task.name): task for task in atari.tasks().values()}
+    return _KNOWN | {_key(task.name): task for task in atari_tasks()}
 
 
 def _key(name: str) -> str:
@@ -59,4 +58,4 @@ def _key(name: str) -> str:
 
 
 # What is known without EnvPool's registry, whose import takes a second.
-_KNOWN: dict[str, Task] = {_key(task.name): task for task in control.TASKS.values()}
+_KNOWN: dict[str, Task] = {_key(task.name): task for task in CONTROL_TASKS}

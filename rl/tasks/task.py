@@ -5,11 +5,10 @@ from __future__ import annotations
 import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rl.step import Environments
+if typing.TYPE_CHECKING:  # help pages and error messages do without NumPy
+    from rl.step import Environments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +54,13 @@ class ObservationSpec:
 
     Attributes:
         shape: (stack, *frame): (stack, H, W) of pictures, (1, d) of vectors.
-        dtype: uint8 of pictures, float32 of vectors.
+        dtype: NumPy type or its name: uint8 of pictures, float32 of vectors.
         center, scale: d numbers each; a network sees (vector - center) / scale, of the order of 1. Of pictures none:
             their scaling is the network's own.
     """
 
     shape: tuple[int, ...]
-    dtype: type[np.generic]
+    dtype: Any
     center: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
 
@@ -134,11 +133,3 @@ class Task(ABC):
         """
         if env.mode is not None or env.difficulty is not None:
             self.make(env, num_envs=1, seed=0, training=True).close()
-
-
-def environment_seeds(seed: int, num_envs: int) -> NDArray[np.int64]:
-    """Seeds (N,) of N environments, made from one.
-
-    EnvPool would give environment i the seed `seed + i`: neighbouring seeds would share most environments.
-    """
-    return 1 + np.random.SeedSequence(seed).generate_state(num_envs).astype(np.int64) % (2**31 - 2)

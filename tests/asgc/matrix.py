@@ -1,20 +1,17 @@
 """Every configuration of ASGC that the tests go through: option values, data types, devices, implementations.
 
 As torch.testing._internal.common_optimizers does for torch.optim: what exists is declared here, once; what is checked
-is in ``test_matrix.py``. A new value of an option, a new rule option or a new implementation is one entry here, and
-``test_everything_is_declared`` fails until it is made.
+is in ``test_matrix.py`` and ``implementations/``, with the runs of ``harness.py``. A new value of an option, a new rule
+option or a new implementation is one entry here, and ``test_everything_is_declared`` fails until it is made.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from asgc import ASGC
 
 IMPLEMENTATIONS = ("reference", "foreach", "cpu")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -134,75 +131,17 @@ CELLS = [
     for options in _configurations(both_modes=dtype == torch.float32)
 ]
 
-LR = 2.0**-5  # a number that every type holds exactly, so that a tensor of it is the same number
-SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (5,))
-
-
-@dataclass
-class Run:
-    """Parameters and the optimizer on them."""
-
-    params: list[Tensor]
-    opt: ASGC
-    time: int = field(default=0)
-
-    @classmethod
-    def of(
-        cls, cell: Cell, implementation: str | None = None, shapes: Sequence[tuple[int, ...]] = SHAPES, **options: Any
-    ) -> "Run":
-        params = parameters(cell, shapes)
-        given = {"lr": LR, "implementation": implementation or cell.implementation, **cell.options, **options}
-        return cls(params, ASGC(params, **given))
-
-    def give(self, only: Sequence[int] | None = None) -> None:
-        """Gradients of the coming step, to the parameters ``only``: the same for every run."""
-        for index, param in enumerate(self.params):
-            param.grad = None
-            if only is None or index in only:
-                param.grad = gradient(self.time, index, param)
-
-    def step(self, count: int = 1, only: Sequence[int] | None = None) -> "Run":
-        for _ in range(count):
-            self.give(only)
-            self.opt.step()
-            self.time += 1
-        return self
-
-    def bits(self) -> list[Tensor]:
-        """Copies of everything that a step may change."""
-        tensors = list(self.params)
-        for param in self.params:
-            state = self.opt.state[param]
-            tensors += [state[name] for name in sorted(state) if isinstance(state[name], Tensor)]
-        return [tensor.detach().clone() for tensor in tensors]
-
-
-def parameters(cell: Cell, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(shape, generator=generator).to(cell.device, cell.dtype) for shape in shapes]
-
-
-def gradient(time: int, index: int, param: Tensor) -> Tensor:
-    """Gaussian with a mean; a burst at every fourth step; one exact zero."""
-    generator = torch.Generator().manual_seed(100 * time + index)
-    g = (torch.randn(param.shape, generator=generator) + 0.3) * (20.0 if time % 4 == 3 else 1.0)
-    if g.numel() > 1:
-        g.view(-1)[time % g.numel()] = 0.0
-    return g.to(param.device, param.dtype)
-
-
-def assert_same(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-    """Equal to the last bit."""
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        assert x.dtype == y.dtype
-        assert torch.equal(x, y)
-
-
-def assert_close(cell: Cell, a: Sequence[Tensor], b: Sequence[Tensor], factor: float = 1.0) -> None:
-    """Equal up to a few roundings of fp32 (in which statistics are kept), or of the parameters' own type."""
-    relative = factor * max(3e-6, 4 * torch.finfo(cell.dtype).eps if cell.dtype.itemsize == 2 else 0.0)
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        size = float(y.double().abs().max()) if y.numel() else 0.0
-        torch.testing.assert_close(x.double(), y.double(), rtol=relative, atol=relative * size, check_device=False)
+# Every base rule with every option that changes its arithmetic, several at a time.
+COMBINATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("adam", {}),
+    ("adam", {"amsgrad": True, "weight_decay": 0.1, "maximize": True, "betas": (0.3, 0.99)}),
+    ("adam", {"decoupled_weight_decay": True, "weight_decay": 0.1}),
+    ("adamw", {"eps": 1e-3, "amsgrad": True}),
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    ("sgd", {"momentum": 0.9, "nesterov": True, "maximize": True}),
+    ("rmsprop", {}),
+    ("rmsprop", {"centered": True, "momentum": 0.5, "weight_decay": 0.1, "maximize": True}),
+    ("rmsprop", {"centered": True, "alpha": 0.4}),
+    ("adagrad", {"lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5, "maximize": True}),
+)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asgc import ASGC, adapt, functional, rules, wrap
-
-from .implementations.pairs import RULES
+from tests.asgc.matrix import COMBINATIONS
 
 KEYS = ("clip_factor", "clip_sharpness")
 
@@ -36,7 +35,7 @@ def warmed_up(options: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("granularity", ["layer", "unit"])
 @pytest.mark.parametrize("noise_at", ["gradient", "update"])
 @pytest.mark.parametrize("mode", ["value", "norm"])
-@pytest.mark.parametrize(("rule", "rule_options"), RULES, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(("rule", "rule_options"), COMBINATIONS, ids=lambda x: x if isinstance(x, str) else "")
 def test_hypergradient_equals_finite_differences(
     rule: str, rule_options: dict[str, Any], mode: str, noise_at: str, granularity: str
 ) -> None:

@@ -1,6 +1,6 @@
 """Every cell of the matrix (``matrix.py``) goes through the same checks.
 
-A cell whose implementation cannot serve it, as ``asgc.optimizer.unsupported`` says, must refuse with that reason, and
+A cell whose implementation cannot serve it (``asgc.implementations`` says why) must refuse with that reason, and
 "auto" must go on with another implementation.
 """
 
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from asgc import ASGC
 from asgc.implementations import REGISTRY
-from asgc.options import ASGC_DEFAULTS, CHOICES, rule_defaults
+from asgc.options import ASGC_DEFAULTS, ASGC_OPTIONS, rule_defaults
 from tests.asgc import matrix
-from tests.asgc.matrix import CELLS, LR, SHAPES, Cell, Run, assert_close, assert_same
+from tests.asgc.harness import LR, SMALL, Run, assert_close, assert_same, parameters
+from tests.asgc.matrix import CELLS, Cell
 from tests.asgc.oracle import Oracle
 
 Check = Callable[[Cell], None]
+CHOICES = {option.name: option.choices for option in ASGC_OPTIONS if option.choices}
 OTHER = {"lr": LR / 4, "noise_scale": 0.4, "clip_factor": 1.5, "weight_decay": 0.05}  # overrides of a second group
 
 
@@ -116,7 +118,7 @@ def takes_groups_with_overrides(cell: Cell) -> None:
 
     runs = []
     for implementation in (cell.implementation, "reference"):
-        params = matrix.parameters(cell)
+        params = parameters(cell)
         opt = ASGC(groups(params), LR, implementation=implementation, **cell.options)
         runs.append(Run(params, opt).step(2))
     assert_close(cell, runs[0].bits(), runs[1].bits())
@@ -124,7 +126,7 @@ def takes_groups_with_overrides(cell: Cell) -> None:
     assert second["label"] == "head"
     assert {name: second[name] for name in OTHER} == OTHER
     assert first["lr"] == LR
-    alone = Run.of(cell, shapes=SHAPES[:1]).step(2)
+    alone = Run.of(cell, shapes=SMALL[:1]).step(2)
     assert_same(alone.params, runs[0].params[:1])  # one group's options are not another's
 
 
@@ -182,10 +184,10 @@ def refuses_capturable_on_a_cpu(cell: Cell) -> None:
 
 
 def adds_a_group_later(cell: Cell) -> None:
-    runs = [Run.of(cell, shapes=SHAPES[:1]), Run.of(cell, "reference", shapes=SHAPES[:1])]
+    runs = [Run.of(cell, shapes=SMALL[:1]), Run.of(cell, "reference", shapes=SMALL[:1])]
     for run in runs:
         run.step()
-        run.params.append(matrix.parameters(cell)[1])
+        run.params.append(parameters(cell)[1])
         run.opt.add_param_group({"params": run.params[1:], **OTHER})
         run.step(2)
         assert [run.opt.state[p]["layer"] for p in run.params] == [0, 1]

@@ -12,8 +12,8 @@ import yaml
 from numpy.typing import NDArray
 
 from evaluation.runs.run_folder import load_summary, read_series
-from rl import TrainConfig, cli, load_agent, train
-from rl.tasks.control import TASKS, make_control_envs
+from rl import TrainConfig, cli, load_agent, tasks, train
+from rl.tasks.families import CONTROL
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, numbers
 
 Policy = Callable[[NDArray[np.float32]], int]
@@ -67,7 +67,7 @@ def test_summary_and_agent_of_a_run(tmp_path: Path) -> None:
     )
     assert summary["time_to_threshold"]["target"] == 475
     agent = load_agent(tmp_path / "run")
-    observation = make_control_envs(TASKS["CartPole"], num_envs=3, seed=1, threads=1).reset()
+    observation = tasks.find("CartPole").make(TrainConfig().env, num_envs=3, seed=1, training=True).reset()
     assert agent.act(observation).shape == (3,)
     assert agent.act(observation[0]).shape == ()
     with pytest.raises(ValueError, match=r"float32 \(N, 1, 4\)"):
@@ -85,7 +85,7 @@ def test_eval_and_games_on_the_command_line(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err == "error: --mode: Acrobot is a control task and has none\n"
     assert cli.main(["games"]) == 0
     names = capsys.readouterr().out.splitlines()
-    assert names[-5:] == ["", *TASKS]
+    assert names[-5:] == ["", *tasks.names(CONTROL)]
     assert "Pong" in names[:-5]
 
 

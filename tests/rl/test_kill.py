@@ -99,14 +99,13 @@ TEN = {
 @pytest.mark.parametrize("game", TEN)
 def test_killed_at_ten_random_moments_is_the_undisturbed_run(game: str, tmp_path: Path) -> None:
     """Checkpoints from every 500 steps to none but the last one; segments shorter than the run, too."""
-    options = [
-        *("--game", game, *TEN[game], "--learning-starts", "1000", "--log-interval", "500", "--env.threads", "1"),
-        *("--segment-steps", "4000", "--evaluation.final-episodes", "2", "--tensorboard", "false", "--seed", "3"),
-    ]
+    text = "--env.num-envs 4 --env.threads 1 --segment-steps 4500 --learning-starts 1000 --log-interval 500 --seed 3"
+    more = "--evaluation.final-episodes 2 --tensorboard false"
+    options = ["--game", game, *TEN[game], *text.split(), *more.split()]
     finish(*options, "--run-dir", str(tmp_path / "whole"))
     took = load_summary(tmp_path / "whole")["wall_s"]
     whole = {row.step: row.value for row in read_metrics(tmp_path / "whole") if row.name == "episodes"}
-    assert sum(whole.values()) > 5  # games end, however short the interval between checkpoints
+    assert sum(whole.values()) >= 3  # games end, however short the interval between checkpoints
     rng = random.Random(game)
     for number in range(10):
         interval = [500, 1_000, 2_500, 10**9][number % 4]

@@ -6,6 +6,6 @@ from the cache. Results equal the reference up to rounding and do not depend on 
 With granularity="unit" the units must lie one after the other in memory, as in row-major and channels_last order.
 """
 
-from .launch import step, unsupported
+from .compiled_step import step, unsupported
 
 __all__ = ["step", "unsupported"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import adapt
-from .table import as_laid_out, same_order
+from .layer_structs import as_laid_out, same_order
 
 __all__ = ["AdaptStruct", "fill", "unsupported"]
 

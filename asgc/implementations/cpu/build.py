@@ -1,8 +1,8 @@
 """Compile the CPU kernel once with the system's C++ compiler, keep it on disk and load it with ctypes.
 
 The kernel has a plain C interface and needs no headers of torch, so this takes a few seconds. The file's name holds a
-hash of everything that shapes the machine code (source, flags, compiler, CPU, version) and a digest of its content:
-another machine or version builds its own, and a damaged file is noticed and built again.
+hash of everything that shapes the machine code (source, flags, compiler, CPU) and a digest of its content:
+another machine or source builds its own, and a damaged file is noticed and built again.
 
 OpenMP's symbols are left open at link time and found in the runtime that torch has loaded: one pool of threads.
 """
@@ -29,7 +29,19 @@ from ...noise import noise
 __all__ = ["BuildError", "cache_folder", "library", "unavailable"]
 
 _log = logging.getLogger("asgc")
-_HEADERS = ("pipeline.h", "tile.h", "row.h", "layer.h", "rules.h", "sums.h", "clip.h", "noise.h", "simd.h", "adapt.h")
+_HEADERS = (
+    "pipeline.h",
+    "tile.h",
+    "row.h",
+    "layer.h",
+    "rules.h",
+    "sums.h",
+    "clip.h",
+    "noise.h",
+    "simd.h",
+    "adapt.h",
+    "sensitivity.h",
+)
 _SOURCES = ("kernel.cpp", *_HEADERS)
 # Not -ffast-math: infinities and NaN are handled. Its two harmless parts let sqrt and comparisons vectorize.
 _COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
@@ -127,10 +139,8 @@ def _run(command: list[str]) -> str:
 def _load_or_build() -> ctypes.CDLL:
     compiler, cpu = _compiler(), _cpu()
     sources = Path(__file__).parent
-    from ... import __version__
-
     parts = [(sources / name).read_text() for name in _SOURCES]
-    parts += [cpu, __version__, " ".join(compiler), _run([*compiler, "--version"]), repr((_COMMON, _variants(cpu)))]
+    parts += [cpu, " ".join(compiler), _run([*compiler, "--version"]), repr((_COMMON, _variants(cpu)))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     folder = cache_folder()
     cached = _cached(folder, key)

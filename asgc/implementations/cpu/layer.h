@@ -1,5 +1,6 @@
 // Layers, groups, and what all rows of a layer share in one step: the rule's coefficients, the noise's key and scale.
-// Layer and Group mirror asgc/implementations/cpu/table.py field by field; formulas: the reference in asgc/functional.py and rules.py.
+// Layer and Group mirror asgc/implementations/cpu/layer_structs.py field by field;
+// formulas: the reference in asgc/functional.py and rules.py.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // The base rules of torch.optim (single-tensor forms) on one tile of transformed gradients.
-// x: gradient, read as sign * scale * x; p: parameter; a, b, c: state, in the order of asgc/implementations/cpu/table.py.
+// x: gradient, read as sign * scale * x; p: parameter; a, b, c: state, in the order of asgc/implementations/cpu/layer_structs.py.
 #pragma once
 #include <cmath>
 

@@ -13,6 +13,6 @@ depends on the shapes only. triton is imported with the first optimizer that use
 environment before that, the kernels run in Triton's interpreter on CPU tensors: for tests, and slowly.
 """
 
-from .launch import step, unsupported
+from .triton_step import step, unsupported
 
 __all__ = ["step", "unsupported"]

@@ -56,9 +56,9 @@ if DEVICE == "cpu":
     _interpreter.InterpretedFunction.__call__ = _call_device_function
     _interpreter._patch_lang_tensor = _patch_lang_tensor
 
+import asgc.implementations.triton.device_table  # noqa: E402
 import asgc.implementations.triton.kernels as _kernels  # noqa: E402
 import asgc.implementations.triton.rows as _rows  # noqa: E402
-import asgc.implementations.triton.table  # noqa: E402
 
 # A block and a tail, units, odd lengths, a scalar, an empty tensor.
 SHAPES: tuple[tuple[int, ...], ...] = ((150,), (2, 3, 3), (), (0, 3))
@@ -67,7 +67,7 @@ SHAPES: tuple[tuple[int, ...], ...] = ((150,), (2, 3, 3), (), (0, 3))
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles and blocks for tensors of a few hundred elements."""
-    monkeypatch.setattr(asgc.implementations.triton.table, "TILE", 128)
+    monkeypatch.setattr(asgc.implementations.triton.device_table, "TILE", 128)
 
 
 def on_device(tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import asgc.implementations.sharded  # noqa: F401 (before the fork)
 from asgc import ASGC, wrap
 from asgc.gradient_statistics import NONFINITE
 from asgc.implementations.cpu.build import unavailable
+from tests.asgc.harness import Gradient
 from tests.asgc.implementations import resharding
 from tests.asgc.implementations.ranks import Checks, run
 from tests.asgc.implementations.shards import LATE, Spec, Twins, bursts, near, same_state, whole
@@ -78,8 +79,8 @@ def replicas(implementation: str) -> Callable[[Path], None]:
 
 def train_twins(twins: Twins, collectives: int) -> None:
     for step in range(7):
-        counts = twins.step()
-        assert counts == {ALL_GATHER: collectives}, counts
+        twins.step()
+        assert twins.collectives == {ALL_GATHER: collectives}, twins.collectives
         if step in (0, 6):
             twins.check()
 
@@ -175,7 +176,7 @@ def low_precision(_: Path) -> None:
     for _ in range(4):
         twins.step()
     twins.check(tolerance=1e-2)
-    assert twins.sharded.state[twins.found[0]]["exp_avg"].dtype == torch.float32
+    assert twins.fast.state[twins.found[0]]["exp_avg"].dtype == torch.float32
 
 
 def mixed_meshes(_: Path) -> None:
@@ -197,9 +198,9 @@ def mixed_meshes(_: Path) -> None:
 # Non-finite gradients
 
 
-def with_bad(bad: float, layer: int) -> Callable[[int, int, tuple[int, ...]], Tensor]:
-    def gradient(step: int, index: int, shape: tuple[int, ...]) -> Tensor:
-        g = bursts(step, index, shape)
+def with_bad(bad: float, layer: int) -> Gradient:
+    def gradient(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor:
+        g = bursts(step, index, param, generator)
         if index == layer:
             g.view(-1)[-1] = bad  # on one rank only
         return g
@@ -214,7 +215,7 @@ def contained(_: Path) -> None:
             twins.step(bursts if bad is None else with_bad(bad, 0))
             if step in (0, 2, 4):
                 twins.check()
-        assert twins.sharded.state[twins.found[0]]["stats"][NONFINITE].sum() == 3
+        assert twins.fast.state[twins.found[0]]["stats"][NONFINITE].sum() == 3
 
 
 def skipped(_: Path) -> None:
@@ -227,8 +228,8 @@ def skipped(_: Path) -> None:
         else:
             assert not torch.equal(whole(twins.found[0]), before[0])
     twins.check()
-    assert twins.sharded.state[twins.found[2]]["stats"][NONFINITE] == 2
-    assert twins.sharded.state[twins.found[0]]["stats"][NONFINITE] == 0
+    assert twins.fast.state[twins.found[2]]["stats"][NONFINITE] == 2
+    assert twins.fast.state[twins.found[0]]["stats"][NONFINITE] == 0
 
 
 def raised(_: Path) -> None:
@@ -236,10 +237,10 @@ def raised(_: Path) -> None:
     twins.step()
     twins.give(with_bad(float("inf"), 2))
     before = [whole(p).clone() for p in twins.found]
-    stats = [twins.sharded.state[p]["stats"].clone() for p in twins.found]
-    raises(RuntimeError, "group 0, parameter 2", "non-finite", call=twins.sharded.step)
+    stats = [twins.fast.state[p]["stats"].clone() for p in twins.found]
+    raises(RuntimeError, "group 0, parameter 2", "non-finite", call=twins.fast.step)
     assert all(torch.equal(whole(p), old) for p, old in zip(twins.found, before, strict=True))
-    assert all(torch.equal(twins.sharded.state[p]["stats"], old) for p, old in zip(twins.found, stats, strict=True))
+    assert all(torch.equal(twins.fast.state[p]["stats"], old) for p, old in zip(twins.found, stats, strict=True))
 
 
 def agreed_between_meshes(_: Path) -> None:
@@ -271,9 +272,9 @@ def previewed(_: Path) -> None:
         twins = Twins(uneven_specs()[:4], **options)
         for step in range(2):
             twins.give(with_bad(float("inf"), 0) if step == 1 else bursts)
-            state = copy.deepcopy(twins.sharded.state_dict()["state"])
-            seen, expected = twins.sharded.preview(), twins.reference.preview()
-            assert len(state) == len(twins.sharded.state_dict()["state"])
+            state = copy.deepcopy(twins.fast.state_dict()["state"])
+            seen, expected = twins.fast.preview(), twins.reference.preview()
+            assert len(state) == len(twins.fast.state_dict()["state"])
             for one, other in zip(seen, expected, strict=True):
                 torch.testing.assert_close(whole(one.seen), other.seen, rtol=2e-6, atol=1e-6)
                 torch.testing.assert_close(torch.tensor(one[2:]), torch.tensor(other[2:]), rtol=2e-6, atol=1e-6)

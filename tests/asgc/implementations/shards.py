@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from asgc import ASGC
 from asgc.gradient_statistics import ATTENUATION, CLIPPED, MEAN, STATISTICS, VAR
+from tests.asgc.harness import Gradient, Pair
 
 Spec = tuple[tuple[int, ...], DeviceMesh | None, Sequence[Any]]  # shape, mesh (None: a plain tensor), placements
 LATE = (CLIPPED, ATTENUATION)
@@ -27,8 +28,9 @@ def place(x: Tensor, spec: Spec) -> Tensor:
     return x.clone() if mesh is None else distribute_tensor(x.clone(), mesh, placements, src_data_rank=None)
 
 
-def bursts(step: int, index: int, shape: tuple[int, ...]) -> Tensor:
+def bursts(step: int, index: int, param: Tensor, _: torch.Generator) -> Tensor:
     """Gaussian with a mean, at scales that differ along dimension 0; an outlier, a zero; a burst every fifth step."""
+    shape = param.shape
     g = torch.randn(shape, generator=torch.Generator().manual_seed(100 * step + index)) * (1 + index) + 0.3
     g *= 30 if step % 5 == 4 else 1
     if g.dim():
@@ -39,36 +41,29 @@ def bursts(step: int, index: int, shape: tuple[int, ...]) -> Tensor:
     return g
 
 
-class Twins:
+class Twins(Pair):
+    """Whole under the reference, and as DTensors under the sharded implementation."""
+
     def __init__(self, specs: Sequence[Spec], dtype: torch.dtype = torch.float32, **options: Any) -> None:
-        generator = torch.Generator().manual_seed(99)
-        values = [torch.randn(shape, generator=generator).to(dtype) for shape, _, _ in specs]
-        self.specs, self.dtype = specs, dtype
-        self.expected = [value.clone() for value in values]
-        self.found = [place(value, spec) for value, spec in zip(values, specs, strict=True)]
-        self.options = {"lr": 1e-2, "noise_scale": 0.2, "noise_decay": 0.3, "seed": 5, **options}
-        self.reference = ASGC(self.expected, implementation="reference", **self.options)
-        self.sharded = ASGC(self.found, **self.options)
-        self.steps = 0
+        shapes = [shape for shape, _, _ in specs]
+        super().__init__("auto", shapes, place=lambda i, x: place(x, specs[i]), dtype=dtype, **options)
         self.before: list[Tensor | None] = [None] * len(specs)
+        self.collectives: dict[Any, int] = {}  # of the last sharded step: kind -> number
 
-    def give(self, gradient: Callable[[int, int, tuple[int, ...]], Tensor] = bursts) -> None:
-        for i, (spec, e, f) in enumerate(zip(self.specs, self.expected, self.found, strict=True)):
-            g = gradient(self.steps, i, spec[0]).to(self.dtype)
-            e.grad, f.grad = g, place(g, spec)
+    def give(self, gradient: Gradient = bursts) -> None:
+        super().give(gradient)
 
-    def step(self, gradient: Callable[[int, int, tuple[int, ...]], Tensor] = bursts) -> dict[Any, int]:
-        """Returns the sharded step's collectives: kind -> number."""
-        self.give(gradient)
+    def step(self, gradient: Gradient = bursts) -> None:
         self.before = [s["stats"].clone() if (s := self.reference.state.get(e)) else None for e in self.expected]
+        self.give(gradient)
         self.reference.step()
         with CommDebugMode() as collectives:
-            self.sharded.step()
+            self.fast.step()
         self.steps += 1
-        return dict(collectives.get_comm_counts())
+        self.collectives = dict(collectives.get_comm_counts())
 
     def check(self, tolerance: float = 2e-6) -> None:
-        same_state(self.reference, self.sharded, self.expected, self.found, self.before, tolerance)
+        same_state(self.reference, self.fast, self.expected, self.found, self.before, tolerance)
 
 
 def same_state(

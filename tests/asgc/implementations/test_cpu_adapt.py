@@ -11,8 +11,8 @@ from torch import Tensor
 import asgc.optimizer
 from asgc import ASGC, adapt
 from asgc.implementations.cpu import adaptation
-
-from .pairs import RULES, channels_last, transposed
+from tests.asgc.harness import channels_last, transposed
+from tests.asgc.matrix import COMBINATIONS
 
 # Several blocks with a tail, a matrix, a filter, a bias, a scalar and an empty tensor.
 SHAPES: tuple[tuple[int, ...], ...] = ((9_001,), (40, 33), (8, 3, 5, 5), (17,), (), (0, 3))
@@ -98,7 +98,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 @MODES
-@pytest.mark.parametrize(("rule", "rule_options"), RULES, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(("rule", "rule_options"), COMBINATIONS, ids=lambda x: x if isinstance(x, str) else "")
 def test_every_rule_equals_the_reference(mode: str, rule: str, rule_options: dict[str, Any]) -> None:
     still = compare({"rule": rule, "mode": mode, "adapt_lr": 0.0, **rule_options})
     reference = compare({"rule": rule, "mode": mode, **rule_options})

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from asgc import ASGC
-from asgc.implementations.cpu import build, launch
-from asgc.implementations.cpu.table import memory_order
+from asgc.implementations.cpu import build, compiled_step
+from asgc.implementations.cpu.layer_structs import memory_order
 from asgc.noise import noise
-from tests.asgc.implementations.pairs import Pair, bursts, channels_last, transposed
+from tests.asgc.harness import Pair, bursts, channels_last, transposed
 
 FAST = pytest.mark.parametrize("implementation", ["cpu", "foreach"])
 FILTERS = ((32, 4, 8, 8), (64, 32, 4, 4), (16, 3, 3, 3), (5, 1, 3, 3), (40, 24, 1, 1))
@@ -70,7 +70,7 @@ def test_memory_order_of_dense_and_other_tensors() -> None:
     assert memory_order(filters) == ((5, 9, 2), (18, 1, 9))
     assert memory_order(torch.zeros(6, 4)[:, :2]) is None
     assert memory_order(torch.zeros(1).expand(5)) is None
-    reason = launch.unsupported(ASGC([torch.zeros(6, 4)[:, :2]], 0.1, implementation="reference"))
+    reason = compiled_step.unsupported(ASGC([torch.zeros(6, 4)[:, :2]], 0.1, implementation="reference"))
     assert reason is not None
     assert "gaps or overlaps" in reason
 
@@ -133,7 +133,7 @@ def test_the_table_goes_with_its_optimizer() -> None:
     p.grad = torch.ones(3)
     opt.step()
     gone = weakref.ref(opt)
-    assert opt in launch._tables
+    assert opt in compiled_step._tables
     del opt
     gc.collect()
     assert gone() is None

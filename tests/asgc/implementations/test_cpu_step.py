@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from asgc import ASGC
-from tests.asgc.implementations.pairs import RULES, SHAPES, Pair, bursts
+from tests.asgc.harness import SHAPES, Pair, bursts
+from tests.asgc.matrix import COMBINATIONS
 
 FAST = pytest.mark.parametrize("implementation", ["cpu", "foreach"])
 MODES = pytest.mark.parametrize("mode", ["value", "norm"])
@@ -16,7 +17,7 @@ MODES = pytest.mark.parametrize("mode", ["value", "norm"])
 
 @FAST
 @MODES
-@pytest.mark.parametrize(("rule", "options"), RULES)
+@pytest.mark.parametrize(("rule", "options"), COMBINATIONS)
 def test_every_rule_equals_the_reference(implementation: str, mode: str, rule: str, options: dict[str, Any]) -> None:
     pair = Pair(implementation, SHAPES[1:], rule=rule, mode=mode, **options)
     for step in range(50):

@@ -14,8 +14,9 @@ from torch import Tensor
 import asgc.optimizer
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
-from asgc.implementations.cpu import launch
-from tests.asgc.implementations.pairs import RULES, Pair, channels_last, transposed
+from asgc.implementations.cpu import compiled_step
+from tests.asgc.harness import Pair, channels_last, transposed
+from tests.asgc.matrix import COMBINATIONS
 
 # Short and long rows, odd ones, units of one element, one unit, no unit, empty units, and tensors without units.
 SHAPES: tuple[tuple[int, ...], ...] = (
@@ -58,7 +59,7 @@ def two_groups(params: list[Tensor]) -> list[dict[str, Any]]:
         ("foreach", "layer", "update"),
     ],
 )
-@pytest.mark.parametrize(("rule", "options"), RULES)
+@pytest.mark.parametrize(("rule", "options"), COMBINATIONS)
 def test_every_rule_equals_the_reference(
     implementation: str, granularity: str, noise_at: str, mode: str, rule: str, options: dict[str, Any]
 ) -> None:
@@ -158,7 +159,7 @@ def test_interleaved_units_are_refused_with_the_reason(caplog: pytest.LogCapture
     assert opt.param_groups[0]["implementation"] == "reference"
     assert "interleaved" in caplog.text
     for served in (transposed(torch.ones(1, 4)), torch.ones(4, 0).t(), torch.ones(6)):
-        assert launch.unsupported(ASGC([served], 0.1, granularity="unit", implementation="reference")) is None
+        assert compiled_step.unsupported(ASGC([served], 0.1, granularity="unit", implementation="reference")) is None
 
 
 def test_units_that_become_interleaved_are_refused_before_anything_changes() -> None:

@@ -10,10 +10,11 @@ from torch import Tensor
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
 from asgc.noise import noise
-from tests.asgc.implementations.pairs import RULES, Pair, bursts, channels_last, transposed
+from tests.asgc.harness import Pair, bursts, channels_last, transposed
+from tests.asgc.matrix import COMBINATIONS
 
 pytest.importorskip("triton")
-from asgc.implementations.triton import fields, launch
+from asgc.implementations.triton import fields, triton_step
 from tests.asgc.implementations.interpreter import DEVICE, SHAPES, eventful, on_device, small_tiles  # noqa: F401
 
 pytestmark = [
@@ -29,7 +30,7 @@ def pair_of(shapes: Any = SHAPES, layout: Any = on_device, **options: Any) -> Pa
 
 
 # Of every rule the options with the most arithmetic.
-FULLEST = (RULES[1], RULES[3], RULES[5], RULES[8], RULES[10])
+FULLEST = (COMBINATIONS[1], COMBINATIONS[3], COMBINATIONS[5], COMBINATIONS[8], COMBINATIONS[10])
 
 
 def check_rule(rule: str, options: dict[str, Any], **transform: Any) -> None:
@@ -56,7 +57,7 @@ def test_every_rule_equals_the_reference(
 @pytest.mark.parametrize(
     ("mode", "noise_at", "granularity"), [("value", "gradient", "layer"), ("norm", "update", "unit")]
 )
-@pytest.mark.parametrize(("rule", "options"), [entry for entry in RULES if entry not in FULLEST])
+@pytest.mark.parametrize(("rule", "options"), [entry for entry in COMBINATIONS if entry not in FULLEST])
 def test_every_option_of_a_rule_equals_the_reference(
     mode: str, noise_at: str, granularity: str, rule: str, options: dict[str, Any]
 ) -> None:
@@ -138,7 +139,7 @@ def test_the_noise_of_an_index_past_two_to_the_32nd() -> None:
     p.grad = torch.zeros_like(p)
     opt.step()  # no statistics yet: no noise
     opt.state[p]["stats"][:4] = torch.tensor([[5.0], [0.0], [1.0], [5.0]])
-    plan = launch._plans[opt]
+    plan = triton_step._plans[opt]
     assert not p.any()
     for piece in plan.table.launches:
         piece.blocks[:, fields.BLOCK_BEGIN] += far
@@ -149,7 +150,7 @@ def test_the_noise_of_an_index_past_two_to_the_32nd() -> None:
 
 
 def test_no_block_crosses_a_multiple_of_two_to_the_32nd() -> None:
-    from asgc.implementations.triton.table import _blocks
+    from asgc.implementations.triton.device_table import _blocks
 
     size, length = (1 << 33) + 1000, 1 << 28
     for units, each in ((1, size), (3, (1 << 32) - 40)):

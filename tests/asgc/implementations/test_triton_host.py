@@ -14,10 +14,10 @@ from torch import Tensor
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
 from asgc.implementations import REGISTRY
-from tests.asgc.implementations.pairs import transposed
+from tests.asgc.harness import transposed
 
 pytest.importorskip("triton")
-from asgc.implementations.triton import launch
+from asgc.implementations.triton import triton_step
 from tests.asgc.implementations.interpreter import DEVICE, SHAPES, Launches, eventful, on_device, small_tiles  # noqa: F401
 
 pytestmark = [
@@ -86,7 +86,7 @@ def test_a_change_of_options_compiles_nothing_and_has_its_effect(monkeypatch: py
         opt.step()
         give(expected, step)
         reference.step()
-    plan, keys = launch._plans[opt], set(launches.keys)
+    plan, keys = triton_step._plans[opt], set(launches.keys)
     for step, (name, value) in enumerate(CHANGES.items(), start=2):
         for each, of in ((opt, params), (reference, expected)):
             each.param_groups[0][name] = value
@@ -95,7 +95,7 @@ def test_a_change_of_options_compiles_nothing_and_has_its_effect(monkeypatch: py
         for p, e in zip(params, expected, strict=True):
             torch.testing.assert_close(p, e, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert launches.keys == keys
-    assert launch._plans[opt] is plan
+    assert triton_step._plans[opt] is plan
 
 
 TENSORS: dict[str, Any] = {
@@ -239,12 +239,12 @@ def test_a_capture_without_capturable_or_without_a_step_before_is_refused(monkey
     p = torch.ones(3, device=DEVICE)
     opt = ASGC([p], 0.1, rule="sgd", momentum=0.9, implementation="triton")
     p.grad = torch.ones_like(p)
-    monkeypatch.setattr(launch, "_capturing", lambda device: True)
+    monkeypatch.setattr(triton_step, "_capturing", lambda device: True)
     with pytest.raises(RuntimeError, match="make ASGC with capturable=True"):
         opt.step()
     opt.param_groups[0]["capturable"] = True
     with pytest.raises(RuntimeError, match=r"capturable=True: run a step .* outside the capture first"):
-        launch.step(opt)
+        triton_step.step(opt)
     assert torch.equal(p, torch.ones_like(p))
     assert "momentum_buffer" not in opt.state[p]
 

@@ -14,8 +14,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from asgc.implementations.triton import fields, kernels, rows
-from asgc.implementations.triton.launch import CHUNK
-from asgc.implementations.triton.table import TILE, WARPS
+from asgc.implementations.triton.device_table import TILE, WARPS
+from asgc.implementations.triton.triton_step import CHUNK
 
 POINTERS = {"coefficients": "*fp32", "partial": "*fp64", "options": "*fp64", "totals": "*fp64"}
 POINTERS |= {"keys": "*i32", "unseen": "*i32"}  # all others are int64

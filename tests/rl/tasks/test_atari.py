@@ -16,6 +16,7 @@ from rl.tasks.atari import AtariEnvs, make_envs
 from rl.tasks.protocols import CLASSIC, NATURE, STICKY, AtariProtocol
 
 BREAKOUT_LIVES = 5
+Played = tuple[list[NDArray[np.uint8]], list[Step]]
 
 
 def make(game: str = "Breakout", protocol: AtariProtocol = NATURE, **options: Any) -> AtariEnvs:
@@ -23,7 +24,7 @@ def make(game: str = "Breakout", protocol: AtariProtocol = NATURE, **options: An
     return make_envs(game, protocol, **(defaults | options))
 
 
-def play(envs: AtariEnvs, steps: int, seed: int = 0) -> tuple[list[NDArray[np.uint8]], list[Step]]:
+def play(envs: AtariEnvs, steps: int, seed: int = 0) -> Played:
     """Observations (steps + 1) and steps of a random policy; all environments get the same actions."""
     rng = np.random.default_rng(seed)
     observations, results = [envs.reset()], []
@@ -38,12 +39,12 @@ def is_refilled(observation: NDArray[np.uint8]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def breakout() -> tuple[list[NDArray[np.uint8]], list[Step]]:
-    return play(make(num_envs=3), 500)
+def one_breakout() -> Played:
+    return play(make(), 400)
 
 
-def test_breakout_loses_lives_and_games(breakout: tuple[list[NDArray[np.uint8]], list[Step]]) -> None:
-    observations, steps = breakout
+def test_breakout_loses_lives_and_games() -> None:
+    observations, steps = play(make(num_envs=3), 500)
     assert is_refilled(observations[0][0]), "the first stack holds copies of one frame"
     lost = over = 0
     for t in range(1, len(steps)):
@@ -117,9 +118,9 @@ def test_nature_cuts_a_game_at_4500_steps() -> None:
 
 
 @pytest.mark.parametrize("what", ["life", "game"])
-def test_an_end_at_the_very_limit_is_no_truncation(what: str) -> None:
+def test_an_end_at_the_very_limit_is_no_truncation(what: str, one_breakout: Played) -> None:
     """EnvPool calls it truncated only."""
-    _, steps = play(make(), 400)
+    _, steps = one_breakout
     ended = [step.terminated[0] and (step.game_over[0] or what == "life") for step in steps]
     first = int(np.flatnonzero(ended)[0])
     elapsed = sum(not step.ignored[0] for step in steps[: first + 1])

@@ -17,14 +17,15 @@ from rl.algorithms.dqn import QLearner
 from rl.evaluate import play_games
 from rl.networks import VectorQNetwork
 from rl.replay.ring import FrameReplay
-from rl.step import EpisodeTracker, Step
+from rl.step import EpisodeTracker, Step, environment_seeds
 from rl.tasks.atari import make_envs
-from rl.tasks.control import TASKS, ControlEnvs, make_control_envs
+from rl.tasks.control import ControlEnvs, make_control_envs
+from rl.tasks.families import CONTROL_TASKS
 from rl.tasks.protocols import CLASSIC
-from rl.tasks.task import environment_seeds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+TASKS = {task.name: task for task in CONTROL_TASKS}
 Policy = Callable[[NDArray[np.float32]], int]
 # Each ends its episodes within some hundred steps: leaning over, swinging up, falling down, rocking up the hill.
 POLICIES: dict[str, Policy] = {
@@ -35,9 +36,13 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+def make(name: str, **options: Any) -> ControlEnvs:
+    return make_control_envs(TASKS[name].env_id, TASKS[name].ended, **options)
+
+
 def episode(name: str, limit: int | None = None, seed: int = 3) -> list[Step]:
     """The steps of one episode and of the automatic reset after it."""
-    envs = make_control_envs(TASKS[name], num_envs=1, seed=seed, threads=1, max_episode_steps=limit)
+    envs = make(name, num_envs=1, seed=seed, threads=1, max_episode_steps=limit)
     observation, steps = envs.reset(), []
     while not (steps and steps[-1].ignored[0]):
         steps.append(envs.step([POLICIES[name](observation[0, 0])]))
@@ -77,7 +82,7 @@ def test_the_automatic_reset_is_no_transition_and_its_action_plays_no_role(name:
     assert not np.array_equal(last.observation, reset.observation)
     after = []
     for action in (0, 1):
-        envs = make_control_envs(TASKS[name], num_envs=1, seed=3, threads=1, max_episode_steps=20)
+        envs = make(name, num_envs=1, seed=3, threads=1, max_episode_steps=20)
         observation = envs.reset()
         for _ in range(20):
             observation = envs.step([POLICIES[name](observation[0, 0])]).observation
@@ -89,7 +94,7 @@ def test_the_automatic_reset_is_no_transition_and_its_action_plays_no_role(name:
 def test_the_rule_for_ends_agrees_with_envpool_where_envpool_says_so(name: str) -> None:
     """Thousands of steps of near-random play, no step limit: the rule holds exactly where EnvPool terminates."""
     n, rng = 32, np.random.default_rng(0)
-    envs = make_control_envs(TASKS[name], num_envs=n, seed=1, threads=1, max_episode_steps=100_000)
+    envs = make(name, num_envs=n, seed=1, threads=1, max_episode_steps=100_000)
     said: list[NDArray[np.bool_]] = []
     envs._pool = Recorder(envs._pool, said)
     observation, ends = envs.reset(), 0
@@ -122,12 +127,12 @@ class Recorder:
 def test_shapes_types_and_facts_are_envpools(name: str) -> None:
     import envpool
 
-    envs = make_control_envs(TASKS[name], num_envs=3, seed=1, threads=1)
+    envs = make(name, num_envs=3, seed=1, threads=1)
     spec = envpool.make_spec(TASKS[name].env_id)
     observation = envs.reset()
     spaces = TASKS[name].observation(TrainConfig().env)
     assert spaces.shape == (envs.stack, *envs.frame_shape) == observation.shape[1:]
-    assert observation.dtype == spaces.dtype == np.float32
+    assert observation.dtype == np.dtype(spaces.dtype) == np.float32
     assert TASKS[name].target == spec.config.reward_threshold
     step = envs.step([0, 1, envs.num_actions - 1])
     assert step.observation.shape == observation.shape
@@ -136,12 +141,12 @@ def test_shapes_types_and_facts_are_envpools(name: str) -> None:
     with pytest.raises(ValueError, match="actions must be in"):
         envs.step([0, 1, envs.num_actions])
     with pytest.raises(RuntimeError, match="reset"):
-        ControlEnvs(envs._pool, 3, TASKS[name]).step([0, 0, 0])
+        ControlEnvs(envs._pool, 3, TASKS[name].ended).step([0, 0, 0])
 
 
 def test_observations_stay_what_they_were() -> None:
     """The replay and the test rely on it: a later step does not write over what an earlier one returned."""
-    envs = make_control_envs(TASKS["CartPole"], num_envs=2, seed=1, threads=1)
+    envs = make("CartPole", num_envs=2, seed=1, threads=1)
     observation = envs.reset()
     before = observation.copy()
     first = envs.step([0, 1])
@@ -153,9 +158,9 @@ def test_observations_stay_what_they_were() -> None:
 
 
 def test_the_same_seed_is_the_same_whatever_the_threads_and_neighbours_share_nothing() -> None:
-    first = make_control_envs(TASKS["Acrobot"], num_envs=4, seed=7, threads=1).reset()
-    np.testing.assert_array_equal(first, make_control_envs(TASKS["Acrobot"], num_envs=4, seed=7, threads=2).reset())
-    other = make_control_envs(TASKS["Acrobot"], num_envs=4, seed=8, threads=1).reset()
+    first = make("Acrobot", num_envs=4, seed=7, threads=1).reset()
+    np.testing.assert_array_equal(first, make("Acrobot", num_envs=4, seed=7, threads=2).reset())
+    other = make("Acrobot", num_envs=4, seed=8, threads=1).reset()
     assert len(np.unique(np.concatenate([first, other])[:, 0, 0])) == 8
     assert len({*environment_seeds(7, 4).tolist(), *environment_seeds(8, 4).tolist()}) == 8
 
@@ -163,7 +168,7 @@ def test_the_same_seed_is_the_same_whatever_the_threads_and_neighbours_share_not
 def test_clipped_and_scaled_rewards_are_learned_from_and_scores_stay_true() -> None:
     options: dict[str, Any] = {"num_envs": 1, "seed": 3, "threads": 1}
     true, scaled, both = (
-        make_control_envs(TASKS["LunarLander"], **options, **more)
+        make("LunarLander", **options, **more)
         for more in ({}, {"reward_scale": 0.25}, {"reward_clip": True, "reward_scale": 0.25})
     )
     for envs in (true, scaled, both):
@@ -196,7 +201,7 @@ def test_atari_rewards_are_scaled_after_the_clip() -> None:
 def test_replay_stores_vectors_and_cuts_returns_at_ends(limit: int, terminal: bool) -> None:
     """Every sampled 3-step transition is rebuilt from what the actor saw, over cuts and ends."""
     gamma, n_step = 0.9, 3
-    envs = make_control_envs(TASKS["CartPole"], num_envs=2, seed=5, threads=1, max_episode_steps=limit)
+    envs = make("CartPole", num_envs=2, seed=5, threads=1, max_episode_steps=limit)
     replay = FrameReplay(1000, 2, (4,), 1, n_step, gamma, dtype=np.float32)
     log: list[tuple[NDArray[np.float32], Step]] = []
     observation = envs.reset()
@@ -229,7 +234,7 @@ def test_replay_stores_vectors_and_cuts_returns_at_ends(limit: int, terminal: bo
 
 
 def test_replay_files_keep_vectors_exactly(tmp_path: Path) -> None:
-    envs = make_control_envs(TASKS["LunarLander"], num_envs=2, seed=5, threads=1)
+    envs = make("LunarLander", num_envs=2, seed=5, threads=1)
     one, other = (FrameReplay(100, 2, (8,), 1, 1, 0.9, dtype=np.float32) for _ in range(2))
     one.start(envs.reset())
     for _ in range(70):
@@ -255,14 +260,14 @@ def test_scores_are_the_true_rewards_of_whole_episodes() -> None:
 
     scores = play_games(
         policy,
-        lambda n: make_control_envs(TASKS["CartPole"], num_envs=n, seed=3, threads=1, reward_scale=0.1),
+        lambda n: make("CartPole", num_envs=n, seed=3, threads=1, reward_scale=0.1),
         6,
         0.0,
         np.random.default_rng(0),
         max_envs=2,
     )
     expected = []
-    envs = make_control_envs(TASKS["CartPole"], num_envs=2, seed=3, threads=1)
+    envs = make("CartPole", num_envs=2, seed=3, threads=1)
     tracker = EpisodeTracker(2)
     envs.reset()
     while tracker.finished < 8:

@@ -2,13 +2,13 @@ import pytest
 
 from evaluation.cli.errors import UserError
 from rl import tasks
-from rl.tasks import atari
+from rl.tasks.families import ATARI
 
 
 def test_names_are_those_of_the_registry_and_all_can_be_made() -> None:
     import envpool
 
-    names = tasks.names(atari.FAMILY)
+    names = tasks.names(ATARI)
     assert len(names) > 100
     assert list(names) == sorted(set(names))
     assert {"Pong", "Breakout", "SpaceInvaders", "MontezumaRevenge", "UpNDown", "Qbert"} <= set(names)

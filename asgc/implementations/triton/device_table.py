@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import functional
-from ..cpu.table import memory_order, state_keys
+from ..cpu.layer_structs import memory_order, state_keys
 from . import fields
 
 __all__ = ["Bucket", "Layer", "Table", "bucket", "kind", "option_values", "rule_keys", "unit_rows", "upload"]

@@ -13,7 +13,7 @@ from ... import functional
 from ... import gradient_statistics as statistics
 from ..base import Stepped
 from . import adaptation, build
-from .table import LayerStruct, as_laid_out, group_values, memory_order, same_order, state_keys, units_adjacent
+from .layer_structs import LayerStruct, as_laid_out, group_values, memory_order, same_order, state_keys, units_adjacent
 
 __all__ = ["step", "unsupported"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..base import Stepped
 from . import fields
-from .plan import Plan, make_plan, unsupported_parameter
-from .table import WARPS, option_values
+from .device_table import WARPS, option_values
+from .launch_plan import Plan, make_plan, unsupported_parameter
 
 __all__ = ["step", "unsupported"]
 

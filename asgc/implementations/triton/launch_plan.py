@@ -10,9 +10,9 @@ from torch import Tensor
 from ... import functional
 from ... import gradient_statistics as statistics
 from ..base import Stepped
-from ..cpu.table import memory_order, same_order
+from ..cpu.layer_structs import memory_order, same_order
 from . import fields
-from .table import Bucket, Layer, Table, bucket, kind, rule_keys, unit_rows
+from .device_table import Bucket, Layer, Table, bucket, kind, rule_keys, unit_rows
 
 __all__ = ["DTYPES", "Plan", "make_plan", "unsupported_parameter"]
 

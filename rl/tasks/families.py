@@ -1,0 +1,140 @@
+"""The families of tasks, and the record of each task."""
+
+from __future__ import annotations
+
+import math
+import typing
+from dataclasses import dataclass
+
+from rl.tasks.protocols import PROTOCOLS
+from rl.tasks.task import EnvOptions, Family, ObservationSpec, Protocol, Task
+
+if typing.TYPE_CHECKING:  # help pages and error messages do without NumPy: environments are imported when they are made
+    from rl.tasks.atari import AtariEnvs
+    from rl.tasks.control import ControlEnvs, Ended
+
+ATARI = Family(name="atari", title="an Atari game", preset="quick", protocols=tuple(PROTOCOLS.values()))
+CONTROL = Family(
+    name="control",
+    title="a control task",
+    preset="control",
+    protocols=(Protocol(name="control", eval_epsilon=0.0),),  # whole episodes as Gymnasium defines them
+    # The networks' products are too small to be shared, and on a machine with other jobs a second thread that waits
+    # for its turn makes an update ten times slower.
+    torch_threads=1,
+)
+FAMILIES = (ATARI, CONTROL)
+ATARI_TARGETS = {"Pong": 0.0}  # the score of a win
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtariTask(Task):
+    """An Atari game of EnvPool's registry."""
+
+    family: Family = ATARI
+
+    def observation(self, env: EnvOptions) -> ObservationSpec:
+        return ObservationSpec((env.stack, env.height, env.width), "uint8")
+
+    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
+        from rl.tasks import atari
+
+        return atari.make_envs(
+            self.name,
+            PROTOCOLS[env.protocol],
+            num_envs=num_envs,
+            seed=seed,
+            training=training,
+            height=env.height,
+            width=env.width,
+            stack=env.stack,
+            threads=env.threads,
+            reward_clip=env.reward_clip,
+            reward_scale=env.reward_scale,
+            mode=env.mode,
+            difficulty=env.difficulty,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlTask(Task):
+    """A control task. Its `target` is the score at which it counts as solved: Gymnasium's `reward_threshold`.
+
+    Attributes:
+        env_id: EnvPool's name of it.
+        ended: (observations (N, d), rewards (N,)) after a step -> whether the episode has ended in it (N,).
+        center, scale: see `ObservationSpec`.
+    """
+
+    family: Family = CONTROL
+    env_id: str
+    ended: Ended
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def observation(self, env: EnvOptions) -> ObservationSpec:
+        return ObservationSpec((1, len(self.center)), "float32", self.center, self.scale)
+
+    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> ControlEnvs:
+        from rl.tasks import control
+
+        return control.make_control_envs(
+            self.env_id,
+            self.ended,
+            num_envs=num_envs,
+            seed=seed,
+            threads=env.threads,
+            reward_clip=env.reward_clip,
+            reward_scale=env.reward_scale,
+        )
+
+
+# The rules of Gymnasium's sources: cartpole.py (12 degrees, 2.4), mountain_car.py (goal velocity 0), acrobot.py (reward
+# -1 before the end and 0 at it), lunar_lander.py (the last reward is set to -100 or +100).
+CONTROL_TASKS = (
+    ControlTask(
+        name="Acrobot",
+        env_id="Acrobot-v1",
+        num_actions=3,
+        ended=lambda observation, reward: reward == 0,
+        target=-100.0,
+        center=(0.0,) * 6,
+        scale=(1.0, 1.0, 1.0, 1.0, 4.0, 6.0),
+    ),
+    ControlTask(
+        name="CartPole",
+        env_id="CartPole-v1",
+        num_actions=2,
+        ended=lambda observation, reward: (
+            (abs(observation[:, 0]) > 2.4) | (abs(observation[:, 2]) > 12 * math.pi / 180)
+        ),
+        target=475.0,
+        center=(0.0,) * 4,
+        scale=(1.2, 1.0, 0.1, 1.0),
+    ),
+    ControlTask(
+        name="LunarLander",
+        env_id="LunarLander-v3",  # the newest; without wind, as here, v2 has the same dynamics
+        num_actions=4,
+        ended=lambda observation, reward: abs(reward) == 100,
+        target=200.0,
+        center=(0.0, 0.7, 0.0, -0.5, 0.0, 0.0, 0.5, 0.5),
+        scale=(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+    ),
+    ControlTask(
+        name="MountainCar",
+        env_id="MountainCar-v0",
+        num_actions=3,
+        ended=lambda observation, reward: (observation[:, 0] >= 0.5) & (observation[:, 1] >= 0),
+        target=-110.0,
+        center=(-0.4, 0.0),
+        scale=(0.4, 0.03),
+    ),
+)
+
+
+def atari_tasks() -> tuple[AtariTask, ...]:
+    """The records of all games in EnvPool's registry, sorted by name."""
+    from rl.tasks import atari
+
+    return tuple(AtariTask(name=name, target=ATARI_TARGETS.get(name)) for name in atari.names())
