@@ -36,7 +36,9 @@ from evaluation.study.space import Dimension, read_space
 Options = dict[str, Any]
 
 KINDS = ("compare", "search", "grid", "robustness", "ablation")
-RESERVED = ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs")
+DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS = (  # in the study folder, beside those of the parts
+    RESERVED := ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs")
+)
 OBJECTIVES = ("final", "curve")
 SAMPLERS = ("tpe", "random")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
@@ -119,8 +121,8 @@ def find(name: str) -> Path:
         return path
     own = resources.files("configs").joinpath("studies")
     shipped = {Path(item.name).stem: item for item in own.iterdir()} if own.is_dir() else {}
-    if path.is_dir() and (path / "study.yaml").is_file():
-        return path / "study.yaml"
+    if path.is_dir() and (path / DEFINITION).is_file():
+        return path / DEFINITION
     if name in shipped:
         return Path(str(shipped[name]))
     hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
@@ -144,7 +146,7 @@ def load(path: Path) -> Study:
         raise UserError(f"{path}{line}: no valid YAML: {getattr(error, 'problem', None) or reason(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines")
-    return parse(values, name=path.stem if path.name != "study.yaml" else path.resolve().parent.name, where=str(path))
+    return parse(values, name=path.stem if path.name != DEFINITION else path.resolve().parent.name, where=str(path))
 
 
 def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:

@@ -15,7 +15,10 @@ import pytest
 
 from evaluation.main import main
 from evaluation.runs.lock import is_held
+from evaluation.study.engines.base import Job
 from evaluation.study.engines.local import LocalEngine
+from evaluation.study.engines.processes import Attempt
+from evaluation.study.run_id import RunId
 from tests.evaluation.study.study_helpers import DEFINITION, DESCENT, contents, write
 
 COMPARE = {"comparison": {"kind": "compare", "seeds": [11, 12]}}
@@ -278,25 +281,18 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Cap
 
 def test_runs_are_spread_over_gpus(tmp_path: Path) -> None:
     """Each job sees one GPU, and the GPUs have equally many jobs."""
-    from evaluation.study.engines.jobs import Attempt, Job
-
     started: list[Job] = []
 
-    class Sleeping(Attempt):
-        def __init__(self, job: Job) -> None:
-            super().__init__(job)
+    class Sleeping(LocalEngine):
+        def _start(self, job: Job) -> Attempt:
             started.append(job)
+            return Attempt(job)
 
-        def code(self) -> int | None:
-            return None
-
-        def kill(self) -> None:
-            pass
-
-    engine = LocalEngine(4, ["0", "3"], Sleeping)
-    for i in range(4):
+    engine = Sleeping(4, ["0", "3"])
+    for seed in range(4):
         assert engine.free()
-        engine.submit(Job(str(i), ("x",), (), tmp_path / str(i), tmp_path / "log"))
+        run = RunId("part", "task", "setting", "optimizer", "variant", seed)
+        engine.submit(Job(run, ("x",), (), tmp_path / str(seed), tmp_path / "log"))
     assert not engine.free()
     assert sorted(job.environment["CUDA_VISIBLE_DEVICES"] for job in started) == ["0", "0", "3", "3"]
 
