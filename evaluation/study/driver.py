@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import dataclass
 from typing import Protocol
 
 from evaluation.cli.errors import UserError
@@ -32,10 +34,11 @@ class Display(Protocol):
         ...
 
 
+@dataclass
 class Driver:
     """One session of a study.
 
-    Args:
+    Attributes:
         folder: the study's folder, held.
         engine: carries out the runs.
         program: the trainer as `program.resolve` gives it.
@@ -45,24 +48,19 @@ class Driver:
         parts: only these parts; None: all.
     """
 
-    def __init__(
-        self,
-        folder: StudyFolder,
-        planner: Planner,
-        engine: Engine,
-        program: tuple[str, ...],
-        display: Display,
-        *,
-        threads: int = 1,
-        retries: int = 1,
-        storage: Storage | None = None,
-        parts: set[str] | None = None,
-    ) -> None:
-        self.folder, self.planner, self.engine, self.display = folder, planner, engine, display
-        self._program, self._threads, self._retries = program, threads, retries
-        self._storage, self._parts = storage, parts
-        self._attempts: dict[RunId, int] = {}
-        self.progress = Progress(Plan(), folder.study.seconds)
+    folder: StudyFolder
+    planner: Planner
+    engine: Engine
+    program: tuple[str, ...]
+    display: Display
+    threads: int = 1
+    retries: int = 1
+    storage: Storage | None = None
+    parts: set[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.attempts: Counter[RunId] = Counter()
+        self.progress = Progress(Plan(), self.folder.study.seconds)
 
     def run(self) -> Progress:
         """Carry out everything that is missing; failed runs of earlier sessions are tried again."""
@@ -90,9 +88,9 @@ class Driver:
 
     def _store(self) -> None:
         """Bring the database of the searches up to date."""
-        if self._storage is not None:
+        if self.storage is not None:
             for search in self.planner.searches.values():
-                self._storage.add(self.folder.study.name, search)
+                self.storage.add(self.folder.study.name, search)
 
     def _store_if_possible(self) -> None:
         """The same in mid-study: the run folders are what counts, and a later attempt writes what is missing."""
@@ -102,16 +100,16 @@ class Driver:
             self.display.message(f"{error}; the study goes on")
 
     def _todo(self) -> list[PlannedRun]:
-        states, parts = self.progress.states, self._parts
+        states, parts = self.progress.states, self.parts
         missing = [run for run in self.progress.plan.runs if states[run.id] is State.MISSING]
         return [run for run in missing if parts is None or run.id.part in parts]
 
     def _start(self, run: PlannedRun) -> None:
-        self._attempts[run.id] = self._attempts.get(run.id, 0) + 1
+        self.attempts[run.id] += 1
         self.progress.states[run.id] = State.RUNNING
         self.progress.started[run.id] = time.monotonic()
         folder, log = self.folder.run(run.id).absolute(), self.folder.log(run.id).absolute()
-        self.engine.submit(Job(run.id, self._program, tuple(run.arguments()), folder, log, self._threads))
+        self.engine.submit(Job(run.id, self.program, tuple(run.arguments()), folder, log, self.threads))
 
     def _take_in(self, outcome: Outcome) -> None:
         progress, run = self.progress, outcome.run
@@ -120,7 +118,7 @@ class Driver:
             progress.states[run] = State.FINISHED
             progress.seconds.setdefault(run.task, []).append(outcome.seconds)
             self.folder.fail(run, None)
-        elif outcome.final or self._attempts[run] > self._retries:
+        elif outcome.final or self.attempts[run] > self.retries:
             progress.states[run] = State.FAILED
             self.folder.fail(run, outcome.failure)
         else:

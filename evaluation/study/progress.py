@@ -24,6 +24,9 @@ class State(StrEnum):
     MISSING = "missing"
 
 
+UNFINISHED = tuple(state for state in State if state is not State.FINISHED)
+
+
 @dataclass(frozen=True)
 class Cost:
     """Runs still to be done and their seconds on one core (or GPU share); `unknown` tasks have no figure yet."""
@@ -31,10 +34,6 @@ class Cost:
     runs: int
     seconds: float
     unknown: tuple[str, ...]
-
-    def wall(self, jobs: int) -> float:
-        """Seconds with `jobs` runs at a time."""
-        return self.seconds / jobs
 
 
 @dataclass
@@ -58,18 +57,9 @@ class Progress:
     def __post_init__(self) -> None:
         self.replan(self.plan)
 
-    @property
-    def total(self) -> int:
-        """All runs of the study."""
-        return len(self.states)
-
     def of(self, *states: State) -> list[RunId]:
         """The runs in these states, in the plan's order."""
         return [run for run, state in self.states.items() if state in states]
-
-    def unfinished(self) -> list[RunId]:
-        """The runs that are still to be done or to end."""
-        return [run for run, state in self.states.items() if state is not State.FINISHED]
 
     def replan(self, plan: Plan) -> None:
         """Take a later plan; runs keep their states."""

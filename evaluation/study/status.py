@@ -17,7 +17,7 @@ from rich.text import Text
 
 from evaluation.runs.run_folder import METRICS
 from evaluation.study.engines.base import Outcome
-from evaluation.study.progress import Progress, State
+from evaluation.study.progress import UNFINISHED, Progress, State
 from evaluation.study.study_folder import StudyFiles
 
 SHOWN_FAILURES = 10
@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 
 def page(progress: Progress, files: StudyFiles) -> Group:
     """What `asgc-eval study status` shows: the table, what runs, what failed, what is left to do."""
-    left = progress.cost(progress.unfinished())
+    left = progress.cost(progress.of(*UNFINISHED))
     known = f"about {duration(left.seconds)} of one core" if not left.unknown else "cost unknown"
     running = [f"{run}: {_position(files.run(run))}" for run in progress.of(State.RUNNING)]
     failed = [f"failed: {run}: {why}" for run, why in files.failures.items()]
@@ -108,7 +108,7 @@ class TerminalDisplay:
         elif self._live is None:
             score, count = self._files.objective(run, "final"), len(progress.of(State.FINISHED))
             left = f"{outcome.seconds:.0f} s, {self._left(progress)} left"
-            self.message(f"{count}/{progress.total} {run} final={score:.4g} {left}")
+            self.message(f"{count}/{len(progress.states)} {run} final={score:.4g} {left}")
 
     def message(self, text: str) -> None:
         """A line above the panel."""
@@ -116,15 +116,15 @@ class TerminalDisplay:
 
     def _left(self, progress: Progress) -> str:
         left = progress.cost(progress.of(State.RUNNING, State.MISSING))
-        return "time unknown" if left.unknown else duration(left.wall(self._jobs))
+        return "time unknown" if left.unknown else duration(left.seconds / self._jobs)
 
     def _render(self, progress: Progress) -> Group:
         finished = len(progress.of(State.FINISHED))
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True)
-        text = f"{finished}/{progress.total} runs, {self._left(progress)} left"
-        bar.add_row(ProgressBar(total=progress.total, completed=finished), Text(text))
+        text = f"{finished}/{len(progress.states)} runs, {self._left(progress)} left"
+        bar.add_row(ProgressBar(total=len(progress.states), completed=finished), Text(text))
         now = time.monotonic()
         lines = [Text(f"{run} {duration(now - start)}", style="dim") for run, start in progress.started.items()]
         return Group(table(progress), bar, *lines[:8])

@@ -16,9 +16,8 @@ from evaluation.cli.values import suggestion
 from evaluation.study import program, spec
 from evaluation.study.driver import Driver
 from evaluation.study.engines import choose
-from evaluation.study.engines.local import places
 from evaluation.study.plan import Planner
-from evaluation.study.progress import State, look
+from evaluation.study.progress import UNFINISHED, State, look
 from evaluation.study.search import Storage
 from evaluation.study.spec import DEFINITION, LOGS, SEARCH_DB, Study
 from evaluation.study.study_folder import StudyFiles, StudyFolder
@@ -50,12 +49,7 @@ def run_command(argv: Sequence[str]) -> int:
     flags.option("general", "--retries", int, 1, "new attempts at a run that was killed or crashed", allowed="[0, 100]")
     database = "database of the searches' trials, postgresql://...; null: SQLite in the folder"
     flags.option("general", "--storage", str | None, None, database)
-    flags.option("engine", "--engine", str, "local", "local (this machine) or ray (a cluster)")
-    jobs = "runs at a time; null: as many as cores (local)"
-    flags.option("engine", "--jobs", int | None, None, jobs, allowed="[1, 100000]")
-    flags.option("engine", "--threads", int, 1, "CPU threads of each run", allowed="[1, 1024]")
-    for name, hint, default, text, allowed in choose.FLAGS:
-        flags.option("engine", name, hint, default, text, allowed=allowed)
+    choose.add_flags(flags)
     options, _ = flags.read(argv)
     study = _study(options.study)
     command = program.resolve(study.program)
@@ -65,7 +59,7 @@ def run_command(argv: Sequence[str]) -> int:
     parts = _parts(options.parts, study)
     program.check(planner, command)
     if options.dry_run:
-        return dry_run(planner, files, places(options), parts)
+        return dry_run(planner, files, choose.places(options), parts)
     return run(options, planner, path, command, parts)
 
 
@@ -82,8 +76,8 @@ def run(
         url = options.storage or f"sqlite:///{(path / SEARCH_DB).absolute()}"
         storage = Storage(url) if planner.searches else None
         with (
-            choose.make(options.engine, command, options) as engine,
-            TerminalDisplay(folder, places(options)) as display,
+            choose.make(command, options) as engine,
+            TerminalDisplay(folder, choose.places(options)) as display,
         ):
             driver = Driver(
                 folder,
@@ -103,7 +97,7 @@ def run(
                 print(f"stopped; go on with: asgc-eval study run {again}", file=sys.stderr)
                 return EXIT_INTERRUPTED
     done, failed = len(progress.of(State.FINISHED)), len(progress.of(State.FAILED))
-    print(f"{done} of {progress.total} runs finished in {path}; see: asgc-eval report {path}")
+    print(f"{done} of {len(progress.states)} runs finished in {path}; see: asgc-eval report {path}")
     left = [one for one in progress.of(State.MISSING) if parts is None or one.part in parts]
     if left:
         print(f"{len(left)} runs wait for the end of a search: {left[0]}, ...", file=sys.stderr)
@@ -131,7 +125,7 @@ def status_command(argv: Sequence[str]) -> int:
     def read() -> tuple[Any, bool]:
         files = StudyFiles(path)
         progress = look(Planner(study, files.begun()), files)
-        return page(progress, files), not progress.unfinished()
+        return page(progress, files), not progress.of(*UNFINISHED)
 
     console = Console(highlight=False)
     content, finished = read()
@@ -151,7 +145,7 @@ def dry_run(planner: Planner, files: StudyFiles, jobs: int, parts: set[str] | No
     from evaluation.study.status import duration
 
     progress = look(planner, files)
-    left = [run for run in progress.unfinished() if parts is None or run.part in parts]
+    left = [run for run in progress.of(*UNFINISHED) if parts is None or run.part in parts]
     known = {run.id: run for run in progress.plan.runs}
     for run in left:
         what = f"{' '.join(planner.study.program)} train {' '.join(known[run].arguments())}" if run in known else ""
@@ -161,7 +155,7 @@ def dry_run(planner: Planner, files: StudyFiles, jobs: int, parts: set[str] | No
     if cost.unknown:
         print(f"; what {', '.join(cost.unknown)} costs is not known before a run has finished (or give `seconds`)")
     else:
-        print(f": {duration(cost.seconds)} of one core, {duration(cost.wall(jobs))} with {jobs} runs at a time")
+        print(f": {duration(cost.seconds)} of one core, {duration(cost.seconds / jobs)} with {jobs} runs at a time")
     return 0
 
 

@@ -6,12 +6,11 @@ driver's (`evaluation.study.driver`).
 
 from __future__ import annotations
 
-import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any
 
 from evaluation.runs.closing import Closing
 from evaluation.runs.run_folder import CONFIG
@@ -57,39 +56,12 @@ class Outcome:
     seconds: float = 0.0
 
 
-class Flag(NamedTuple):
-    """An option of an engine on the command line; see `evaluation.cli.parser.Flags.option`."""
-
-    name: str
-    hint: Any
-    default: Any
-    help: str
-    allowed: str = ""
-
-
 class Engine(Closing, ABC):
-    """Something that carries out jobs, up to a number at a time; closed, it kills what still runs.
-
-    Attributes:
-        jobs: how many at a time.
-        flags: its own options.
-    """
-
-    flags: ClassVar[tuple[Flag, ...]] = ()
+    """Something that carries out jobs, up to `jobs` at a time; closed, it kills what still runs."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self._running: dict[RunId, Any] = {}  # what the engine knows a running job by
-
-    @classmethod
-    def supports(cls, program: tuple[str, ...]) -> bool:
-        """Whether it can run this program (`evaluation.study.program.resolve`)."""
-        return True
-
-    @classmethod
-    @abstractmethod
-    def of(cls, program: tuple[str, ...], options: argparse.Namespace) -> Self:
-        """The engine that the command line asks for. `options` holds --jobs, --threads, --retries and its own flags."""
 
     def free(self) -> bool:
         """Whether there is room for another job."""

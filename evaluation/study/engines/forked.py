@@ -8,7 +8,6 @@ importing beforehand in `PRELOAD`.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import multiprocessing
@@ -20,10 +19,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from evaluation.study.engines.base import Job
-from evaluation.study.engines.local import LocalEngine, gpus_of, places
+from evaluation.study.engines.local import LocalEngine
 from evaluation.study.engines.processes import THREAD_VARIABLES, Attempt, die_with_parent
 
 
@@ -45,18 +44,6 @@ class ForkedEngine(LocalEngine):
         own = "evaluation.study.engines.forked_preload"
         self._context.set_forkserver_preload([own, script.module, *preload])
 
-    @classmethod
-    def supports(cls, program: tuple[str, ...]) -> bool:
-        """Only console scripts of packages of this Python, on Linux."""
-        return sys.platform == "linux" and _script(program) is not None
-
-    @classmethod
-    def of(cls, program: tuple[str, ...], options: argparse.Namespace) -> Self:
-        """As the local engine."""
-        script = _script(program)
-        assert script is not None
-        return cls(script, options.threads, places(options), gpus_of(options))
-
     def _start(self, job: Job) -> Attempt:
         return Fork(job, self._context, self._script)
 
@@ -77,9 +64,10 @@ class Fork(Attempt):
         return self.process.exitcode
 
 
-def _script(program: tuple[str, ...]) -> EntryPoint | None:
+def console_script(program: tuple[str, ...]) -> EntryPoint | None:
+    """The entry point of a program that can be forked: on Linux, a console script of a package of this Python."""
     path = Path(program[0])
-    if len(program) > 1 or path.parent != Path(sys.executable).parent:
+    if len(program) > 1 or path.parent != Path(sys.executable).parent or sys.platform != "linux":
         return None
     return next(iter(importlib.metadata.entry_points(group="console_scripts", name=path.name)), None)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Self
 
 from evaluation.cli.errors import reason
-from evaluation.study.engines.base import Engine, Flag, Job, Outcome
+from evaluation.study.engines.base import Engine, Job, Outcome
 from evaluation.study.engines.processes import POLL_S, Attempt, Process
 from evaluation.study.run_id import RunId
 
@@ -24,21 +21,11 @@ class LocalEngine(Engine):
         gpus: the GPUs (as CUDA_VISIBLE_DEVICES counts them) that runs are spread over evenly; none: CPU only.
     """
 
-    flags = (
-        Flag("--gpus", str | None, None, "local: GPUs to spread the runs over, such as 0,1"),
-        Flag("--runs-per-gpu", int, 1, "runs that share one GPU", "[1, 1000]"),
-    )
-
     def __init__(self, jobs: int, gpus: Sequence[str] = ()) -> None:
         super().__init__(jobs)
         self._gpus = tuple(gpus)
         self._on_gpu: dict[RunId, str] = {}
         self._failed_to_start: list[Outcome] = []
-
-    @classmethod
-    def of(cls, program: tuple[str, ...], options: argparse.Namespace) -> Self:
-        """As many runs at a time as there is room for, unless --jobs says how many."""
-        return cls(places(options), gpus_of(options))
 
     def submit(self, job: Job) -> None:
         """Start a job, on the GPU with the fewest."""
@@ -73,15 +60,3 @@ class LocalEngine(Engine):
 
     def _start(self, job: Job) -> Attempt:
         return Process(job)
-
-
-def places(options: argparse.Namespace) -> int:
-    """Runs at a time: what --jobs says, else what this machine's GPUs or cores hold."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = len(gpus_of(options)) * options.runs_per_gpu
-    return options.jobs or gpus or max(1, cores // options.threads)
-
-
-def gpus_of(options: argparse.Namespace) -> list[str]:
-    """The GPUs that --gpus names."""
-    return [gpu.strip() for gpu in (options.gpus or "").split(",") if gpu.strip()]

@@ -6,13 +6,12 @@ same command as the local engine does.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import socket
-from typing import Any, Self
+from typing import Any
 
 from evaluation.cli.errors import UserError, reason
-from evaluation.study.engines.base import Engine, Flag, Job, Outcome
+from evaluation.study.engines.base import Engine, Job, Outcome
 from evaluation.study.engines.processes import execute
 from evaluation.study.run_id import RunId
 
@@ -33,11 +32,6 @@ class RayEngine(Engine):
         UserError: ray is not installed, or there is no such cluster.
     """
 
-    flags = (
-        Flag("--gpu-share", float, 0.0, "ray: GPUs of each run, such as 0.25", "[0, 64]"),
-        Flag("--address", str, "auto", "ray: auto (a cluster that runs), local (a new one), or HOST:PORT"),
-    )
-
     def __init__(
         self, address: str = "auto", *, jobs: int | None = None, threads: int = 1, gpus: float = 0.0, retries: int = 1
     ) -> None:
@@ -57,10 +51,7 @@ class RayEngine(Engine):
                     logging_level=logging.ERROR,
                 )
             except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-                raise UserError(
-                    f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
-                    "or use --address local"
-                ) from error
+                raise _no_cluster(address, error) from error
         places = sum(_places(node["Resources"], threads, gpus) for node in ray.nodes() if node["Alive"])
         if places < 1:
             raise UserError(
@@ -69,12 +60,6 @@ class RayEngine(Engine):
             )
         super().__init__(jobs or 2 * places)
         self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=retries)(_execute)
-
-    @classmethod
-    def of(cls, program: tuple[str, ...], options: argparse.Namespace) -> Self:
-        """On the cluster at --address."""
-        shape = {"jobs": options.jobs, "threads": options.threads, "gpus": options.gpu_share}
-        return cls(options.address, **shape, retries=options.retries)
 
     def submit(self, job: Job) -> None:
         """Hand a job to the cluster."""
@@ -117,10 +102,12 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
-            "or use --address local"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    where = f"--address {address}: no Ray cluster there ({reason(error)})"
+    return UserError(f"{where}; start one with `ray start --head`, or use --address local")
 
 
 def _execute(job: Job) -> Outcome:
