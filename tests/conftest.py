@@ -1,4 +1,4 @@
-"""One thread for each process of the tests, which run side by side (`-n` of pytest-xdist)."""
+"""One thread for each process of the tests, which run side by side (see addopts in pyproject.toml)."""
 
 from __future__ import annotations
 

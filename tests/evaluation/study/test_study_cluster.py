@@ -25,17 +25,19 @@ from tests.evaluation.study.study_helpers import contents, write
 ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without CPUs, to which tests add nodes of two."""
     from ray.cluster_utils import Cluster
 
     root = str(Path(__file__).parents[3])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    ray.init(address=made.address, log_to_driver=False, configure_logging=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        ray.init(address=made.address, log_to_driver=False, configure_logging=False)
+        yield made
+        ray.shutdown()
+        made.shutdown()
 
 
 class Killer:
@@ -111,8 +113,8 @@ def test_no_cluster_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_run_must_fit_one_node(tmp_path: Path, cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    for _ in range(2):
-        cluster.add_node(num_cpus=2)
+    cluster.add_node(num_cpus=2)
+    cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     file = write(tmp_path / "tiny.yaml")
     arguments = ["--engine", "ray", "--threads", "3", "--dir", str(tmp_path / "s")]

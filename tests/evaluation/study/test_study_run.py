@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,21 @@ def process(*arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def until(condition: Any, seconds: float = 60) -> None:
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study of the part COMPARE; not to be changed."""
+    folder = tmp_path_factory.mktemp("compared")
+    assert run(write(folder / "tiny.yaml", parts=COMPARE), "--dir", folder / "s") == 0
+    return folder / "s"
+
+
+@pytest.fixture
+def finished(compared: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(compared, tmp_path / "s")
+
+
+def until(condition: Any, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -85,10 +100,8 @@ def test_interrupted_it_stops_its_runs_and_says_how_to_go_on(tmp_path: Path) -> 
     assert not any(is_held(lock) for lock in (tmp_path / "s").rglob("s*/lock"))
 
 
-def test_more_seeds_and_optimizers_run_only_what_is_missing(tmp_path: Path) -> None:
-    file = write(tmp_path / "tiny.yaml", parts=COMPARE)
-    folder = tmp_path / "s"
-    assert run(file, "--dir", folder) == 0
+def test_more_seeds_and_optimizers_run_only_what_is_missing(tmp_path: Path, finished: Path) -> None:
+    folder = finished
     before = {path: path.stat().st_mtime_ns for path in summaries(folder)}
     assert len(before) == 8
     optimizers = DEFINITION["optimizers"] | {"light": {"method": "light", "momentum": 0.1}}
@@ -98,9 +111,10 @@ def test_more_seeds_and_optimizers_run_only_what_is_missing(tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_another_definition_is_refused_and_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "s"
-    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
+def test_another_definition_is_refused_and_nothing_changed(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished
     before = contents(folder)
     other = write(tmp_path / "other.yaml", parts=COMPARE, options={"steps": 30})
     assert run(other, "--dir", folder) == 2
@@ -114,7 +128,7 @@ def test_another_definition_is_refused_and_nothing_changed(tmp_path: Path, capsy
     assert contents(folder) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    assert run(tmp_path / "tiny.yaml", "--dir", tmp_path / "mine") == 2
+    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", tmp_path / "mine") == 2
     assert "not a study folder (it holds letter.txt)" in capsys.readouterr().err
 
 
@@ -130,10 +144,9 @@ def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
     assert len(index) == len(summaries(tmp_path / "s"))
 
 
-def test_a_folder_stands_for_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", tmp_path / "elsewhere") == 0
+def test_a_folder_stands_for_its_study(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert run(tmp_path / "elsewhere", "--dry-run") == 0
+    assert run(finished, "--dry-run") == 0
     assert "0 runs to do, 8 finished" in capsys.readouterr().out
 
 
@@ -145,10 +158,11 @@ def test_killed_before_its_first_run_a_study_begins_again(tmp_path: Path) -> Non
     assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
 
 
-def test_a_changed_default_is_not_mixed_with_what_was_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_default_is_not_mixed_with_what_was_run(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The study's own options are the same, but the program now takes them for another configuration."""
-    folder = tmp_path / "s"
-    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
+    folder = finished
     changed = tmp_path / "descent.py"
     changed.write_text(
         Path(DESCENT[1]).read_text().replace('"--noise", type=float, default=0.1', '"--noise", type=float, default=0.2')
@@ -160,13 +174,12 @@ def test_a_changed_default_is_not_mixed_with_what_was_run(tmp_path: Path, capsys
     assert len(summaries(folder)) == 8
 
 
-def test_a_summary_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_that_is_none_is_named(tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "tiny.yaml", parts=COMPARE)
-    assert run(file, "--dir", tmp_path / "s") == 0
-    damaged = summaries(tmp_path / "s")[0]
+    damaged = summaries(finished)[0]
     for text in ("{}", "{", "[1]"):
         damaged.write_text(text)
-        assert run(file, "--dir", tmp_path / "s") == 2
+        assert run(file, "--dir", finished) == 2
         assert f"{damaged} is no summary of a run: remove {damaged.parent}" in capsys.readouterr().err
 
 
