@@ -15,7 +15,7 @@ from evaluation.plots import estimates
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, seeds_in_words, series
 from evaluation.plots.scores import TARGET
 from evaluation.plots.study_data import Found, Part, Row, StudyData, figure_or_reason, which
-from evaluation.study.spec import flatten
+from evaluation.study.entry import flatten
 
 Point = tuple[float, float, float, float, int]  # learning rate, IQM, its interval, runs
 FULL = ("full", "default", "both")  # the names of the whole method among the variants of an ablation

@@ -5,78 +5,26 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 
-from evaluation.cli.errors import EXIT_USER_ERROR, UserError, reason
-from evaluation.runs.run_folder import CONFIG, is_finished
+from evaluation.cli.errors import EXIT_USER_ERROR, reason
+from evaluation.runs.run_folder import is_finished
+from evaluation.study.engines.base import Job, Outcome
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)  # looked up here: nothing is to be loaded between fork and exec
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run to be carried out.
-
-    Attributes:
-        id: of the run in its study.
-        program: the trainer's command, ("asgc-rl",).
-        arguments: options of its `train`.
-        run: the run folder.
-        log: where its output goes, appended.
-        threads: threads it may use.
-        environment: variables set for it besides, CUDA_VISIBLE_DEVICES for one.
-    """
-
-    id: str
-    program: tuple[str, ...]
-    arguments: tuple[str, ...]
-    run: Path
-    log: Path
-    threads: int = 1
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    def command(self) -> list[str]:
-        """What is executed: a run folder that exists is resumed."""
-        resume = ["--resume"] if (self.run / CONFIG).is_file() else []
-        return [*self.program, "train", f"--run-dir={self.run}", *self.arguments, *resume]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: `failure` is None for a finished one, else the reason in a line; `final` if a new attempt would
-    meet the same."""
-
-    id: str
-    failure: str | None
-    final: bool = False
-    seconds: float = 0.0
-
-
-def resolve_program(program: Sequence[str]) -> tuple[str, ...]:
-    """The program as it can be executed anywhere: found beside this Python first, then on the PATH.
-
-    Raises:
-        UserError: there is no such program.
-    """
-    name, *rest = program
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
-    if found is None:
-        raise UserError(f"program {name!r}: not found beside {sys.executable} or on the PATH")
-    return (found, *rest)
-
-
 class Attempt:
-    """A job under way; subclasses say how it is started, ended and watched."""
+    """A job under way as a process that leads a session of its own; subclasses say how it is started and watched."""
+
+    process: subprocess.Popen[bytes] | BaseProcess
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -90,7 +38,12 @@ class Attempt:
 
     def kill(self) -> None:
         """End it, and what it started, at once; it goes on from its last checkpoint another time."""
-        raise NotImplementedError
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        while self.code() is None:
+            time.sleep(POLL_S)
 
     def poll(self) -> Outcome | None:
         """The outcome, or None while it runs."""
@@ -98,13 +51,13 @@ class Attempt:
         if code is None:
             return None
         seconds = time.monotonic() - self._started
-        if code == 0 and is_finished(self.job.run):
-            return Outcome(self.job.id, None, seconds=seconds)
+        if code == 0 and is_finished(self.job.folder):
+            return Outcome(self.job.run, seconds=seconds)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if code == 0:
             how = "it ended without a summary"
         last = self._last_line()
-        return Outcome(self.job.id, f"{how}{': ' + last if last else ''}", code == EXIT_USER_ERROR, seconds)
+        return Outcome(self.job.run, f"{how}{': ' + last if last else ''}", code == EXIT_USER_ERROR, seconds)
 
     def _last_line(self) -> str:
         """The last line that this attempt printed."""
@@ -120,6 +73,8 @@ class Attempt:
 class Process(Attempt):
     """A job as a new process."""
 
+    process: subprocess.Popen[bytes]
+
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         environment = {
@@ -129,7 +84,7 @@ class Process(Attempt):
             **job.environment,
         }
         with job.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 job.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -143,17 +98,11 @@ class Process(Attempt):
 
     def code(self) -> int | None:
         """The exit code; None while it runs."""
-        return self._process.poll()
-
-    def kill(self) -> None:
-        """End it, and what it started, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        return self.process.poll()
 
     def wait(self) -> Outcome:
         """Wait for the outcome."""
-        self._process.wait()
+        self.process.wait()
         outcome = self.poll()
         assert outcome is not None
         return outcome
@@ -161,12 +110,12 @@ class Process(Attempt):
 
 def execute(job: Job) -> Outcome:
     """Carry out a job in this process's place; used on the machines of a cluster."""
-    if is_finished(job.run):
-        return Outcome(job.id, None)
+    if is_finished(job.folder):
+        return Outcome(job.run)
     try:
         return Process(job).wait()
     except OSError as error:
-        return Outcome(job.id, f"cannot start it: {reason(error)}", final=True)
+        return Outcome(job.run, f"cannot start it: {reason(error)}", final=True)
 
 
 def die_with_parent() -> None:
