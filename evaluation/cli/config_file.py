@@ -15,6 +15,7 @@ from evaluation.cli.errors import UserError, reason
 from evaluation.files import atomic_write
 
 ABSENT = "(absent)"
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is
 
 
 def plain(config: Any) -> Any:
@@ -53,7 +54,7 @@ def write_config(path: Path, config: Any) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """Read what `write_config` wrote. `UserError` when the file cannot be read or is not a mapping."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
     if not isinstance(config, dict):
@@ -68,7 +69,7 @@ def differences(old: Any, new: Any, ignore: Iterable[str] = ()) -> dict[str, tup
     and is no difference while it is None: an option of a later version that is left to its own default.
     """
     ignored = tuple(ignore)
-    flat_old, flat_new = _flat(plain(old)), _flat(plain(new))
+    flat_old, flat_new = flatten(plain(old)), flatten(plain(new))
     found = {}
     for key in dict.fromkeys([*flat_old, *flat_new]):
         before, after = flat_old.get(key, ABSENT), flat_new.get(key, ABSENT)
@@ -81,12 +82,13 @@ def differences(old: Any, new: Any, ignore: Iterable[str] = ()) -> dict[str, tup
     return found
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted keys: {"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}."""
     if not isinstance(value, dict) or (not value and prefix):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 

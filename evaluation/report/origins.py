@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from evaluation.analysis.data.run_reader import SEPARATOR
-from evaluation.plots.study_data import Row
+from evaluation.analysis.comparisons.selection import Row
+from evaluation.analysis.data.protocol import Protocol
 
 LABELS = ("part", "task", "setting", "optimizer", "variant")
 ORIGINS = ("commit", "dirty", "version", "envpool", "torch", "device")
@@ -43,7 +43,7 @@ def groups(rows: Iterable[Row]) -> dict[str, Any]:
         made.append(group)
     return {
         "groups": made,
-        "protocols": [key.split(SEPARATOR) for key in protocols],
+        "protocols": [Protocol.read(key).words() for key in protocols],
         "origins": [dict(zip(ORIGINS, origin, strict=True)) for origin in origins],
     }
 

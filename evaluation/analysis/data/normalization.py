@@ -19,6 +19,14 @@ class Reference:
     high: float
     source: str
 
+    @property
+    def ends(self) -> str:
+        """The two scores in words."""
+        return f"0 = {self.low:g}, 1 = {self.high:g}"
+
+    def __str__(self) -> str:
+        return f"{self.ends}; {self.source}"
+
 
 # Random and human scores of all 57 games, from up to 30 no-ops: Wang et al. 2016 (arXiv 1511.06581), table 2; the same
 # numbers as in DeepMind's dqn_zoo, atari_data.py. For its 49 games Mnih et al. 2015 (Nature, extended data table 2)
