@@ -18,13 +18,13 @@ pytest.importorskip("jinja2")
 
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.data import dataset
+from evaluation.analysis.data.run_key import Cell, Method, RunKey
+from evaluation.analysis.stats.bootstrap import Estimate
 from evaluation.main import main
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Figure, Panel, series
 from evaluation.plots.study_data import StudyData
-from evaluation.report import origins as provenance
-from evaluation.report import page, payload, setup
-from evaluation.report import sections as tables
+from evaluation.report import origins, page, payload, sections, setup
 from tests.evaluation.synthetic_study import write_study
 
 
@@ -92,7 +92,7 @@ class TestPage:
         assert page.build(StudyData(dataset.load(demo_study), repetitions=100)) == text
 
     def test_every_sentence_is_there_losses_included(self, read: Text, study: StudyData) -> None:
-        found = [compare(study.data, "comparison", metric=metric) for metric in tables.METRICS]
+        found = [compare(study.data, "comparison", metric=metric) for metric in sections.METRICS]
         found += [compare(study.data, part) for part in ("rates", "robust", "ablations")]
         sentences = [sentence for comparison in found for sentence in comparison.sentences]
         assert any(sentence.endswith(": worse.") for sentence in sentences)
@@ -202,7 +202,7 @@ class TestPayload:
         assert (found["x"][0], found["x"][-1]) == (0, 9999)
 
     def test_what_series_share_is_sent_once(self) -> None:
-        lines = tuple(series(name, [1, 2], [3, 4], runs={"task": "T", "optimizer": name}) for name in "ab")
+        lines = tuple(series(name, [1, 2], [3, 4], runs=RunKey(task="T", optimizer=name)) for name in "ab")
         [panel] = payload.figure(Figure("f", "f", "", (Panel("", "", Axis(), Axis(), lines),)))["panels"]
         assert (panel["runs"], panel["xs"]) == ({"task": "T"}, [1, 2])
         assert [one["runs"] for one in panel["series"]] == [{"optimizer": "a"}, {"optimizer": "b"}]
@@ -229,52 +229,50 @@ class TestPayload:
 class TestTables:
     def test_cells_are_the_comparisons(self, study: StudyData) -> None:
         comparison = study.comparison(study.parts("compare")[0], "final")
-        order = tables.Order(study.tasks, study.settings, study.optimizers)
-        sheets = {
-            sheet.name: sheet for sheet in tables.Numbers(comparison, "compare", study.optimizers, order).sheets()
-        }
+        order = sections.Order(study.tasks, study.settings, study.optimizers)
+        sheets = {sheet.name: sheet for sheet in sections.sheets_of(comparison, order)}
         sheet = sheets["comparison-final-cells"]
         assert len(sheet.lines) == len(comparison.cells)
         for line in sheet.lines:
             task, setting, method = (cell.text for cell in line.cells[:3])
-            [row] = [row for row in comparison.cells if (row.task, row.setting, row.method) == (task, setting, method)]
-            assert line.cells[4].value == row.iqm
-            assert line.runs == {"part": "comparison", "task": task, "setting": setting, "optimizer": method}
+            place = (Cell(task, setting), Method(method))
+            [row] = [row for row in comparison.cells if (row.cell, row.method) == place]
+            assert line.cells[4].value == row.iqm.value
+            assert line.runs == RunKey("comparison", task, setting, method)
         assert [line.cells[2].text for line in sheet.lines[:3]] == ["asgc", "adam", "sgd"]
 
     @pytest.mark.parametrize(
-        ("kind", "row", "labels"),
+        ("cell", "method", "labels"),
         [
-            ("compare", ("T", "plain", "asgc"), {"task": "T", "setting": "plain", "optimizer": "asgc"}),
-            ("compare", ("", "all settings", "asgc"), {"optimizer": "asgc"}),
-            (
-                "grid",
-                ("T", "plain, lrx10", "asgc"),
-                {"task": "T", "setting": "plain", "optimizer": "asgc", "variant": "lrx10"},
-            ),
-            (
-                "ablation",
-                ("T", "plain", "unit"),
-                {"task": "T", "setting": "plain", "optimizer": "asgc", "variant": "unit"},
-            ),
+            (Cell("T", "plain"), Method("asgc"), {"task": "T", "setting": "plain"}),
+            (Cell(), Method("asgc"), {}),
+            (Cell("T", "plain", "lrx10"), Method("asgc"), {"task": "T", "setting": "plain", "variant": "lrx10"}),
+            (Cell("T", "plain"), Method("asgc", "unit"), {"task": "T", "setting": "plain", "variant": "unit"}),
         ],
     )
-    def test_the_runs_behind_a_row(
-        self, study: StudyData, kind: str, row: tuple[str, str, str], labels: dict[str, str]
-    ) -> None:
-        comparison = study.comparison(study.parts("compare")[0], "final")
-        numbers = tables.Numbers(comparison, kind, ["asgc"], tables.Order([], [], []))
-        assert numbers.runs(*row) == {"part": "comparison", "optimizer": "asgc", **labels}
+    def test_the_runs_behind_a_row(self, cell: Cell, method: Method, labels: dict[str, str]) -> None:
+        runs = RunKey.of("comparison", cell, method)
+        assert runs.labels() == {"part": "comparison", "optimizer": "asgc", **labels}
+
+    def test_the_runs_behind_variants_and_points_are_theirs(self, study: StudyData) -> None:
+        order = sections.Order(study.tasks, study.settings, study.optimizers)
+        for kind, count in (("ablation", 3), ("grid", 3)):
+            comparison = study.comparison(study.parts(kind)[0], "final")
+            [sheet] = [one for one in sections.sheets_of(comparison, order) if one.name.endswith("-cells")]
+            for line in sheet.lines:
+                labels = line.runs.labels()
+                assert sum(labels.items() <= row.items() for row in study.runs) == count
+                assert labels["variant"] in f"{line.cells[1].text} {line.cells[2].text}"
 
     def test_numbers_in_words(self) -> None:
-        assert tables.estimate(0.5, math.nan, math.nan).interval == ""
-        assert tables.estimate(30_000, 20_000, math.inf).interval == "[20000, ∞]"
-        assert tables.number(math.nan).text == ""
+        assert sections.estimate(Estimate(0.5)).interval == ""
+        assert sections.estimate(Estimate(30_000, 20_000, math.inf)).interval == "[20000, ∞]"
+        assert sections.number(math.nan).text == ""
 
 
 class TestProvenance:
     def test_groups_hold_every_run_once(self, study: StudyData) -> None:
-        found = provenance.groups(study.runs)
+        found = origins.groups(study.runs)
         assert sum(len(group["seeds"]) for group in found["groups"]) == len(study.runs)
         [group] = [
             group
@@ -291,7 +289,7 @@ class TestProvenance:
         row: dict[str, Any] = {"part": "p", "kind": "compare", "task": "t", "setting": "s", "optimizer": "o"}
         row |= {"variant": "default", "purpose": "test", "path": "x", "protocol": "a=1", "options": "{}", "command": ""}
         rows = [row | {"seed": 2, "commit": "b"}, row | {"seed": 1, "commit": "a"}]
-        found = provenance.groups(rows)
+        found = origins.groups(rows)
         [group] = found["groups"]
         assert group["seeds"] == [1, 2]
         assert [found["origins"][index]["commit"] for index in group["origin"]] == ["a", "b"]
@@ -308,7 +306,7 @@ class TestProvenance:
         ],
     )
     def test_commands_as_they_are_typed(self, text: str, typed: str) -> None:
-        assert provenance.command(text) == typed
+        assert origins.command(text) == typed
 
 
 class TestSetup:
