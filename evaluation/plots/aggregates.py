@@ -13,12 +13,7 @@ from evaluation.analysis.stats.aggregate import above, mean
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, curve
 from evaluation.plots.study_data import Part, StudyData, dots, figure_or_reason, names_high
 
-STATISTICS = {
-    "iqm": "IQM",
-    "median": "median",
-    "mean": "mean",
-    "optimality_gap": "optimality gap ↓",
-}
+STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap ↓"}
 PROFILE_POINTS = 141
 NORMALIZED = "Normalized: 0 is a random policy, 1 the reference score"
 INCOMPLETE = "no optimizer has runs on all tasks"

@@ -166,17 +166,14 @@ class Figure:
         inner = any(one.inner is not None for panel in self.panels for one in panel.series)
         header += ["low", "high", *(["quartile_low", "quartile_high"] if inner else []), "n"]
         rows = []
-        for panel in self.panels:
-            for one in panel.series:
-                for index in range(one.x.size):
-                    place: list[Any] = [panel.row, panel.column, one.label]
-                    if on_categories:
-                        place += [panel.categories[int(one.y[index])], one.x[index]]
-                    else:
-                        place += [one.x[index], one.y[index]]
-                    quartiles = [] if not inner else [_at(None if one.inner is None else q, index) for q in _pair(one)]
-                    count = "" if one.n is None else int(one.n[index])
-                    rows.append([*place, _at(one.low, index), _at(one.high, index), *quartiles, count])
+        for panel, one in ((panel, one) for panel in self.panels for one in panel.series):
+            quartiles = (None, None) if one.inner is None else one.inner
+            ends = (one.low, one.high, *(quartiles if inner else ()))
+            for index, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
+                place = (panel.categories[int(y)], x) if on_categories else (x, y)
+                numbers = ("" if end is None else float(end[index]) for end in ends)
+                count = "" if one.n is None else int(one.n[index])
+                rows.append([panel.row, panel.column, one.label, *place, *numbers, count])
         return header, rows
 
 
@@ -210,14 +207,6 @@ def seeds_in_words(counts: Iterable[int], word: str = "seed") -> str:
         return f"No {word}s"
     text = f"n = {numbers[0]}" if len(numbers) == 1 else f"n = {numbers[0]} to {numbers[-1]}"
     return f"{text} {word}{'' if numbers == [1] else 's'}".replace(" ", "\xa0")
-
-
-def _pair(one: Series) -> tuple[Any, Any]:
-    return (None, None) if one.inner is None else (one.inner[0], one.inner[1])
-
-
-def _at(values: Array | None, index: int) -> Any:
-    return "" if values is None else float(values[index])
 
 
 def _floats(values: ArrayLike | None) -> Array | None:

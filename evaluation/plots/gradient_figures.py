@@ -55,9 +55,8 @@ def magnitudes(source: Source) -> Found:
         )
         how: dict[str, Any] = {"row_name": "optimizer", "column_name": "stage", "columns": ("log10_gradient", "layer")}
         how |= {"per_panel": (2.3, max(0.9, 0.4 + 0.24 * most))} | _member("gradients", where, cells)
-        figures.append(
-            Figure(title="Gradient magnitudes by layer and stage", caption=caption, panels=tuple(panels), **how)
-        )
+        title = "Gradient magnitudes by layer and stage"
+        figures.append(Figure(title=title, caption=caption, panels=tuple(panels), **how))
     return figures
 
 
@@ -95,11 +94,8 @@ def distributions(source: Source) -> Found:
         "what the base rule saw), four bins a decade, over the regular records of each third of the run. In the "
         "corner: the share of elements that are zero (below 1e-12)."
     )
-    how: dict[str, Any] = {
-        "row_name": "layer",
-        "column_name": "stage",
-        "columns": ("log10_gradient", "share_of_elements"),
-    }
+    how: dict[str, Any] = {"row_name": "layer", "column_name": "stage"}
+    how["columns"] = ("log10_gradient", "share_of_elements")
     title = "Gradients before and after clipping, by layer and stage"
     return [figure_or_reason("gradients", panels, NOTHING, title, caption, **how)]
 
@@ -143,11 +139,8 @@ def thresholds(source: Source, *, single: bool = False) -> Found:
 
 def _over_time(values: Mapping[str, Array], key: RunKey) -> list[Series]:
     drawn = []
-    for label, column, role in (
-        (BEFORE, "grad_rms", "before"),
-        (AFTER, "after_rms", "after"),
-        (THRESHOLD, "threshold", "threshold"),
-    ):
+    drawn_as = {"grad_rms": (BEFORE, "before"), "after_rms": (AFTER, "after"), "threshold": (THRESHOLD, "threshold")}
+    for column, (label, role) in drawn_as.items():
         known = np.isfinite(values[column]) & (values[column] > 0)
         if known.any():
             several = values["n"].max() > 1

@@ -115,11 +115,8 @@ def _grid(figure: Figure) -> tuple[int, int, list[tuple[int, int]]]:
     """Rows, columns, and the place of each panel. One row (or column) of many panels is wrapped."""
     rows, columns = figure.rows(), figure.column_names()
     if len(rows) > 1 and len(columns) > 1:
-        return (
-            len(rows),
-            len(columns),
-            [(rows.index(panel.row), columns.index(panel.column)) for panel in figure.panels],
-        )
+        places = [(rows.index(panel.row), columns.index(panel.column)) for panel in figure.panels]
+        return len(rows), len(columns), places
     count = len(figure.panels)
     across = min(count, 4 if count % 4 == 0 or count > 6 else 3)
     return math.ceil(count / across), across, [divmod(index, across) for index in range(count)]

@@ -84,29 +84,23 @@ def score(run: RunData) -> Found:
         f"({' or '.join(map(str, number))} of them; normal approximation). One run, so nothing is said of other seeds."
         + (" Dashed grey: the target." if target is not None else "")
     )
-    how: dict[str, Any] = {
-        "row_name": "run",
-        "column_name": "",
-        "columns": ("step", "mean_return"),
-        "per_panel": (5.2, 2.6),
-    }
-    how["member"] = run.title
+    how: dict[str, Any] = {"row_name": "run", "column_name": "", "columns": ("step", "mean_return")}
+    how |= {"per_panel": (5.2, 2.6), "member": run.title}
     return [figure_or_reason("score", [panel], "no evaluation yet", "Evaluation scores", caption, **how)]
 
 
 def training(run: RunData) -> Found:
     """What was logged of the training, one panel a quantity."""
-    caption = "Means over each logging interval of the training."
-    return [_small_multiples(run, "training", "Training", TRAINING, caption)]
+    return _small_multiples(run, "training", TRAINING, "Means over each logging interval of the training.")
 
 
 def diagnostics(run: RunData) -> Found:
     """What was recorded of the network: overestimation, dormant units, rank, churn, gradient noise."""
     caption = "Recorded at single updates (see evaluation.runs.recorder); one run."
-    return [_small_multiples(run, "diagnostics", "Diagnostics", DIAGNOSTICS, caption)]
+    return _small_multiples(run, "diagnostics", DIAGNOSTICS, caption)
 
 
-def _small_multiples(run: RunData, name: str, title: str, splits: Iterable[str], caption: str) -> Any:
+def _small_multiples(run: RunData, name: str, splits: Iterable[str], caption: str) -> Found:
     panels = []
     for split in splits:
         for quantity in dict.fromkeys(row.name for row in run.metrics if row.split == split):
@@ -115,16 +109,11 @@ def _small_multiples(run: RunData, name: str, title: str, splits: Iterable[str],
             if values:
                 line = series(run.optimizer, list(values), list(values.values()), n=1)
                 panels.append(Panel(words, "", steps_axis(), Axis("", log=log and min(values.values()) > 0), (line,)))
-    how: dict[str, Any] = {
-        "row_name": "quantity",
-        "column_name": "",
-        "columns": ("step", "value"),
-        "per_panel": (2.5, 1.7),
-    }
-    how["member"] = run.title
+    how: dict[str, Any] = {"row_name": "quantity", "column_name": "", "columns": ("step", "value")}
+    how |= {"per_panel": (2.5, 1.7), "member": run.title}
     if not panels:
-        return Omitted(name, f"the run has no rows of {' or '.join(splits)} in its metrics")
-    return figure_or_reason(name, panels, "no finite values", title, caption, **how)
+        return [Omitted(name, f"the run has no rows of {' or '.join(splits)} in its metrics")]
+    return [figure_or_reason(name, panels, "no finite values", name.capitalize(), caption, **how)]
 
 
 def layers(run: RunData) -> Found:

@@ -14,8 +14,8 @@ from evaluation.analysis.comparisons.matched_grid import MatchedGridRow
 from evaluation.analysis.comparisons.robustness import RobustnessRow
 from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data.run_key import Cell, Method, RunKey
+from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Estimate
-from evaluation.analysis.table import Table
 
 METRICS = ("final", "ttt_steps", "auc", "detrended_std")  # what is compared, in the order of the page
 STATISTICS = {

@@ -25,6 +25,7 @@ from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import Reference
 from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import (
     Array,
     Statistic,
@@ -36,7 +37,6 @@ from evaluation.analysis.stats.aggregate import (
 )
 from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
 from evaluation.analysis.stats.censored import median_time, restricted_mean_time
-from evaluation.analysis.table import Columns, Table
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean
 
@@ -98,12 +98,10 @@ class PairRow:
 class Comparison:
     """What `compare` found. `notes` are what a reader has to know besides: see `selection.Selection`."""
 
-    study: str
     part: str
     kind: str
     metric: Metric
     baseline: Method
-    methods: list[Method]
     how: Bootstrap
     cells: Table[CellRow]
     aggregates: Table[AggregateRow]
@@ -136,12 +134,10 @@ def compare(
     note, words = bootstrap_note(selection, how), selection.metric.words
     adjusted = f"p adjusted by Holm over the rows of this table; {note}"
     return Comparison(
-        study=dataset.name,
         part=selection.part,
         kind=selection.kind,
         metric=selection.metric,
         baseline=chosen,
-        methods=selection.methods,
         how=how,
         cells=Table(f"{words} by task and setting", _cell_rows(selection, how), note),
         aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, how), note),

@@ -22,9 +22,9 @@ from evaluation.analysis.comparisons.selection import run_rows, select
 from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast, judge
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method, RunKey
+from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import interquartile_mean
 from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Estimate
-from evaluation.analysis.table import Columns, Table
 from evaluation.cli.errors import UserError
 
 FACTOR = 1.5  # two effective steps that differ by less are taken as matched

@@ -23,9 +23,9 @@ from evaluation.analysis.comparisons.verdicts import Contrast, judge
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import normalize
 from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import Array
 from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Estimate
-from evaluation.analysis.table import Columns, Table
 from evaluation.cli.errors import UserError
 
 Bins = dict[int, Array]  # number of the bin -> normalized scores of the runs in it

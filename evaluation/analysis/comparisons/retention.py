@@ -19,9 +19,9 @@ from evaluation.analysis.comparisons.selection import refuse_two_protocols, run_
 from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, judge
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import Array, interquartile_mean, statistic
 from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
-from evaluation.analysis.table import Columns, Table
 from evaluation.cli.errors import UserError
 
 

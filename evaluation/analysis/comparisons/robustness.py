@@ -4,7 +4,7 @@
     robustness(data)               # share of random settings near the best, area under their distribution
     robustness(data, "rates")      # the same of the points of a grid
 
-Both return `table.Table`s with intervals from an explicit seed. Which of two methods is better at random settings:
+Both return tables with intervals from an explicit seed. Which of two methods is better at random settings:
 ``compare(data, part)`` of the robustness part.
 """
 
@@ -23,9 +23,9 @@ from evaluation.analysis.comparisons.selection import Row, Selection, refuse_mix
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import normalize
 from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import Array, Statistic, interquartile_mean, statistic
 from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
-from evaluation.analysis.table import Columns, Table
 from evaluation.cli.errors import UserError
 
 LEARNING_RATE = "optimizer.lr"

@@ -1,12 +1,14 @@
 """What tells runs of a study apart: the part, the task, the setting, the optimizer, the variant and the seed.
 
 A *method* is what a comparison compares: an optimizer, or a variant of one. A *cell* is where it does so: a task in a
-setting, and in a grid at one of its points. `Key` names runs, or with fields left empty all that agree in the others.
+setting, and in a grid at one of its points. A `RunKey` names runs: with fields left empty all that agree in the others.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 ALL = "all settings"  # how the cell of all tasks and settings is called
 
@@ -25,6 +27,11 @@ class RunKey:
     def of(cls, part: str, cell: Cell, method: Method) -> RunKey:
         """The runs of a method in a cell."""
         return cls(part, cell.task, cell.setting, method.optimizer, cell.point or method.variant)
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> RunKey:
+        """The runs that a row of the table `runs` belongs with: those that differ from it in their seed only."""
+        return cls(*(row[field.name] for field in fields(cls)))
 
     def labels(self) -> dict[str, str]:
         """The fields that are given, by name."""

@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class RunReader:
 
     def runs(self, source: Source) -> Iterator[Run]:
         """The whole runs of a study or of plain folders."""
-        for folder, labels in self._indexed(source) if source.study else self._plain(source):
+        plain: Iterable[tuple[Path, dict[str, Any] | None]] = ((folder, None) for folder in source.folders)
+        for folder, labels in self._indexed(source) if source.study else plain:
             try:
                 run = self._read(str(folder), labels)
             except NotARun as error:
@@ -123,9 +124,6 @@ class RunReader:
             name = source.prefix + (labels["id"] if labels else relative if relative != "." else source.name)
             run.row = {"run": name, "path": relative, "study": source.name, **run.row}
             yield run
-
-    def _plain(self, source: Source) -> Iterator[tuple[Path, None]]:
-        return ((folder, None) for folder in source.folders)
 
     def _indexed(self, source: Source) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The runs that a study planned, and its runs that nobody planned as problems."""
@@ -213,15 +211,14 @@ def _row(
     optimizer = config["optimizer.name"]
     if labels is None:
         labels = {
+            **dict.fromkeys(("setting", "variant"), "default"),
             "part": "runs",
             "kind": "compare",
-            "task": config["game"] if "game" in config else config["task"],
-            "setting": "default",
-            "optimizer": optimizer,
-            "variant": "default",
-            "seed": config["seed"],
             "purpose": "test",
             "options": {},
+            "task": config["game"] if "game" in config else config["task"],
+            "optimizer": optimizer,
+            "seed": config["seed"],
         }
     else:
         _refuse_another_run(config, labels)

@@ -30,7 +30,7 @@ def folder(demo_study: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def study(folder: Path) -> StudyData:
-    return StudyData(dataset.load(folder), repetitions=200)
+    return StudyData(dataset.load(folder), repetitions=100)
 
 
 @pytest.fixture(scope="module")

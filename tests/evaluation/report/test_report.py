@@ -68,16 +68,6 @@ class Text(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def study(demo_study: Path) -> StudyData:
-    return StudyData(dataset.load(demo_study), repetitions=100)
-
-
-@pytest.fixture(scope="module")
-def text(study: StudyData) -> str:
-    return page.build(study)
-
-
-@pytest.fixture(scope="module")
 def read(text: str) -> Text:
     return Text(text)
 
@@ -88,9 +78,6 @@ class TestPage:
         assert "url(" not in text[: text.index("</style>")]
         assert text.count("plotly.js v") == 1  # once
 
-    def test_same_data_give_the_same_page(self, text: str, demo_study: Path) -> None:
-        assert page.build(StudyData(dataset.load(demo_study), repetitions=100)) == text
-
     def test_every_sentence_is_there_losses_included(self, read: Text, study: StudyData) -> None:
         found = [compare(study.data, "comparison", metric=metric) for metric in sections.METRICS]
         found += [compare(study.data, part) for part in ("rates", "robust", "ablations")]
@@ -100,8 +87,8 @@ class TestPage:
         for sentence in sentences:
             assert sentence in read.text
 
-    def test_every_figure_has_its_caption(self, read: Text, study: StudyData) -> None:
-        figures = [figure for family in page.gather(study).figures for figure in family]
+    def test_every_figure_has_its_caption(self, read: Text, contents: page.Contents) -> None:
+        figures = [figure for family in contents.figures for figure in family]
         assert len(figures) > 20
         for figure in figures:
             assert " ".join(figure.caption.split()) in read.text
@@ -122,9 +109,9 @@ class TestPage:
         ):
             assert words in read.text, words
 
-    def test_what_was_left_out_is_said(self, demo_study: Path, tmp_path: Path) -> None:
+    def test_what_was_left_out_is_said(self, small_study: Path, tmp_path: Path) -> None:
         folder = tmp_path / "lost"
-        shutil.copytree(demo_study, folder)
+        shutil.copytree(small_study, folder)
         (folder / "comparison/CartPole/plain/adam/default/s102/summary.json").unlink()
         (folder / "comparison/CartPole/plain/sgd/default/s101/summary.json").write_text("{")
         read = Text(page.build(StudyData(dataset.load(folder), repetitions=100), folder))
@@ -142,9 +129,9 @@ class TestPage:
         assert "figure robustness : the study has no finished runs of a part of kind robustness" in read.text
         assert "figure improvement : there is one optimizer only" in read.text
 
-    def test_names_cannot_break_out_of_the_page(self, demo_study: Path, tmp_path: Path) -> None:
+    def test_names_cannot_break_out_of_the_page(self, small_study: Path, tmp_path: Path) -> None:
         folder = tmp_path / "evil"
-        shutil.copytree(demo_study, folder)
+        shutil.copytree(small_study, folder)
         nasty = "</script><img src=x onerror=alert(1)>"
         definition = (folder / "study.yaml").read_text().replace("Does ASGC", f"{nasty} Does ASGC")
         (folder / "study.yaml").write_text(definition)
@@ -157,11 +144,14 @@ class TestPage:
 
 
 class TestCommand:
-    def test_writes_the_page(self, demo_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_writes_the_page_and_the_same_data_give_the_same(
+        self, demo_study: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         out = tmp_path / "new" / "page.html"
         assert main(["report", str(demo_study), "--out", str(out), "--repetitions", "100"]) == 0
         assert capsys.readouterr().out.startswith(f"{out} (")
-        assert out.read_text().startswith("<!doctype html>")
+        assert out.read_text() == text
+        assert text.startswith("<!doctype html>")
         assert out.stat().st_size < 7e6
 
     @pytest.mark.parametrize(
