@@ -166,14 +166,15 @@ class Figure:
         inner = any(one.inner is not None for panel in self.panels for one in panel.series)
         header += ["low", "high", *(["quartile_low", "quartile_high"] if inner else []), "n"]
         rows = []
-        for panel, one in ((panel, one) for panel in self.panels for one in panel.series):
-            quartiles = (None, None) if one.inner is None else one.inner
-            ends = (one.low, one.high, *(quartiles if inner else ()))
-            for index, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
-                place = (panel.categories[int(y)], x) if on_categories else (x, y)
-                numbers = ("" if end is None else float(end[index]) for end in ends)
-                count = "" if one.n is None else int(one.n[index])
-                rows.append([panel.row, panel.column, one.label, *place, *numbers, count])
+        for panel in self.panels:
+            for one in panel.series:
+                quartiles = (None, None) if one.inner is None else one.inner
+                ends = (one.low, one.high, *(quartiles if inner else ()))
+                for index, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
+                    place = (panel.categories[int(y)], x) if on_categories else (x, y)
+                    numbers = ("" if end is None else float(end[index]) for end in ends)
+                    count = "" if one.n is None else int(one.n[index])
+                    rows.append([panel.row, panel.column, one.label, *place, *numbers, count])
         return header, rows
 
 
