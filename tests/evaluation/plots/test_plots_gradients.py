@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 import pytest
 
+from evaluation.analysis.data.run_key import RunKey
 from evaluation.plots import gradient_figures as gradients
 from evaluation.plots import gradient_tables as tables
 from evaluation.plots.figure import Figure, Omitted
@@ -51,7 +52,7 @@ def counts(magnitudes: np.ndarray) -> list[int]:
         return np.bincount(np.digitize(np.log10(magnitudes), EDGES), minlength=BINS).tolist()
 
 
-KEY = tables.Key("p", "T", "plain", "asgc")
+KEY = RunKey("p", "T", "plain", "asgc")
 
 
 class TestQuantiles:

@@ -60,7 +60,8 @@ def check(operation: int) -> None:
     assert (home / "metrics.jsonl").read_text() == expected, operation
     assert load_provenance(home)["time"] == "now"
     names = sorted(path.name for path in home.iterdir())
-    assert names == ["config.yaml", "lock", "metrics.jsonl", "model.pt", "provenance.json", "summary.json"], (
+    files = ["config.yaml", "lock", "metrics.jsonl", "model.pt", "provenance.json", "row.json", "summary.json"]
+    assert names == files, (
         operation,
         names,
     )
