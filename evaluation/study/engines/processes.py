@@ -11,7 +11,7 @@ import sys
 import time
 from multiprocessing.process import BaseProcess
 
-from evaluation.cli.errors import EXIT_USER_ERROR, reason
+from evaluation.cli.errors import EXIT_USER_ERROR
 from evaluation.runs.run_folder import is_finished
 from evaluation.study.engines.base import Job, Outcome
 
@@ -99,23 +99,6 @@ class Process(Attempt):
     def code(self) -> int | None:
         """The exit code; None while it runs."""
         return self.process.poll()
-
-    def wait(self) -> Outcome:
-        """Wait for the outcome."""
-        self.process.wait()
-        outcome = self.poll()
-        assert outcome is not None
-        return outcome
-
-
-def execute(job: Job) -> Outcome:
-    """Carry out a job in this process's place; used on the machines of a cluster."""
-    if is_finished(job.folder):
-        return Outcome(job.run)
-    try:
-        return Process(job).wait()
-    except OSError as error:
-        return Outcome(job.run, f"cannot start it: {reason(error)}", final=True)
 
 
 def die_with_parent() -> None:

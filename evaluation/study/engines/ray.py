@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from typing import Any
 
 from evaluation.cli.errors import UserError, reason
+from evaluation.runs.run_folder import is_finished
 from evaluation.study.engines.base import Engine, Job, Outcome
-from evaluation.study.engines.processes import execute
+from evaluation.study.engines.processes import POLL_S, Process
 from evaluation.study.run_id import RunId
 
 CONNECT_S = 5.0
@@ -115,4 +117,12 @@ def _execute(job: Job) -> Outcome:
     study = job.log.parent
     if not study.is_dir():
         return Outcome(job.run, f"{study} is not on storage that this node shares", final=True)
-    return execute(job)
+    if is_finished(job.folder):
+        return Outcome(job.run)
+    try:
+        attempt = Process(job)
+    except OSError as error:
+        return Outcome(job.run, f"cannot start it: {reason(error)}", final=True)
+    while (outcome := attempt.poll()) is None:
+        time.sleep(POLL_S)
+    return outcome
