@@ -75,23 +75,11 @@ def run(
         folder.adopt(plan)
         url = options.storage or f"sqlite:///{(path / SEARCH_DB).absolute()}"
         storage = Storage(url) if planner.searches else None
-        with (
-            choose.make(command, options) as engine,
-            TerminalDisplay(folder, choose.places(options)) as display,
-        ):
-            driver = Driver(
-                folder,
-                planner,
-                engine,
-                command,
-                display,
-                threads=options.threads,
-                retries=options.retries,
-                storage=storage,
-                parts=parts,
-            )
+        with choose.make(command, options) as engine:
             try:
-                progress = driver.run()
+                with TerminalDisplay(folder, choose.places(options)) as display:
+                    limits = (options.threads, options.retries, storage, parts)
+                    progress = Driver(folder, planner, engine, command, display, *limits).run()
             except KeyboardInterrupt:
                 again = f"{options.study}{f' --dir {options.dir}' if options.dir else ''}"
                 print(f"stopped; go on with: asgc-eval study run {again}", file=sys.stderr)
