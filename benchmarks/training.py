@@ -61,7 +61,7 @@ class Ours:
         )
         self.config.validate()
         self.name = f"asgc-rl, {optimizer}, {select_precision(precision, device)}"
-        self._run = RunFolder.create(
+        self._run = RunFolder(
             folder, self.config.to_dict(), seeds={"seed": self.config.seed}, device=str(device), tensorboard=False
         )
         self._trainer = Trainer(self.config, self._run, device, Watchers())

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rl import tasks
-from rl.config import EnvConfig, NetworkConfig
+from rl.config import NetworkConfig
 from rl.networks import QNetwork, VectorQNetwork, build_network
+from rl.tasks import EnvConfig
 
 
 def test_default_sizes_are_natures() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.replay.ring import FrameReplay
+from rl.tasks import EnvConfig
 from rl.tasks.atari import AtariEnvs, make_envs
 from rl.tasks.protocols import NATURE
 from tests.rl.replay.replay_oracle import GAMMA, Actor, check, check_all, fields, same, scripted
@@ -171,7 +172,8 @@ def test_breakout_is_rebuilt_exactly() -> None:
     num_envs, steps, slots = 2, 700, 300
     replay = FrameReplay(slots * num_envs, num_envs, (42, 42), 4, 3, 0.99)
     actor = Actor(replay, num_envs)
-    envs = make_envs("Breakout", NATURE, num_envs=num_envs, seed=7, training=True, height=42, width=42, threads=1)
+    small = EnvConfig(height=42, width=42, threads=1)
+    envs = make_envs("Breakout", NATURE, small, num_envs=num_envs, seed=7, training=True)
     actor.start(envs)
     rng = np.random.default_rng(7)
     sampled = lost = over = 0

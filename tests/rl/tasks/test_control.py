@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from rl.evaluate import play_games
 from rl.networks import VectorQNetwork
 from rl.replay.ring import FrameReplay
 from rl.step import EpisodeTracker, Step, environment_seeds
+from rl.tasks import EnvConfig
 from rl.tasks.atari import make_envs
-from rl.tasks.control import ControlEnvs, make_control_envs
+from rl.tasks.control import ControlEnvs
 from rl.tasks.families import CONTROL_TASKS
 from rl.tasks.protocols import CLASSIC
 
@@ -37,7 +39,10 @@ POLICIES: dict[str, Policy] = {
 
 
 def make(name: str, **options: Any) -> ControlEnvs:
-    return make_control_envs(TASKS[name].env_id, TASKS[name].ended, **options)
+    defaults = {"threads": 1, "reward_clip": False}
+    how = {name: options.pop(name) for name in ("num_envs", "seed")}
+    task = dataclasses.replace(TASKS[name], max_episode_steps=options.pop("max_episode_steps", None))
+    return task.make(EnvConfig(**(defaults | options)), **how, training=True)
 
 
 def episode(name: str, limit: int | None = None, seed: int = 3) -> list[Step]:
@@ -131,7 +136,7 @@ def test_shapes_types_and_facts_are_envpools(name: str) -> None:
     spec = envpool.make_spec(TASKS[name].env_id)
     observation = envs.reset()
     spaces = TASKS[name].observation(TrainConfig().env)
-    assert spaces.shape == (envs.stack, *envs.frame_shape) == observation.shape[1:]
+    assert spaces.shape == observation.shape[1:]
     assert observation.dtype == np.dtype(spaces.dtype) == np.float32
     assert TASKS[name].target == spec.config.reward_threshold
     step = envs.step([0, 1, envs.num_actions - 1])
@@ -182,8 +187,9 @@ def test_clipped_and_scaled_rewards_are_learned_from_and_scores_stay_true() -> N
 
 
 def test_atari_rewards_are_scaled_after_the_clip() -> None:
+    how = {"num_envs": 2, "seed": 1, "training": True}
     plain, scaled = (
-        make_envs("Breakout", CLASSIC, num_envs=2, seed=1, training=True, height=42, width=42, threads=1, **more)
+        make_envs("Breakout", CLASSIC, EnvConfig(height=42, width=42, threads=1, **more), **how)
         for more in ({}, {"reward_scale": 0.1})
     )
     plain.reset(), scaled.reset()
@@ -346,4 +352,4 @@ def test_options_of_the_other_kind_of_games_are_refused(
 
 def test_atari_environments_of_a_control_task_are_refused() -> None:
     with pytest.raises(ValueError, match="'CartPole' is not the name of an Atari game"):
-        make_envs("CartPole", CLASSIC, num_envs=1, seed=1, training=True)
+        make_envs("CartPole", CLASSIC, EnvConfig(), num_envs=1, seed=1, training=True)
