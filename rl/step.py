@@ -39,6 +39,9 @@ class Step:
     lives: NDArray[np.int32]
 
 
+Answer = tuple[Any, ...]  # of a pool's `step`: observation, reward, terminated, truncated, info
+
+
 class Environments(ABC):
     """N environments stepped together, behind EnvPool's Gymnasium interface.
 
@@ -82,26 +85,18 @@ class Environments(ABC):
             raise ValueError(f"actions must be {self.num_envs} integers, got {array.dtype} of shape {array.shape}")
         if array.min() < 0 or array.max() >= self.num_actions:
             raise ValueError(f"actions must be in [0, {self.num_actions}), got {array.tolist()}")
-        observation, reward, terminated, truncated, info = self._pool.step(array.astype(np.int32))
+        answer = self._pool.step(array.astype(np.int32))
+        _, _, terminated, truncated, _ = answer
         ignored = self._over
         self._over = (terminated | truncated) & ~ignored
-        return self._result(ignored, self._over, observation, reward, terminated, truncated, info)
+        return self._result(ignored, self._over, answer)
 
     @abstractmethod
     def _started(self, observation: NDArray[Any], info: Mapping[str, Any]) -> NDArray[Any]:
         """What `reset` returns."""
 
     @abstractmethod
-    def _result(
-        self,
-        ignored: NDArray[np.bool_],
-        over: NDArray[np.bool_],
-        observation: NDArray[Any],
-        reward: NDArray[np.float32],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        info: Mapping[str, Any],
-    ) -> Step:
+    def _result(self, ignored: NDArray[np.bool_], over: NDArray[np.bool_], answer: Answer) -> Step:
         """What the pool's answer means, where the episodes that are `over` have ended or were cut in this step."""
 
     def close(self) -> None:

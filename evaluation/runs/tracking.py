@@ -8,12 +8,13 @@ MLFLOW_EXPERIMENT_NAME, ...) hold as well. Which of the service's runs it is sta
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,7 +68,7 @@ class TrackingMirror(Watcher):
         self._message = message
         self._service: Service | None = None
         self._shown: set[tuple[int, str, str]] = set()
-        try:
+        with self._guard():
             path = run / IDENTITY
             identities = read_json(path) if path.is_file() else {}
             old = identities.get(name)
@@ -77,34 +78,28 @@ class TrackingMirror(Watcher):
                 self._shown = {(row.step, row.split, row.name) for row in before}
             else:
                 self.logged(kept)
-        except Exception as error:
-            self._give_up(error)
 
     def logged(self, rows: Iterable[MetricRow]) -> None:
         """Mirror `rows`."""
         new = [row for row in rows if (row.step, row.split, row.name) not in self._shown]
-        if self._service is None or not new:
-            return
-        try:
-            self._service.log(new)
-        except Exception as error:  # of somebody else's library and network: anything can come
-            self._give_up(error)
+        if self._service is not None and new:
+            with self._guard():
+                self._service.log(new)
 
     def close(self, finished: bool = False) -> None:
         """End the session; `finished`: the run is complete."""
         service, self._service = self._service, None
         if service is not None:
-            try:
+            with self._guard():
                 service.close(finished)
-            except Exception as error:
-                self._say(error)
 
-    def _give_up(self, error: Exception) -> None:
-        self._say(error)
-        self.close()
-
-    def _say(self, error: Exception) -> None:
-        self._message(f"{self._name} no longer follows this run ({reason(error)}); metrics.jsonl goes on")
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of somebody else's library and network: anything can come
+            self._message(f"{self._name} no longer follows this run ({reason(error)}); metrics.jsonl goes on")
+            self.close()
 
 
 def require(name: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError
-from rl.step import Environments, Step, environment_seeds
+from rl.step import Answer, Environments, Step, environment_seeds
 from rl.tasks.protocols import FRAME_SKIP, AtariProtocol
 from rl.tasks.task import EnvConfig
 
@@ -45,16 +45,8 @@ class AtariEnvs(Environments):
         self._game_over = np.zeros(self.num_envs, np.bool_)  # in it
         return observation
 
-    def _result(
-        self,
-        ignored: NDArray[np.bool_],
-        over: NDArray[np.bool_],
-        observation: NDArray[Any],
-        reward: NDArray[np.float32],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        info: Mapping[str, Any],
-    ) -> Step:
+    def _result(self, ignored: NDArray[np.bool_], over: NDArray[np.bool_], answer: Answer) -> Step:
+        observation, reward, terminated, truncated, info = answer
         lives = info["lives"]
         # EnvPool reports a game or a life that ends at the very step limit as truncated only. There is nothing to
         # bootstrap from after an end, so here the end wins.

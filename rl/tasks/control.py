@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.step import Environments, Step
+from rl.step import Answer, Environments, Step
 
 Rows = NDArray[np.float32]
 Ended = Callable[[Rows, Rows], NDArray[np.bool_]]
@@ -38,16 +38,8 @@ class ControlEnvs(Environments):
     def _started(self, observation: NDArray[Any], info: Mapping[str, Any]) -> NDArray[Any]:
         return np.asarray(observation[:, None], np.float32)
 
-    def _result(
-        self,
-        ignored: NDArray[np.bool_],
-        over: NDArray[np.bool_],
-        observation: NDArray[Any],
-        reward: NDArray[np.float32],
-        terminated: NDArray[np.bool_],
-        truncated: NDArray[np.bool_],
-        info: Mapping[str, Any],
-    ) -> Step:
+    def _result(self, ignored: NDArray[np.bool_], over: NDArray[np.bool_], answer: Answer) -> Step:
+        observation, reward, terminated, _, _ = answer
         ended = over & (terminated | self._ended(observation, reward))
         score = np.where(ignored, np.float32(0), reward)
         learned = np.sign(score) if self._reward_clip else score

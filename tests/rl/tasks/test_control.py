@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from evaluation.cli.errors import UserError
 from rl import TrainConfig
 from rl.algorithms.dqn import QLearner
+from rl.config import NetworkConfig
 from rl.evaluate import play_games
 from rl.networks import VectorQNetwork
-from rl.replay.ring import FrameReplay
+from rl.replay.ring import FrameReplay, Layout
 from rl.step import EpisodeTracker, Step, environment_seeds
-from rl.tasks import EnvConfig
+from rl.tasks import EnvConfig, ObservationSpec
 from rl.tasks.atari import make_envs
 from rl.tasks.control import ControlEnvs
 from rl.tasks.families import CONTROL_TASKS
@@ -208,7 +209,7 @@ def test_replay_stores_vectors_and_cuts_returns_at_ends(limit: int, terminal: bo
     """Every sampled 3-step transition is rebuilt from what the actor saw, over cuts and ends."""
     gamma, n_step = 0.9, 3
     envs = make("CartPole", num_envs=2, seed=5, threads=1, max_episode_steps=limit)
-    replay = FrameReplay(1000, 2, (4,), 1, n_step, gamma, dtype=np.float32)
+    replay = FrameReplay(Layout(1000, 2, (4,), 1, n_step, gamma, "float32"))
     log: list[tuple[NDArray[np.float32], Step]] = []
     observation = envs.reset()
     replay.start(observation)
@@ -241,7 +242,8 @@ def test_replay_stores_vectors_and_cuts_returns_at_ends(limit: int, terminal: bo
 
 def test_replay_files_keep_vectors_exactly(tmp_path: Path) -> None:
     envs = make("LunarLander", num_envs=2, seed=5, threads=1)
-    one, other = (FrameReplay(100, 2, (8,), 1, 1, 0.9, dtype=np.float32) for _ in range(2))
+    layout = Layout(100, 2, (8,), 1, 1, 0.9, "float32")
+    one, other = FrameReplay(layout), FrameReplay(layout)
     one.start(envs.reset())
     for _ in range(70):
         one.add([0, 1], envs.step([0, 1]))
@@ -250,9 +252,9 @@ def test_replay_files_keep_vectors_exactly(tmp_path: Path) -> None:
     a, b = (replay.sample(64, np.random.default_rng(1)) for replay in (one, other))
     assert torch.equal(a.observation, b.observation)
     assert torch.equal(a.next_observation, b.next_observation)
-    assert FrameReplay.nbytes(100, 2, (8,), 1, 1, np.float32) == 100 * (8 * 4 + 11)
+    assert layout.nbytes == 100 * (8 * 4 + 11)
     with pytest.raises(ValueError, match="dtype"):
-        FrameReplay(100, 2, (8,), 1, 1, 0.9).load(tmp_path)
+        FrameReplay(dataclasses.replace(layout, dtype="uint8")).load(tmp_path)
     (tmp_path / "replay-frames.npy").write_bytes((tmp_path / "replay-frames.npy").read_bytes()[:-1])
     with pytest.raises(ValueError, match="cut off"):
         other.load(tmp_path)
@@ -287,7 +289,9 @@ def test_scores_are_the_true_rewards_of_whole_episodes() -> None:
 
 def test_the_network_is_an_mlp_of_scaled_inputs() -> None:
     torch.manual_seed(0)
-    network = VectorQNetwork(3, (1, 2), [5, 7], center=(1.0, -2.0), scale=(2.0, 0.5))
+    network = VectorQNetwork(
+        ObservationSpec((1, 2), "float32", (1.0, -2.0), (2.0, 0.5)), 3, NetworkConfig(units=[5, 7])
+    )
     x = torch.randn(11, 1, 2)
     hidden = (x[:, 0].double() - torch.tensor([1.0, -2.0])) / torch.tensor([2.0, 0.5])
     linear = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
