@@ -78,7 +78,7 @@ class Learner(ABC):
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setup:
     """What an algorithm is made for: `shifted` is to be called with the number of updates whenever the loss has
     changed."""
 
@@ -107,7 +107,7 @@ class Algorithm(ABC):
     updates: int
 
     @abstractmethod
-    def __init__(self, setting: Setting) -> None: ...
+    def __init__(self, setup: Setup) -> None: ...
 
     @property
     @abstractmethod

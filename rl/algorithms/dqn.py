@@ -17,7 +17,7 @@ from evaluation.runs import seeding
 from evaluation.runs.hardware import select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.watchers import Column
-from rl.algorithms.base import Algorithm, Learner, Part, Setting
+from rl.algorithms.base import Algorithm, Learner, Part, Setup
 from rl.algorithms.heads import ExpectedValue
 from rl.config import ExplorationConfig, TrainConfig
 from rl.networks import QNetwork, build_network
@@ -164,14 +164,14 @@ class DQN(Algorithm):
     )
     learner: QLearner
 
-    def __init__(self, setting: Setting) -> None:
-        self.config = config = setting.config
-        self._schedule, self._shifted = setting.schedule, setting.shifted
+    def __init__(self, setup: Setup) -> None:
+        self.config = config = setup.config
+        self._schedule, self._shifted = setup.schedule, setup.shifted
         self.updates = 0
         self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
-        self.learner = QLearner(config, setting.num_actions, setting.spec, setting.device)
-        self.replay = FrameReplay(replay_layout(config, setting.spec), setting.device)
+        self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device)
+        self.replay = FrameReplay(replay_layout(config, setup.spec), setup.device)
         self._means = IntervalMeans()
 
     @staticmethod
