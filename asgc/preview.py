@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,13 +24,6 @@ from .options import TRANSFORM_DEFAULTS
 __all__ = ["Preview", "preview"]
 
 Stepping: TypeAlias = tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]  # parameter, its state, options
-
-
-class Numbered(Stepped, Protocol):
-    """``ASGC``, as its preview sees it."""
-
-    def layer_number(self, param: Tensor) -> int:
-        """Number of a layer for the noise."""
 
 
 class Preview(NamedTuple):
@@ -66,7 +59,7 @@ def preview(optimizer: Optimizer) -> list[Preview]:
     return [Preview(param, param.grad, math.inf, 0.0, 1.0, 0.0) for param in params if param.grad is not None]
 
 
-def preview_asgc(opt: Numbered, make: Callable[..., Any]) -> list[Preview]:
+def preview_asgc(opt: Stepped, make: Callable[..., Any]) -> list[Preview]:
     """``ASGC.preview`` (``make``: ASGC), by the implementation that steps, or by the reference while none is chosen."""
     if first_dtensor(opt.param_groups) is not None:
         states = {

@@ -2,7 +2,8 @@
 
 It writes run folders into a temporary place, loads them from there (`dataset.load`, with every row of every file
 in a table), takes a mean over all rows, and prints seconds and rows a second; then the same sum with Python's
-`json`, line by line, on the first of the folders, as a yardstick of what a notebook would do.
+`json`, line by line, on the first of the folders, as a yardstick of what a notebook would do. With ``--earlier`` the
+folders are those of a version before row.json.
 """
 
 from __future__ import annotations
@@ -14,77 +15,22 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
-import yaml
 
 from evaluation.analysis.data import dataset
-from evaluation.analysis.data.run_rows import EVALUATION, SCORE, SCORE_STD
 from evaluation.cli.errors import main_guard
-from evaluation.files import to_json, write_json
-from evaluation.runs.metrics_file import MetricRow
-from evaluation.runs.run_folder import CONFIG, METRICS, PROVENANCE, SUMMARY
-from evaluation.runs.run_metrics import EVALUATION_SECONDS, evaluations_from_rows, summarize
+from evaluation.runs.analysis_row import ROW
+from evaluation.runs.run_folder import METRICS
+from tests.evaluation.run_trees import write_run  # the benchmark runs in a checkout
 
-NAMES = ("loss", "grad_norm", "epsilon", "return", "q", "steps_per_s", "episodes", "lr")  # of the training rows
-EVALUATIONS, LAST_K = 20, 5  # of a run
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where it is
+EVALUATIONS = 20  # of a run
 MEANS = "SELECT split, name, step, avg(value), count(*) FROM metrics GROUP BY ALL"
 
 
-def write_run(
-    folder: Path,
-    *,
-    seed: int,
-    scores: Sequence[float],
-    rows: int = 0,
-    optimizer: str = "adam",
-    lr: float = 1e-3,
-    game: str = "CartPole",
-    target: float | None = 475.0,
-    **signature: Any,
-) -> None:
-    """A finished run's folder as a trainer leaves it, with made-up numbers.
-
-    `scores` are those of its evaluations, one every 1,000 steps; training rows fill it up to `rows` rows of metrics.
-    `signature` goes into that of the scores.
-    """
-    folder.mkdir(parents=True)
-    lines = [
-        MetricRow(step * 1000, step * 4000, step * 0.123456789, EVALUATION, name, value)
-        for step, score in enumerate(scores, start=1)
-        for name, value in ((SCORE, score), (SCORE_STD, 12.5), (EVALUATION_SECONDS, 0.01))
-    ]
-    values = np.random.default_rng(seed).normal(size=rows).tolist()
-    with (folder / METRICS).open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(to_json(row._asdict())) + "\n" for row in lines)
-        file.writelines(
-            f'{{"step": {i // len(NAMES) * 100}, "samples": {i * 500}, "wall_s": {i * 0.00123456789}, '
-            f'"split": "train", "name": "{NAMES[i % len(NAMES)]}", "value": {values[i]}}}\n'
-            for i in range(rows - len(lines))
-        )
-    config = {
-        "game": game,
-        "seed": seed,
-        "total_steps": len(scores) * 1000,
-        "optimizer": {"name": optimizer, "lr": lr} | dict.fromkeys([f"option_{i}" for i in range(30)]),
-        "network": {f"option_{i}": i for i in range(20)},
-        "evaluation": {"interval": 1000, "episodes": 10, "last_k": LAST_K},
-    }
-    (folder / CONFIG).write_text(yaml.dump(config, Dumper=_DUMPER, sort_keys=False), encoding="utf-8")
-    provenance = {"code": {"commit": "0" * 40, "dirty": False}, "versions": {"torch": "2"}, "device": "cpu"}
-    write_json(folder / PROVENANCE, provenance | {"command": ["asgc-rl", "train", "--seed", str(seed)]})
-    how = {"game": game, "protocol": "made up", "episodes": 10, "seed": seed, "version": "0", "envpool": "0"}
-    evaluations = evaluations_from_rows(lines, EVALUATION, SCORE)
-    summary = summarize(evaluations, target=target, last_k=LAST_K, signature=how | signature)
-    write_json(folder / SUMMARY, summary | {"wall_s": evaluations[-1].wall_s, "mean_score": float(scores[-1])})
-
-
-def _write_tree(root: Path, runs: int, rows: int) -> int:
+def _write_tree(root: Path, runs: int, rows: int, earlier: bool) -> int:
     """`runs` run folders; returns the bytes of their metrics."""
     with mock.patch("os.fsync"):  # nothing here has to survive a power failure
         for number in range(runs):
@@ -92,6 +38,8 @@ def _write_tree(root: Path, runs: int, rows: int) -> int:
             lr = float(10 ** np.random.default_rng(number).uniform(-5, -2))
             scores = np.random.default_rng(seed).normal(20.0 * np.arange(EVALUATIONS), 30.0).tolist()
             write_run(root / f"{optimizer}-s{seed}", seed=seed, scores=scores, rows=rows, optimizer=optimizer, lr=lr)
+            if earlier:
+                (root / f"{optimizer}-s{seed}" / ROW).unlink()
     return sum(path.stat().st_size for path in root.glob(f"*/{METRICS}"))
 
 
@@ -114,10 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load_runs", description=__doc__)
     parser.add_argument("--runs", type=int, default=1000, help="run folders [1000]")
     parser.add_argument("--rows", type=int, default=1000, help="rows of metrics in each [1000]")
+    parser.add_argument("--earlier", action="store_true", help="run folders of a version before row.json")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        size = _write_tree(root, arguments.runs, arguments.rows)
+        size = _write_tree(root, arguments.runs, arguments.rows, arguments.earlier)
         os.sync()
         print(f"{arguments.runs} runs of {arguments.rows} rows, {size / 1e6:.0f} MB of metrics; {os.cpu_count()} CPUs")
         start, cpu = time.perf_counter(), time.process_time()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..layers import first_dtensor
 from ..options import is_tensor_free
 
-__all__ = ["Implementation", "Stepped", "Steps"]
+__all__ = ["Implementation", "Stepped"]
 
 
 class Stepped(Protocol):
@@ -23,15 +23,8 @@ class Stepped(Protocol):
     def layer_state(self, param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """``state[param]``, complete."""
 
-
-class Steps(Protocol):
-    """What the module of an implementation has."""
-
-    def unsupported(self, opt: Any, /) -> str | None:
-        """Why it cannot serve an optimizer, or None if it can."""
-
-    def step(self, opt: Any, /) -> None:
-        """One step of every parameter that has a gradient, under ``no_grad``."""
+    def layer_number(self, param: Tensor) -> int:
+        """Number of a layer for the noise."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +33,14 @@ class Implementation:
 
     Attributes:
         name: the value of the option ``implementation``.
-        load: imports its module; called when it is first asked, so that only what is used is imported or compiled.
+        load: imports its module, which has ``unsupported`` and ``step``: only what is used is imported and compiled.
         dtensors: serves DTensors, and looks for non-finite gradients itself: together with the other ranks.
         tensor_options: options other than lr and betas may be tensors.
         fast_preview: a step of it on copies is the fastest way to see the transformed gradients.
     """
 
     name: str
-    load: Callable[[], Steps]
+    load: Callable[[], Any]
     dtensors: bool = False
     tensor_options: bool = False
     fast_preview: bool = False
@@ -59,7 +52,8 @@ class Implementation:
             return f"{dtensor} is a DTensor, which only implementation='sharded' serves ('auto' takes it)"
         if not self.tensor_options and not all(map(is_tensor_free, opt.param_groups)):
             return "an option other than lr and betas is a tensor"
-        return self.load().unsupported(opt)
+        reason: str | None = self.load().unsupported(opt)
+        return reason
 
     def step(self, opt: Stepped) -> None:
         """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``."""

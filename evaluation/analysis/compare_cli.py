@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,87 +36,91 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("say which study: asgc-eval compare STUDY")
 
     from rich.console import Console
-    from rich.table import Table
 
-    from evaluation.analysis.comparisons.claims import estimate
     from evaluation.analysis.comparisons.compare import compare
-    from evaluation.analysis.comparisons.matched_grid import ALL, matched_grid
+    from evaluation.analysis.comparisons.matched_grid import matched_grid
     from evaluation.analysis.comparisons.retention import retention
     from evaluation.analysis.comparisons.robustness import robustness
     from evaluation.analysis.data.dataset import load
+    from evaluation.analysis.stats.bootstrap import Bootstrap
 
-    how = {name: getattr(options, name) for name in ("baseline", "metric", "seed", "level", "repetitions")}
+    how: dict[str, Any] = {"metric": options.metric}
+    how["how"] = Bootstrap(options.seed, options.level, options.repetitions)
+    kept = near = matched = None
     with load(options.study) as dataset:
-        result = compare(dataset, options.part, **how)
+        result = compare(dataset, options.part, baseline=options.baseline, **how)
         problems = dataset.left_out()
-        kept = None
         if options.keeps_of is not None:
-            kept = retention(dataset, result.part, reference_part=options.keeps_of, **how)
-        near = matched = None
-        (kind,) = {row["kind"] for row in dataset.rows("SELECT DISTINCT kind FROM runs WHERE part = ?", result.part)}
-        if kind in ("grid", "robustness") and result.metric.kind == "score":
-            near = robustness(dataset, result.part, **{key: how[key] for key in how if key != "baseline"})
-        if near is not None and kind == "grid" and dataset.effective_steps():
-            matched = matched_grid(dataset, result.part, **how)
+            kept = retention(dataset, result.part, reference_part=options.keeps_of, baseline=options.baseline, **how)
+        if result.kind in ("grid", "robustness") and result.metric.kind == "score":
+            near = robustness(dataset, result.part, **how)
+        if near is not None and result.kind == "grid" and dataset.effective_steps():
+            matched = matched_grid(dataset, result.part, baseline=options.baseline, **how)
     console = Console(highlight=False)
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("task", "left"), ("setting", "left"), ("method", "left"), ("runs", "right")):
-        shown.add_column(name, justify=justify)  # type: ignore[arg-type]
-    shown.add_column(f"IQM of the {result.metric.words} [interval]", justify="right")
-    shown.add_column("mean", justify="right")
-    for row in result.cells:
-        iqm = estimate(row.iqm, row.iqm_low, row.iqm_high)
-        shown.add_row(row.task, row.setting, row.method, str(row.n), iqm.replace("[", r"\["), f"{row.mean:.4g}")
-    console.print(shown)
+    console.print(_scores(result))
     if near is not None:
         console.print(_near(near))
     sentences = [*result.sentences, *([pair.sentence for pair in result.cell_pairs] if options.by_task else [])]
     if kept is not None:
-        sentences += [row.sentence for row in kept if row.task is None or options.by_task]
+        sentences += [row.sentence for row in kept if not row.cell.task or options.by_task]
     if matched is not None:
-        several = any(row.task == ALL for row in matched)
-        said = (row.sentence for row in matched if row.task == ALL or not several or options.by_task)
+        several = any(not row.cell.task for row in matched)
+        said = (row.sentence for row in matched if not row.cell.task or not several or options.by_task)
         sentences += ["", *said, f"(Along the grid at the same effective step: {matched.note}.)"]
     for line in ("", *sentences, "", result.cells.note + ".", *(f"Note: {note}." for note in result.notes)):
         console.print(line, markup=False, soft_wrap=True)
     for problem in problems:
         print(problem, file=sys.stderr)
     if options.out is not None:
-        more = {name: table for name, table in (("robustness", near), ("matched", matched)) if table is not None}
-        _write(result, more, Path(options.out))
+        tables = {name: getattr(result, name) for name in TABLES} | {"robustness": near, "matched": matched}
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            if table is not None:
+                path = folder / f"{result.part}-{result.metric.name}-{name}.csv"
+                table.write_csv(path)
+                print(path)
     return 0
+
+
+def _scores(result: Any) -> Any:
+    """The table of scores of a `compare.Comparison` for the terminal."""
+    from evaluation.analysis.comparisons.claims import interval
+
+    rows = (
+        (row.cell.task, row.cell.group, row.method.name, str(row.n), interval(row.iqm), f"{row.mean.value:.4g}")
+        for row in result.cells
+    )
+    numbers = ("runs", f"IQM of the {result.metric.words} [interval]", "mean")
+    return _table(("task", "setting", "method"), numbers, rows)
 
 
 def _near(table: Any) -> Any:
     """A table of `robustness.RobustnessRow`s for the terminal."""
+    from evaluation.analysis.comparisons.claims import interval, number
+
+    rows = (
+        (row.cell.task, row.cell.group, row.optimizer.name, str(row.settings), number(row.best), *map(interval, two))
+        for row in table
+        for two in [(row.near, row.area)]
+    )
+    title = f"\n{table.title} (near the best: share of settings within 5 %)"
+    return _table(("task", "setting", "optimizer"), ("settings", "best", "near the best", "area"), rows, title)
+
+
+def _table(
+    words: Iterable[str], numbers: Iterable[str], rows: Iterable[tuple[str, ...]], title: str | None = None
+) -> Any:
     from rich.table import Table
 
-    from evaluation.analysis.comparisons.claims import estimate, number
-
-    shown = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title=f"\n{table.title} (near the best: share of settings within 5 %)",
-        title_justify="left",
-    )
-    for name in ("task", "setting", "optimizer"):
+    shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for name in words:
         shown.add_column(name)
-    for name in ("settings", "best", "near the best", "area"):
+    for name in numbers:
         shown.add_column(name, justify="right")
-    for row in table:
-        near, area = estimate(row.near, row.near_low, row.near_high), estimate(row.area, row.area_low, row.area_high)
-        figures = (number(row.best), near.replace("[", r"\["), area.replace("[", r"\["))
-        shown.add_row(row.task, row.setting, row.optimizer, str(row.settings), *figures)
+    for row in rows:
+        shown.add_row(*(cell.replace("[", r"\[") for cell in row))
     return shown
-
-
-def _write(result: Any, more: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in ({name: getattr(result, name) for name in TABLES} | more).items():
-        path = folder / f"{result.part}-{result.metric.name}-{name}.csv"
-        table.write_csv(path)
-        print(path)
 
 
 def export_main(argv: Sequence[str]) -> int:

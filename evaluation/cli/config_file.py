@@ -57,6 +57,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.document)
+yaml.SafeDumper.add_representer(Document, yaml.SafeDumper.represent_dict)
 
 
 def parse_yaml(text: str, name: str) -> Document:
@@ -115,7 +116,7 @@ def differences(
     what other options mean that `old` does not have.
     """
     ignored = tuple(ignore)
-    flat_old, flat_new, flat_defaults = (_flat(plain(config)) for config in (old, new, defaults or {}))
+    flat_old, flat_new, flat_defaults = (flatten(plain(config)) for config in (old, new, defaults or {}))
     found = {}
     for key in dict.fromkeys([*flat_old, *flat_new]):
         before, after = flat_old.get(key, flat_defaults.get(key, ABSENT)), flat_new.get(key, ABSENT)
@@ -128,12 +129,13 @@ def differences(
     return found
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted keys: {"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}."""
     if not isinstance(value, dict) or (not value and prefix):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 

@@ -104,7 +104,7 @@ class TrainCommand(Generic[C]):
         if "print_config" in typed:
             print(config.dump(comments=True), end="")
             return None, False
-        if typed.get("resume") == "" and typed.get("run_dir") is None:
+        if "resume" in typed and config.settings()["run_dir"].get(config) is None:
             raise UserError("--resume: say which run: --resume RUN")
         config.validate()
         return config, "resume" in typed

@@ -3,72 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import suggestion
-from evaluation.plots import aggregates, scores, single_run, tuning
-from evaluation.plots import diagnostic_figures as diagnostics
-from evaluation.plots import gradient_figures as gradients
+from evaluation.plots import aggregates, diagnostic_figures, gradient_figures, scores, single_run, tuning
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.single_run import RunData
-from evaluation.plots.study_data import StudyData
+from evaluation.plots.study_data import Found, StudyData
 
-Maker = Callable[[Any], list[Figure | Omitted]]
+Maker = Callable[..., Figure | Omitted | Found]
 
-STUDY: Mapping[str, Maker] = {
-    "aggregates": aggregates.aggregates,
-    "improvement": aggregates.improvement,
-    "performance-profiles": aggregates.performance_profiles,
-    "learning-curves": scores.learning_curves,
-    "final-scores": scores.final_scores,
-    "time-to-target": scores.time_to_target,
-    "time-to-target-profiles": scores.time_to_target_profiles,
-    "stability": scores.stability,
-    "learning-rate": tuning.learning_rates,
-    "robustness": tuning.robustness,
-    "ablations": tuning.ablations,
-    "gradients": lambda study: _in_order(study, gradients.magnitudes(study.data)),
-    "thresholds": lambda study: _in_order(study, gradients.thresholds(study.data)),
-    "sync-response": lambda study: _in_order(study, gradients.sync_response(study.data)),
-    "diagnostics": diagnostics.diagnostics,
+# What makes a figure, or several, of (study, part), and the kinds of parts; without kinds, of all recorded gradients.
+STUDY: Mapping[str, tuple[Maker, tuple[str, ...]]] = {
+    "aggregates": (aggregates.aggregates, ("compare",)),
+    "improvement": (aggregates.improvement, ("compare",)),
+    "performance-profiles": (aggregates.performance_profiles, ("compare",)),
+    "learning-curves": (scores.learning_curves, ("compare",)),
+    "final-scores": (scores.final_scores, ("compare",)),
+    "time-to-target": (scores.time_to_target, ("compare",)),
+    "time-to-target-profiles": (scores.time_to_target_profiles, ("compare",)),
+    "stability": (scores.stability, ("compare",)),
+    "learning-rate": (tuning.learning_rates, ("search", "grid", "robustness")),
+    "robustness": (tuning.robustness, ("robustness",)),
+    "ablations": (tuning.ablations, ("ablation",)),
+    "gradients": (gradient_figures.magnitudes, ()),
+    "thresholds": (gradient_figures.thresholds, ()),
+    "sync-response": (gradient_figures.sync_response, ()),
+    "diagnostics": (diagnostic_figures.diagnostics, ("compare",)),
 }
-RUN: Mapping[str, Maker] = {
+RUN: Mapping[str, Callable[[Any], Found]] = {
     "score": single_run.score,
     "training": single_run.training,
-    "gradients": gradients.distributions,
-    "thresholds": lambda run: gradients.thresholds(run, single=True),
-    "sync-response": lambda run: gradients.sync_response(run, single=True),
+    "gradients": gradient_figures.distributions,
+    "thresholds": partial(gradient_figures.thresholds, single=True),
+    "sync-response": partial(gradient_figures.sync_response, single=True),
     "layers": single_run.layers,
     "diagnostics": single_run.diagnostics,
 }
-KIND = {"learning-rate": "search, grid or robustness", "robustness": "robustness", "ablations": "ablation"}
 
 
-def _in_order(study: StudyData, found: list[Figure | Omitted]) -> list[Figure | Omitted]:
-    """Figures of one task and setting each, in the study's order of tasks and settings."""
-
-    def place(one: Figure | Omitted) -> tuple[int, ...]:
-        runs = one.panels[0].series[0].runs if isinstance(one, Figure) else {}
-        return tuple(
-            names.index(runs[key]) if runs.get(key) in names else -1
-            for key, names in (("task", study.tasks), ("setting", study.settings))
-        )
-
-    return sorted(found, key=place)
-
-
-def figures(source: StudyData | RunData, only: Collection[str] = ()) -> Iterator[tuple[str, list[Figure | Omitted]]]:
+def figures(source: StudyData | RunData, only: Collection[str] = ()) -> Iterator[tuple[str, Found]]:
     """(name, its figures or why there is none) of a study or run, in the order of the page; `only` these names.
 
     Raises:
         UserError: an unknown name.
     """
-    makers = RUN if isinstance(source, RunData) else STUDY
+    makers: Mapping[str, Any] = RUN if isinstance(source, RunData) else STUDY
     for name in only:
         if name not in makers:
             raise UserError(f"--only {name}: no such figure{suggestion(name, list(makers))}")
-    for name, make in makers.items():
+    for name in makers:
         if not only or name in only:
-            kind = KIND.get(name, "compare")
-            yield name, make(source) or [Omitted(name, f"the study has no finished runs of a part of kind {kind}")]
+            yield name, RUN[name](source) if isinstance(source, RunData) else _of_study(source, name)
+
+
+def _of_study(study: StudyData, name: str) -> Found:
+    make, kinds = STUDY[name]
+    found: Found = []
+    if not kinds:
+        found = make(study.data)  # type: ignore[assignment]
+        return sorted(found, key=lambda one: _place(study, one))
+    for part in study.parts(*kinds):
+        try:
+            made = make(study, part)
+        except UserError as error:
+            made = Omitted(name + part.suffix, str(error))
+        found += made if isinstance(made, list) else [made]
+    named = " or ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
+    return found or [Omitted(name, f"the study has no finished runs of a part of kind {named}")]
+
+
+def _place(study: StudyData, one: Figure | Omitted) -> tuple[int, ...]:
+    """Where a figure of one task and setting stands, in the study's order of these."""
+    if isinstance(one, Omitted):
+        return -1, -1
+    key = one.panels[0].series[0].runs
+    return study.tasks.index(key.task), study.settings.index(key.setting)

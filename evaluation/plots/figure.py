@@ -10,17 +10,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evaluation.analysis.data.run_key import NOBODY, RunKey
+from evaluation.analysis.stats.bootstrap import Band, Estimate
 from evaluation.files import atomic_write
 
 Array = NDArray[np.float64]
-Kind = Literal["line", "step", "area", "points"]
+Kind = Literal["line", "step", "area"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Series:
         low, high: (N,) the interval or band: of y on a curve, of x on categories; None without one.
         inner: (2, N) a second, narrower interval on categories (quartiles); None without one.
         n: (N,) runs behind each point (0: unknown).
-        kind: "line", "step" (constant from each x to the next), "area" (a step filled down to the axis), "points".
+        kind: "line", "step" (constant from each x to the next), "area" (a step filled down to the axis).
         role: "" is drawn as the optimizer `label`, others ("before", "after", "threshold") have their own look.
-        runs: which runs are behind it: {column of the table `runs`: value}, for the page's provenance.
+        runs: which runs are behind it, for the page's provenance.
     """
 
     label: str
@@ -47,7 +49,7 @@ class Series:
     n: NDArray[np.int64] | None = None
     kind: Kind = "line"
     role: str = ""
-    runs: dict[str, str] = field(default_factory=dict)
+    runs: RunKey = NOBODY
 
 
 def series(label: str, x: ArrayLike, y: ArrayLike, **options: Any) -> Series:
@@ -57,6 +59,16 @@ def series(label: str, x: ArrayLike, y: ArrayLike, **options: Any) -> Series:
     n = options.pop("n", None)
     counts = None if n is None else np.broadcast_to(np.asarray(n, dtype=np.int64), xs.shape).copy()
     return Series(label, xs, ys, low, high, inner, counts, **options)
+
+
+def curve(label: str, x: ArrayLike, band: Band, **options: Any) -> Series:
+    """A curve with its band."""
+    return series(label, x, band.middle, low=band.low, high=band.high, **options)
+
+
+def dot(label: str, estimate: Estimate, place: int, **options: Any) -> Series:
+    """An estimate with its interval, on the category number `place`."""
+    return series(label, estimate.value, place, low=estimate.low, high=estimate.high, **options)
 
 
 @dataclass(frozen=True)
@@ -111,9 +123,10 @@ class Panel:
 class Figure:
     """A picture: `name` is the file's, `caption` says what is drawn, how the intervals were made, n and seeds.
 
+    `family`: one picture of several alike (one a task and setting), shown one at a time; `member` says which of them.
     `row_name`, `column_name` name what the grid's rows and columns are, `columns` the CSV's value columns in place of
     x and y. `per_panel` is the size of a panel (width, height) in inches. `aggregate`: over all tasks, so that a page's
-    task filter does not apply. `family`: one picture of several alike (one a task and setting), shown one at a time.
+    task filter does not apply.
     """
 
     name: str
@@ -126,6 +139,12 @@ class Figure:
     per_panel: tuple[float, float] = (2.3, 1.75)
     aggregate: bool = False
     family: str = ""
+    member: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title, with which of its family it is."""
+        return f"{self.title}: {self.member}" if self.member else self.title
 
     def rows(self) -> list[str]:
         """Names of the grid's rows, in the order of the panels."""
@@ -149,15 +168,13 @@ class Figure:
         rows = []
         for panel in self.panels:
             for one in panel.series:
-                for index in range(one.x.size):
-                    place: list[Any] = [panel.row, panel.column, one.label]
-                    if on_categories:
-                        place += [panel.categories[int(one.y[index])], one.x[index]]
-                    else:
-                        place += [one.x[index], one.y[index]]
-                    quartiles = [] if not inner else [_at(None if one.inner is None else q, index) for q in _pair(one)]
+                quartiles = (None, None) if one.inner is None else one.inner
+                ends = (one.low, one.high, *(quartiles if inner else ()))
+                for index, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
+                    place = (panel.categories[int(y)], x) if on_categories else (x, y)
+                    numbers = ("" if end is None else float(end[index]) for end in ends)
                     count = "" if one.n is None else int(one.n[index])
-                    rows.append([*place, _at(one.low, index), _at(one.high, index), *quartiles, count])
+                    rows.append([panel.row, panel.column, one.label, *place, *numbers, count])
         return header, rows
 
 
@@ -191,14 +208,6 @@ def seeds_in_words(counts: Iterable[int], word: str = "seed") -> str:
         return f"No {word}s"
     text = f"n = {numbers[0]}" if len(numbers) == 1 else f"n = {numbers[0]} to {numbers[-1]}"
     return f"{text} {word}{'' if numbers == [1] else 's'}".replace(" ", "\xa0")
-
-
-def _pair(one: Series) -> tuple[Any, Any]:
-    return (None, None) if one.inner is None else (one.inner[0], one.inner[1])
-
-
-def _at(values: Array | None, index: int) -> Any:
-    return "" if values is None else float(values[index])
 
 
 def _floats(values: ArrayLike | None) -> Array | None:

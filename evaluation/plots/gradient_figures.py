@@ -6,14 +6,25 @@ One figure for each task and setting, of a study (pooled over its recorded seeds
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from evaluation.plots import gradient_tables as tables
+from evaluation.analysis.data.run_key import RunKey
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, series
-from evaluation.plots.gradient_tables import STAGES, Array, Key, Source
+from evaluation.plots.gradient_tables import (
+    STAGES,
+    Array,
+    Source,
+    around_shifts,
+    histograms,
+    natural,
+    quantiles,
+    series_by_update,
+    shifts,
+)
 from evaluation.plots.study_data import Found, figure_or_reason, steps_axis
 from evaluation.runs.gradient_columns import HISTOGRAM_EDGES
 from evaluation.runs.recorder import OFFSETS
@@ -26,7 +37,7 @@ MAX_SYNCS = 60  # more marks than these would be a grey bar
 
 def magnitudes(source: Source) -> Found:
     """Quantiles of |g| by layer and training stage, one row an optimizer."""
-    found = tables.histograms(source)
+    found = histograms(source)
     if not found:
         return [Omitted("gradients", NOTHING)]
     figures: Found = []
@@ -34,7 +45,7 @@ def magnitudes(source: Source) -> Found:
     for where, keys in cells.items():
         panels = []
         for key in keys:
-            layers = sorted({layer for other, layer, _ in found if other == key}, key=tables.natural)
+            layers = sorted({layer for other, layer, _ in found if other == key}, key=natural)
             for stage in STAGES:
                 drawn: list[Series] = []
                 for label, role in ((BEFORE, "before"), (AFTER, "after")):
@@ -49,28 +60,28 @@ def magnitudes(source: Source) -> Found:
         caption = (
             "Magnitudes of the elements of each layer's gradient that are not zero: median (mark), quartiles (thick) "
             "and 5th to 95th percentile (thin), before clipping (open, grey) and after it (filled: what the base rule "
-            f"saw). Stages are thirds of a run. Pooled over the regular records of {counted(seeds[-1], 'seed')}."
+            f"saw). Stages are thirds of a run. Pooled over the regular records of {counted(seeds[-1])}."
         )
         how: dict[str, Any] = {"row_name": "optimizer", "column_name": "stage", "columns": ("log10_gradient", "layer")}
-        how |= {"per_panel": (2.3, max(0.9, 0.4 + 0.24 * most)), "family": "gradients"}
-        title = f"Gradient magnitudes by layer and stage: {_place(where)}"
-        figures.append(Figure(_name("gradients", where, cells), title, caption, tuple(panels), **how))
+        how |= {"per_panel": (2.3, max(0.9, 0.4 + 0.24 * most))} | _member("gradients", where, cells)
+        title = "Gradient magnitudes by layer and stage"
+        figures.append(Figure(title=title, caption=caption, panels=tuple(panels), **how))
     return figures
 
 
-def _boxes(label: str, role: str, counts: list[tuple[int, Array, int]], key: Key) -> Series:
-    found = np.array([tables.quantiles(histogram) for _, histogram, _ in counts])
+def _boxes(label: str, role: str, counts: list[tuple[int, Array, int]], key: RunKey) -> Series:
+    found = np.array([quantiles(histogram) for _, histogram, _ in counts])
     how = {"low": found[:, 0], "high": found[:, 4], "inner": found[:, [1, 3]].T, "n": [n for _, _, n in counts]}
-    return series(label, found[:, 2], [i for i, _, _ in counts], role=role, runs=_runs(key), **how)
+    return series(label, found[:, 2], [i for i, _, _ in counts], role=role, runs=key, **how)
 
 
 def distributions(source: Source) -> Found:
     """Histograms of log10 |g| of a single run, one row a layer, one column a stage."""
-    found = tables.histograms(source)
+    found = histograms(source)
     if not found:
         return [Omitted("gradients", NOTHING)]
     panels = []
-    for layer in sorted({layer for _, layer, _ in found}, key=tables.natural):
+    for layer in sorted({layer for _, layer, _ in found}, key=natural):
         for stage in STAGES:
             cells = [cell for (_, other, at), cell in found.items() if (other, at) == (layer, stage)]
             drawn = []
@@ -92,11 +103,8 @@ def distributions(source: Source) -> Found:
         "what the base rule saw), four bins a decade, over the regular records of each third of the run. In the "
         "corner: the share of elements that are zero (below 1e-12)."
     )
-    how: dict[str, Any] = {
-        "row_name": "layer",
-        "column_name": "stage",
-        "columns": ("log10_gradient", "share_of_elements"),
-    }
+    how: dict[str, Any] = {"row_name": "layer", "column_name": "stage"}
+    how["columns"] = ("log10_gradient", "share_of_elements")
     title = "Gradients before and after clipping, by layer and stage"
     return [figure_or_reason("gradients", panels, NOTHING, title, caption, **how)]
 
@@ -106,8 +114,8 @@ def thresholds(source: Source, *, single: bool = False) -> Found:
 
     `single`: of a single run, named without task and setting.
     """
-    found = tables.series_by_update(source, ("threshold", "grad_rms", "after_rms"))
-    syncs = tables.shifts(source)
+    found = series_by_update(source, ("threshold", "grad_rms", "after_rms"))
+    syncs = shifts(source)
     clipping = {key for (key, _), values in found.items() if np.isfinite(values["threshold"]).any()}
     if not found:
         return [Omitted("thresholds", NOTHING)]
@@ -117,7 +125,7 @@ def thresholds(source: Source, *, single: bool = False) -> Found:
     cells = _by_cell(clipping)
     for where, keys in cells.items():
         panels = []
-        layers = sorted({layer for key, layer in found if key in keys}, key=tables.natural)
+        layers = sorted({layer for key, layer in found if key in keys}, key=natural)
         for layer in layers:
             for key in keys:
                 values = found.get((key, layer))
@@ -128,43 +136,39 @@ def thresholds(source: Source, *, single: bool = False) -> Found:
         n = sorted({int(count) for (key, _), values in found.items() if key in keys for count in values["n"]})
         caption = (
             "Root mean square of each layer's gradient before and after clipping, and the threshold. "
-            + (f"Lines: medians over {counted(n[-1], 'seed')}; bands: quartiles. " if n[-1] > 1 else "")
+            + (f"Lines: medians over {counted(n[-1])}; bands: quartiles. " if n[-1] > 1 else "")
             + "Ticks at the top: recorded synchronizations of the target network. In value mode the threshold bounds "
             "single elements, in norm mode the root mean square."
         )
         how: dict[str, Any] = {"row_name": "layer", "column_name": "optimizer", "columns": ("step", "magnitude")}
-        how |= {"per_panel": (2.6, 1.35), "family": "" if single else "thresholds"}
-        title = f"Thresholds over time: {_place(where)}"
-        name = "thresholds" if single else _name("thresholds", where, cells)
-        figures.append(Figure(name, title, caption, tuple(panels), **how))
+        how |= {"per_panel": (2.6, 1.35)} | _member("thresholds", where, cells, single)
+        figures.append(Figure(title="Thresholds over time", caption=caption, panels=tuple(panels), **how))
     return figures
 
 
-def _over_time(values: Mapping[str, Array], key: Key) -> list[Series]:
+def _over_time(values: Mapping[str, Array], key: RunKey) -> list[Series]:
     drawn = []
-    for label, column, role in (
-        (BEFORE, "grad_rms", "before"),
-        (AFTER, "after_rms", "after"),
-        (THRESHOLD, "threshold", "threshold"),
-    ):
+    drawn_as = {"grad_rms": (BEFORE, "before"), "after_rms": (AFTER, "after"), "threshold": (THRESHOLD, "threshold")}
+    for column, (label, role) in drawn_as.items():
         known = np.isfinite(values[column]) & (values[column] > 0)
         if known.any():
             several = values["n"].max() > 1
             band = {"low": values[f"{column}_low"][known], "high": values[f"{column}_high"][known]} if several else {}
-            how = {"role": role, "n": values["n"][known], "runs": _runs(key), **band}
+            how = {"role": role, "n": values["n"][known], "runs": key, **band}
             drawn.append(series(label, values["step"][known], values[column][known], **how))
     return drawn
 
 
 def sync_response(source: Source, *, single: bool = False) -> Found:
     """Gradient size around target synchronizations, relative to the last update before each; `single` as above."""
-    sides = {"before": tables.around_shifts(source, "grad_rms"), "after": tables.around_shifts(source, "after_rms")}
+    columns = {"before": "grad_rms", "after": "after_rms"}
+    sides = {side: around_shifts(source, column) for side, column in columns.items()}
     if not sides["before"]:
         return [Omitted("sync-response", "no gradients were recorded around a synchronization of the target network")]
     figures: Found = []
     cells = _by_cell(key for key, _ in sides["before"])
     for where, keys in cells.items():
-        layers = sorted({layer for key, layer in sides["before"] if key in keys}, key=tables.natural)
+        layers = sorted({layer for key, layer in sides["before"] if key in keys}, key=natural)
         panels, n = [], []
         last = max(values["since"].max() for (key, _), values in sides["before"].items() if key in keys)
         for layer in layers:
@@ -174,11 +178,10 @@ def sync_response(source: Source, *, single: bool = False) -> Found:
                     values = sides[side].get((key, layer))
                     if values is not None:
                         at = _spaced(values["since"])
-                        band = {"low": values["low"], "high": values["high"], "n": values["n"], "runs": _runs(key)}
+                        band = {"low": values["low"], "high": values["high"], "n": values["n"], "runs": key}
                         drawn.append(series(key.optimizer, at, values["value"], **band))
                         n += values["n"].astype(int).tolist()
                 ticks = tuple((float(_spaced(np.array([since]))[0]), str(since)) for since in OFFSETS if since <= last)
-                x = Axis("updates since synchronization", ticks=ticks, share="x")
                 x = Axis("updates since synchronization", ticks=ticks, share="x")
                 y = Axis("relative size", log=True, share=layer)
                 panels.append(Panel(layer, title, x, y, tuple(drawn), (Mark("y", 1.0),)))
@@ -189,10 +192,9 @@ def sync_response(source: Source, *, single: bool = False) -> Found:
             f"{'of this run' if single else 'of all recorded seeds'}. The axis of updates is stretched near 0."
         )
         how: dict[str, Any] = {"row_name": "layer", "column_name": "side", "columns": ("position", "ratio")}
-        how |= {"family": "" if single else "sync-response", "per_panel": (3.0, 1.35)}
-        title = f"Gradients around target synchronizations: {_place(where)}"
-        name = "sync-response" if single else _name("sync-response", where, cells)
-        figures.append(Figure(name, title, caption, tuple(panels), **how))
+        how |= {"per_panel": (3.0, 1.35)} | _member("sync-response", where, cells, single)
+        title = "Gradients around target synchronizations"
+        figures.append(Figure(title=title, caption=caption, panels=tuple(panels), **how))
     return figures
 
 
@@ -201,31 +203,28 @@ def _spaced(since: Array) -> Array:
     return np.log2(since + 2.0)
 
 
-def _by_cell(keys: Iterable[Key]) -> dict[Key, list[Key]]:
+def _by_cell(keys: Iterable[RunKey]) -> dict[RunKey, list[RunKey]]:
     """Keys by their part, task and setting, the optimizers of each in their order."""
-    found: dict[Key, list[Key]] = {}
+    found: dict[RunKey, list[RunKey]] = {}
     for key in sorted(set(keys), key=lambda key: (key.part, key.task, key.setting, key.optimizer)):
-        found.setdefault(Key(key.part, key.task, key.setting, ""), []).append(key)
+        found.setdefault(replace(key, optimizer=""), []).append(key)
     for where, cell in found.items():
         names = style.order(key.optimizer for key in cell)
         found[where] = sorted(cell, key=lambda key: names.index(key.optimizer))
     return found
 
 
-def counted(number: int, word: str) -> str:
+def counted(number: int) -> str:
     """ "1 recorded seed", "2 recorded seeds"."""
-    return f"{number} recorded {word}{'' if number == 1 else 's'}"
+    return f"{number} recorded seed{'' if number == 1 else 's'}"
 
 
-def _runs(key: Key) -> dict[str, str]:
-    return {"part": key.part, "task": key.task, "setting": key.setting, "optimizer": key.optimizer}
-
-
-def _name(name: str, where: Key, cells: Iterable[Key]) -> str:
-    """A figure's name: with the part where two parts have this task and setting."""
+def _member(family: str, where: RunKey, cells: Iterable[RunKey], single: bool = False) -> dict[str, str]:
+    """Names of the figure of one task and setting among those of its family: with the part where two parts have this
+    task and setting."""
+    member = where.task if where.setting == "default" else f"{where.task}, {where.setting}"
+    if single:
+        return {"name": family, "member": member}
     alike = [other for other in cells if (other.task, other.setting) == (where.task, where.setting)]
-    return "-".join([name, *([where.part] if len(alike) > 1 else []), where.task, where.setting])
-
-
-def _place(where: Key) -> str:
-    return where.task if where.setting == "default" else f"{where.task}, {where.setting}"
+    name = "-".join([family, *([where.part] if len(alike) > 1 else []), where.task, where.setting])
+    return {"name": name, "family": family, "member": member}

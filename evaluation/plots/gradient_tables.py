@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.analysis.data.run_key import RunKey
 from evaluation.runs.gradient_columns import HISTOGRAM_EDGES
 from evaluation.runs.recorder import OFFSETS
 
@@ -29,27 +30,10 @@ class Source(Protocol):
         """The result of a query."""
 
 
-@dataclass(frozen=True)
-class Key:
-    """Whose gradients: one optimizer on one task and setting in one part of a study."""
-
-    part: str
-    task: str
-    setting: str
-    optimizer: str
-
-
 def natural(layer: str) -> tuple[Any, ...]:
     """Sorting key of layers: numbers in their names count as numbers, and a bias follows its weight."""
     layer = re.sub(r"bias$", "~bias", layer)
     return tuple((int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", layer))
-
-
-def recorded(source: Source) -> list[Key]:
-    """Who has gradient records, among runs of comparisons."""
-    query = f"""SELECT DISTINCT {GROUP} FROM runs r WHERE kind = 'compare'
-        AND run IN (SELECT DISTINCT run FROM gradients) ORDER BY ALL"""
-    return [Key(**row) for row in source.rows(query)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,7 @@ class Histograms:
     runs: int
 
 
-def histograms(source: Source) -> dict[tuple[Key, str, str], Histograms]:
+def histograms(source: Source) -> dict[tuple[RunKey, str, str], Histograms]:
     """(whose, layer, stage) -> histograms, summed over the regular records of a stage and over runs."""
     query = f"""
         WITH ends AS (SELECT run, max("update") + 1 AS updates FROM gradients GROUP BY run),
@@ -100,23 +84,18 @@ def quantiles(counts: Array) -> Array:
     return np.asarray(edges[bins] + within * (edges[bins + 1] - edges[bins]))
 
 
-def series_by_update(source: Source, columns: Iterable[str]) -> dict[tuple[Key, str], dict[str, Array]]:
+def series_by_update(source: Source, columns: Iterable[str]) -> dict[tuple[RunKey, str], dict[str, Array]]:
     """(whose, layer) -> {"step", "n", and of each column its median over runs "c" and quartiles "c_low", "c_high"}.
 
     Regular records only; infinite values (no threshold) stay infinite, NaN is left out.
     """
     columns = list(columns)
-    parts = [
-        f"""quantile_disc(g.{name}, [0.25, 0.5, 0.75]) FILTER (NOT isnan(g.{name})) AS {name}""" for name in columns
-    ]
+    parts = [f"quantile_disc(g.{name}, [0.25, 0.5, 0.75]) FILTER (NOT isnan(g.{name})) AS {name}" for name in columns]
     query = f"""SELECT {GROUP}, layer, step, count(DISTINCT run) AS n, {", ".join(parts)}
         FROM gradients g JOIN runs r USING (run) WHERE r.kind = 'compare' AND g.event = 'interval'
         GROUP BY ALL ORDER BY ALL"""
-    found: dict[tuple[Key, str], list[dict[str, Any]]] = {}
-    for row in source.rows(query):
-        found.setdefault((_key(row), row["layer"]), []).append(row)
     result = {}
-    for key, rows in found.items():
+    for key, rows in _by_layer(source.rows(query)).items():
         arrays = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in ("step", "n")}
         for name in columns:
             values = np.array([row[name] or [np.nan] * 3 for row in rows], dtype=np.float64)
@@ -125,14 +104,14 @@ def series_by_update(source: Source, columns: Iterable[str]) -> dict[tuple[Key, 
     return result
 
 
-def shifts(source: Source) -> dict[Key, list[int]]:
+def shifts(source: Source) -> dict[RunKey, list[int]]:
     """Whose target network was synchronized at which steps, as far as the records tell (first update after it)."""
     query = f"""SELECT {GROUP}, list(DISTINCT step ORDER BY step) AS steps FROM gradients g JOIN runs r USING (run)
         WHERE r.kind = 'compare' AND g.since_shift = 0 GROUP BY ALL ORDER BY ALL"""
     return {_key(row): row["steps"] for row in source.rows(query)}
 
 
-def around_shifts(source: Source, column: str) -> dict[tuple[Key, str], dict[str, Array]]:
+def around_shifts(source: Source, column: str) -> dict[tuple[RunKey, str], dict[str, Array]]:
     """(whose, layer) -> {"since", "n", "value", "low", "high"}: `column` around synchronizations, relative to the last
     update before each: median and quartiles over synchronizations and runs; `n` of them. since -1 is that update, the
     others are the recorder's offsets."""
@@ -152,18 +131,23 @@ def around_shifts(source: Source, column: str) -> dict[tuple[Key, str], dict[str
             UNION ALL SELECT run, layer, -1, 1.0 FROM before)
         SELECT {GROUP}, layer, since, count(*) AS n, quantile_cont(ratio, [0.25, 0.5, 0.75]) AS ratio
         FROM ratios JOIN runs r USING (run) WHERE r.kind = 'compare' GROUP BY ALL ORDER BY ALL"""
-    found: dict[tuple[Key, str], list[dict[str, Any]]] = {}
-    for row in source.rows(query):
-        found.setdefault((_key(row), row["layer"]), []).append(row)
     return {
         key: {
             "since": np.array([row["since"] for row in rows], dtype=np.float64),
             "n": np.array([row["n"] for row in rows], dtype=np.float64),
             **dict(zip(("low", "value", "high"), np.array([row["ratio"] for row in rows]).T, strict=True)),
         }
-        for key, rows in found.items()
+        for key, rows in _by_layer(source.rows(query)).items()
     }
 
 
-def _key(row: dict[str, Any]) -> Key:
-    return Key(row["part"], row["task"], row["setting"], row["optimizer"])
+def _key(row: dict[str, Any]) -> RunKey:
+    return RunKey(row["part"], row["task"], row["setting"], row["optimizer"])
+
+
+def _by_layer(rows: Iterable[dict[str, Any]]) -> dict[tuple[RunKey, str], list[dict[str, Any]]]:
+    """Rows by whose they are and by layer."""
+    found: dict[tuple[RunKey, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((_key(row), row["layer"]), []).append(row)
+    return found

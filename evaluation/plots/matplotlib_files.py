@@ -103,7 +103,7 @@ def _draw(figure: Figure, looks: Mapping[str, style.Look]) -> Any:
         one.set_visible(True)
         _panel(one, panel, looks, ends)
         _names(one, figure, panel, row, column, places)
-    canvas.text(LEFT / width, 1 - LEFT / height, figure.title, fontsize=TITLE, fontweight="bold", va="top")
+    canvas.text(LEFT / width, 1 - LEFT / height, figure.heading, fontsize=TITLE, fontweight="bold", va="top")
     _legend(canvas, figure, looks, LEFT / width, 1 - (LEFT + 0.2) / height, width)
     if caption:
         place: dict[str, Any] = {"va": "bottom", "fontsize": SMALL, "color": "#444444", "linespacing": 1.35}
@@ -115,11 +115,8 @@ def _grid(figure: Figure) -> tuple[int, int, list[tuple[int, int]]]:
     """Rows, columns, and the place of each panel. One row (or column) of many panels is wrapped."""
     rows, columns = figure.rows(), figure.column_names()
     if len(rows) > 1 and len(columns) > 1:
-        return (
-            len(rows),
-            len(columns),
-            [(rows.index(panel.row), columns.index(panel.column)) for panel in figure.panels],
-        )
+        places = [(rows.index(panel.row), columns.index(panel.column)) for panel in figure.panels]
+        return len(rows), len(columns), places
     count = len(figure.panels)
     across = min(count, 4 if count % 4 == 0 or count > 6 else 3)
     return math.ceil(count / across), across, [divmod(index, across) for index in range(count)]
@@ -212,13 +209,9 @@ def _curve(axes: Any, one: Series, looks: Mapping[str, style.Look], index: int, 
     if one.kind == "area":
         axes.fill_between(one.x, 0, one.y, step=step, color=how["color"], alpha=0.3, linewidth=0)
         return
-    if one.low is not None and one.high is not None and one.kind != "points":
+    if one.low is not None and one.high is not None:
         axes.fill_between(one.x, one.low, one.high, step=step, color=how["color"], alpha=alpha, linewidth=0)
-    if one.kind == "points":
-        how.update(linestyle="none", markersize=2.2, alpha=0.6)
-        if one.low is not None and one.high is not None:
-            axes.vlines(one.x, one.low, one.high, color=how["color"], linewidth=0.7, alpha=0.6)
-    elif how.get("marker"):
+    if how.get("marker"):
         spacing = max(1, math.ceil(one.x.size / MARKERS_A_LINE))
         how["markevery"] = slice(index % spacing, None, spacing)
     axes.plot(one.x, one.y, drawstyle="steps-post" if step else "default", zorder=3, **how)
@@ -291,6 +284,6 @@ def _legend_lines(figure: Figure, width: float) -> int:
     """Lines of the legend; none where the title or the categories name what is drawn."""
     labels = figure.labels()
     named = {name for panel in figure.panels for name in panel.categories}
-    if not labels or (len(labels) == 1 and labels[0] in figure.title) or set(labels) <= named:
+    if not labels or (len(labels) == 1 and labels[0] in figure.heading) or set(labels) <= named:
         return 0
     return math.ceil(len(labels) / _legend_columns(figure, width))

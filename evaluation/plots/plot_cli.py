@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     source: RunData | StudyData
     if (path / CONFIG).is_file():
         source = RunData(path)
-        problems = [f"left out {problem}" for problem in source.problems]
+        problems = source.problems
     else:
         source = open_study(path, namespace.seed, namespace.repetitions, namespace.baseline)
         problems = source.data.left_out()

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.cli.errors import UserError
-from evaluation.plots import gradient_figures as gradients
-from evaluation.plots import gradient_tables as tables
+from evaluation.analysis.data.dataset import of_one_run
 from evaluation.plots import style
 from evaluation.plots.diagnostic_figures import WORDS
 from evaluation.plots.figure import Axis, Mark, Omitted, Panel, series
+from evaluation.plots.gradient_figures import NOTHING
+from evaluation.plots.gradient_tables import natural, series_by_update
 from evaluation.plots.study_data import Found, figure_or_reason, steps_axis
 from evaluation.runs.metrics_file import MetricRow
 from evaluation.runs.run_folder import is_finished, load_config, load_summary, read_metrics
@@ -43,8 +43,9 @@ class RunData:
         self.optimizer = str((self.config.get("optimizer") or {}).get("name", "optimizer"))
         self.task = str(self.config.get("game") or self.config.get("task") or "task")
         self.looks = style.looks([self.optimizer])
-        self.problems: list[str] = []
-        self._connection = self._connect()
+        row = {"run": self.name, "part": "runs", "kind": "compare", "task": self.task, "setting": "default"}
+        self._data = of_one_run(path, row | {"optimizer": self.optimizer})
+        self.problems = self._data.left_out()
 
     @property
     def title(self) -> str:
@@ -64,36 +65,7 @@ class RunData:
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         """The result of a query on `runs` (this run) and `gradients`."""
-        cursor = self._connection.execute(query, list(parameters))
-        names = [column[0] for column in cursor.description or []]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-    def _connect(self) -> Any:
-        from evaluation.analysis.data.run_rows import GRADIENTS, columns, gradient_columns
-        from evaluation.runs.gradient_columns import LATER
-
-        try:
-            import duckdb
-        except ImportError as error:
-            raise UserError("pictures of gradients need duckdb: pip install 'asgc[study]'") from error
-        connection = duckdb.connect()
-        connection.execute("SET enable_progress_bar = false")
-        connection.execute(
-            "CREATE TABLE runs AS SELECT ? AS run, 'compare' AS kind, 'runs' AS part, ? AS task, 'default' AS setting, "
-            "? AS optimizer",
-            [self.name, self.task, self.optimizer],
-        )
-        connection.execute(f"CREATE TABLE gradients (run VARCHAR, {columns(GRADIENTS)})")
-        for part in sorted((self.path / "gradients").glob("part-*.parquet")):
-            try:
-                found = connection.execute("SELECT name FROM parquet_schema(?)", [str(part)]).fetchall()
-                shown = gradient_columns(set(LATER) <= {name for (name,) in found})
-                connection.execute(
-                    f"INSERT INTO gradients SELECT ?, {shown} FROM read_parquet(?)", [self.name, str(part)]
-                )
-            except duckdb.Error as error:
-                self.problems.append(f"{part}: left out: {str(error).splitlines()[0]}")
-        return connection
+        return self._data.rows(query, *parameters)
 
 
 def score(run: RunData) -> Found:
@@ -112,23 +84,23 @@ def score(run: RunData) -> Found:
         f"({' or '.join(map(str, number))} of them; normal approximation). One run, so nothing is said of other seeds."
         + (" Dashed grey: the target." if target is not None else "")
     )
-    how = {"row_name": "run", "column_name": "", "columns": ("step", "mean_return"), "per_panel": (5.2, 2.6)}
-    return [figure_or_reason("score", [panel], "no evaluation yet", f"Evaluation scores: {run.title}", caption, **how)]
+    how: dict[str, Any] = {"row_name": "run", "column_name": "", "columns": ("step", "mean_return")}
+    how |= {"per_panel": (5.2, 2.6), "member": run.title}
+    return [figure_or_reason("score", [panel], "no evaluation yet", "Evaluation scores", caption, **how)]
 
 
 def training(run: RunData) -> Found:
     """What was logged of the training, one panel a quantity."""
-    caption = "Means over each logging interval of the training."
-    return [_small_multiples(run, "training", "Training", TRAINING, caption)]
+    return _small_multiples(run, "training", TRAINING, "Means over each logging interval of the training.")
 
 
 def diagnostics(run: RunData) -> Found:
     """What was recorded of the network: overestimation, dormant units, rank, churn, gradient noise."""
     caption = "Recorded at single updates (see evaluation.runs.recorder); one run."
-    return [_small_multiples(run, "diagnostics", "Diagnostics", DIAGNOSTICS, caption)]
+    return _small_multiples(run, "diagnostics", DIAGNOSTICS, caption)
 
 
-def _small_multiples(run: RunData, name: str, title: str, splits: Iterable[str], caption: str) -> Any:
+def _small_multiples(run: RunData, name: str, splits: Iterable[str], caption: str) -> Found:
     panels = []
     for split in splits:
         for quantity in dict.fromkeys(row.name for row in run.metrics if row.split == split):
@@ -137,17 +109,18 @@ def _small_multiples(run: RunData, name: str, title: str, splits: Iterable[str],
             if values:
                 line = series(run.optimizer, list(values), list(values.values()), n=1)
                 panels.append(Panel(words, "", steps_axis(), Axis("", log=log and min(values.values()) > 0), (line,)))
-    how = {"row_name": "quantity", "column_name": "", "columns": ("step", "value"), "per_panel": (2.5, 1.7)}
+    how: dict[str, Any] = {"row_name": "quantity", "column_name": "", "columns": ("step", "value")}
+    how |= {"per_panel": (2.5, 1.7), "member": run.title}
     if not panels:
-        return Omitted(name, f"the run has no rows of {' or '.join(splits)} in its metrics")
-    return figure_or_reason(name, panels, "no finite values", f"{title}: {run.title}", caption, **how)
+        return [Omitted(name, f"the run has no rows of {' or '.join(splits)} in its metrics")]
+    return [figure_or_reason(name, panels, "no finite values", name.capitalize(), caption, **how)]
 
 
 def layers(run: RunData) -> Found:
     """Clipping, step size and tails by layer over time."""
-    found = tables.series_by_update(run, LAYERS)
+    found = series_by_update(run, LAYERS)
     panels = []
-    for (_, layer), values in sorted(found.items(), key=lambda item: tables.natural(item[0][1])):
+    for (_, layer), values in sorted(found.items(), key=lambda item: natural(item[0][1])):
         for column, (words, log) in LAYERS.items():
             known = np.isfinite(values[column]) & ((values[column] > 0) | (not log))
             line = series(run.optimizer, values["step"][known], values[column][known], n=1)
@@ -159,5 +132,5 @@ def layers(run: RunData) -> Found:
         "infinite variance)."
     )
     how: dict[str, Any] = {"row_name": "layer", "column_name": "quantity", "columns": ("step", "value")}
-    title = f"Layers: {run.title}"
-    return [figure_or_reason("layers", panels, gradients.NOTHING, title, caption, per_panel=(2.2, 1.15), **how)]
+    how |= {"per_panel": (2.2, 1.15), "member": run.title}
+    return [figure_or_reason("layers", panels, NOTHING, "Layers", caption, **how)]

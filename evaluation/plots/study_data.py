@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.analysis.comparisons.compare import Comparison, compare
+from evaluation.analysis.comparisons.compare import BASELINES, Comparison, compare
+from evaluation.analysis.comparisons.selection import Row
 from evaluation.analysis.data.dataset import Dataset
-from evaluation.analysis.data.selection import Selection, select
+from evaluation.analysis.data.run_key import Cell, RunKey
+from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 from evaluation.plots import style
-from evaluation.plots.figure import Axis, Figure, Omitted, Panel
+from evaluation.plots.figure import Axis, Figure, Omitted, Panel, Series, dot
 
-Row = dict[str, Any]
+Curves = Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]  # steps and values of each run
 Found = list[Figure | Omitted]
-BASELINE = "adam"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Part:
         """A figure's title."""
         return f"{text} ({self.name})" if self.several else text
 
+    def runs(self, cell: Cell, optimizer: str) -> RunKey:
+        """The runs of an optimizer in a cell."""
+        return RunKey(self.name, cell.task, cell.setting, optimizer)
+
 
 class StudyData:
     """A data set as figures need it.
@@ -55,8 +60,7 @@ class StudyData:
     def __init__(self, data: Dataset, *, seed: int = 0, repetitions: int = 2_000, baseline: str | None = None) -> None:
         self.data = data
         self.chosen = baseline
-        self.seed = seed
-        self.repetitions = repetitions
+        self.how = Bootstrap(seed, repetitions=repetitions)
         self._comparisons: dict[tuple[str, str], Comparison | UserError] = {}
 
     @cached_property
@@ -105,17 +109,15 @@ class StudyData:
         names = sorted(found, key=lambda name: (kinds.index(found[name]), _place(name, given), name))
         return [Part(name, found[name], len(found) > 1) for name in names]
 
-    def of(self, part: Part | Iterable[Part]) -> list[Row]:
-        """The runs of a part, or of several."""
-        names = {part.name} if isinstance(part, Part) else {one.name for one in part}
-        return [row for row in self.runs if row["part"] in names]
+    def of(self, part: Part) -> list[Row]:
+        """The runs of a part."""
+        return [row for row in self.runs if row["part"] == part.name]
 
-    def compared(self, task: str, setting: str, optimizer: str) -> list[Row]:
+    def compared(self, cell: Cell, optimizer: str) -> list[Row]:
         """The test runs of a comparison of this optimizer here: what variants of it are compared with."""
-        names = {part.name for part in self.parts("compare")}
-        key = (task, setting, optimizer, "test")
-        found = [row for row in self.runs if (row["task"], row["setting"], row["optimizer"], row["purpose"]) == key]
-        return [row for row in found if row["part"] in names]
+        key = (cell.task, cell.setting, optimizer, "compare", "test")
+        names = ("task", "setting", "optimizer", "kind", "purpose")
+        return [row for row in self.runs if tuple(row[name] for name in names) == key]
 
     def definition_of(self, part: Part) -> Mapping[str, Any]:
         """The part's mapping in the study's definition; empty where there is none."""
@@ -124,15 +126,14 @@ class StudyData:
         found = parts.get(part.name) if isinstance(parts, Mapping) else definition
         return found if isinstance(found, Mapping) else {}
 
-    def cells(self, rows: Iterable[Row]) -> Iterator[tuple[str, str, dict[str, list[Row]]]]:
-        """(task, setting, {optimizer: its runs}) for each pair that has runs, tasks outermost, all in their order."""
-        found: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            found[row["task"], row["setting"]][row["optimizer"]].append(row)
-        for task in self.tasks:
-            for setting in self.settings:
-                if cell := found.get((task, setting)):
-                    yield task, setting, {name: cell[name] for name in self.optimizers if name in cell}
+    def cells(self, part: Part) -> Iterator[tuple[Cell, dict[str, list[Row]]]]:
+        """(task and setting, {optimizer: its runs}) of a part, tasks outermost, all in their order."""
+        found: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+        for row in self.of(part):
+            found[Cell(row["task"], row["setting"])][row["optimizer"]].append(row)
+        for cell in (Cell(task, setting) for task in self.tasks for setting in self.settings):
+            if cell in found:
+                yield cell, {name: found[cell][name] for name in self.optimizers if name in found[cell]}
 
     @cached_property
     def _evaluations(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
@@ -151,10 +152,7 @@ class StudyData:
         for row in runs:
             at, scores = self._evaluations[row["run"]]
             found.append((at, np.where(np.isnan(scores), self._worst.get(row["task"], -math.inf), scores)))
-        steps = found[0][0]
-        for other, _ in found[1:]:
-            steps = np.intersect1d(steps, other)
-        return steps, np.stack([scores[np.isin(at, steps)] for at, scores in found])
+        return in_common(found)
 
     def targets(self, cell: Mapping[str, Iterable[Row]]) -> list[float]:
         """The targets of a cell's runs, each once."""
@@ -165,9 +163,10 @@ class StudyData:
         """`compare.compare` of a part, made once; `UserError` where its runs cannot be compared."""
         key = part.name, metric
         if key not in self._comparisons:
+            how = Bootstrap(self.how.seed)
             try:
                 self._comparisons[key] = compare(
-                    self.data, part.name, baseline=self.baseline(part), metric=metric, seed=self.seed
+                    self.data, part.name, baseline=self.baseline(part), metric=metric, how=how
                 )
             except UserError as error:
                 self._comparisons[key] = error
@@ -176,16 +175,12 @@ class StudyData:
             raise found
         return found
 
-    def selection(self, part: Part, metric: str) -> Selection:
-        """`selection.select` of a part."""
-        return select(self.data, part.name, metric)
-
     def baseline(self, part: Part) -> str | None:
         """The optimizer that the others are compared with: the given one, else `compare`'s default, else the first."""
         names = style.order(row["optimizer"] for row in self.of(part))
         if part.kind != "compare":
             return None
-        return self.chosen if self.chosen in names else BASELINE if BASELINE in names else names[0]
+        return next((name for name in (self.chosen, BASELINES[0]) if name in names), names[0])
 
     def _ordered(self, column: str, key: str) -> list[str]:
         given = self.data.definition.get(key)
@@ -193,15 +188,28 @@ class StudyData:
         return sorted(style.natural_order(names), key=lambda name: _place(name, given))
 
 
-def counts(cell: Mapping[str, list[Row]]) -> list[int]:
-    """How many runs each optimizer has."""
-    return [len(runs) for runs in cell.values()]
+def in_common(curves: Curves) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Steps (E,) that all curves have, and their values there (R, E)."""
+    if not curves:
+        return np.array([], dtype=np.int64), np.array([])
+    steps = curves[0][0]
+    for other, _ in curves[1:]:
+        steps = np.intersect1d(steps, other)
+    return steps, np.stack([values[np.isin(at, steps)] for at, values in curves])
 
 
-def which(part: Part, task: str, setting: str, optimizer: str) -> dict[str, str]:
-    """The runs behind a series, as `figure.Series.runs` says it; "" stands for any."""
-    found = {"part": part.name, "task": task, "setting": setting, "optimizer": optimizer}
-    return {key: value for key, value in found.items() if value}
+def dots(part: Part, cell: Cell, found: Mapping[str, tuple[Estimate, int]], names: Sequence[str]) -> tuple[Series, ...]:
+    """The estimate of each optimizer and its number of runs, at the place of its name among `names`."""
+    return tuple(
+        dot(name, estimate, names.index(name), n=n, runs=part.runs(cell, name))
+        for name, (estimate, n) in found.items()
+        if name in names
+    )
+
+
+def names_high(panels: Sequence[Panel], width: float) -> tuple[float, float]:
+    """The size of panels whose categories are names, one a line."""
+    return width, max(1.0, 0.55 + 0.135 * max((len(panel.categories) for panel in panels), default=1))
 
 
 def steps_axis(label: str = "environment steps", **options: Any) -> Axis:

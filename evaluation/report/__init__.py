@@ -2,8 +2,8 @@
 
 page         puts it together
 payload      the figures as data that the page's script draws
-tables       the numbers, with what each row stands on
+sections     the numbers, with what each row stands on
 setup        what was run, from the definition
-provenance   the runs behind the numbers
+origins      the runs behind the numbers
 templates/   the page, its style and its scripts
 """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
-from evaluation.analysis.data.run_reader import SEPARATOR
-from evaluation.plots.study_data import Row
+from evaluation.analysis.comparisons.selection import Row
+from evaluation.analysis.data.protocol import Protocol
+from evaluation.analysis.data.run_key import RunKey
 
-LABELS = ("part", "task", "setting", "optimizer", "variant")
 ORIGINS = ("commit", "dirty", "version", "envpool", "torch", "device")
 COMMANDED = ("compare", "ablation", "grid")  # kinds whose groups keep the command of their first run
 
@@ -22,36 +23,30 @@ def groups(rows: Iterable[Row]) -> dict[str, Any]:
     run, the options that the study set, the index of its protocol and of each run's origin (code and machine), and the
     command of its first run.
     """
-    found: dict[tuple[str, ...], list[Row]] = {}
+    found: dict[RunKey, list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[label] for label in LABELS), []).append(row)
+        found.setdefault(RunKey.of_row(row), []).append(row)
     protocols: dict[str, int] = {}
     origins: dict[tuple[Any, ...], int] = {}
     made = []
-    for labels, runs in found.items():
+    for key, runs in found.items():
         runs.sort(key=lambda row: row["seed"])
         first = runs[0]
         codes = [origins.setdefault(tuple(row.get(key) for key in ORIGINS), len(origins)) for row in runs]
-        group: dict[str, Any] = dict(zip(LABELS, labels, strict=True))
-        group |= {"kind": first["kind"], "purpose": first["purpose"]}
+        group: dict[str, Any] = {**asdict(key), "kind": first["kind"], "purpose": first["purpose"]}
         group |= {"seeds": [row["seed"] for row in runs], "path": first["path"]}
         group["protocol"] = protocols.setdefault(first["protocol"], len(protocols))
         group["origin"] = codes[0] if len(set(codes)) == 1 else codes
-        group["options"] = options_in_words(first)
+        options = json.loads(first["options"] or "{}")
+        group["options"] = " ".join(f"{key}={value}" for key, value in options.items())
         if first["kind"] in COMMANDED and first.get("command"):
             group["command"] = command(first["command"])
         made.append(group)
     return {
         "groups": made,
-        "protocols": [key.split(SEPARATOR) for key in protocols],
+        "protocols": [Protocol.read(key).words() for key in protocols],
         "origins": [dict(zip(ORIGINS, origin, strict=True)) for origin in origins],
     }
-
-
-def options_in_words(row: Row) -> str:
-    """What the study set for a run: "optimizer.lr=0.001 loss=mse"."""
-    options = json.loads(row["options"] or "{}")
-    return " ".join(f"{key}={value}" for key, value in options.items())
 
 
 def command(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,13 @@ from typing import Any
 from evaluation.analysis.comparisons.matched import matched_steps
 from evaluation.analysis.comparisons.matched_grid import matched_grid
 from evaluation.analysis.comparisons.robustness import robustness
+from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.study_data import Part, StudyData
-from evaluation.report import origins as provenance
-from evaluation.report import payload, setup
-from evaluation.report import sections as tables
-from evaluation.report.sections import Claims, Numbers, Order, Sheet
+from evaluation.report import origins, payload, sections, setup
+from evaluation.report.sections import Claims, Order, Sheet
 
 TEMPLATES = "templates"
 PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
@@ -71,8 +71,7 @@ def build(study: StudyData, root: Path | None = None) -> str:
         budget=str(study.data.definition.get("budget") or ""),
         facts=setup.facts(study),
         looks=payload.looks(study.looks),
-        problems=[(_below(problem.path, root), problem.reason) for problem in study.data.problems],
-        signs=tables.SIGNS,
+        problems=[(problem.below([root] if root else []), problem.reason) for problem in study.data.problems],
         filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
         style=_text(STYLE),
         scripts=[_text(name) for name in SCRIPTS],
@@ -84,28 +83,26 @@ def build(study: StudyData, root: Path | None = None) -> str:
 
 def gather(study: StudyData) -> Contents:
     """Everything that the page shows; what cannot be made is in `missing` with its reason."""
-    contents = Contents()
-    numbers = []
-    for part in study.parts("compare", "grid", "robustness", "ablation"):
-        for metric in tables.METRICS if part.kind == "compare" else tables.METRICS[:1]:
-            found = _try(contents, f"{part.name}: {metric}", lambda: _numbers(study, part, metric))  # noqa: B023
-            numbers += found if found is not None else []
-    contents.claims = [claims for one in numbers if (claims := one.claims()).main]
-    contents.notes = list(dict.fromkeys(note for one in numbers for note in one.comparison.notes))
-    glance = tables.glance(numbers)
+    contents, order = Contents(), Order(study.tasks, study.settings, study.optimizers)
+    parts = study.parts("compare", "grid", "robustness", "ablation")
+    comparisons = []
+    for part in parts:
+        for metric in sections.METRICS if part.kind == "compare" else sections.METRICS[:1]:
+            comparisons += _try(contents, f"{part.name}: {metric}", lambda: [study.comparison(part, metric)])  # noqa: B023
+    contents.claims = [claims for one in comparisons if (claims := sections.claims_of(one, order)).main]
+    contents.notes = list(dict.fromkeys(note for one in comparisons for note in one.notes))
+    glance = sections.glance(comparisons, order)
     contents.glance = glance if glance.lines else None
-    contents.sheets = [sheet for one in numbers for sheet in one.sheets()]
-    for part in study.parts("compare"):
-        made = _try(contents, f"{part.name}: matched step sizes", lambda: _matched(study, part))  # noqa: B023
-        contents.sheets += made or []
-    for part in study.parts("grid", "robustness"):
-        made = _try(contents, f"{part.name}: robustness", lambda: _robustness(study, part))  # noqa: B023
-        contents.sheets += made or []
-    for part in study.parts("grid"):
-        made = _try(contents, f"{part.name}: matched step sizes", lambda: _matched_grid(study, part))  # noqa: B023
-        contents.sheets += made or []
-    parts = [part.name for part in study.parts("compare", "grid", "robustness", "ablation")]
-    contents.sheets.sort(key=lambda sheet: parts.index(sheet.part))
+    contents.sheets = [sheet for one in comparisons for sheet in sections.sheets_of(one, order)]
+    for what, make, *kinds in (
+        ("matched step sizes", _matched, "compare"),
+        ("robustness", _robustness, "grid", "robustness"),
+        ("matched step sizes", _matched_grid, "grid"),
+    ):
+        for part in study.parts(*kinds):
+            contents.sheets += _try(contents, f"{part.name}: {what}", lambda: make(study, part))  # noqa: B023
+    names = [part.name for part in parts]
+    contents.sheets.sort(key=lambda sheet: names.index(sheet.part))
     contents.setup = setup.sheets(study)
     drawn = [figure for _, some in catalog.figures(study) for figure in some]
     contents.missing += [(f"figure {one.name}", one.reason) for one in drawn if isinstance(one, Omitted)]
@@ -113,49 +110,35 @@ def gather(study: StudyData) -> Contents:
     return contents
 
 
-def _numbers(study: StudyData, part: Part, metric: str) -> list[Numbers]:
-    optimizers = list(dict.fromkeys(row["optimizer"] for row in study.of(part)))
-    order = Order(study.tasks, study.settings, study.optimizers)
-    return [Numbers(study.comparison(part, metric), part.kind, optimizers, order)]
-
-
 def _matched(study: StudyData, part: Part) -> list[Sheet]:
-    table = matched_steps(study.data, part.name, baseline=study.baseline(part), seed=study.seed)
-    return [tables.matched(part.name, table)] if len(table) else []
+    table = matched_steps(study.data, part.name, baseline=study.baseline(part), how=Bootstrap(study.how.seed))
+    return [sections.matched(part.name, table)] if len(table) else []
 
 
 def _matched_grid(study: StudyData, part: Part) -> list[Sheet]:
     if not study.data.effective_steps():
         return []
-    return [tables.matched_grid(matched_grid(study.data, part.name, baseline=study.baseline(part), seed=study.seed))]
+    table = matched_grid(study.data, part.name, baseline=study.baseline(part), how=Bootstrap(study.how.seed))
+    return [sections.matched_grid(part.name, table)]
 
 
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:
-    return [tables.robustness(robustness(study.data, part.name, seed=study.seed))]
+    table = robustness(study.data, part.name, how=Bootstrap(study.how.seed))
+    return [sections.robustness(part.name, table)]
 
 
-def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[Any] | None:
-    """What `make` returns; None where the data do not allow it, and why is noted."""
+def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[Any]:
+    """What `make` returns; nothing where the data do not allow it, and why is noted."""
     try:
         return make()
     except UserError as error:
         contents.missing.append((what, str(error)))
-        return None
+        return []
 
 
 def _by_part(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:
-    """Sheets by the part they belong to, in their order."""
-    groups: dict[str, list[Sheet]] = {}
-    for sheet in sheets:
-        groups.setdefault(sheet.part, []).append(sheet)
-    return list(groups.items())
-
-
-def _below(path: str, root: Path | None) -> str:
-    """A path as seen from `root`, if it lies below it."""
-    if root is None or not Path(path).is_relative_to(root):
-        return path
-    return Path(path).relative_to(root).as_posix()
+    """Sheets by the part they belong to; those of a part stand together."""
+    return [(part, list(some)) for part, some in itertools.groupby(sheets, key=lambda sheet: sheet.part)]
 
 
 def _payload(study: StudyData, contents: Contents) -> dict[str, Any]:
@@ -163,7 +146,7 @@ def _payload(study: StudyData, contents: Contents) -> dict[str, Any]:
         "name": study.data.name,
         "looks": payload.looks(study.looks),
         "figures": [payload.figure(figure) for family in contents.figures for figure in family],
-        "provenance": provenance.groups(study.runs),
+        "provenance": origins.groups(study.runs),
     }
 
 

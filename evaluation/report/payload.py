@@ -58,7 +58,7 @@ def figure(one: Figure) -> dict[str, Any]:
     header, _ = one.table()
     return {
         "name": one.name,
-        "title": one.title,
+        "title": one.heading,
         "rowName": one.row_name,
         "columnName": one.column_name,
         "header": header,
@@ -122,7 +122,7 @@ def _series(one: Series, thin: bool) -> dict[str, Any]:
         found["kind"] = one.kind
     if one.role:
         found["role"] = one.role
-    return found | {"runs": one.runs}
+    return found | {"runs": one.runs.labels()}
 
 
 def numbers(values: NDArray[np.float64], digits: int = DIGITS) -> list[Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from evaluation.analysis.comparisons import claims
-from evaluation.analysis.comparisons.compare import ALL, AggregateRow, CellRow, Comparison, PairRow
+from evaluation.analysis.comparisons.compare import AggregateRow, Comparison, PairRow
 from evaluation.analysis.comparisons.matched import MatchedRow
-from evaluation.analysis.comparisons.matched_grid import ALL as MATCHED_ALL
 from evaluation.analysis.comparisons.matched_grid import MatchedGridRow
 from evaluation.analysis.comparisons.robustness import RobustnessRow
-from evaluation.analysis.table import Table
+from evaluation.analysis.comparisons.verdicts import Verdict
+from evaluation.analysis.data.run_key import Cell, Method, RunKey
+from evaluation.analysis.result_table import Table
+from evaluation.analysis.stats.bootstrap import Estimate
 
 METRICS = ("final", "ttt_steps", "auc", "detrended_std")  # what is compared, in the order of the page
 STATISTICS = {
@@ -24,17 +27,16 @@ STATISTICS = {
     "median_time": "median time",
     "reached": "share that reached it",
 }
-SIGNS = {"better": "▲", "worse": "▼", "no difference shown": "○"}  # read without colour, too
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number or word of a table: the text, the text of its interval, the value to sort by, a verdict's name."""
+class Entry:
+    """One number or word of a table: the text, the text of its interval, the value to sort by, a verdict."""
 
     text: str
     interval: str = ""
     value: float | str | None = None
-    verdict: str = ""
+    verdict: Verdict | None = None
 
     @property
     def key(self) -> str:
@@ -46,11 +48,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One row: its cells, and the labels of the runs it stands on (part, task, setting, optimizer, variant; what is
-    left out stands for all)."""
+    """One row: its cells, and the runs it stands on."""
 
-    cells: Sequence[Cell]
-    runs: Mapping[str, str]
+    cells: Sequence[Entry]
+    runs: RunKey
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,16 @@ class Sheet:
     note: str = ""
 
 
+Column = tuple[str, str, Callable[[Any], Entry]]  # label, explanation, and a record's entry
+
+
+def sheet(name: str, part: str, table: Table[Any], columns: Sequence[Column], runs: Callable[[Any], RunKey]) -> Sheet:
+    """A table of records: one line each, `runs` says what it stands on."""
+    lines = [Line([entry(record) for *_, entry in columns], runs(record)) for record in table]
+    shown = [(label, explanation) for label, explanation, _ in columns]
+    return Sheet(f"{part}-{name}", part, table.title, shown, lines, table.note)
+
+
 class Order:
     """The order of rows: tasks, settings and optimizers as the study has them, all settings together first."""
 
@@ -74,21 +85,16 @@ class Order:
 
     def __call__(self, row: Line | Claim) -> tuple[int, ...]:
         """A key to sort by; rows that agree in it stay as they are."""
-        return tuple(places.get(row.runs.get(key, ""), -1) for key, places in self._places.items())
+        return tuple(places.get(getattr(row.runs, key), -1) for key, places in self._places.items())
 
 
 @dataclass(frozen=True)
 class Claim:
     """One sentence with its verdict."""
 
-    verdict: str
+    verdict: Verdict
     sentence: str
-    runs: Mapping[str, str]
-
-    @property
-    def sign(self) -> str:
-        """The verdict as a sign."""
-        return SIGNS[self.verdict]
+    runs: RunKey
 
 
 @dataclass(frozen=True)
@@ -99,28 +105,40 @@ class Claims:
     title: str
     main: Sequence[Claim]
     others: Sequence[Claim]
-    notes: Sequence[str] = field(default_factory=list)
 
 
-def word(text: str) -> Cell:
+# Entries -------------------------------------------------------------------------------------------------------------
+
+
+def word(text: Any) -> Entry:
     """A word."""
-    return Cell(text, value=text)
+    return Entry(str(text), value=str(text))
 
 
-def count(value: int | None) -> Cell:
+def count(value: int | None) -> Entry:
     """A whole number; nothing for None."""
-    return Cell("", value=-1.0) if value is None else Cell(str(value), value=float(value))
+    return Entry("", value=-1.0) if value is None else Entry(str(value), value=float(value))
 
 
-def number(value: float) -> Cell:
+def number(value: float) -> Entry:
     """A number as the sentences write it."""
-    return Cell(_text(value), value=None if math.isnan(value) else value)
+    return estimate(Estimate(value))
 
 
-def estimate(value: float, low: float, high: float) -> Cell:
+def estimate(found: Estimate) -> Entry:
     """A number with its interval."""
-    interval = "" if math.isnan(low) else f"[{_text(low)}, {_text(high)}]"
-    return Cell(_text(value), interval, None if math.isnan(value) else value)
+    interval = "" if math.isnan(found.low) else f"[{_text(found.low)}, {_text(found.high)}]"
+    return Entry(_text(found.value), interval, None if math.isnan(found.value) else found.value)
+
+
+def p_value(p: float) -> Entry:
+    """A p value; nothing where there is no test."""
+    return Entry("") if math.isnan(p) else Entry(claims.p_value(p), value=p)
+
+
+def verdict(found: Verdict, interval: str = "") -> Entry:
+    """A verdict with its sign."""
+    return Entry(f"{found.sign} {found}", interval, list(Verdict).index(found), found)
 
 
 def _text(value: float) -> str:
@@ -129,156 +147,111 @@ def _text(value: float) -> str:
     return ("∞" if value > 0 else "-∞") if math.isinf(value) else claims.number(value)
 
 
-def verdict(name: str) -> Cell:
-    """A verdict with its sign."""
-    return Cell(f"{SIGNS[name]} {name}", value=list(SIGNS).index(name), verdict=name)
+TASK: Column = ("task", "", lambda row: word(row.cell.task))
+SETTING: Column = ("setting", "", lambda row: word(row.cell.group))
+METHOD: Column = ("method", "", lambda row: word(row.method))
+TESTS: tuple[Column, ...] = (
+    ("P(better)", "probability of improvement", lambda row: estimate(row.improvement)),
+    ("p", "exact rank test, adjusted by Holm", lambda row: p_value(row.p_holm)),
+    ("verdict", "", lambda row: verdict(row.verdict)),
+)
 
 
-class Numbers:
-    """What one comparison says, for the page.
-
-    Args:
-        comparison: of `compare.compare`.
-        kind: of its part; in a grid a setting names its point, in an ablation a method names a variant.
-        optimizers: of the part.
-        order: of rows.
-    """
-
-    def __init__(self, comparison: Comparison, kind: str, optimizers: Sequence[str], order: Order) -> None:
-        self.comparison = comparison
-        self.kind = kind
-        self.optimizers = optimizers
-        self.order = order
-        self.name = f"{comparison.part}-{comparison.metric.name}"
-
-    def claims(self) -> Claims:
-        """Its sentences, losses included."""
-        comparison = self.comparison
-        groups = list(dict.fromkeys(pair.group for pair in comparison.pairs))
-        first = ALL if ALL in groups else groups[0] if groups else ""
-        made = [(pair.group, Claim(pair.verdict, pair.sentence, self.of_pair(pair))) for pair in comparison.pairs]
-        return Claims(
-            comparison.part,
-            comparison.pairs.title,
-            sorted((claim for group, claim in made if group == first), key=self.order),
-            sorted((claim for group, claim in made if group != first), key=self.order),
-            comparison.notes,
-        )
-
-    def sheets(self) -> list[Sheet]:
-        """Its tables: over tasks, against the baseline, by task and setting."""
-        comparison = self.comparison
-        found = [self._aggregates(), self._pairs(comparison.pairs, "pairs")]
-        found += [self._cells(), self._pairs(comparison.cell_pairs, "cell-pairs")]
-        return [replace(sheet, lines=sorted(sheet.lines, key=self.order)) for sheet in found if sheet.lines]
-
-    def overall(self) -> list[PairRow]:
-        """Its pairs over all tasks and settings, or over its only group."""
-        groups = {pair.group for pair in self.comparison.pairs}
-        return [pair for pair in self.comparison.pairs if pair.group == ALL or len(groups) == 1]
-
-    def _cells(self) -> Sheet:
-        table, is_time = self.comparison.cells, self.comparison.metric.kind == "time"
-        columns = [("task", ""), ("setting", ""), ("method", ""), ("n", f"values: {self._unit()}")]
-        columns += [("reached", "runs that met the target")] if is_time else []
-        columns += [("IQM", "interquartile mean")] if not is_time else []
-        columns += [("median", "time by which half of the runs were there" if is_time else "median over runs")]
-        columns += [("mean", "mean of min(time, end of the run)" if is_time else "mean over runs")]
-
-        def line(row: CellRow) -> Line:
-            cells = [word(row.task), word(row.setting), word(row.method), count(row.n)]
-            cells += [count(row.reached)] if is_time else [estimate(row.iqm, row.iqm_low, row.iqm_high)]
-            cells += [estimate(row.median, row.median_low, row.median_high)]
-            cells += [estimate(row.mean, row.mean_low, row.mean_high)]
-            return Line(cells, self.runs(row.task, row.setting, row.method))
-
-        return Sheet(
-            f"{self.name}-cells", self.comparison.part, table.title, columns, [line(row) for row in table], table.note
-        )
-
-    def _aggregates(self) -> Sheet:
-        table = self.comparison.aggregates
-        statistics = list(dict.fromkeys(row.statistic for row in table))
-        columns = [("settings", ""), ("method", ""), ("cells", "tasks and settings"), ("n", f"{self._unit()} in each")]
-        columns += [(STATISTICS[statistic], "") for statistic in statistics]
-        rows: dict[tuple[str, str], list[AggregateRow]] = {}
-        for row in table:
-            rows.setdefault((row.group, row.method), []).append(row)
-        lines = []
-        for (group, method), some in rows.items():
-            cells = [word(group), word(method), count(some[0].cells), count(some[0].n)]
-            cells += [estimate(row.value, row.low, row.high) for row in some]
-            lines.append(Line(cells, self.runs("", group, method)))
-        return Sheet(f"{self.name}-aggregates", self.comparison.part, table.title, columns, lines, table.note)
-
-    def _pairs(self, table: Table[PairRow], name: str) -> Sheet:
-        baseline = self.comparison.baseline
-        by_task = any(row.task for row in table)
-        center = "mean time" if self.comparison.metric.kind == "time" else "IQM"
-        columns = [("task", "")] if by_task else []
-        columns += [("setting" if by_task else "settings", ""), ("method", ""), ("n", f"{self._unit()} in each cell")]
-        columns += [(center, "of the method"), (f"{center} of {baseline}", "of the baseline")]
-        columns += [("difference", "method less baseline; the intervals of the table hold together")]
-        columns += [("P(better)", "probability of improvement"), ("p", "exact rank test, adjusted by Holm")]
-        columns += [("verdict", "")]
-
-        def line(row: PairRow) -> Line:
-            cells = [word(row.task)] if row.task else []
-            cells += [word(row.group), word(row.method), count(row.n)]
-            cells += [estimate(row.center, row.center_low, row.center_high)]
-            cells += [estimate(row.baseline_center, row.baseline_low, row.baseline_high)]
-            cells += [estimate(row.difference, row.difference_low, row.difference_high)]
-            cells += [estimate(row.improvement, row.improvement_low, row.improvement_high)]
-            cells += [Cell(claims.p_value(row.p_holm), value=row.p_holm), verdict(row.verdict)]
-            return Line(cells, self.of_pair(row))
-
-        return Sheet(
-            f"{self.name}-{name}", self.comparison.part, table.title, columns, [line(row) for row in table], table.note
-        )
-
-    def _unit(self) -> str:
-        return "random settings" if self.kind == "robustness" else "runs"
-
-    def of_pair(self, row: PairRow) -> dict[str, str]:
-        """The labels of the method's runs of a row of pairs."""
-        return self.runs(row.task or "", row.group, row.method)
-
-    def runs(self, task: str, setting: str, method: str) -> dict[str, str]:
-        """The labels of the runs of a method on a task ("": all) in a setting (or all of them)."""
-        found = {"part": self.comparison.part, "task": task, "setting": "" if setting == ALL else setting}
-        found["optimizer"], found["variant"] = method, ""
-        if self.kind == "grid" and ", " in setting:
-            found["setting"], _, found["variant"] = setting.partition(", ")
-        if method not in self.optimizers:  # a variant, of the optimizer that is named with it or of the only one
-            named, _, variant = method.rpartition(" ")
-            found["optimizer"], found["variant"] = named or self.optimizers[0], variant
-        return {key: value for key, value in found.items() if value}
+# Comparisons ---------------------------------------------------------------------------------------------------------
 
 
-def glance(found: Sequence[Numbers]) -> Sheet:
-    """Verdict of each method in each comparison, over all its tasks and settings (or its only one)."""
-    parts = list(dict.fromkeys(numbers.comparison.part for numbers in found))
-    metrics: list[str] = []
-    rows: dict[tuple[str, str, str], tuple[dict[str, PairRow], dict[str, str]]] = {}
-    for numbers in found:
-        words = numbers.comparison.metric.words
-        metrics += [words] if words not in metrics else []
-        for pair in numbers.overall():
-            key = (numbers.comparison.part, pair.method, pair.baseline)
-            rows.setdefault(key, ({}, numbers.of_pair(pair)))[0][words] = pair
+def claims_of(comparison: Comparison, order: Order) -> Claims:
+    """Its sentences, losses included."""
+    groups = list(dict.fromkeys(pair.cell for pair in comparison.pairs))
+    first = groups[0] if groups and Cell() not in groups else Cell()
+    made: dict[bool, list[Claim]] = {True: [], False: []}
+    for pair in comparison.pairs:
+        runs = RunKey.of(comparison.part, pair.cell, pair.method)
+        made[pair.cell == first].append(Claim(pair.verdict, pair.sentence, runs))
+    main, others = (sorted(some, key=order) for some in made.values())
+    return Claims(comparison.part, comparison.pairs.title, main, others)
+
+
+def sheets_of(comparison: Comparison, order: Order) -> list[Sheet]:
+    """Its tables: over tasks, against the baseline, by task and setting."""
+    unit = "random settings" if comparison.kind == "robustness" else "runs"
+    found = [_aggregates(comparison, unit), _pairs(comparison, "pairs", unit)]
+    found += [_cells(comparison, unit), _pairs(comparison, "cell-pairs", unit)]
+    for one in found:
+        one.lines.sort(key=order)  # type: ignore[attr-defined]
+    return [one for one in found if one.lines]
+
+
+def _cells(comparison: Comparison, unit: str) -> Sheet:
+    is_time = comparison.metric.kind == "time"
+    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", lambda row: count(row.n))]
+    if is_time:
+        columns += [("reached", "runs that met the target", lambda row: count(row.reached))]
+    else:
+        columns += [("IQM", "interquartile mean", lambda row: estimate(row.iqm))]
+    half, center = "time by which half of the runs were there", "mean of min(time, end of the run)"
+    columns += [("median", half if is_time else "median over runs", lambda row: estimate(row.median))]
+    columns += [("mean", center if is_time else "mean over runs", lambda row: estimate(row.mean))]
+    return _sheet(comparison, "cells", comparison.cells, columns)
+
+
+def _aggregates(comparison: Comparison, unit: str) -> Sheet:
+    """One line a method and group, one column a statistic."""
+    rows: dict[tuple[Cell, Method], dict[str, AggregateRow]] = {}
+    for row in comparison.aggregates:
+        rows.setdefault((row.group, row.method), {})[row.statistic] = row
+    columns = [("settings", ""), ("method", ""), ("cells", "tasks and settings"), ("n", f"{unit} in each")]
+    columns += [(STATISTICS[name], "") for name in dict.fromkeys(row.statistic for row in comparison.aggregates)]
     lines = []
-    for (part, method, baseline), (pairs, runs) in rows.items():
-        cells = [word(part), word(method), word(baseline)]
-        for metric in metrics:
-            if metric not in pairs:
-                cells.append(Cell(""))
-                continue
-            pair = pairs[metric]
-            share = claims.estimate(pair.improvement, pair.improvement_low, pair.improvement_high)
-            cells.append(Cell(verdict(pair.verdict).text, share, list(SIGNS).index(pair.verdict), pair.verdict))
-        lines.append(Line(cells, runs))
-    if found:
-        lines.sort(key=lambda line: (parts.index(line.cells[0].text), found[0].order(line)))
+    for (group, method), some in rows.items():
+        one = next(iter(some.values()))
+        cells = [word(group.group), word(method), count(one.cells), count(one.n)]
+        cells += [estimate(row.value) for row in some.values()]
+        lines.append(Line(cells, RunKey.of(comparison.part, group, method)))
+    name, table = f"{comparison.part}-{comparison.metric.name}-aggregates", comparison.aggregates
+    return Sheet(name, comparison.part, table.title, columns, lines, table.note)
+
+
+def _pairs(comparison: Comparison, name: str, unit: str) -> Sheet:
+    table = comparison.pairs if name == "pairs" else comparison.cell_pairs
+    by_task = any(row.cell.task for row in table)
+    center = "mean time" if comparison.metric.kind == "time" else "IQM"
+    columns: list[Column] = [TASK, SETTING] if by_task else [("settings", "", SETTING[-1])]
+    columns += [METHOD, ("n", f"{unit} in each cell", lambda row: count(row.n))]
+    columns += [(center, "of the method", lambda row: estimate(row.center))]
+    columns += [(f"{center} of {comparison.baseline}", "of the baseline", lambda row: estimate(row.baseline_center))]
+    together = "method less baseline; the intervals of the table hold together"
+    columns += [("difference", together, lambda row: estimate(row.difference)), *TESTS]
+    return _sheet(comparison, name, table, columns)
+
+
+def _sheet(comparison: Comparison, name: str, table: Table[Any], columns: Sequence[Column]) -> Sheet:
+    part = comparison.part
+    return sheet(
+        f"{comparison.metric.name}-{name}", part, table, columns, lambda row: RunKey.of(part, row.cell, row.method)
+    )
+
+
+def glance(found: Sequence[Comparison], order: Order) -> Sheet:
+    """Verdict of each method in each comparison, over all its tasks and settings (or its only one)."""
+    parts = list(dict.fromkeys(comparison.part for comparison in found))
+    metrics = list(dict.fromkeys(comparison.metric.words for comparison in found))
+    rows: dict[tuple[str, Method, Method], tuple[RunKey, dict[str, PairRow]]] = {}
+    for comparison in found:
+        several = len({pair.cell for pair in comparison.pairs}) > 1
+        for pair in (pair for pair in comparison.pairs if pair.cell == Cell() or not several):
+            runs = RunKey.of(comparison.part, pair.cell, pair.method)
+            rows.setdefault((comparison.part, pair.method, pair.baseline), (runs, {}))[1][comparison.metric.words] = (
+                pair
+            )
+    lines = []
+    for (part, method, baseline), (runs, pairs) in rows.items():
+        verdicts = (
+            verdict(pairs[metric].verdict, claims.interval(pairs[metric].improvement)) if metric in pairs else Entry("")
+            for metric in metrics
+        )
+        lines.append(Line([word(part), word(method), word(baseline), *verdicts], runs))
+    lines.sort(key=lambda line: (parts.index(line.runs.part), order(line)))
     columns = [("part", "of the study"), ("method", ""), ("against", "baseline")]
     columns += [(metric, "verdict, and the probability of improvement with its interval") for metric in metrics]
     note = (
@@ -291,67 +264,52 @@ def glance(found: Sequence[Numbers]) -> Sheet:
 
 def matched(part: str, table: Table[MatchedRow]) -> Sheet:
     """Methods against the baseline at their own effective step size."""
-    columns = [("task", ""), ("setting", ""), ("method", "")]
-    columns += [("effective step", "|w' - w| / |w|, or the learning rate")]
-    columns += [("baseline's", "effective step of the baseline in the comparison")]
-    columns += [("matched runs", "of the baseline"), ("n", "matched runs"), ("their step", "")]
-    columns += [
-        ("IQM", "of the method"),
-        ("matched IQM", "of the baseline"),
-        ("P(better)", "probability of improvement"),
+    columns: list[Column] = [
+        TASK,
+        SETTING,
+        METHOD,
+        ("effective step", "|w' - w| / |w|, or the learning rate", lambda row: number(row.step)),
+        ("baseline's", "effective step of the baseline in the comparison", lambda row: number(row.baseline_step)),
+        ("matched runs", "of the baseline", lambda row: word(row.matched or "none near enough")),
+        ("n", "matched runs", lambda row: count(row.n_matched)),
+        ("their step", "", lambda row: number(row.matched_step)),
+        ("IQM", "of the method", lambda row: estimate(row.iqm)),
+        ("matched IQM", "of the baseline", lambda row: estimate(row.matched_iqm)),
+        *TESTS,
     ]
-    columns += [("p", "exact rank test, adjusted by Holm"), ("verdict", "")]
-    lines = []
-    for row in table:
-        cells = [word(row.task), word(row.setting), word(row.method), number(row.step), number(row.baseline_step)]
-        cells += [word(row.matched or "none near enough"), count(row.n_matched), number(row.matched_step)]
-        cells += [estimate(row.iqm, row.iqm_low, row.iqm_high)]
-        cells += [estimate(row.matched_iqm, row.matched_low, row.matched_high)]
-        cells += [estimate(row.improvement, row.improvement_low, row.improvement_high)]
-        known = not math.isnan(row.p_holm)
-        cells += [Cell(claims.p_value(row.p_holm), value=row.p_holm) if known else Cell(""), verdict(row.verdict)]
-        lines.append(Line(cells, {"part": part, "task": row.task, "setting": row.setting, "optimizer": row.method}))
-    return Sheet(f"{part}-matched", part, table.title, columns, lines, table.note)
+    return sheet("matched", part, table, columns, lambda row: RunKey.of(part, row.cell, row.method))
 
 
-def matched_grid(table: Table[MatchedGridRow]) -> Sheet:
+def matched_grid(part: str, table: Table[MatchedGridRow]) -> Sheet:
     """Methods against the baseline along a grid, at the same effective step."""
-    part = table.records[0].part if len(table) else ""
-    columns = [("task", ""), ("setting", ""), ("method", "")]
-    columns += [("bins", "half decades of the effective step |w' - w| / |w| that both have"), ("from", ""), ("to", "")]
-    columns += [("near the best", "share of the bins within 5 % of the reference range of the cell's best")]
-    columns += [("baseline's", "the same of the baseline")]
-    columns += [("score", "mean normalized score over the bins, cut to [0, 1]"), ("baseline's score", "")]
-    columns += [("difference", "of the scores, with its interval")]
-    lines = []
-    for row in table:
-        cells = [word(row.task), word(row.setting), word(row.method), count(row.bins)]
-        cells += [number(value) for value in (row.step_low, row.step_high, row.near, row.baseline_near)]
-        cells += [estimate(row.area, row.area_low, row.area_high), number(row.baseline_area)]
-        cells += [estimate(row.difference, row.difference_low, row.difference_high)]
-        labels = {"part": part, "task": row.task, "setting": row.setting, "optimizer": row.method}
-        if row.task == MATCHED_ALL:
-            del labels["task"], labels["setting"]
-        lines.append(Line(cells, labels))
-    return Sheet(f"{part}-matched", part, table.title, columns, lines, table.note)
-
-
-def robustness(table: Table[RobustnessRow]) -> Sheet:
-    """What optimizers reach at random settings, or at the points of a grid."""
-    part = table.records[0].part if len(table) else ""
-    columns = [
-        ("task", ""),
-        ("setting", ""),
-        ("optimizer", ""),
-        ("settings", "of its options"),
-        ("best", "best setting's score"),
+    steps = "half decades of the effective step |w' - w| / |w| that both have"
+    near = "share of the bins within 5 % of the reference range of the cell's best"
+    columns: list[Column] = [
+        ("task", "", lambda row: word(row.cell.task or "all")),
+        ("setting", "", lambda row: word(row.cell.setting or "all")),
+        METHOD,
+        ("bins", steps, lambda row: count(row.bins)),
+        ("from", "", lambda row: number(row.step_low)),
+        ("to", "", lambda row: number(row.step_high)),
+        ("near the best", near, lambda row: number(row.near)),
+        ("baseline's", "the same of the baseline", lambda row: number(row.baseline_near)),
+        ("score", "mean normalized score over the bins, cut to [0, 1]", lambda row: estimate(row.area)),
+        ("baseline's score", "", lambda row: number(row.baseline_area)),
+        ("difference", "of the scores, with its interval", lambda row: estimate(row.difference)),
     ]
-    columns += [("near the best", "share of settings within 5 % of the reference range of the cell's best")]
-    columns += [("area", "mean normalized score, cut to [0, 1]")]
-    lines = []
-    for row in table:
-        cells = [word(row.task), word(row.setting), word(row.optimizer), count(row.settings), number(row.best)]
-        cells += [estimate(row.near, row.near_low, row.near_high), estimate(row.area, row.area_low, row.area_high)]
-        labels = {"part": row.part, "task": row.task, "setting": row.setting, "optimizer": row.optimizer}
-        lines.append(Line(cells, labels))
-    return Sheet(f"{part}-robustness", part, table.title, columns, lines, table.note)
+    return sheet("matched", part, table, columns, lambda row: RunKey.of(part, row.cell, row.method))
+
+
+def robustness(part: str, table: Table[RobustnessRow]) -> Sheet:
+    """What optimizers reach at random settings, or at the points of a grid."""
+    near = "share of settings within 5 % of the reference range of the cell's best"
+    columns: list[Column] = [
+        TASK,
+        SETTING,
+        ("optimizer", "", lambda row: word(row.optimizer)),
+        ("settings", "of its options", lambda row: count(row.settings)),
+        ("best", "best setting's score", lambda row: number(row.best)),
+        ("near the best", near, lambda row: estimate(row.near)),
+        ("area", "mean normalized score, cut to [0, 1]", lambda row: estimate(row.area)),
+    ]
+    return sheet("robustness", part, table, columns, lambda row: RunKey.of(part, row.cell, row.optimizer))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evaluation.analysis.data.run_reader import SEPARATOR
+from evaluation.analysis.comparisons.robustness import LEARNING_RATE
+from evaluation.analysis.data.protocol import Protocol
+from evaluation.analysis.data.run_key import RunKey
 from evaluation.cli.errors import UserError
 from evaluation.plots.study_data import StudyData
-from evaluation.report.sections import Line, Sheet, count, word
+from evaluation.report.sections import Entry, Line, Sheet, count, word
 from evaluation.study import spec
+
+Texts = Sequence[Entry | str]
+Columns = Sequence[str | tuple[str, str]]  # a label, or a label with an explanation
 
 
 def definition(study: StudyData) -> spec.Study | None:
@@ -39,35 +45,54 @@ def facts(study: StudyData) -> list[tuple[str, str]]:
 
 def sheets(study: StudyData) -> list[Sheet]:
     """Tables of the set-up."""
-    found = [_parts(study), _spaces(study), _variants(study), _tasks(study)]
-    found += [_named(study, "settings"), _named(study, "optimizers"), _used(study)]
-    return [sheet for sheet in found if sheet.lines]
-
-
-def _parts(study: StudyData) -> Sheet:
     defined = definition(study)
-    columns = [("part", ""), ("kind", ""), ("runs", "finished ones"), ("tasks", ""), ("settings", "")]
-    columns += [("optimizers", ""), ("seeds", ""), ("use", "runs that choose hyperparameters, or that are reported")]
-    columns += [("how", "")]
-    lines = []
+    found = [_parts(study, defined), _spaces(defined), _variants(defined), _tasks(study)]
+    if defined is not None:
+        common = _options(defined.options)
+        note = f"Options of every run: {common}." if common else ""
+        found += [_named("settings", "setting", study.settings, defined.settings, note)]
+        found += [_named("optimizers", "optimizer", study.optimizers, defined.optimizers)]
+    return [sheet for sheet in (*found, _used(study)) if sheet.lines]
+
+
+def _sheet(name: str, title: str, columns: Columns, lines: Iterable[tuple[RunKey, Texts]], note: str = "") -> Sheet:
+    """A table of words."""
+    labels = [(column, "") if isinstance(column, str) else column for column in columns]
+    rows = [Line([one if isinstance(one, Entry) else word(one) for one in texts], runs) for runs, texts in lines]
+    return Sheet(f"setup-{name}", "", title, labels, rows, note)
+
+
+def _parts(study: StudyData, defined: spec.Study | None) -> Sheet:
+    use = ("use", "runs that choose hyperparameters, or that are reported")
+    columns: Columns = [
+        "part",
+        "kind",
+        ("runs", "finished ones"),
+        "tasks",
+        "settings",
+        "optimizers",
+        "seeds",
+        use,
+        "how",
+    ]
+    lines: list[tuple[RunKey, Texts]] = []
     for part in study.parts("search", "compare", "grid", "robustness", "ablation"):
         rows = study.of(part)
         how = _how(defined.parts[part.name]) if defined is not None and part.name in defined.parts else ""
-        cells = [word(part.name), word(part.kind), count(len(rows))]
-        for column, order in (("task", study.tasks), ("setting", study.settings), ("optimizer", study.optimizers)):
-            names = {row[column] for row in rows}
-            cells.append(word(", ".join(name for name in order if name in names)))
+        names = [
+            ", ".join(name for name in order if name in {row[column] for row in rows})
+            for column, order in (("task", study.tasks), ("setting", study.settings), ("optimizer", study.optimizers))
+        ]
         purpose = {"tune": "tuning", "test": "test"}[rows[0]["purpose"]]
-        cells += [word(ranges({row["seed"] for row in rows})), word(purpose), word(how)]
-        lines.append(Line(cells, {"part": part.name}))
-    seeds = {use: {row["seed"] for row in study.runs if row["purpose"] == use} for use in ("tune", "test")}
-    shared = seeds["tune"] & seeds["test"]
+        seeds = ranges({row["seed"] for row in rows})
+        lines.append((RunKey(part.name), [part.name, part.kind, count(len(rows)), *names, seeds, purpose, how]))
+    tune, test = ({row["seed"] for row in study.runs if row["purpose"] == use} for use in ("tune", "test"))
     note = "Tuning seeds and test seeds are apart: no reported run has a seed that chose its hyperparameters."
-    if shared:
-        note = f"Seeds {ranges(shared)} were used for tuning and for testing: scores of these runs are optimistic."
-    elif not seeds["tune"]:
+    if tune & test:
+        note = f"Seeds {ranges(tune & test)} were used for tuning and for testing: scores of these runs are optimistic."
+    elif not tune:
         note = ""
-    return Sheet("setup-parts", "", "Parts of the study", columns, lines, note)
+    return _sheet("parts", "Parts of the study", columns, lines, note)
 
 
 def _how(part: spec.Part) -> str:
@@ -86,98 +111,71 @@ def _how(part: spec.Part) -> str:
     return "; ".join(words)
 
 
-def _spaces(study: StudyData) -> Sheet:
+def _spaces(defined: spec.Study | None) -> Sheet:
     """What searches and random settings choose from."""
-    defined = definition(study)
-    columns = [("part", ""), ("option", ""), ("range", ""), ("drawn", ""), ("optimizers", "")]
-    lines = []
+    lines: list[tuple[RunKey, Texts]] = []
     for part in defined.parts.values() if defined is not None else ():
         for one in part.space:
             values = _list(one.choices) if one.choices else f"{one.low:g} to {one.high:g}"
             how = "evenly" if one.choices else "uniform in the logarithm" if one.log else "uniform"
-            cells = [part.name, one.name, values, how + (", whole numbers" if one.integer else "")]
-            lines.append(
-                Line([word(text) for text in (*cells, ", ".join(one.optimizers) or "all")], {"part": part.name})
-            )
-    return Sheet("setup-spaces", "", "Search spaces", columns, lines)
+            how += ", whole numbers" if one.integer else ""
+            lines.append((RunKey(part.name), [part.name, one.name, values, how, ", ".join(one.optimizers) or "all"]))
+    return _sheet("spaces", "Search spaces", ["part", "option", "range", "drawn", "optimizers"], lines)
 
 
-def _variants(study: StudyData) -> Sheet:
+def _variants(defined: spec.Study | None) -> Sheet:
     """What each variant of an ablation changes."""
-    defined = definition(study)
-    lines = [
-        Line(
-            [word(part.name), word(name), word(_options(options) or "unchanged")], {"part": part.name, "variant": name}
-        )
+    lines = (
+        (RunKey(part.name, variant=name), [part.name, name, _options(options) or "unchanged"])
         for part in (defined.parts.values() if defined is not None else ())
         for name, options in part.variants.items()
-    ]
-    return Sheet("setup-variants", "", "Variants", [("part", ""), ("variant", ""), ("options", "")], lines)
+    )
+    return _sheet("variants", "Variants", ["part", "variant", "options"], lines)
 
 
 def _tasks(study: StudyData) -> Sheet:
     """Each task with the protocol of its scores, its budget and the references of normalized scores."""
     references: dict[str, str] = {}
     for part in study.parts("compare", "ablation", "grid", "robustness"):
-        try:
-            references |= study.comparison(part, "final").references
-        except UserError:
-            continue  # the page says so where the comparison is missing
-    columns = [("task", ""), ("steps of a run", ""), ("target", "score whose first reaching is timed")]
-    columns += [("protocol of the scores", ""), ("normalized scores", "what counts as 0 and as 1")]
-    lines = []
+        with contextlib.suppress(UserError):  # the page says so where the comparison is missing
+            references |= {task: str(to) for task, to in study.comparison(part, "final").references.items()}
+    columns: Columns = ["task", "steps of a run", ("target", "score whose first reaching is timed")]
+    columns = [*columns, "protocol of the scores", ("normalized scores", "what counts as 0 and as 1")]
+    lines: list[tuple[RunKey, Texts]] = []
     for task in study.tasks:
         rows = [row for row in study.runs if row["task"] == task]
-        steps = sorted({row["total_steps"] for row in rows})
-        targets = sorted(
-            {row["target"] for row in rows if row["target"] is not None and row["target"] == row["target"]}
-        )
-        protocols = sorted({row["protocol"].replace(SEPARATOR, ", ") for row in rows})
-        cells = [word(task), word(_list([f"{number:,}" for number in steps])), word(_list(targets))]
-        lines.append(Line([*cells, word(" | ".join(protocols)), word(references.get(task, ""))], {"task": task}))
-    return Sheet("setup-tasks", "", "Tasks and protocols", columns, lines)
+        steps = _list(f"{number:,}" for number in sorted({row["total_steps"] for row in rows}))
+        targets = _list(study.targets({task: rows}))
+        protocols = sorted({", ".join(Protocol.read(row["protocol"]).words()) for row in rows})
+        texts = [task, steps, targets, " | ".join(protocols), references.get(task, "")]
+        lines.append((RunKey(task=task), texts))
+    return _sheet("tasks", "Tasks and protocols", columns, lines)
 
 
-def _named(study: StudyData, key: str) -> Sheet:
+def _named(
+    name: str, label: str, order: Iterable[str], given: Mapping[str, Mapping[str, Any]], note: str = ""
+) -> Sheet:
     """The settings or optimizers with the options that define them."""
-    defined = definition(study)
-    label = key[:-1]
-    names = study.settings if key == "settings" else study.optimizers
-    given: Mapping[str, Mapping[str, Any]] = getattr(defined, key) if defined is not None else {}
-    lines = [
-        Line([word(name), word(_options(given[name]) or "unchanged")], {label: name}) for name in names if name in given
-    ]
-    common = _options(defined.options) if defined is not None else ""
-    note = f"Options of every run: {common}." if common and key == "settings" else ""
-    return Sheet(f"setup-{key}", "", key.capitalize(), [(label, ""), ("options", "")], lines, note)
+    lines = ((RunKey(**{label: one}), [one, _options(given[one]) or "unchanged"]) for one in order if one in given)
+    return _sheet(name, name.capitalize(), [label, "options"], lines, note)
 
 
 def _used(study: StudyData) -> Sheet:
     """The hyperparameters that the compared runs had, as far as they differ between optimizers, tasks or settings."""
-    found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    found: dict[RunKey, list[dict[str, Any]]] = {}
     for row in (row for part in study.parts("compare") for row in study.of(part)):
-        key = (row["part"], row["task"], row["setting"], row["optimizer"])
-        options = {"optimizer.lr": row["lr"], **json.loads(row["options"] or "{}")}
-        found.setdefault(key, []).append(options)
+        key = RunKey(row["part"], row["task"], row["setting"], row["optimizer"])
+        found.setdefault(key, []).append({LEARNING_RATE: row["lr"], **json.loads(row["options"] or "{}")})
     same = _common([options for some in found.values() for options in some])
-    columns = [
-        ("part", ""),
-        ("task", ""),
-        ("setting", ""),
-        ("optimizer", ""),
-        ("learning rate", ""),
-        ("other options", ""),
-    ]
-    lines = []
-    for (part, task, setting, optimizer), some in found.items():
-        rates = sorted({options["optimizer.lr"] for options in some if options["optimizer.lr"] is not None})
-        shared = _common(some)
-        others = {key: value for key, value in shared.items() if key not in same and key != "optimizer.lr"}
-        labels = {"part": part, "task": task, "setting": setting, "optimizer": optimizer}
-        cells = [word(part), word(task), word(setting), word(optimizer), word(_list([f"{rate:.4g}" for rate in rates]))]
-        lines.append(Line([*cells, word(_options(others))], labels))
+    lines: list[tuple[RunKey, Texts]] = []
+    for key, some in found.items():
+        rates = sorted({options[LEARNING_RATE] for options in some if options[LEARNING_RATE] is not None})
+        others = {name: value for name, value in _common(some).items() if name not in (*same, LEARNING_RATE)}
+        shown = [_list(f"{rate:.4g}" for rate in rates), _options(others)]
+        lines.append((key, [*key.labels().values(), *shown]))
+    columns = ["part", "task", "setting", "optimizer", "learning rate", "other options"]
     note = "Options that all of them have are left out."
-    return Sheet("setup-used", "", "Hyperparameters of the compared runs", columns, lines, note)
+    return _sheet("used", "Hyperparameters of the compared runs", columns, lines, note)
 
 
 def _common(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

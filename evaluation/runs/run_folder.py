@@ -8,6 +8,7 @@
     tracking.json     which run it is in a tracking service, with `track`: `tracking`
     checkpoints/      the last two, atomic: `checkpoint`; removed once finished
     model.pt          the trainer's model, once finished
+    row.json          what analysis reads of a finished run: `analysis_row`
     summary.json      once finished, and only then
     lock              a second process is refused
 
@@ -36,6 +37,7 @@ from evaluation.cli.config_file import differences, plain, read_config, write_co
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import read_json, write_json
 from evaluation.runs import provenance
+from evaluation.runs.analysis_row import ROW, analysis_row
 from evaluation.runs.checkpoint import Checkpoint, CheckpointStore, to_stderr
 from evaluation.runs.closing import Closing
 from evaluation.runs.lock import FolderLock
@@ -169,8 +171,9 @@ class RunFolder(Closing):
         return self.checkpoint
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, which makes the run a finished one, then remove its checkpoints."""
+        """Write row.json, then summary.json, which makes the run a finished one; then remove its checkpoints."""
         self._metrics.length()
+        write_json(self.path / ROW, analysis_row(self.config, summary, read_json(self.path / PROVENANCE)))
         write_json(self.path / SUMMARY, summary)
         self.checkpoints.remove_all()
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from typing import Protocol
 
 from evaluation.cli.errors import UserError
-from evaluation.study.engines.jobs import Job, Outcome
-from evaluation.study.engines.local import Engine
+from evaluation.study.engines.base import Engine, Job, Outcome
 from evaluation.study.plan import Plan, PlannedRun, Planner
+from evaluation.study.progress import Progress, State
+from evaluation.study.run_id import RunId
 from evaluation.study.search import Storage
-from evaluation.study.study_folder import LOGS, Results, StudyFolder
+from evaluation.study.study_folder import StudyFolder
 
 WAIT_S = 0.5  # between two looks at the display while nothing ends
 
@@ -23,7 +25,7 @@ class Display(Protocol):
         """Show how far it is."""
         ...
 
-    def ended(self, run: PlannedRun, outcome: Outcome, progress: Progress) -> None:
+    def ended(self, outcome: Outcome, progress: Progress) -> None:
         """A run ended."""
         ...
 
@@ -33,53 +35,32 @@ class Display(Protocol):
 
 
 @dataclass
-class Progress:
-    """How far a study is: run ids by state, and the seconds that this session's finished runs took."""
-
-    plan: Plan
-    finished: set[str] = field(default_factory=set)
-    running: dict[str, float] = field(default_factory=dict)  # id -> time.monotonic() at its start
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # task -> of each run
-
-    @property
-    def total(self) -> int:
-        """All runs of the study, those whose options wait for a search included."""
-        return len(self.plan.runs) + len(self.plan.waiting)
-
-
 class Driver:
     """One session of a study.
 
-    Args:
+    Attributes:
         folder: the study's folder, held.
         engine: carries out the runs.
-        program: the trainer as `jobs.resolve_program` gives it.
+        program: the trainer as `program.resolve` gives it.
         threads: of each run.
         retries: attempts after a failure that a new attempt may not meet (a kill, a crash).
         storage: where the searches' trials are written besides; None: nowhere.
         parts: only these parts; None: all.
     """
 
-    def __init__(
-        self,
-        folder: StudyFolder,
-        planner: Planner,
-        engine: Engine,
-        program: tuple[str, ...],
-        display: Display,
-        *,
-        threads: int = 1,
-        retries: int = 1,
-        storage: Storage | None = None,
-        parts: set[str] | None = None,
-    ) -> None:
-        self.folder, self.planner, self.engine, self.display = folder, planner, engine, display
-        self._program, self._threads, self._retries = program, threads, retries
-        self._storage, self._parts = storage, parts
-        self._results = Results(folder.path)
-        self._attempts: dict[str, int] = {}
-        self.progress = Progress(Plan())
+    folder: StudyFolder
+    planner: Planner
+    engine: Engine
+    program: tuple[str, ...]
+    display: Display
+    threads: int = 1
+    retries: int = 1
+    storage: Storage | None = None
+    parts: set[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.attempts: Counter[RunId] = Counter()
+        self.progress = Progress(Plan(), self.folder.study.seconds)
 
     def run(self) -> Progress:
         """Carry out everything that is missing; failed runs of earlier sessions are tried again."""
@@ -91,7 +72,7 @@ class Driver:
                 if not self.engine.free():
                     break
                 self._start(run)
-            if not progress.running:
+            if not progress.started:
                 self._store_if_possible()
                 return progress
             for outcome in self.engine.wait(WAIT_S):
@@ -99,17 +80,17 @@ class Driver:
             self.display.update(progress)
 
     def _replan(self) -> None:
-        plan = self.planner.plan(self._results.objective)
+        plan = self.planner.plan(self.folder.objective)
         self.folder.record(plan.runs)
-        self.progress.plan = plan
-        self.progress.finished = {run.id for run in plan.runs if self._results.summary(run.id) is not None}
-        self._by_id = {run.id: run for run in plan.runs}
+        self.progress.replan(plan)
+        finished = [run.id for run in plan.runs if self.folder.summary(run.id) is not None]
+        self.progress.states |= dict.fromkeys(finished, State.FINISHED)
 
     def _store(self) -> None:
         """Bring the database of the searches up to date."""
-        if self._storage is not None:
+        if self.storage is not None:
             for search in self.planner.searches.values():
-                self._storage.add(self.folder.study.name, search)
+                self.storage.add(self.folder.study.name, search)
 
     def _store_if_possible(self) -> None:
         """The same in mid-study: the run folders are what counts, and a later attempt writes what is missing."""
@@ -119,41 +100,30 @@ class Driver:
             self.display.message(f"{error}; the study goes on")
 
     def _todo(self) -> list[PlannedRun]:
-        progress = self.progress
-        return [
-            run
-            for run in progress.plan.runs
-            if run.id not in progress.finished
-            and run.id not in progress.running
-            and run.id not in progress.failed
-            and (self._parts is None or run.part in self._parts)
-        ]
+        states, parts = self.progress.states, self.parts
+        missing = [run for run in self.progress.plan.runs if states[run.id] is State.MISSING]
+        return [run for run in missing if parts is None or run.id.part in parts]
 
     def _start(self, run: PlannedRun) -> None:
-        self._attempts[run.id] = self._attempts.get(run.id, 0) + 1
-        self.progress.running[run.id] = time.monotonic()
-        self.engine.submit(
-            Job(
-                id=run.id,
-                program=self._program,
-                arguments=tuple(run.arguments()),
-                run=(self.folder.path / run.id).absolute(),
-                log=(self.folder.path / LOGS / f"{run.id.replace('/', '__')}.log").absolute(),
-                threads=self._threads,
-            )
-        )
+        self.attempts[run.id] += 1
+        self.progress.states[run.id] = State.RUNNING
+        self.progress.started[run.id] = time.monotonic()
+        folder, log = self.folder.run(run.id).absolute(), self.folder.log(run.id).absolute()
+        self.engine.submit(Job(run.id, self.program, tuple(run.arguments()), folder, log, self.threads))
 
     def _take_in(self, outcome: Outcome) -> None:
-        progress, run = self.progress, self._by_id[outcome.id]
-        del progress.running[outcome.id]
+        progress, run = self.progress, outcome.run
+        del progress.started[run]
         if outcome.failure is None:
-            progress.finished.add(outcome.id)
+            progress.states[run] = State.FINISHED
             progress.seconds.setdefault(run.task, []).append(outcome.seconds)
-            self.folder.fail(outcome.id, None)
-        elif outcome.final or self._attempts[outcome.id] > self._retries:
-            progress.failed[outcome.id] = outcome.failure
-            self.folder.fail(outcome.id, outcome.failure)
-        self.display.ended(run, outcome, progress)
-        if progress.plan.waiting and run.kind == "search":
+            self.folder.fail(run, None)
+        elif outcome.final or self.attempts[run] > self.retries:
+            progress.states[run] = State.FAILED
+            self.folder.fail(run, outcome.failure)
+        else:
+            progress.states[run] = State.MISSING  # to be tried again
+        self.display.ended(outcome, progress)
+        if progress.plan.waiting and run.cell in self.planner.searches:
             self._replan()
             self._store_if_possible()

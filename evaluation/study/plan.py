@@ -11,49 +11,34 @@ from typing import Any
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import show
 from evaluation.study import space as spaces
+from evaluation.study.run_id import Cell, RunId
 from evaluation.study.search import SEED, Search, Trial
 from evaluation.study.spec import DEFAULT, Options, Part, Study
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_=,-]")  # in the name of a folder
 
-Objective = Callable[[str, str], float | None]  # run id, "final" or "curve" -> its value; None: not finished
+Objective = Callable[[RunId, str], float | None]  # "final" or "curve" -> its value; None: not finished
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """One training run and its place in the study. `options` is everything beyond the program's defaults."""
 
-    part: str
+    id: RunId
     kind: str
-    task: str
-    setting: str
-    optimizer: str
-    variant: str
-    seed: int
     purpose: str
     options: Mapping[str, Any]
 
-    @property
-    def id(self) -> str:
-        """Unique in the study; also the path of the run folder in the study folder."""
-        return "/".join((self.part, self.task, self.setting, self.optimizer, self.variant, f"s{self.seed}"))
-
     def arguments(self) -> list[str]:
         """The options as command-line arguments of the program's `train`."""
-        return [f"--{key.replace('_', '-')}={show(value)}" for key, value in self.options.items()] + [
-            f"--seed={self.seed}"
-        ]
+        options = {**self.options, "seed": self.id.seed}
+        return [f"--{key.replace('_', '-')}={show(value)}" for key, value in options.items()]
 
     def entry(self) -> dict[str, Any]:
         """The run as a line of the study's index."""
-        return (
-            {"id": self.id, "path": self.id}
-            | {
-                name: getattr(self, name)
-                for name in ("part", "kind", "task", "setting", "optimizer", "variant", "seed", "purpose")
-            }
-            | {"options": dict(self.options)}
-        )
+        part, *others = self.id._asdict().items()
+        labels = dict([part, ("kind", self.kind), *others, ("purpose", self.purpose)])
+        return {"id": str(self.id), "path": str(self.id), **labels, "options": dict(self.options)}
 
 
 @dataclass
@@ -61,30 +46,25 @@ class Plan:
     """The runs known by now, and the ids of those that wait for the end of a search: their options are not known."""
 
     runs: list[PlannedRun] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
+    waiting: list[RunId] = field(default_factory=list)
 
 
 class Planner:
     """Makes plans of one study; keeps its searches between two plans."""
 
-    def __init__(self, study: Study, begun: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """`begun`: the options of runs that have begun, by id (`folder.begun_options`)."""
+    def __init__(self, study: Study, begun: Mapping[RunId, Options] | None = None) -> None:
+        """`begun`: the options of runs that have begun (`StudyFiles.begun`)."""
         self.study = study
         self.faults: list[str] = []  # found by `samples`
-        self.searches = {
-            (part.name, task, setting, optimizer): Search(part, task, setting, optimizer)
-            for part in study.parts.values()
-            if part.kind == "search"
-            for task, setting, optimizer in itertools.product(part.tasks, part.settings, part.optimizers)
-        }
-        for run, options in (begun or {}).items():
-            *place, variant, _ = run.split("/")
-            search = self.searches.get(tuple(place))  # type: ignore[arg-type]
-            if search is not None:
-                names = [one.name for one in search.space]
-                search.begun[int(variant.rpartition("-")[2])] = {
-                    name: options[name] for name in names if name in options
-                }
+        self.searches: dict[Cell, Search] = {}
+        for part in study.parts.values():
+            for cell in _cells(part) if part.kind == "search" else ():
+                search = self.searches[cell] = Search(part, cell)
+                for number, seed in itertools.product(range(part.trials), part.seeds):
+                    options = (begun or {}).get(_trial(cell, number, seed))
+                    if options is not None:
+                        names = [one.name for one in search.space]
+                        search.begun[number] = {name: options[name] for name in names if name in options}
 
     def plan(self, objective: Objective) -> Plan:
         """All runs that are determined, in the order of the parts. In a part the seeds vary slowest (in a search the
@@ -92,89 +72,83 @@ class Planner:
         plan = Plan()
         for part in self.study.parts.values():
             found: list[PlannedRun] = []
-            for task, setting, optimizer in itertools.product(part.tasks, part.settings, part.optimizers):
-                if part.kind == "search":
-                    runs, missing = self._search(part, task, setting, optimizer, objective)
-                else:
-                    runs, missing = self._fixed(part, task, setting, optimizer)
+            for cell in _cells(part):
+                runs, missing = self._search(cell, objective) if part.kind == "search" else self._fixed(part, cell)
                 found += runs
                 plan.waiting += missing
             order = {seed: i for i, seed in enumerate(part.seeds)}
-            plan.runs += sorted(found, key=lambda run: run.variant if part.kind == "search" else order[run.seed])
+            plan.runs += sorted(found, key=lambda run: run.id.variant if part.kind == "search" else order[run.id.seed])
         return plan
 
     def samples(self) -> Iterator[PlannedRun]:
         """One run of every combination of options that the definition can produce, tuned values at the ends of their
         ranges: what is to be checked before the first run."""
         for part in self.study.parts.values():
-            for task, setting, optimizer in itertools.product(part.tasks, part.settings, part.optimizers):
+            for cell in _cells(part):
                 tuned: list[Options] = [{}]
                 if part.kind == "search":
-                    tuned = _corners(part.space, optimizer)
+                    tuned = _corners(part.space, cell.optimizer)
                 elif part.tuned is not None:
-                    tuned = _corners(self.study.parts[part.tuned].space, optimizer)[:1]
+                    tuned = _corners(self.study.parts[part.tuned].space, cell.optimizer)[:1]
                 for values in tuned:
-                    base = self._layers(part, task, setting, optimizer) | values
+                    base = self._layers(part, cell) | values
                     try:
-                        variants = list(self._variants(part, optimizer, base))
+                        variants = list(self._variants(part, cell, base))
                     except UserError as error:
                         self.faults.append(str(error))
                         continue
                     for variant, options in variants:
-                        yield self._runs(part, task, setting, optimizer, variant, base | options)[0]
+                        yield _planned(part, RunId(*cell, variant, part.seeds[0]), base | options)
 
-    def _search(
-        self, part: Part, task: str, setting: str, optimizer: str, objective: Objective
-    ) -> tuple[list[PlannedRun], list[str]]:
-        search = self.searches[part.name, task, setting, optimizer]
-        base = self._layers(part, task, setting, optimizer)
-
-        def runs_of(trial: Trial) -> list[PlannedRun]:
-            variant = f"trial-{trial.number:03d}"
-            return self._runs(part, task, setting, optimizer, variant, base | trial.options)
+    def _search(self, cell: Cell, objective: Objective) -> tuple[list[PlannedRun], list[RunId]]:
+        search = self.searches[cell]
+        part, base = search.part, self._layers(search.part, cell)
 
         def value(trial: Trial) -> float | None:
-            values = [objective(run.id, part.objective) for run in runs_of(trial)]
+            values = [objective(_trial(cell, trial.number, seed), part.objective) for seed in part.seeds]
             known = [one for one in values if one is not None]
             return sum(known) / len(known) if len(known) == len(values) else None
 
         search.advance(value)
-        runs = [run for trial in search.trials for run in runs_of(trial)]
-        missing = [Trial(number, {}) for number in range(len(search.trials), part.trials)]
-        return runs, [run.id for trial in missing for run in runs_of(trial)]
+        runs = [
+            _planned(part, _trial(cell, trial.number, seed), base | trial.options)
+            for trial in search.trials
+            for seed in part.seeds
+        ]
+        missing = itertools.product(range(len(search.trials), part.trials), part.seeds)
+        return runs, [_trial(cell, number, seed) for number, seed in missing]
 
-    def _fixed(self, part: Part, task: str, setting: str, optimizer: str) -> tuple[list[PlannedRun], list[str]]:
-        base = self._layers(part, task, setting, optimizer)
+    def _fixed(self, part: Part, cell: Cell) -> tuple[list[PlannedRun], list[RunId]]:
+        base = self._layers(part, cell)
         known = True
         if part.tuned is not None:
-            search = self.searches[part.tuned, task, part.tuned_setting or setting, optimizer]
+            search = self.searches[cell._replace(part=part.tuned, setting=part.tuned_setting or cell.setting)]
             known = search.finished
             base |= search.best.options if known else {}
         runs = [
-            run
-            for variant, options in self._variants(part, optimizer, base, sample=not known)
-            for run in self._runs(part, task, setting, optimizer, variant, base | options)
+            _planned(part, RunId(*cell, variant, seed), base | options)
+            for variant, options in self._variants(part, cell, base, sample=not known)
+            for seed in part.seeds
         ]
         return (runs, []) if known else ([], [run.id for run in runs])
 
-    def _layers(self, part: Part, task: str, setting: str, optimizer: str) -> Options:
+    def _layers(self, part: Part, cell: Cell) -> Options:
         study = self.study
-        return study.options | study.tasks[task] | study.settings[setting] | study.optimizers[optimizer] | part.options
+        of_cell = study.tasks[cell.task] | study.settings[cell.setting] | study.optimizers[cell.optimizer]
+        return study.options | of_cell | part.options
 
-    def _variants(
-        self, part: Part, optimizer: str, base: Options, sample: bool = False
-    ) -> Iterator[tuple[str, Options]]:
+    def _variants(self, part: Part, cell: Cell, base: Options, sample: bool = False) -> Iterator[tuple[str, Options]]:
         """(name, options) of each variant; as a `sample`, factors of values that are not known yet are left out."""
         if part.kind == "ablation":
             yield from part.variants.items()
         elif part.kind == "robustness":
-            dimensions = spaces.of(part.space, optimizer)
+            dimensions = spaces.of(part.space, cell.optimizer)
             for i, point in enumerate(spaces.uniform(part.draws, len(dimensions), SEED)):
                 yield f"draw-{i:03d}", {one.name: one.at(float(u)) for one, u in zip(dimensions, point, strict=True)}
         elif part.kind == "grid":
             lists = {**part.values, **part.multiply}
-            for cell in itertools.product(*lists.values()):
-                chosen = dict(zip(lists, cell, strict=True))
+            for point in itertools.product(*lists.values()):
+                chosen = dict(zip(lists, point, strict=True))
                 options = {
                     key: value if key in part.values else self._product(part, key, base, value, sample)
                     for key, value in chosen.items()
@@ -198,14 +172,17 @@ class Planner:
             "or tune it"
         )
 
-    def _runs(
-        self, part: Part, task: str, setting: str, optimizer: str, variant: str, options: Options
-    ) -> list[PlannedRun]:
-        """The run at every seed of the part."""
-        return [
-            PlannedRun(part.name, part.kind, task, setting, optimizer, variant, seed, part.purpose, options)
-            for seed in part.seeds
-        ]
+
+def _cells(part: Part) -> Iterator[Cell]:
+    return (Cell(part.name, *names) for names in itertools.product(part.tasks, part.settings, part.optimizers))
+
+
+def _trial(cell: Cell, number: int, seed: int) -> RunId:
+    return RunId(*cell, f"trial-{number:03d}", seed)
+
+
+def _planned(part: Part, run: RunId, options: Options) -> PlannedRun:
+    return PlannedRun(run, part.kind, part.purpose, options)
 
 
 def _corners(space: tuple[spaces.Dimension, ...], optimizer: str) -> list[Options]:

@@ -17,6 +17,7 @@ import numpy as np
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.seeding import derive
 from evaluation.study import space as spaces
+from evaluation.study.run_id import Cell
 from evaluation.study.space import Dimension
 from evaluation.study.spec import Options, Part
 
@@ -41,9 +42,7 @@ class Search:
     """The tuning of one optimizer on one task in one setting."""
 
     part: Part
-    task: str
-    setting: str
-    optimizer: str
+    cell: Cell
     trials: list[Trial] = field(default_factory=list)
     # Options of trials that have begun, by number: another version of Optuna may propose others.
     begun: dict[int, Options] = field(default_factory=dict)
@@ -51,7 +50,7 @@ class Search:
     @property
     def space(self) -> tuple[Dimension, ...]:
         """The options that are tuned."""
-        return spaces.of(self.part.space, self.optimizer)
+        return spaces.of(self.part.space, self.cell.optimizer)
 
     @property
     def finished(self) -> bool:
@@ -95,7 +94,7 @@ class Search:
     def _suggest(self, number: int) -> Options:
         """TPE's proposal for one trial, from the trials that have finished."""
         optuna = quiet_optuna()
-        seed = derive(SEED, self.part.name, self.task, self.setting, self.optimizer, number)
+        seed = derive(SEED, *self.cell, number)
         study = optuna.create_study(
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=len(self.space) > 1),
@@ -163,7 +162,7 @@ class Storage:
             UserError: it holds a study of that name with other trials.
         """
         optuna = quiet_optuna()
-        name = "/".join((study, search.part.name, search.task, search.setting, search.optimizer))
+        name = f"{study}/{search.cell}"
         try:
             stored = optuna.create_study(
                 storage=self._storage, study_name=name, direction="maximize", load_if_exists=True

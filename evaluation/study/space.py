@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.cli.values import coerce, did_you_mean, number, suggestion
+from evaluation.cli.values import coerce, number
+from evaluation.study.entry import Entry
 
 _KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
 
@@ -72,46 +73,30 @@ def uniform(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
     return np.stack(columns, axis=1) if columns else np.zeros((points, 0))
 
 
-def read_space(value: Any, where: str, optimizers: Sequence[str], faults: list[str]) -> tuple[Dimension, ...]:
-    """Dimensions from a mapping; what is wrong is appended to `faults`.
+def read_space(entry: Entry, key: str, optimizers: Sequence[str]) -> tuple[Dimension, ...]:
+    """The dimensions at a key of a definition.
 
     An option's range is a mapping (low, high, ...), a list of choices, or a list of such mappings for different
     optimizers.
     """
-    if not isinstance(value, Mapping):
-        faults.append(f"{where}: expected options with their ranges")
-        return ()
+    space = entry.child(key)
     found: list[Dimension] = []
-    for name, item in _leaves(value):
+    for name, item in _leaves(space.values):
         several = isinstance(item, list) and item and all(isinstance(one, Mapping) for one in item)
         for index, one in enumerate(item if several else [item]):
-            at = f"{where}.{name}[{index}]" if several else f"{where}.{name}"
-            dimension = _read_dimension(name, one, at, optimizers, faults)
-            if dimension is not None:
-                found.append(dimension)
+            at = space.at(f"{name}[{index}]" if several else name)
+            if isinstance(one, list):
+                one = {"choices": one}
+            if isinstance(one, Mapping):
+                found += _dimension(name, Entry(one, at, space.faults), optimizers)
+            else:
+                space.faults.append(f"{at}: give low and high, or a list of choices")
     for optimizer in optimizers:
         names = [one.name for one in of(found, optimizer)]
-        faults += [f"{where}.{name}: has several ranges for {optimizer}" for name in names if names.count(name) > 1]
+        for name in names:
+            if names.count(name) > 1:
+                space.fault(name, f": has several ranges for {optimizer}")
     return tuple(found)
-
-
-def _read_dimension(name: str, item: Any, at: str, optimizers: Sequence[str], faults: list[str]) -> Dimension | None:
-    if isinstance(item, list):
-        item = {"choices": item}
-    if not isinstance(item, Mapping):
-        faults.append(f"{at}: give low and high, or a list of choices")
-        return None
-    before = len(faults)
-    for key in item:
-        if key not in _KEYS:
-            faults.append(f"{at}.{key}: unknown key{suggestion(str(key), _KEYS)}")
-    names = item.get("optimizers", [])
-    names = [names] if isinstance(names, str) else list(names)
-    for one in names:
-        if one not in optimizers:
-            faults.append(f"{at}.optimizers: unknown name {one!r}{did_you_mean(str(one), tuple(optimizers))}")
-    dimension = _dimension(name, item, tuple(names), at, faults)
-    return dimension if len(faults) == before else None
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -126,23 +111,26 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
     return found
 
 
-def _dimension(
-    name: str, item: Mapping[str, Any], optimizers: tuple[str, ...], at: str, faults: list[str]
-) -> Dimension | None:
+def _dimension(name: str, entry: Entry, optimizers: Sequence[str]) -> list[Dimension]:
+    """The dimension that a range describes, if it does."""
+    item, before = entry.values, len(entry.faults)
+    entry.known(_KEYS)
+    owners = entry.choice("optimizers", optimizers) if item.get("optimizers") else ()
     if "choices" in item:
         choices = item["choices"]
-        if not isinstance(choices, list) or not choices:
-            faults.append(f"{at}.choices: must be a list of values")
-            return None
-        return Dimension(name, choices=tuple(number(choice) for choice in choices), optimizers=optimizers)
+        if isinstance(choices, list) and choices:
+            return [Dimension(name, choices=tuple(map(number, choices)), optimizers=owners)]
+        entry.fault("choices", ": must be a list of values")
+        return []
     try:
         low, high = coerce(item.get("low", ""), float), coerce(item.get("high", ""), float)
         log, integer = coerce(item.get("log", True), bool), coerce(item.get("integer", False), bool)
     except ValueError as error:
-        faults.append(f"{at}: low and high must be numbers, log and integer true or false ({error})")
-        return None
+        what = "low and high must be numbers, log and integer true or false"
+        entry.faults.append(f"{entry.where}: {what} ({error})")
+        return []
     if not low < high or not math.isfinite(low) or not math.isfinite(high):
-        faults.append(f"{at}: low {low:g} must be below high {high:g}, both finite")
+        entry.faults.append(f"{entry.where}: low {low:g} must be below high {high:g}, both finite")
     elif log and low <= 0:
-        faults.append(f"{at}: a logarithmic range needs low above 0, not {low:g} (or log: false)")
-    return Dimension(name, low, high, log, integer, optimizers=optimizers)
+        entry.faults.append(f"{entry.where}: a logarithmic range needs low above 0, not {low:g} (or log: false)")
+    return [Dimension(name, low, high, log, integer, optimizers=owners)] if len(entry.faults) == before else []

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,16 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.runs.lock import is_held
-from evaluation.runs.run_folder import CONFIG, LOCK, METRICS
-from evaluation.study.cost import Cost, cost, seconds_per_run
-from evaluation.study.driver import Progress
-from evaluation.study.engines.jobs import Outcome
-from evaluation.study.plan import PlannedRun, Planner
-from evaluation.study.spec import Study
-from evaluation.study.study_folder import Results, begun_options, read_failed
+from evaluation.runs.run_folder import METRICS
+from evaluation.study.engines.base import Outcome
+from evaluation.study.progress import UNFINISHED, Progress, State
+from evaluation.study.study_folder import StudyFiles
 
-STATES = ("finished", "running", "interrupted", "failed", "missing")
 SHOWN_FAILURES = 10
 TAIL = 4096  # bytes of metrics.jsonl that surely hold its last row
 
@@ -38,54 +33,36 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
-def look(study: Study, path: Path) -> tuple[Progress, dict[str, str], Cost]:
-    """The state of a study's folder, whoever runs it: progress, the state of each run, what is left to pay."""
-    results = Results(path)
-    plan = Planner(study, begun_options(path)).plan(results.objective)
-    failed = read_failed(path)
-    states = {run.id: _state(path / run.id, run.id, results, failed) for run in plan.runs}
-    states |= dict.fromkeys(plan.waiting, "missing")
-    progress = Progress(plan, finished={run for run, state in states.items() if state == "finished"}, failed=failed)
-    left = [run for run, state in states.items() if state != "finished"]
-    return progress, states, cost(left, seconds_per_run(plan, results, study.seconds))
+def page(progress: Progress, files: StudyFiles) -> Group:
+    """What `asgc-eval study status` shows: the table, what runs, what failed, what is left to do."""
+    left = progress.cost(progress.of(*UNFINISHED))
+    known = f"about {duration(left.seconds)} of one core" if not left.unknown else "cost unknown"
+    running = [f"{run}: {_position(files.run(run))}" for run in progress.of(State.RUNNING)]
+    failed = [f"failed: {run}: {why}" for run, why in files.failures.items()]
+    more = [f"... and {len(failed) - SHOWN_FAILURES} more failed runs"] if len(failed) > SHOWN_FAILURES else []
+    return Group(table(progress), *running, *failed[:SHOWN_FAILURES], *more, f"{left.runs} runs to do, {known}")
 
 
-def _state(folder: Path, run: str, results: Results, failed: dict[str, str]) -> str:
-    if results.summary(run) is not None:
-        return "finished"
-    if (folder / LOCK).is_file() and is_held(folder / LOCK):
-        return "running"
-    if run in failed:
-        return "failed"
-    return "interrupted" if (folder / CONFIG).is_file() else "missing"
-
-
-def table(states: dict[str, str]) -> Table:
+def table(progress: Progress) -> Table:
     """Part x optimizer: how many runs are in which state."""
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for run, state in states.items():
-        part, _, _, optimizer, *_ = run.split("/")
-        counts.setdefault((part, optimizer), Counter())[state] += 1
-    shown = [state for state in STATES if any(count[state] for count in counts.values()) or state == "finished"]
+    counts: dict[tuple[str, str], Counter[State]] = {}
+    for run, state in progress.states.items():
+        counts.setdefault((run.part, run.optimizer), Counter())[state] += 1
+    total = Counter(progress.states.values())
+    shown = [state for state in State if total[state] or state is State.FINISHED]
     result = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("part", "optimizer"):
         result.add_column(name, no_wrap=True)
     for name in ("runs", *shown):
         result.add_column(name, justify="right")
     previous = None
-    for (part, optimizer), count in counts.items():
+    for (part, optimizer), count in [*counts.items(), (("[bold]all[/]", ""), total)]:
+        if count is total:
+            result.add_section()
         cells = [str(count[state] or "·") for state in shown]
         result.add_row(part if part != previous else "", optimizer, str(count.total()), *cells)
         previous = part
-    total = Counter(states.values())
-    result.add_section()
-    result.add_row("[bold]all[/]", "", str(total.total()), *(str(total[state] or "·") for state in shown))
     return result
-
-
-def running_lines(states: dict[str, str], path: Path) -> list[str]:
-    """One line for each run that goes on: how far it is and its latest score."""
-    return [f"{run}: {_position(path / run)}" for run, state in states.items() if state == "running"]
 
 
 def _position(run: Path) -> str:
@@ -98,22 +75,12 @@ def _position(run: Path) -> str:
         return "starting"
 
 
-def failure_lines(failed: dict[str, str]) -> list[str]:
-    """The first failures with their reasons."""
-    lines = [f"failed: {run}: {why}" for run, why in list(failed.items())[:SHOWN_FAILURES]]
-    return lines + (
-        [f"... and {len(failed) - SHOWN_FAILURES} more failed runs"] if len(failed) > SHOWN_FAILURES else []
-    )
-
-
 class TerminalDisplay:
     """A live panel on a terminal; a line for each finished run elsewhere."""
 
-    def __init__(self, study: Study, results: Results, jobs: int, file: TextIO | None = None) -> None:
-        self._console = Console(file=file or sys.stderr, highlight=False)
-        self._study, self._results, self._jobs = study, results, jobs
-        self._progress: Progress | None = None
-        self._started = time.monotonic()
+    def __init__(self, files: StudyFiles, jobs: int) -> None:
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._files, self._jobs = files, jobs
         self._live: Live | None = None
 
     def __enter__(self) -> TerminalDisplay:
@@ -132,40 +99,32 @@ class TerminalDisplay:
         if self._live is not None:
             self._live.update(self._render(progress), refresh=True)
 
-    def ended(self, run: PlannedRun, outcome: Outcome, progress: Progress) -> None:
+    def ended(self, outcome: Outcome, progress: Progress) -> None:
         """A line for a run that failed, and without a terminal for every run."""
-        count = f"{len(progress.finished)}/{progress.total}"
+        run = outcome.run
         if outcome.failure is not None:
-            again = "" if run.id in progress.failed else " (trying again)"
-            self._console.print(f"failed{again}: {run.id}: {outcome.failure}", markup=False, soft_wrap=True)
+            again = "" if progress.states[run] is State.FAILED else " (trying again)"
+            self.message(f"failed{again}: {run}: {outcome.failure}")
         elif self._live is None:
-            score = self._results.objective(run.id, "final")
-            left = self._left(progress)
-            self._console.print(
-                f"{count} {run.id} final={score:.4g} {outcome.seconds:.0f} s, {left} left", markup=False, soft_wrap=True
-            )
+            score, count = self._files.objective(run, "final"), len(progress.of(State.FINISHED))
+            left = f"{outcome.seconds:.0f} s, {self._left(progress)} left"
+            self.message(f"{count}/{len(progress.states)} {run} final={score:.4g} {left}")
 
     def message(self, text: str) -> None:
         """A line above the panel."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def _left(self, progress: Progress) -> str:
-        known = {task: sum(values) / len(values) for task, values in progress.seconds.items()}
-        todo = [
-            run.id for run in progress.plan.runs if run.id not in progress.finished and run.id not in progress.failed
-        ]
-        left = cost([*todo, *progress.plan.waiting], {**self._study.seconds, **known})
-        return "time unknown" if left.unknown else duration(left.wall(self._jobs))
+        left = progress.cost(progress.of(State.RUNNING, State.MISSING))
+        return "time unknown" if left.unknown else duration(left.seconds / self._jobs)
 
     def _render(self, progress: Progress) -> Group:
-        states = {run.id: "missing" for run in progress.plan.runs} | dict.fromkeys(progress.plan.waiting, "missing")
-        states |= dict.fromkeys(progress.failed, "failed") | dict.fromkeys(progress.running, "running")
-        states |= dict.fromkeys(progress.finished, "finished")
+        finished = len(progress.of(State.FINISHED))
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True)
-        text = f"{len(progress.finished)}/{progress.total} runs, {self._left(progress)} left"
-        bar.add_row(ProgressBar(total=progress.total, completed=len(progress.finished)), Text(text))
+        text = f"{finished}/{len(progress.states)} runs, {self._left(progress)} left"
+        bar.add_row(ProgressBar(total=len(progress.states), completed=finished), Text(text))
         now = time.monotonic()
-        lines = [Text(f"{run} {duration(now - start)}", style="dim") for run, start in progress.running.items()]
-        return Group(table(states), bar, *lines[:8])
+        lines = [Text(f"{run} {duration(now - start)}", style="dim") for run, start in progress.started.items()]
+        return Group(table(progress), bar, *lines[:8])

@@ -24,20 +24,67 @@ from evaluation.runs.closing import Closing
 from evaluation.runs.lock import FolderLock
 from evaluation.runs.run_folder import CONFIG, SUMMARY
 from evaluation.study.plan import Plan, PlannedRun
-from evaluation.study.spec import Study
+from evaluation.study.run_id import RunId
+from evaluation.study.spec import DEFINITION, FAILED, INDEX, LOCK, LOGS, Options, Study
 
-DEFINITION, INDEX, FAILED, LOCK, LOGS, SEARCH_DB = (
-    "study.yaml",
-    "runs.jsonl",
-    "failed.json",
-    "lock",
-    "logs",
-    "search.db",
-)
 MAX_NAMED = 5
 
 
-class StudyFolder(Closing):
+class StudyFiles:
+    """The files of a study's folder, whoever runs it. `failures` has the reasons of failed runs by their folders."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the index; empty where there is none yet.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        self.path = path
+        self._summaries: dict[RunId, dict[str, Any]] = {}
+        self.failures: dict[str, str] = dict(read_json(path / FAILED)) if (path / FAILED).is_file() else {}
+        file = path / INDEX
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+            entries = [from_json(json.loads(line)) for line in lines]
+            self._index: dict[RunId, dict[str, Any]] = {RunId.of(entry): entry for entry in entries}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
+            raise UserError(why) from error
+
+    def run(self, run: RunId) -> Path:
+        """The run folder."""
+        return self.path / str(run)
+
+    def has_begun(self, run: RunId) -> bool:
+        """Whether there is a run folder to go on with."""
+        return (self.run(run) / CONFIG).is_file()
+
+    def begun(self) -> dict[RunId, Options]:
+        """The options of the runs that have begun, as the index has them."""
+        return {run: entry["options"] for run, entry in self._index.items() if self.has_begun(run)}
+
+    def summary(self, run: RunId) -> dict[str, Any] | None:
+        """The summary of a finished run, read once; None if it has not finished. `UserError` for a file that is no
+        summary."""
+        if run not in self._summaries:
+            file = self.run(run) / SUMMARY
+            if not file.is_file():
+                return None
+            try:
+                summary = read_json(file)
+                float(summary["final"]), float(summary["curve"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file} is no summary of a run: remove {file.parent} to run it again") from error
+            self._summaries[run] = summary
+        return self._summaries[run]
+
+    def objective(self, run: RunId, name: str) -> float | None:
+        """`plan.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
+        summary = self.summary(run)
+        return None if summary is None else float(summary[name])
+
+
+class StudyFolder(StudyFiles, Closing):
     """A study's folder, held by this process (a context manager).
 
     Raises (on opening):
@@ -45,7 +92,6 @@ class StudyFolder(Closing):
     """
 
     def __init__(self, path: Path, study: Study) -> None:
-        self.path = path
         self.study = study
         try:
             entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
@@ -59,8 +105,11 @@ class StudyFolder(Closing):
             self._lock = FolderLock(path / LOCK)
         except OSError as error:
             raise UserError(f"cannot write to {path}: {reason(error)}; choose another --dir") from error
-        self._index: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in read_index(path)}
-        self.failed = read_failed(path)
+        super().__init__(path)
+
+    def log(self, run: RunId) -> Path:
+        """Where the output of a run goes."""
+        return self.path / LOGS / f"{run.joined('__')}.log"
 
     def adopt(self, plan: Plan) -> None:
         """Make this definition the folder's, if the runs that have begun are among those it asks for. What was planned
@@ -69,10 +118,9 @@ class StudyFolder(Closing):
         Raises:
             UserError: another definition; names the first runs that are not in it or have other options.
         """
-        self._index = {name: entry for name, entry in self._index.items() if (self.path / name / CONFIG).is_file()}
-        runs = {run.id: run for run in plan.runs}
-        waiting = set(plan.waiting)
-        gone = [f"{name} is not in this one" for name in self._index if name not in runs and name not in waiting]
+        self._index = {run: entry for run, entry in self._index.items() if self.has_begun(run)}
+        asked = {*plan.waiting, *(run.id for run in plan.runs)}
+        gone = [f"{run} is not in this one" for run in self._index if run not in asked]
         self.refuse(gone + self._changed(plan.runs))
         definition = {**self.study.definition, "name": self.study.name}
         text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
@@ -86,31 +134,18 @@ class StudyFolder(Closing):
         if any(run.id not in self._index for run in runs):
             self._write(runs)
 
-    def _write(self, runs: Iterable[PlannedRun]) -> None:
-        self._index |= {run.id: run.entry() for run in runs}
-        lines = [json.dumps(to_json(entry), allow_nan=False) for entry in self._index.values()]
-        atomic_write(self.path / INDEX, "\n".join(lines) + "\n")
-
-    def fail(self, run: str, why: str | None) -> None:
+    def fail(self, run: RunId, why: str | None) -> None:
         """Note why a run failed, or (None) that it has not."""
-        if why is None and run not in self.failed:
+        if why is None and str(run) not in self.failures:
             return
-        self.failed.pop(run, None)
+        self.failures.pop(str(run), None)
         if why is not None:
-            self.failed[run] = why
-        write_json(self.path / FAILED, self.failed)
+            self.failures[str(run)] = why
+        write_json(self.path / FAILED, self.failures)
 
     def close(self) -> None:
         """Free the lock."""
         self._lock.release()
-
-    def _changed(self, runs: Iterable[PlannedRun]) -> list[str]:
-        changed = []
-        for run in runs:
-            before = self._index.get(run.id)
-            found = differences(before["options"], run.entry()["options"]) if before is not None else {}
-            changed += [f"{run.id} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]
-        return changed
 
     def refuse(self, conflicts: list[str]) -> None:
         """Raise `UserError` if there are conflicts between the folder's runs and the definition."""
@@ -121,56 +156,20 @@ class StudyFolder(Closing):
                 "choose another --dir, or give the study another name"
             )
 
+    def _write(self, runs: Iterable[PlannedRun]) -> None:
+        self._index |= {run.id: run.entry() for run in runs}
+        lines = [json.dumps(to_json(entry), allow_nan=False) for entry in self._index.values()]
+        atomic_write(self.path / INDEX, "\n".join(lines) + "\n")
 
-class Results:
-    """What finished runs gave, read from their summaries once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._summaries: dict[str, dict[str, Any]] = {}
-
-    def summary(self, run: str) -> dict[str, Any] | None:
-        """The summary of a finished run; None if it has not finished. `UserError` for a file that is no summary."""
-        if run not in self._summaries:
-            file = self.path / run / SUMMARY
-            if not file.is_file():
-                return None
-            try:
-                summary = read_json(file)
-                float(summary["final"]), float(summary["curve"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{file} is no summary of a run: remove {file.parent} to run it again") from error
-            self._summaries[run] = summary
-        return self._summaries[run]
-
-    def objective(self, run: str, name: str) -> float | None:
-        """`plan.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
-        summary = self.summary(run)
-        return None if summary is None else float(summary[name])
+    def _changed(self, runs: Iterable[PlannedRun]) -> list[str]:
+        changed = []
+        for run in runs:
+            if run.id in self._index:
+                changed += changes(run.id, self._index[run.id]["options"], run.options)
+        return changed
 
 
-def read_index(path: Path) -> list[dict[str, Any]]:
-    """The index of a study folder; empty where there is none yet.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    file = path / INDEX
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return [from_json(json.loads(line)) for line in lines]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
-        ) from error
-
-
-def read_failed(path: Path) -> dict[str, str]:
-    """Why runs of a study folder failed, by id."""
-    file = path / FAILED
-    return dict(read_json(file)) if file.is_file() else {}
-
-
-def begun_options(path: Path) -> dict[str, dict[str, Any]]:
-    """The options of the runs that have begun, by id, as the index of a study folder has them."""
-    return {entry["id"]: entry["options"] for entry in read_index(path) if (path / entry["id"] / CONFIG).is_file()}
+def changes(run: RunId, before: Any, now: Any) -> list[str]:
+    """What is different of a run's options or configuration, a line each."""
+    found = differences(before, now, ignore=("run_dir",))
+    return [f"{run} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]

@@ -8,7 +8,8 @@ import pytest
 
 import asgc
 from asgc import options
-from asgc.options import ASGC_OPTIONS, CLIPS, LR, RULE_OPTIONS, Option, describe_range, in_range, union
+from asgc.implementations import REGISTRY
+from asgc.options import ASGC_OPTIONS, CLIPS, IMPLEMENTATIONS, LR, RULE_OPTIONS, Option, describe_range, in_range, union
 
 
 def test_intervals() -> None:
@@ -71,6 +72,11 @@ def test_the_table_is_the_signature_of_asgc_and_in_its_help() -> None:
     doc = asgc.ASGC.__doc__
     assert doc is not None
     assert all(option.name in doc and option.help in doc for option in ASGC_OPTIONS)
+
+
+def test_every_implementation_is_registered() -> None:
+    assert tuple(REGISTRY) == IMPLEMENTATIONS
+    assert all(callable(record.load().step) and callable(record.load().unsupported) for record in REGISTRY.values())
 
 
 def test_clips_declare_the_attributes_of_their_options() -> None:

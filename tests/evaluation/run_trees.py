@@ -14,8 +14,73 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
-from benchmarks.load_runs import write_run
-from evaluation.analysis.data.run_rows import GRADIENTS
+from evaluation.analysis.data.run_rows import EVALUATION, GRADIENTS, SCORE, SCORE_STD
+from evaluation.files import to_json, write_json
+from evaluation.runs.analysis_row import ROW, analysis_row
+from evaluation.runs.metrics_file import MetricRow
+from evaluation.runs.run_folder import CONFIG, METRICS, PROVENANCE, SUMMARY
+from evaluation.runs.run_metrics import EVALUATION_SECONDS, evaluations_from_rows, summarize
+
+NAMES = ("loss", "grad_norm", "epsilon", "return", "q", "steps_per_s", "episodes", "lr")  # of the training rows
+LAST_K = 5
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where it is
+
+
+def write_run(
+    folder: Path,
+    *,
+    seed: int,
+    scores: Sequence[float],
+    rows: int = 0,
+    optimizer: str = "adam",
+    lr: float = 1e-3,
+    game: str = "CartPole",
+    target: float | None = 475.0,
+    row: bool = False,
+    **signature: Any,
+) -> None:
+    """A finished run's folder as a trainer leaves it, with made-up numbers.
+
+    `scores` are those of its evaluations, one every 1,000 steps; training rows fill it up to `rows` rows of metrics.
+    `signature` goes into that of the scores. Without `row` it is a folder of a version before row.json.
+    """
+    folder.mkdir(parents=True)
+    lines = [
+        MetricRow(step * 1000, step * 4000, step * 0.123456789, EVALUATION, name, value)
+        for step, score in enumerate(scores, start=1)
+        for name, value in ((SCORE, score), (SCORE_STD, 12.5), (EVALUATION_SECONDS, 0.01))
+    ]
+    values = np.random.default_rng(seed).normal(size=rows).tolist()
+    with (folder / METRICS).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(to_json(row._asdict())) + "\n" for row in lines)
+        file.writelines(
+            f'{{"step": {i // len(NAMES) * 100}, "samples": {i * 500}, "wall_s": {i * 0.00123456789}, '
+            f'"split": "train", "name": "{NAMES[i % len(NAMES)]}", "value": {values[i]}}}\n'
+            for i in range(rows - len(lines))
+        )
+    config: dict[str, Any] = {
+        "game": game,
+        "seed": seed,
+        "total_steps": len(scores) * 1000,
+        "optimizer": {"name": optimizer, "lr": lr} | dict.fromkeys([f"option_{i}" for i in range(30)]),
+        "network": {f"option_{i}": i for i in range(20)},
+        "evaluation": {"interval": 1000, "episodes": 10, "last_k": LAST_K},
+    }
+    (folder / CONFIG).write_text(yaml.dump(config, Dumper=_DUMPER, sort_keys=False), encoding="utf-8")
+    provenance: dict[str, Any] = {
+        "code": {"commit": "0" * 40, "dirty": False},
+        "versions": {"torch": "2"},
+        "device": "cpu",
+    }
+    provenance |= {"command": ["asgc-rl", "train", "--seed", str(seed)]}
+    write_json(folder / PROVENANCE, provenance)
+    how = {"game": game, "protocol": "made up", "episodes": 10, "seed": seed, "version": "0", "envpool": "0"}
+    evaluations = evaluations_from_rows(lines, EVALUATION, SCORE)
+    summary = summarize(evaluations, target=target, last_k=LAST_K, signature=how | signature)
+    summary |= {"wall_s": evaluations[-1].wall_s, "mean_score": float(scores[-1])}
+    write_json(folder / SUMMARY, summary)
+    if row:
+        write_json(folder / ROW, analysis_row(config, summary, provenance))
 
 
 @dataclass
@@ -39,8 +104,8 @@ class Planned:
         return f"{self.part}/{self.task}/{self.setting}/{self.optimizer}/{self.variant}/s{self.seed}"
 
 
-def write_study(folder: Path, runs: Sequence[Planned]) -> Path:
-    """The study's folder with its index and its run folders."""
+def write_study(folder: Path, runs: Sequence[Planned], row: bool = False) -> Path:
+    """The study's folder with its index and its run folders, with or without their row.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump({"name": "tiny", "question": "which?"}))
     labels = ("part", "kind", "task", "setting", "optimizer", "variant", "seed")
@@ -60,6 +125,7 @@ def write_study(folder: Path, runs: Sequence[Planned]) -> Path:
                     lr=run.lr,
                     game=run.task,
                     target=run.target,
+                    row=row,
                     **run.signature,
                 )
     (folder / "runs.jsonl").write_text("".join(lines))

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
-from evaluation.analysis.comparisons.claims import estimate, number
-from evaluation.analysis.comparisons.compare import BETTER, NOT_SHOWN, WORSE, choose_baseline
+from evaluation.analysis.comparisons.claims import interval, number, where
+from evaluation.analysis.comparisons.compare import choose_baseline
 from evaluation.analysis.comparisons.matched import MIN_RUNS
 from evaluation.analysis.comparisons.robustness import BINS_PER_DECADE, NEAR
+from evaluation.analysis.comparisons.selection import Selection, select
+from evaluation.analysis.comparisons.verdicts import Contrast, judge
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import normalize
-from evaluation.analysis.data.selection import Cell, Selection, select
-from evaluation.analysis.stats.aggregate import Array, percentiles
-from evaluation.analysis.table import Table
+from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.result_table import Columns, Table
+from evaluation.analysis.stats.aggregate import Array
+from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 
-ALL = "all"
 Bins = dict[int, Array]  # number of the bin -> normalized scores of the runs in it
 
 
@@ -36,27 +37,22 @@ class MatchedGridRow:
 
     `area` is the mean over these bins of the normalized score of a bin (its runs' mean, cut to [0, 1]), `near` the
     share of them within `NEAR` of the cell's best bin of any method; `step_low` and `step_high` are their ends. The row
-    of task and setting "all" is over the bins of all cells. Without a bin in common all numbers are NaN.
+    over all cells is over the bins of all of them. Without a bin in common all numbers are NaN.
     """
 
     part: str
-    task: str
-    setting: str
-    method: str
-    baseline: str
+    cell: Annotated[Cell, Columns("task", "setting", every="all")]
+    method: Method
+    baseline: Method
     bins: int
-    step_low: float
-    step_high: float
-    near: float
-    baseline_near: float
-    area: float
-    area_low: float
-    area_high: float
-    baseline_area: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    sentence: str
+    step_low: float = math.nan
+    step_high: float = math.nan
+    near: float = math.nan
+    baseline_near: float = math.nan
+    area: Estimate = UNKNOWN
+    baseline_area: float = math.nan
+    difference: Estimate = UNKNOWN
+    sentence: str = ""
 
 
 @dataclass
@@ -75,9 +71,7 @@ def matched_grid(
     *,
     baseline: str | None = None,
     metric: str = "final",
-    seed: int = 0,
-    level: float = 0.95,
-    repetitions: int = 5_000,
+    how: Bootstrap = Bootstrap(),  # noqa: B008  (frozen)
 ) -> Table[MatchedGridRow]:
     """Every method of a grid against the baseline at the same effective step, by task and setting and over all.
 
@@ -87,43 +81,42 @@ def matched_grid(
     selection = select(dataset, part, metric)
     if selection.kind != "grid" or selection.metric.kind != "score":
         raise UserError("step sizes are compared along a grid for scores in a part of kind grid")
-    name = choose_baseline(selection, baseline)
+    chosen = choose_baseline(selection, baseline)
     cells, without = _binned(dataset, selection)
     if not cells:
         raise UserError(f"no run of part {part} has a record of its gradients, which tells its effective step")
     rows = []
-    for method in (method for method in selection.methods if method != name):
+    for method in (method for method in selection.methods if method != chosen):
         every: list[_Common] = []
         for cell, methods in cells.items():
             best = max(_cut_mean(scores) for bins in methods.values() for scores in bins.values())
-            pairs = _common(methods.get(method, {}), methods.get(name, {}), best)
+            own, its = methods.get(method, {}), methods.get(chosen, {})
+            pairs = [_Common(key, best, own[key], its[key]) for key in sorted(own.keys() & its.keys())]
             every += pairs
-            rows.append(_row(part, cell, method, name, pairs, seed, level, repetitions))
+            rows.append(_row(MatchedGridRow(part, cell, method, chosen, len(pairs)), pairs, how))
         if len(cells) > 1:
-            rows.append(_row(part, (ALL, ALL), method, name, every, seed, level, repetitions))
+            rows.append(_row(MatchedGridRow(part, Cell(), method, chosen, len(every)), every, how))
     note = (
-        f"bins of half a decade of the effective step with {MIN_RUNS} runs of both or more; {level:.0%} intervals by "
-        f"the bootstrap over the runs of each bin, {repetitions:,} repetitions, seed {seed}, each on its own"
+        f"bins of half a decade of the effective step with {MIN_RUNS} runs of both or more; {how.level:.0%} intervals "
+        f"by the bootstrap over the runs of each bin, {how}, each on its own"
     )
     if without:
         note += f"; {without} runs without a finite effective step (diverged, or not recorded) are left out"
-    return Table(f"{selection.metric.words} along the grid at the same effective step as {name}", rows, note)
+    return Table(f"{selection.metric.words} along the grid at the same effective step as {chosen}", rows, note)
 
 
-def _binned(dataset: Dataset, selection: Selection) -> tuple[dict[Cell, dict[str, Bins]], int]:
-    """(task, setting) -> method -> bins of enough runs; and how many runs have no finite effective step."""
-    found = dataset.rows("SELECT run, setting FROM runs WHERE part = ?", selection.part)
-    setting = {row["run"]: row["setting"] for row in found}
+def _binned(dataset: Dataset, selection: Selection) -> tuple[dict[Cell, dict[Method, Bins]], int]:
+    """Task and setting -> method -> bins of enough runs; and how many runs have no finite effective step."""
     steps = {run: step for run, step in dataset.effective_steps().items() if math.isfinite(step)}
-    scores: dict[Cell, dict[str, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    scores: dict[Cell, dict[Method, dict[int, list[float]]]] = {}
     without = 0
     for cell, methods in selection.cells.items():
+        here = scores.setdefault(replace(cell, point=""), defaultdict(lambda: defaultdict(list)))
         for method in methods:
-            values = normalize(methods[method], selection.references[cell[0]])
+            values = normalize(methods[method], selection.references[cell.task])
             for run, value in zip(selection.runs[cell][method], values, strict=True):
                 if run in steps:
-                    bin_number = math.floor(math.log10(steps[run]) * BINS_PER_DECADE)
-                    scores[cell[0], setting[run]][method][bin_number].append(float(value))
+                    here[method][math.floor(math.log10(steps[run]) * BINS_PER_DECADE)].append(float(value))
                 else:
                     without += 1
     cells = {
@@ -136,56 +129,44 @@ def _binned(dataset: Dataset, selection: Selection) -> tuple[dict[Cell, dict[str
     return {cell: methods for cell, methods in cells.items() if any(methods.values())}, without
 
 
-def _common(method: Bins, baseline: Bins, best: float) -> list[_Common]:
-    return [_Common(key, best, method[key], baseline[key]) for key in sorted(method.keys() & baseline.keys())]
-
-
 def _cut_mean(scores: Array) -> float:
     return float(np.clip(scores.mean(), 0.0, 1.0))
 
 
-def _row(
-    part: str, cell: Cell, method: str, baseline: str, pairs: list[_Common], seed: int, level: float, repetitions: int
-) -> MatchedGridRow:
-    where = f"{cell[0]}, {cell[1]}" if cell[0] != ALL else "all settings"
-    known: dict[str, Any] = dict.fromkeys(_NUMBERS, math.nan)
-    sentence = f"{where}: {method} and {baseline} have no effective step in common."
-    if pairs:
-        own = np.array([_cut_mean(pair.method) for pair in pairs])
-        its = np.array([_cut_mean(pair.baseline) for pair in pairs])
-        bounds = np.array([pair.best - NEAR for pair in pairs])
-        rng = np.random.default_rng(seed)
-        own_drawn = _redrawn([pair.method for pair in pairs], repetitions, rng)
-        difference_drawn = own_drawn - _redrawn([pair.baseline for pair in pairs], repetitions, rng)
-        area, difference = (percentiles(draws, level) for draws in (own_drawn, difference_drawn))
-        step_low = 10.0 ** (min(pair.number for pair in pairs) / BINS_PER_DECADE)
-        step_high = 10.0 ** ((max(pair.number for pair in pairs) + 1) / BINS_PER_DECADE)
-        near, baseline_near = (own >= bounds).mean(), (its >= bounds).mean()
-        means = (own.mean(), *area, its.mean(), own.mean() - its.mean(), *difference)
-        values = (step_low, step_high, near, baseline_near, *means)
-        known = {name: float(value) for name, value in zip(_NUMBERS, values, strict=True)}
-        sentence = f"{where}: {_said(method, baseline, len(pairs), known)}"
-    return MatchedGridRow(part, *cell, method, baseline, len(pairs), **known, sentence=sentence)
-
-
-_NUMBERS = (
-    *("step_low", "step_high", "near", "baseline_near", "area", "area_low", "area_high", "baseline_area"),
-    *("difference", "difference_low", "difference_high"),
-)
-
-
-def _said(method: str, baseline: str, bins: int, row: Mapping[str, float]) -> str:
-    steps = f"{bins} half decade{'s' * (bins > 1)} from {number(row['step_low'])} to {number(row['step_high'])}"
-    area = estimate(row["area"], row["area_low"], row["area_high"])
-    difference = estimate(row["difference"], row["difference_low"], row["difference_high"])
-    shown = BETTER if row["difference_low"] > 0 else WORSE if row["difference_high"] < 0 else NOT_SHOWN
-    return (
-        f"at the same effective step ({steps}) {method} has a mean normalized score of {area} against "
-        f"{number(row['baseline_area'])} of {baseline}; difference {difference}: {shown}."
+def _row(row: MatchedGridRow, pairs: list[_Common], how: Bootstrap) -> MatchedGridRow:
+    """The row with its numbers and its sentence."""
+    method, baseline, at = row.method, row.baseline, where(row.cell)
+    if not pairs:
+        return replace(row, sentence=f"{at}: {method} and {baseline} have no effective step in common.")
+    own = np.array([_cut_mean(pair.method) for pair in pairs])
+    its = np.array([_cut_mean(pair.baseline) for pair in pairs])
+    bounds = np.array([pair.best - NEAR for pair in pairs])
+    rng = np.random.default_rng(how.seed)
+    drawn = _redrawn([pair.method for pair in pairs], how, rng)
+    area, baseline_area = how.around(own.mean(), drawn), float(its.mean())
+    difference_drawn = drawn - _redrawn([pair.baseline for pair in pairs], how, rng)
+    [judged] = judge([Contrast(area, Estimate(baseline_area), difference_drawn)], how)
+    low, high = min(pair.number for pair in pairs), max(pair.number for pair in pairs) + 1
+    step_low, step_high = (10.0 ** (end / BINS_PER_DECADE) for end in (low, high))
+    steps = f"{len(pairs)} half decade{'s' * (len(pairs) > 1)} from {number(step_low)} to {number(step_high)}"
+    return replace(
+        row,
+        step_low=step_low,
+        step_high=step_high,
+        near=float((own >= bounds).mean()),
+        baseline_near=float((its >= bounds).mean()),
+        area=area,
+        baseline_area=baseline_area,
+        difference=judged.difference,
+        sentence=(
+            f"{at}: at the same effective step ({steps}) {method} has a mean normalized score of {interval(area)} "
+            f"against {number(baseline_area)} of {baseline}; difference {interval(judged.difference)}: "
+            f"{judged.verdict}."
+        ),
     )
 
 
-def _redrawn(bins: list[Array], repetitions: int, rng: np.random.Generator) -> Array:
+def _redrawn(bins: list[Array], how: Bootstrap, rng: np.random.Generator) -> Array:
     """Mean over bins of the cut mean score of as many runs drawn with replacement: (repetitions,)."""
-    means = [scores[rng.integers(scores.size, size=(repetitions, scores.size))].mean(axis=1) for scores in bins]
+    means = [scores[rng.integers(scores.size, size=(how.repetitions, scores.size))].mean(axis=1) for scores in bins]
     return np.asarray(np.clip(np.stack(means), 0.0, 1.0).mean(axis=0))

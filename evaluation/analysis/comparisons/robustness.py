@@ -4,7 +4,7 @@
     robustness(data)               # share of random settings near the best, area under their distribution
     robustness(data, "rates")      # the same of the points of a grid
 
-Both return `tables.Table`s with intervals from an explicit seed. Which of two methods is better at random settings:
+Both return tables with intervals from an explicit seed. Which of two methods is better at random settings:
 ``compare(data, part)`` of the robustness part.
 """
 
@@ -14,18 +14,21 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import numpy as np
 
+from evaluation.analysis.comparisons.selection import Row, Selection, refuse_mixed, run_rows, select
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import normalize
-from evaluation.analysis.data.selection import Row, Selection, areas_under_curves, refuse_mixed, select
-from evaluation.analysis.stats.aggregate import Array, bootstrap_interval, interquartile_mean, statistic
-from evaluation.analysis.table import Table
+from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.result_table import Columns, Table
+from evaluation.analysis.stats.aggregate import Array, Statistic, interquartile_mean, statistic
+from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 
+LEARNING_RATE = "optimizer.lr"
 SENSITIVITY_KINDS = ("search", "grid", "robustness")
 BINS_PER_DECADE = 2  # where nearly every run has a value of its own
 NEAR = 0.05  # of the reference range: "within 5 points of 100"
@@ -36,16 +39,13 @@ class SensitivityRow:
     """Scores of an optimizer at one value of an option (`value_low` = `value_high`), or over a bin of values."""
 
     part: str
-    task: str
-    setting: str
+    cell: Cell
     optimizer: str
     value: float
     value_low: float
     value_high: float
     n: int
-    iqm: float
-    low: float
-    high: float
+    iqm: Annotated[Estimate, Columns("")]
 
 
 @dataclass(frozen=True)
@@ -58,29 +58,22 @@ class RobustnessRow:
     """
 
     part: str
-    task: str
-    setting: str
-    optimizer: str
+    cell: Cell
+    optimizer: Method
     settings: int
     best: float
     cell_best: float
-    near: float
-    near_low: float
-    near_high: float
-    area: float
-    area_low: float
-    area_high: float
+    near: Estimate
+    area: Estimate
 
 
 def sensitivity(
     dataset: Dataset,
     part: str | None = None,
     *,
-    option: str = "optimizer.lr",
+    option: str = LEARNING_RATE,
     metric: str = "final",
-    seed: int = 0,
-    level: float = 0.95,
-    repetitions: int = 2_000,
+    how: Bootstrap = Bootstrap(repetitions=2_000),  # noqa: B008  (frozen)
 ) -> Table[SensitivityRow]:
     """IQM of a score by the value of a numeric option, for every optimizer of every cell.
 
@@ -90,33 +83,30 @@ def sensitivity(
     """
     if metric not in ("final", "auc", "last", "mean_score"):
         raise UserError(f"sensitivity is shown for a score, not for {metric!r}: final, auc, last or mean_score")
-    rows = dataset.rows("SELECT * FROM runs ORDER BY run")
+    rows = run_rows(dataset, metric)
     chosen = [row for row in rows if (row["part"] == part if part else row["kind"] in SENSITIVITY_KINDS)]
     if part and not chosen:
         raise UserError(f"{dataset.name} has no runs of a part {part!r}")
-    if metric == "auc":
-        areas = areas_under_curves(dataset)
-        chosen = [row | {"auc": areas[row["run"]]} for row in chosen]
     chosen = _with_diverged(chosen, metric)
     found = [(row, value) for row in chosen if (value := _option(row, option)) is not None]
     if chosen and not found:
         raise UserError(f"no run of these parts has a number {option}")
-    groups: dict[tuple[str, str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    groups: dict[tuple[str, Cell, str], list[tuple[float, float]]] = defaultdict(list)
     for name in dict.fromkeys(row["part"] for row, _ in found):
         refuse_mixed([row for row, _ in found if row["part"] == name])
     for row, value in found:
-        groups[row["part"], row["task"], row["setting"], row["optimizer"]].append((value, row[metric]))
+        groups[row["part"], Cell(row["task"], row["setting"]), row["optimizer"]].append((value, row[metric]))
     result = []
     for labels, points in groups.items():
         for values, scores in _bins(points):
-            low, high = bootstrap_interval(interquartile_mean, scores, seed=seed, level=level, repetitions=repetitions)
-            middle = float(np.exp(np.mean(np.log(values)))) if min(values) > 0 else float(np.mean(values))
             first, last = float(min(values)), float(max(values))
-            middle = middle if first < last else first
-            iqm = interquartile_mean(scores)
-            result.append(SensitivityRow(*labels, middle, first, last, scores.size, iqm, low, high))
-    how = f"IQM of the runs, diverged ones as the worst; {level:.0%} intervals by the bootstrap, seed {seed}"
-    return Table(f"{metric} score by {option}", result, how)
+            middle = first
+            if first < last:
+                middle = float(np.exp(np.mean(np.log(values)))) if first > 0 else float(np.mean(values))
+            iqm = how.estimate(interquartile_mean, scores)
+            result.append(SensitivityRow(*labels, middle, first, last, scores.size, iqm))
+    note = f"IQM of the runs, diverged ones as the worst; {how.level:.0%} intervals by the bootstrap, seed {how.seed}"
+    return Table(f"{metric} score by {option}", result, note)
 
 
 def _with_diverged(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
@@ -135,9 +125,7 @@ def robustness(
     part: str | None = None,
     *,
     metric: str = "final",
-    seed: int = 0,
-    level: float = 0.95,
-    repetitions: int = 5_000,
+    how: Bootstrap = Bootstrap(),  # noqa: B008  (frozen)
 ) -> Table[RobustnessRow]:
     """What the optimizers of a robustness part (default: the study's only one) reach at random settings, or those of a
     grid at its points.
@@ -157,19 +145,26 @@ def robustness(
     selection = select(dataset, name, metric)
     if selection.metric.kind != "score":
         raise UserError(f"robustness is shown for a score, not for {metric!r}: final, auc, last or mean_score")
+    random = selection.kind == "robustness"
+    how = replace(how, tasks=random)
     rows = []
-    for cell, methods in _settings(dataset, selection).items():
+    for cell, methods in _settings(selection).items():
         best = max(float(scores.mean(axis=0).max()) for scores in methods.values())
         for method in (method for method in selection.methods if method in methods):
-            rows.append(_robustness_row(selection, cell, method, methods[method], best, seed, level, repetitions))
-    drawn = "settings" if selection.kind == "robustness" else "the runs of each point"
-    note = f"{level:.0%} intervals by the bootstrap over {drawn}, {repetitions:,} repetitions, seed {seed}"
-    where = "at random settings" if selection.kind == "robustness" else "at the points of the grid"
-    return Table(f"{selection.metric.words} {where}", rows, note)
+            scores = methods[method]
+            statistics = _near_and_area(selection, cell, best)
+            row = RobustnessRow(
+                name, cell, method, scores.shape[1], float(scores.mean(axis=0).max()), best,
+                *(how.estimate(one, scores) for one in statistics),
+            )  # fmt: skip
+            rows.append(row)
+    drawn, where = ("settings", "random settings") if random else ("the runs of each point", "the points of the grid")
+    note = f"{how.level:.0%} intervals by the bootstrap over {drawn}, {how}"
+    return Table(f"{selection.metric.words} at {where}", rows, note)
 
 
-def _settings(dataset: Dataset, selection: Selection) -> dict[tuple[str, str], dict[str, Array]]:
-    """(task, setting) -> method -> scores (R, S) of R runs at each of S settings of its options.
+def _settings(selection: Selection) -> dict[Cell, dict[Method, Array]]:
+    """Task and setting -> method -> scores (R, S) of R runs at each of S settings of its options.
 
     Random settings are one "run" each, a mean over their seeds; what is drawn of them are the settings.
     """
@@ -178,12 +173,10 @@ def _settings(dataset: Dataset, selection: Selection) -> dict[tuple[str, str], d
             cell: {method: values[None, :] for method, values in methods.items()}
             for cell, methods in selection.cells.items()
         }
-    found = dataset.rows("SELECT run, setting FROM runs WHERE part = ?", selection.part)
-    setting = {row["run"]: row["setting"] for row in found}
-    points: dict[tuple[str, str], dict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
+    points: dict[Cell, dict[Method, list[Array]]] = defaultdict(lambda: defaultdict(list))
     for cell, methods in selection.cells.items():
         for method, values in methods.items():
-            points[cell[0], setting[selection.runs[cell][method][0]]][method].append(values)
+            points[replace(cell, point="")][method].append(values)
     return {
         cell: {
             method: np.stack([one[: min(map(len, some))] for one in some], axis=1) for method, some in methods.items()
@@ -192,17 +185,9 @@ def _settings(dataset: Dataset, selection: Selection) -> dict[tuple[str, str], d
     }
 
 
-def _robustness_row(
-    selection: Selection,
-    cell: tuple[str, str],
-    method: str,
-    scores: Array,
-    best: float,
-    seed: int,
-    level: float,
-    repetitions: int,
-) -> RobustnessRow:
-    to = selection.references[cell[0]]
+def _near_and_area(selection: Selection, cell: Cell, best: float) -> tuple[Statistic, Statistic]:
+    """Of scores (R, S): the share of the settings within `NEAR` of the best, and the mean cut normalized score."""
+    to = selection.references[cell.task]
     bound = best - NEAR * (to.high - to.low)
 
     @statistic
@@ -213,33 +198,12 @@ def _robustness_row(
     def area(drawn: Array) -> Array:
         return np.asarray(np.clip(normalize(drawn.mean(axis=-2), to), 0.0, 1.0).mean(axis=-1))
 
-    drawing: dict[str, Any] = {
-        "seed": seed,
-        "level": level,
-        "repetitions": repetitions,
-        "tasks": selection.kind == "robustness",
-    }
-    (near_low, near_high), (area_low, area_high) = (bootstrap_interval(one, scores, **drawing) for one in (near, area))
-    return RobustnessRow(
-        part=selection.part,
-        task=cell[0],
-        setting=cell[1],
-        optimizer=method,
-        settings=scores.shape[1],
-        best=float(scores.mean(axis=0).max()),
-        cell_best=best,
-        near=near(scores),
-        near_low=near_low,
-        near_high=near_high,
-        area=area(scores),
-        area_low=area_low,
-        area_high=area_high,
-    )
+    return near, area
 
 
 def _option(row: Row, option: str) -> float | None:
     """A run's value of an option, where it is a number; the learning rate is known even where nobody set it."""
-    if option == "optimizer.lr":
+    if option == LEARNING_RATE:
         return None if row["lr"] is None else float(row["lr"])
     value: Any = json.loads(row["options"]).get(option)
     try:

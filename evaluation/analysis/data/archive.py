@@ -21,34 +21,17 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, STUDY, Problem, Source
-from evaluation.analysis.data.run_rows import (
-    EFFECTIVE_STEPS,
-    EVALUATION,
-    EVALUATIONS,
-    GRADIENTS,
-    METRIC_ROW,
-    RUNS,
-    SCORE,
-    SCORE_STD,
-    gradient_columns,
-    insert,
-    names,
-)
-from evaluation.cli.errors import UserError, reason
-from evaluation.files import atomic_write, read_json, write_json
-from evaluation.runs.gradient_columns import LATER
-from evaluation.runs.run_metrics import EVALUATION_SECONDS
+from evaluation.analysis.data.archive_reader import EVALUATION_FILE, FORMAT, GRADIENT_FILE, RECORD_FILE, STEP_FILE
+from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, STUDY
+from evaluation.analysis.data.run_rows import EFFECTIVE_STEPS, GRADIENTS, RUNS, insert, quoted
+from evaluation.cli.errors import UserError
+from evaluation.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     import duckdb
 
-    from evaluation.analysis.data.dataset import Dataset
-
-EVALUATION_FILE, RECORD_FILE, GRADIENT_FILE = "evaluations.parquet", "records.parquet", "gradients.parquet"
-STEP_FILE = "steps.parquet"
 SCRATCH = ".archive-"  # of the folder an archive is written into first
-FORMAT = 1
 RECORD_SPLITS = ("gradients", "diagnostics")
 SECONDS = 3  # decimals kept of times in seconds
 # (seeds of a group of runs, updates of a run recorded at intervals, target syncs with all updates recorded around
@@ -118,7 +101,7 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
     _write(dataset.connection, query, folder / STEP_FILE)
     if dataset.definition:
         atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
-    problems = [[_relative(problem.path, dataset.roots), problem.reason] for problem in dataset.problems]
+    problems = [[problem.below(dataset.roots), problem.reason] for problem in dataset.problems]
     write_json(folder / ABOUT, {"format": FORMAT, "name": dataset.name, "kept": kept, "problems": problems})
 
 
@@ -144,17 +127,8 @@ def _portable(roots: Sequence[Path]) -> str:
     """SQL for a run's command as it can be typed elsewhere: the program by its name, folders from the study's on."""
     command = r"regexp_replace(command, '^\S*/', '')"
     for root in roots:
-        whole, own = (str(path).replace("'", "''") for path in (root.resolve(), root.resolve().name))
-        command = f"replace({command}, '{whole}/', '{own}/')"
+        command = f"replace({command}, {quoted(f'{root.resolve()}/')}, {quoted(f'{root.resolve().name}/')})"
     return command
-
-
-def _relative(path: str, roots: Sequence[Path]) -> str:
-    """A path below one of the folders that were loaded, without that folder: it is of no use elsewhere."""
-    for root in roots:
-        if Path(path).is_relative_to(root):
-            return Path(path).relative_to(root).as_posix()
-    return path
 
 
 def _write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
@@ -171,12 +145,8 @@ def _write_thinned(
     sync = '"update" - since_shift' if table == "gradients" else "NULL"
     shift = "min(event) = 'shift'" if table == "gradients" else "false"
     connection.execute(_KEYS.format(table=table, sync=sync, shift=shift))
-    rows = {
-        rung: connection.execute(f"SELECT coalesce(sum(n), 0) FROM thinned WHERE {_KEPT.format(*rung)}").fetchall()[0][
-            0
-        ]
-        for rung in THINNING
-    }
+    count = "SELECT coalesce(sum(n), 0) FROM thinned WHERE " + _KEPT
+    rows = {rung: connection.execute(count.format(*rung)).fetchall()[0][0] for rung in THINNING}
     if not rows[THINNING[0]]:
         return None
 
@@ -217,94 +187,3 @@ _KEYS = """
 # The first seeds, evenly many places, always the last one; {2} of the syncs.
 _KEPT = """seed_rank <= {0} AND (place * CASE WHEN shift THEN {2} ELSE {1} END) // places
     > ((place - 1) * CASE WHEN shift THEN {2} ELSE {1} END) // places"""
-
-
-def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Problem]) -> list[str]:
-    """Put an archive into the tables of a connection; returns SELECTs for `dataset_tables.create_gradients`.
-
-    Damaged files become problems; without its runs or evaluations nothing of the archive is taken.
-    """
-    import duckdb
-
-    root = source.root
-    problems.extend(_problems(root))
-    connection.execute("BEGIN")
-    try:
-        connection.execute(f"INSERT INTO runs {_from(root / ARCHIVE, source.prefix, RUNS)}")
-        connection.execute(f"INSERT INTO evaluations {_from(root / EVALUATION_FILE, source.prefix, EVALUATIONS)}")
-        connection.execute(f"INSERT INTO effective_steps {_from(root / STEP_FILE, source.prefix, EFFECTIVE_STEPS)}")
-    except duckdb.Error as error:
-        connection.execute("ROLLBACK")
-        problems.append(Problem(str(root), f"corrupt archive: {reason(error)}"))
-        return []
-    connection.execute("COMMIT")
-    _add_metrics(connection, root, source.prefix, problems)
-    return _gradients(connection, root, source.prefix, problems)
-
-
-def _problems(root: Path) -> list[Problem]:
-    """What had been left out of the data set before it was exported."""
-    try:
-        about = read_json(root / ABOUT)
-        if about["format"] != FORMAT:
-            return [Problem(str(root / ABOUT), f"format {about['format']}, not {FORMAT}: read with other software")]
-        return [Problem(path, why) for path, why in about["problems"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [Problem(str(root / ABOUT), f"corrupt: {reason(error)}; what had been left out is not known")]
-
-
-def _add_metrics(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, problems: list[Problem]) -> None:
-    """The evaluations and the records as rows of metrics."""
-    import duckdb
-
-    (first,) = connection.execute("SELECT coalesce(max(number) + 1, 0) FROM run_numbers").fetchall()[0]
-    connection.execute(
-        f"""INSERT INTO run_numbers SELECT {first} + row_number() OVER (ORDER BY run) - 1, run
-        FROM ({_from(root / ARCHIVE, prefix, {"run": "VARCHAR"})})"""
-    )
-    for name, column in ((SCORE, "value"), (SCORE_STD, "std"), (EVALUATION_SECONDS, "evaluation_s")):
-        connection.execute(
-            f"""INSERT INTO metric_rows SELECT number, step, samples, wall_s, '{EVALUATION}', '{name}', "{column}"
-            FROM evaluations JOIN run_numbers USING (run) WHERE number >= {first} AND "{column}" IS NOT NULL"""
-        )
-    if not (root / RECORD_FILE).is_file():
-        return
-    try:
-        connection.execute(
-            f"""INSERT INTO metric_rows SELECT number, {names(METRIC_ROW)}
-            FROM ({_from(root / RECORD_FILE, prefix, {"run": "VARCHAR", **METRIC_ROW})}) JOIN run_numbers USING (run)"""
-        )
-    except duckdb.Error as error:
-        problems.append(Problem(str(root / RECORD_FILE), f"corrupt: {reason(error)}"))
-
-
-def _gradients(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, problems: list[Problem]) -> list[str]:
-    import duckdb
-
-    if not (root / GRADIENT_FILE).is_file():
-        return []
-    file = _text(str(root / GRADIENT_FILE))
-    try:
-        has = {row[0] for row in connection.execute(f"SELECT name FROM parquet_schema({file})").fetchall()}
-        source = f"(SELECT run, {gradient_columns(set(LATER) <= has)} FROM read_parquet({file}))"
-        select = _select(source, prefix, {"run": "VARCHAR", **GRADIENTS})
-        connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({select})")  # reads all of it
-    except duckdb.Error as error:
-        problems.append(Problem(str(root / GRADIENT_FILE), f"corrupt: {reason(error)}"))
-        return []
-    return [select]
-
-
-def _from(path: Path, prefix: str, schema: dict[str, str]) -> str:
-    return _select(f"read_parquet({_text(str(path))})", prefix, schema)
-
-
-def _select(source: str, prefix: str, schema: dict[str, str]) -> str:
-    """A SELECT of a file's columns in the order and the types of `schema`, `prefix` before the runs' names."""
-    shown = [f'"{name}"::{kind} AS "{name}"' for name, kind in schema.items() if name != "run"]
-    run = f"{_text(prefix)} || run AS run"
-    return f"SELECT {', '.join([run, *shown])} FROM {source}"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

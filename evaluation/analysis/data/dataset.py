@@ -4,7 +4,7 @@
     data.columns("SELECT optimizer, final FROM runs WHERE task = ?", "CartPole")   # {column: array}
     for problem in data.problems: print(problem.path, problem.reason)              # what was left out
 
-Tables (`dataset_tables` has the columns' types): `runs`, one row a finished run: labels, configuration in short, final
+Tables (`run_rows` has the columns' types): `runs`, one row a finished run: labels, configuration in short, final
 score, times, provenance; `evaluations`, one row a scheduled evaluation; `metrics`, every row of every metrics.jsonl;
 `gradients`, the gradient records. Infinite times are censored: the target was not reached. NULL: not measured.
 Half-written, unfinished, foreign and corrupt folders are never in a table: they are in `Dataset.problems`.
@@ -12,16 +12,16 @@ Half-written, unfinished, foreign and corrupt folders are never in a table: they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.analysis.data import archive
-from evaluation.analysis.data.run_reader import Problem, RunReader, find_sources
-from evaluation.analysis.data.run_rows import add_runs, create_gradients, create_tables
+from evaluation.analysis.data import archive_reader
+from evaluation.analysis.data.run_reader import Problem, Run, RunReader, find_sources, gradient_parts
+from evaluation.analysis.data.run_rows import RUNS, add_runs, create_gradients, create_tables, gradient_selects, insert
 from evaluation.cli.errors import UserError
 from evaluation.runs.closing import Closing
 
@@ -118,12 +118,23 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
     selects = add_runs(connection, runs, problems)
     for source in sources:
         if source.archive:
-            selects += archive.add(connection, source, problems)
+            selects += archive_reader.add(connection, source, problems)
     create_gradients(connection, selects)
     if not problems and not connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
         raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")
     names = dict.fromkeys(source.name for source in sources)
     return Dataset("+".join(names), connection, problems, sources[0].definition if len(sources) == 1 else {}, roots)
+
+
+def of_one_run(folder: Path, labels: Mapping[str, Any]) -> Dataset:
+    """One run, finished or not, as tables: `runs` with these labels only, and `gradients`."""
+    connection = _connect()
+    create_tables(connection)
+    row = {**dict.fromkeys(RUNS), **labels}
+    insert(connection, "runs", RUNS, [row])
+    problems: list[Problem] = []
+    create_gradients(connection, gradient_selects(connection, [Run(row, "", None, gradient_parts(folder))], problems))
+    return Dataset(str(row["run"]), connection, problems, roots=[folder])
 
 
 def _connect() -> duckdb.DuckDBPyConnection:

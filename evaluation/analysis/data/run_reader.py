@@ -1,7 +1,7 @@
 """Finding run folders and reading each into one row of the table `runs`; what cannot be read becomes a `Problem`.
 
-Reading 10,000 runs means 40,000 small files: every file is opened once, and parts of YAML that many runs have in common
-are parsed once.
+A finished run has all that its row takes in one file (`runs.analysis_row`); of a run of an earlier version, which has
+none, configuration, summary and provenance are read.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import contextlib
 import json
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from evaluation.analysis.data.protocol import Protocol
 from evaluation.cli.config_file import read_config
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import from_json
+from evaluation.runs.analysis_row import ROW, analysis_row
 from evaluation.runs.run_folder import CONFIG, METRICS, PROVENANCE, SUMMARY
 
 STUDY, INDEX = "study.yaml", "runs.jsonl"
@@ -28,8 +27,6 @@ ARCHIVE, ABOUT = "runs.parquet", "archive.json"  # see `archive`
 PLOTS = "plots"  # where `asgc-eval plot` puts its files by default
 GRADIENTS, PART = "gradients", ".parquet"
 LABELS = ("part", "kind", "task", "setting", "optimizer", "variant", "seed", "purpose")
-NOT_PROTOCOL = ("seed", "envpool", "version")  # of a summary's signature; all other fields make scores comparable
-SEPARATOR = "; "  # between the fields of a protocol key
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,11 @@ class Problem:
 
     path: str
     reason: str
+
+    def below(self, roots: Iterable[Path]) -> str:
+        """The path without the one of these folders that it lies below: that is of no use elsewhere."""
+        seen = (Path(self.path).relative_to(root) for root in roots if Path(self.path).is_relative_to(root))
+        return next((path.as_posix() for path in seen), self.path)
 
 
 @dataclass
@@ -113,11 +115,11 @@ class RunReader:
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
-        self._blocks: dict[str, Any] = {}
 
     def runs(self, source: Source) -> Iterator[Run]:
         """The whole runs of a study or of plain folders."""
-        for folder, labels in self._indexed(source) if source.study else self._plain(source):
+        plain: Iterable[tuple[Path, dict[str, Any] | None]] = ((folder, None) for folder in source.folders)
+        for folder, labels in self._indexed(source) if source.study else plain:
             try:
                 run = self._read(str(folder), labels)
             except NotARun as error:
@@ -127,9 +129,6 @@ class RunReader:
             name = source.prefix + (labels["id"] if labels else relative if relative != "." else source.name)
             run.row = {"run": name, "path": relative, "study": source.name, **run.row}
             yield run
-
-    def _plain(self, source: Source) -> Iterator[tuple[Path, None]]:
-        return ((folder, None) for folder in source.folders)
 
     def _indexed(self, source: Source) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The runs that a study planned, and its runs that nobody planned as problems."""
@@ -183,54 +182,27 @@ class RunReader:
         for name in (METRICS, PROVENANCE):
             if name not in entries:
                 raise NotARun(f"half-written: it has no {name}")
-        config = self._config(f"{folder}/{CONFIG}")
-        summary = _mapping(folder, SUMMARY)
-        provenance = _mapping(folder, PROVENANCE)
+        found = _found(folder, ROW in entries)
+        summary = found["summary"]
         try:
-            row = _row(config, summary, provenance, labels)
+            row = _row(found["config"], summary, found["provenance"], labels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NotARun(f"corrupt: {SUMMARY} or {CONFIG}: {type(error).__name__}: {error}") from error
-        parts = _gradient_parts(folder) if GRADIENTS in entries else []
+        parts = gradient_parts(folder) if GRADIENTS in entries else []
         evaluations = summary.get("evaluations")
         return Run(row, f"{folder}/{METRICS}", evaluations if isinstance(evaluations, int) else None, parts)
 
-    def _config(self, path: str) -> dict[str, Any]:
-        try:
-            return self._yaml(_text(path))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError):
-            try:
-                return read_config(Path(path))
-            except UserError as error:
-                raise NotARun(f"corrupt: {error}") from error
 
-    def _yaml(self, text: str) -> dict[str, Any]:
-        """A YAML mapping as `config_file.write_config` writes it; raises for other YAML and for none.
-
-        The block below a key means the same on its own, so blocks that runs have in common are parsed once, and the
-        numbers in which they differ without the parser, which takes 0.6 ms a configuration in C (5 ms in Python).
-        """
-        mapping: dict[str, Any] = {}
-        for block in _BLOCKS.split(text):
-            if block not in self._blocks:
-                self._blocks[block] = self._block(block)
-            mapping.update(self._blocks[block])
-        return mapping
-
-    def _block(self, block: str) -> dict[str, Any]:
-        if nested := _NESTED.fullmatch(block):
-            return {nested["key"]: self._yaml(re.sub("(?m)^  ", "", nested["body"]))}
-        if number := _NUMBER.fullmatch(block):
-            return {number["key"]: float(number["value"]) if "." in number["value"] else int(number["value"])}
-        parsed = yaml.load(block, _LOADER) if block else {}
-        if not isinstance(parsed, dict):
-            raise TypeError("not a mapping")
-        return parsed
-
-
-_BLOCKS = re.compile(r"(?m)^(?=[^\s#-])")
-_NESTED = re.compile(r"(?P<key>[A-Za-z]\w*):\n(?P<body>  [^#\s-].*\n(?:  .*\n)*)")
-_NUMBER = re.compile(r"(?P<key>[A-Za-z]\w*): (?P<value>-?(?:0|[1-9]\d*)|-?\d+\.\d+(?:e[+-]\d+)?)\n")
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _found(folder: str, has_row: bool) -> dict[str, dict[str, Any]]:
+    """A run's `analysis_row`."""
+    if has_row:
+        with contextlib.suppress(NotARun):  # a damaged one says nothing that the other files do not
+            return _mapping(folder, ROW)
+    try:
+        config = read_config(Path(folder, CONFIG))
+    except UserError as error:
+        raise NotARun(f"corrupt: {error}") from error
+    return analysis_row(config, _mapping(folder, SUMMARY), _mapping(folder, PROVENANCE))
 
 
 def _row(
@@ -241,18 +213,17 @@ def _row(
 ) -> dict[str, Any]:
     """A run's row of `runs` without its name and place. Raises KeyError, TypeError or ValueError for missing keys and
     wrong types, `NotARun` when the folder holds another run than the index says."""
-    optimizer = config["optimizer"]
+    optimizer = config["optimizer.name"]
     if labels is None:
         labels = {
+            **dict.fromkeys(("setting", "variant"), "default"),
             "part": "runs",
             "kind": "compare",
-            "task": config["game"] if "game" in config else config["task"],
-            "setting": "default",
-            "optimizer": optimizer["name"],
-            "variant": "default",
-            "seed": config["seed"],
             "purpose": "test",
             "options": {},
+            "task": config["game"] if "game" in config else config["task"],
+            "optimizer": optimizer,
+            "seed": config["seed"],
         }
     else:
         _refuse_another_run(config, labels)
@@ -263,9 +234,9 @@ def _row(
         **{key: str(labels[key]) for key in LABELS if key != "seed"},
         "seed": int(labels["seed"]),
         "options": json.dumps(labels["options"], sort_keys=True),
-        "lr": _number(optimizer.get("lr")),
+        "lr": _number(config.get("optimizer.lr")),
         "total_steps": int(config.get("total_steps", summary["steps"])),
-        "protocol": protocol_key(signature, summary["last_k"]),
+        "protocol": str(Protocol.of(signature, summary["last_k"])),
         "target": _number(times.get("target")),
         "reached": bool(times["reached"]) if times else None,
         "final": float(summary["final"]),
@@ -290,22 +261,11 @@ def _row(
     }
 
 
-def protocol_key(signature: Mapping[str, Any], last_k: int) -> str:
-    """The fields of a score's signature that make it comparable, as text: "game=Pong; protocol=classic; ...".
-
-    All but the seed and the versions; and `last_k`, the number of evaluations that a final score is the mean of.
-    """
-    fields = {key: value for key, value in signature.items() if key not in NOT_PROTOCOL} | {"last_k": last_k}
-    return SEPARATOR.join(f"{key}={'null' if value is None else value}" for key, value in fields.items())
-
-
 def _refuse_another_run(config: Mapping[str, Any], labels: Mapping[str, Any]) -> None:
     """`NotARun` where the config has another value than the index planned."""
     planned = dict(labels["options"]) | {"seed": labels["seed"]}
     for key, value in planned.items():
-        found: Any = config
-        for name in key.split("."):
-            found = found.get(name, value) if isinstance(found, Mapping) else value
+        found = config.get(key, value)
         if isinstance(value, str) and isinstance(found, str):
             same = _letters(value) == _letters(found)  # games are planned in any spelling
         elif isinstance(value, int | float) and isinstance(found, int | float):
@@ -320,25 +280,21 @@ def _letters(text: str) -> str:
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
-def _gradient_parts(folder: str) -> list[str]:
-    parts = Path(folder, GRADIENTS).iterdir()
-    return sorted(str(path) for path in parts if path.suffix == PART and path.name[0] != ".")
+def gradient_parts(folder: str | Path) -> list[str]:
+    """The files of a run's gradient record."""
+    return sorted(str(path) for path in Path(folder, GRADIENTS).glob(f"*{PART}") if path.name[0] != ".")
 
 
 def _mapping(folder: str, name: str) -> dict[str, Any]:
-    """A file of `files.write_json`, but for its non-finite numbers: they stay text, which ``float`` reads."""
+    """A file of `files.write_json`."""
     try:
-        value = json.loads(_text(f"{folder}/{name}"))
+        with open(f"{folder}/{name}", encoding="utf-8") as file:  # noqa: PTH123
+            value = from_json(json.load(file))
     except (OSError, ValueError) as error:
         raise NotARun(f"corrupt: cannot read {name}: {reason(error)}") from error
     if not isinstance(value, dict):
         raise NotARun(f"corrupt: {name} is not a JSON object")
     return value
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123
-        return file.read()
 
 
 def _lines(path: Path, problems: list[Problem]) -> list[bytes]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.analysis.data.run_reader import Problem, Run
 from evaluation.cli.errors import UserError, reason
-from evaluation.runs import gradient_columns as gradients
+from evaluation.runs import gradient_columns
 from evaluation.runs.metrics_file import read_rows
 from evaluation.runs.run_folder import METRICS, SUMMARY
 from evaluation.runs.run_metrics import EVALUATION_SECONDS
@@ -17,69 +17,29 @@ if TYPE_CHECKING:
     import duckdb
 
 EVALUATION, SCORE, SCORE_STD = "eval", "score", "score_std"  # split and names under which trainers log evaluations
-RUNS = {
-    "run": "VARCHAR",
-    "path": "VARCHAR",
-    "study": "VARCHAR",
-    "part": "VARCHAR",
-    "kind": "VARCHAR",
-    "task": "VARCHAR",
-    "setting": "VARCHAR",
-    "optimizer": "VARCHAR",
-    "variant": "VARCHAR",
-    "purpose": "VARCHAR",
-    "seed": "BIGINT",
-    "options": "VARCHAR",
-    "lr": "DOUBLE",
-    "total_steps": "BIGINT",
-    "protocol": "VARCHAR",
-    "target": "DOUBLE",
-    "reached": "BOOLEAN",
-    "final": "DOUBLE",
-    "last": "DOUBLE",
-    "std": "DOUBLE",
-    "detrended_std": "DOUBLE",
-    "ttt_steps": "DOUBLE",
-    "ttt_seconds": "DOUBLE",
-    "ttt_samples": "DOUBLE",
-    "steps": "BIGINT",
-    "samples": "BIGINT",
-    "training_s": "DOUBLE",
-    "wall_s": "DOUBLE",
-    "mean_score": "DOUBLE",
-    "commit": "VARCHAR",
-    "dirty": "BOOLEAN",
-    "version": "VARCHAR",
-    "envpool": "VARCHAR",
-    "torch": "VARCHAR",
-    "device": "VARCHAR",
-    "command": "VARCHAR",
-}
-EVALUATIONS = {
-    "run": "VARCHAR",
-    "step": "BIGINT",
-    "samples": "BIGINT",
-    "wall_s": "DOUBLE",
-    "evaluation_s": "DOUBLE",
-    "value": "DOUBLE",
-    "std": "DOUBLE",
-}
-EFFECTIVE_STEPS = {"run": "VARCHAR", "step": "DOUBLE"}
-METRIC_ROW = {
-    "step": "BIGINT",
-    "samples": "BIGINT",
-    "wall_s": "DOUBLE",
-    "split": "VARCHAR",
-    "name": "VARCHAR",
-    "value": "DOUBLE",
-}
-_GRADIENT_TYPES = (
-    dict.fromkeys(gradients.INTEGERS, "BIGINT")
-    | dict.fromkeys(gradients.TEXTS, "VARCHAR")
-    | dict.fromkeys(gradients.FIGURES, "DOUBLE")
-    | dict.fromkeys(gradients.HISTOGRAMS, "BIGINT[]")
+RUNS = (
+    dict.fromkeys(("run", "path", "study", "part", "kind", "task", "setting", "optimizer", "variant"), "VARCHAR")
+    | {"purpose": "VARCHAR", "seed": "BIGINT", "options": "VARCHAR", "lr": "DOUBLE", "total_steps": "BIGINT"}
+    | {"protocol": "VARCHAR", "target": "DOUBLE", "reached": "BOOLEAN"}
+    | dict.fromkeys(("final", "last", "std", "detrended_std", "ttt_steps", "ttt_seconds", "ttt_samples"), "DOUBLE")
+    | {"steps": "BIGINT", "samples": "BIGINT"}
+    | dict.fromkeys(("training_s", "wall_s", "mean_score"), "DOUBLE")
+    | {"commit": "VARCHAR", "dirty": "BOOLEAN"}
+    | dict.fromkeys(("version", "envpool", "torch", "device", "command"), "VARCHAR")
 )
-GRADIENTS = {name: _GRADIENT_TYPES[name] for name in gradients.COLUMNS}
+_PLACE = {"step": "BIGINT", "samples": "BIGINT", "wall_s": "DOUBLE"}
+EVALUATIONS = {"run": "VARCHAR", **_PLACE, "evaluation_s": "DOUBLE", "value": "DOUBLE", "std": "DOUBLE"}
+EFFECTIVE_STEPS = {"run": "VARCHAR", "step": "DOUBLE"}
+METRIC_ROW = {**_PLACE, "split": "VARCHAR", "name": "VARCHAR", "value": "DOUBLE"}
+NUMBERS = {"number": "INTEGER", "run": "VARCHAR"}
+GRADIENT_PARTS = {"part": "VARCHAR", "run": "VARCHAR"}
+_GRADIENT_TYPES = (
+    dict.fromkeys(gradient_columns.INTEGERS, "BIGINT")
+    | dict.fromkeys(gradient_columns.TEXTS, "VARCHAR")
+    | dict.fromkeys(gradient_columns.FIGURES, "DOUBLE")
+    | dict.fromkeys(gradient_columns.HISTOGRAMS, "BIGINT[]")
+)
+GRADIENTS = {name: _GRADIENT_TYPES[name] for name in gradient_columns.COLUMNS}
 
 
 def columns(schema: dict[str, str]) -> str:
@@ -92,16 +52,19 @@ def names(schema: dict[str, str]) -> str:
     return ", ".join(f'"{name}"' for name in schema)
 
 
+def quoted(text: str) -> str:
+    """Text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Empty tables. Rows of metrics hold a run's number, 4 bytes instead of its name; the view `metrics` joins them."""
     connection.execute("SET preserve_insertion_order = false")  # reads many files with all cores; nothing relies on it
-    connection.execute(f"CREATE TABLE runs ({columns(RUNS)})")
-    connection.execute(f"CREATE TABLE evaluations ({columns(EVALUATIONS)})")
-    connection.execute(
-        f"CREATE TABLE effective_steps ({columns(EFFECTIVE_STEPS)})"
-    )  # of archives, which have few gradients
-    connection.execute("CREATE TABLE run_numbers (number INTEGER, run VARCHAR)")
-    connection.execute(f"CREATE TABLE metric_rows (number INTEGER, {columns(METRIC_ROW)})")
+    tables = {"runs": RUNS, "evaluations": EVALUATIONS, "run_numbers": NUMBERS}
+    tables |= {"metric_rows": {"number": "INTEGER", **METRIC_ROW}}
+    tables |= {"effective_steps": EFFECTIVE_STEPS}  # of archives, which have few gradients
+    for name, schema in tables.items():
+        connection.execute(f"CREATE TABLE {name} ({columns(schema)})")
     connection.execute(
         f"CREATE VIEW metrics AS SELECT run, {names(METRIC_ROW)} FROM metric_rows JOIN run_numbers USING (number)"
     )
@@ -113,13 +76,8 @@ def insert(
     """Append `rows`, which have the columns of `schema`."""
     import pyarrow as pa
 
-    kinds = {
-        "VARCHAR": pa.string(),
-        "BIGINT": pa.int64(),
-        "INTEGER": pa.int32(),
-        "DOUBLE": pa.float64(),
-        "BOOLEAN": pa.bool_(),
-    }
+    kinds = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "INTEGER": pa.int32(), "DOUBLE": pa.float64()}
+    kinds["BOOLEAN"] = pa.bool_()
     arrow = pa.table({name: pa.array([row[name] for row in rows], kinds[kind]) for name, kind in schema.items()})
     connection.register("incoming", arrow)
     connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
@@ -146,7 +104,7 @@ def add_runs(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problem
         f"INSERT INTO evaluations SELECT {names(EVALUATIONS)} FROM ({_EVALUATIONS_BY_NUMBER}) "
         "JOIN run_numbers USING (number) ORDER BY number, step"
     )
-    return _gradient_selects(connection, list(whole.values()), problems)
+    return gradient_selects(connection, list(whole.values()), problems)
 
 
 def create_gradients(connection: duckdb.DuckDBPyConnection, selects: Sequence[str]) -> None:
@@ -157,7 +115,6 @@ def create_gradients(connection: duckdb.DuckDBPyConnection, selects: Sequence[st
         connection.execute(f"CREATE TABLE gradients (run VARCHAR, {columns(GRADIENTS)})")
 
 
-NUMBERS = {"number": "INTEGER", "run": "VARCHAR"}
 _EVALUATIONS_BY_NUMBER = f"""
     SELECT number, step, any_value(samples) AS samples, any_value(wall_s) AS wall_s,
         coalesce(any_value("value") FILTER (name = '{EVALUATION_SECONDS}'), 0) AS evaluation_s,
@@ -239,7 +196,7 @@ def _damage(path: Path) -> str:
     return ""
 
 
-def _gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problems: list[Problem]) -> list[str]:
+def gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problems: list[Problem]) -> list[str]:
     """One SELECT over all whole gradient parts; a part that is not whole becomes a problem, its run stays."""
     parts = {part: run.row["run"] for run in runs for part in run.gradients}
     complete: list[str] = []
@@ -250,30 +207,29 @@ def _gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run]
             problems.append(Problem(part, why))
             del parts[part]
         else:
-            (complete if set(gradients.LATER) <= set(has) else earlier).append(part)
+            (complete if set(gradient_columns.LATER) <= set(has) else earlier).append(part)
     if not parts:
         return []
-    connection.execute("CREATE TABLE gradient_parts (part VARCHAR, run VARCHAR)")
-    rows = [{"part": part, "run": run} for part, run in parts.items()]
-    insert(connection, "gradient_parts", {"part": "VARCHAR", "run": "VARCHAR"}, rows)
+    connection.execute(f"CREATE TABLE gradient_parts ({columns(GRADIENT_PARTS)})")
+    insert(connection, "gradient_parts", GRADIENT_PARTS, [{"part": part, "run": run} for part, run in parts.items()])
     return [
-        f"SELECT run, {gradient_columns(present)} FROM read_parquet([{files}], filename = 'part') "
+        f"SELECT run, {select_gradients(present)} FROM read_parquet([{files}], filename = 'part') "
         "JOIN gradient_parts USING (part)"
         for some, present in ((complete, True), (earlier, False))
-        if (files := ", ".join("'" + part.replace("'", "''") + "'" for part in some))
+        if (files := ", ".join(map(quoted, some)))
     ]
 
 
-def gradient_columns(later: bool) -> str:
+def select_gradients(later: bool) -> str:
     """The columns of a SELECT from a file of gradients; those that files of earlier versions lack are NaN there."""
     return ", ".join(
-        f"""'nan'::{kind} AS "{name}\"""" if name in gradients.LATER and not later else f'"{name}"'
+        f"""'nan'::{kind} AS "{name}\"""" if name in gradient_columns.LATER and not later else f'"{name}"'
         for name, kind in GRADIENTS.items()
     )
 
 
 def _lacking(has: Sequence[str]) -> str:
-    lacks = [name for name in GRADIENTS if name not in has and name not in gradients.LATER]
+    lacks = [name for name in GRADIENTS if name not in has and name not in gradient_columns.LATER]
     return f"foreign: a parquet file without {lacks[0]!r}" if lacks else ""
 
 

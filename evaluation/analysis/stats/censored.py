@@ -1,8 +1,8 @@
 """Statistics of times to a target (steps, seconds or samples), censored where a run ended before it got there.
 
-A censored time is infinite (`metrics.time_to_threshold`): it counts as "not reached", at any time. All runs of a study
-end at the same step, so shares of all runs are what the Kaplan-Meier estimator gives as well (seen in the tests).
-Shapes as in `aggregate`: times (R, T) or (R,); both statistics go into `aggregate.bootstrap_interval`.
+A censored time is infinite (`run_metrics.time_to_threshold`): it counts as "not reached", at any time. All runs of a
+study end at the same step, so shares of all runs are what the Kaplan-Meier estimator gives as well (seen in the tests).
+Shapes as in `aggregate`: times (R, T) or (R,); both statistics go into `bootstrap.Bootstrap`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evaluation.analysis.stats.aggregate import Array, as_scores, curve_band, mean, statistic
+from evaluation.analysis.stats.aggregate import Array, as_scores, statistic
 
 
 @statistic
@@ -33,18 +33,8 @@ def restricted_mean_time(scores: Array, horizon: float) -> Array:
 
 
 def reached_by(times: ArrayLike, at: ArrayLike) -> Array:
-    """Time-to-target profile: the share of all runs (R, T) that have reached the target by each time of `at` (N,)."""
-    return np.asarray(_reached(times, at).mean(axis=(0, 1)))
-
-
-def reached_by_band(
-    times: ArrayLike, at: ArrayLike, *, seed: int, level: float = 0.95, repetitions: int = 2_000
-) -> tuple[Array, Array]:
-    """Pointwise bootstrap interval of `reached_by`: the lower and the upper curve, (N,) each."""
-    return curve_band(_reached(times, at), mean, seed=seed, level=level, repetitions=repetitions)
-
-
-def _reached(times: ArrayLike, at: ArrayLike) -> Array:
+    """1 where a run (R, T) has reached the target by a time of `at` (N,), else 0: (R, T, N). Its mean over runs and
+    tasks is the time-to-target profile."""
     reached = as_scores(times)[..., None] <= np.asarray(at, dtype=np.float64)
     # Runs that never do have not at infinity, either.
     return np.asarray(reached & np.isfinite(as_scores(times))[..., None], dtype=np.float64)

@@ -10,7 +10,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evaluation.analysis.stats.aggregate import Array, Interval, as_scores, probability_of_improvement
+from evaluation.analysis.stats.aggregate import Array, as_scores, probability_of_improvement
+from evaluation.analysis.stats.bootstrap import Estimate
 
 EXACT_RUNS = 100  # of both sides together; above, the exact distribution takes seconds and the normal one is as good
 
@@ -56,22 +57,22 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
-def simultaneous_intervals(estimates: ArrayLike, draws: ArrayLike, level: float = 0.95) -> list[Interval]:
-    """Intervals of K estimates (K,) that all hold at once with probability `level`, from bootstrap draws (B, K).
+def simultaneous_estimates(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> list[Estimate]:
+    """K values (K,) with intervals that all hold at once with probability `level`, from bootstrap draws (B, K).
 
-    estimate ± c s, s the standard deviation of its draws and c the `level` quantile of the largest of the K
-    |draw - estimate| / s (the bootstrap max-t of Beran 1988; Montiel Olea & Plagborg-Møller 2019, section 2). Draws
+    value ± c s, s the standard deviation of its draws and c the `level` quantile of the largest of the K
+    |draw - value| / s (the bootstrap max-t of Beran 1988; Montiel Olea & Plagborg-Møller 2019, section 2). Draws
     that belong together (one seed) keep their dependence, which makes c smaller than Bonferroni's. NaN where the draws
     are (of a single run).
     """
-    centres, drawn = np.asarray(estimates, dtype=np.float64), np.asarray(draws, dtype=np.float64)
+    centres, drawn = np.asarray(values, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     if drawn.ndim != 2 or centres.shape != drawn.shape[1:]:
         raise ValueError(f"draws must be (repetitions, {centres.size}), not {drawn.shape}")
     spread = drawn.std(axis=0, ddof=1)
     moves = spread > 0
     largest = np.max(np.abs(drawn - centres)[:, moves] / spread[moves], axis=1, initial=0.0)
     reach = float(np.quantile(largest, level)) * spread
-    return [Interval(float(c - r), float(c + r)) for c, r in zip(centres, reach, strict=True)]
+    return [Estimate(float(c), float(c - r), float(c + r)) for c, r in zip(centres, reach, strict=True)]
 
 
 def _doubled_ranks(values: Array) -> NDArray[np.int64]:

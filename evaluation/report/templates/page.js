@@ -65,17 +65,15 @@
   function sample(series) {
     const look = Charts.lookOf(series, Charts.theme());
     const known = data.looks[series.role || series.label];
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    Object.entries({ width: 30, height: 10, viewBox: "0 0 30 10", "aria-hidden": "true" }).forEach(([name, setting]) => svg.setAttribute(name, setting));
-    const line = document.createElementNS(svg.namespaceURI, "line");
+    const draw = (tag, attributes) => {
+      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      Object.entries(attributes).forEach(([name, setting]) => element.setAttribute(name, setting));
+      return element;
+    };
     const wide = series.kind === "area";
-    Object.entries({ x1: 0, y1: 5, x2: 30, y2: 5, stroke: look.colour, "stroke-width": wide ? 8 : 2, opacity: wide ? 0.4 : 1, "stroke-dasharray": look.dash.join(" ") }).forEach(([name, setting]) => line.setAttribute(name, setting));
-    svg.append(line);
-    if (known && !series.role) {
-      const mark = document.createElementNS(svg.namespaceURI, "path");
-      Object.entries({ d: known.outline, transform: "translate(11 1)", fill: look.colour }).forEach(([name, setting]) => mark.setAttribute(name, setting));
-      svg.append(mark);
-    }
+    const svg = draw("svg", { width: 30, height: 10, viewBox: "0 0 30 10", "aria-hidden": "true" });
+    svg.append(draw("line", { x1: 0, y1: 5, x2: 30, y2: 5, stroke: look.colour, "stroke-width": wide ? 8 : 2, opacity: wide ? 0.4 : 1, "stroke-dasharray": look.dash.join(" ") }));
+    if (known && !series.role) svg.append(draw("path", { d: known.outline, transform: "translate(11 1)", fill: look.colour }));
     return svg;
   }
 

@@ -1,13 +1,13 @@
-"""Runs forked from one process that has imported the trainer already: a short run does not pay for torch's import.
+"""The local engine for console scripts: runs are forked from one process that has imported the trainer already, so
+that a short run does not pay for torch's import.
 
 Python's own forkserver: a single-threaded process imports the modules once, and each job is a fork of it, with its own
-session, output and exit code, exactly as a process started afresh. Only for a program that is a console script of an
-installed package; its module may name what is worth importing beforehand in `PRELOAD`.
+session, output and exit code, exactly as a process started afresh. The program's module may name what is worth
+importing beforehand in `PRELOAD`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import multiprocessing
@@ -15,63 +15,61 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from evaluation.study.engines.jobs import THREAD_VARIABLES, Attempt, Job, die_with_parent
+from evaluation.study.engines.base import Job
+from evaluation.study.engines.local import LocalEngine
+from evaluation.study.engines.processes import THREAD_VARIABLES, Attempt, die_with_parent
 
 
-class ForkServer:
-    """Forks jobs of one program.
+class ForkedEngine(LocalEngine):
+    """Runs jobs as forks of one process.
 
     Args:
-        module, function: the program's entry point.
+        script: the program's entry point.
         threads: of each run; fixed, since the numerical libraries read it when they are imported.
+        jobs, gpus: as the local engine.
     """
 
-    def __init__(self, module: str, function: str, threads: int) -> None:
-        self._entry = (module, function)
+    def __init__(self, script: EntryPoint, threads: int, jobs: int, gpus: Sequence[str] = ()) -> None:
+        super().__init__(jobs, gpus)
+        self._script = script
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)), PYTHONUNBUFFERED="1")
-        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        preload = getattr(importlib.import_module(module), "PRELOAD", ())
-        self._context.set_forkserver_preload([__name__ + "_preload", module, *preload])
+        self._context = multiprocessing.get_context("forkserver")
+        preload = getattr(importlib.import_module(script.module), "PRELOAD", ())
+        own = "evaluation.study.engines.forked_preload"
+        self._context.set_forkserver_preload([own, script.module, *preload])
 
-    @classmethod
-    def of(cls, program: tuple[str, ...], threads: int) -> ForkServer | None:
-        """The server for a program (`jobs.resolve_program`), or None if it is not a console script of this Python."""
-        path = Path(program[0])
-        if len(program) > 1 or path.parent != Path(sys.executable).parent or sys.platform != "linux":
-            return None
-        found = importlib.metadata.entry_points(group="console_scripts", name=path.name)
-        return next((cls(entry.module, entry.attr, threads) for entry in found), None)
-
-    def start(self, job: Job) -> Forked:
-        """Start a job."""
-        return Forked(job, self._context, self._entry)
+    def _start(self, job: Job) -> Attempt:
+        return Fork(job, self._context, self._script)
 
 
-class Forked(Attempt):
+class Fork(Attempt):
     """A job as a fork of the server."""
 
-    def __init__(self, job: Job, context: ForkServerContext, entry: tuple[str, str]) -> None:
+    process: ForkServerProcess
+
+    def __init__(self, job: Job, context: ForkServerContext, script: EntryPoint) -> None:
         super().__init__(job)
-        arguments = (*entry, job.command(), str(job.log), dict(job.environment))
-        self._process = context.Process(target=_run, args=arguments, daemon=False)
-        self._process.start()
+        arguments = (script.module, script.attr, job.command(), str(job.log), dict(job.environment))
+        self.process = context.Process(target=_run, args=arguments, daemon=False)
+        self.process.start()
 
     def code(self) -> int | None:
         """The exit code; None while it runs."""
-        return self._process.exitcode
+        return self.process.exitcode
 
-    def kill(self) -> None:
-        """End it, and what it started, at once."""
-        if self._process.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.join()
+
+def console_script(program: tuple[str, ...]) -> EntryPoint | None:
+    """The entry point of a program that can be forked: on Linux, a console script of a package of this Python."""
+    path = Path(program[0])
+    if len(program) > 1 or path.parent != Path(sys.executable).parent or sys.platform != "linux":
+        return None
+    return next(iter(importlib.metadata.entry_points(group="console_scripts", name=path.name)), None)
 
 
 def _die_with_study() -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import socket
-from pathlib import Path
+import time
 from typing import Any
 
 from evaluation.cli.errors import UserError, reason
-from evaluation.study.engines.jobs import Job, Outcome, execute
+from evaluation.runs.run_folder import is_finished
+from evaluation.study.engines.base import Engine, Job, Outcome
+from evaluation.study.engines.processes import POLL_S, Process
+from evaluation.study.run_id import RunId
 
 CONNECT_S = 5.0
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Runs jobs as Ray tasks.
 
     Args:
@@ -31,8 +34,6 @@ class RayEngine:
         UserError: ray is not installed, or there is no such cluster.
     """
 
-    name = "ray"
-
     def __init__(
         self, address: str = "auto", *, jobs: int | None = None, threads: int = 1, gpus: float = 0.0, retries: int = 1
     ) -> None:
@@ -40,9 +41,8 @@ class RayEngine:
             import ray
         except ImportError as error:
             raise UserError("--engine ray: ray is not installed; pip install 'asgc[cluster]'") from error
-        self._ray = ray
         _check_reachable(address)
-        self._started = not ray.is_initialized()
+        self._ray, self._started = ray, not ray.is_initialized()
         if self._started:
             try:
                 ray.init(
@@ -53,45 +53,39 @@ class RayEngine:
                     logging_level=logging.ERROR,
                 )
             except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-                raise UserError(
-                    f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
-                    "or use --address local"
-                ) from error
+                raise _no_cluster(address, error) from error
         places = sum(_places(node["Resources"], threads, gpus) for node in ray.nodes() if node["Alive"])
         if places < 1:
             raise UserError(
                 f"--engine ray: no node of the cluster can hold a run of {threads} CPUs and {gpus:g} GPUs; "
                 "lower --threads or --gpu-share"
             )
-        self._jobs = jobs or 2 * places
+        super().__init__(jobs or 2 * places)
         self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=retries)(_execute)
-        self._running: dict[Any, str] = {}  # Ray's reference -> job
-
-    def free(self) -> bool:
-        """Whether fewer than `jobs` runs are with the cluster."""
-        return len(self._running) < self._jobs
 
     def submit(self, job: Job) -> None:
         """Hand a job to the cluster."""
-        self._running[self._task.options(name=job.id).remote(job)] = job.id
+        self._running[job.run] = self._task.options(name=str(job.run)).remote(job)
 
     def wait(self, seconds: float) -> list[Outcome]:
         """The jobs that have ended, as soon as one has; none after `seconds`."""
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
-        outcomes = []
-        for reference in ready:
-            job = self._running.pop(reference)
-            try:
-                outcomes.append(self._ray.get(reference))
-            except self._ray.exceptions.RayError as error:
-                outcomes.append(Outcome(job, f"lost by Ray: {reason(error)}"))
-        return outcomes
+        ready, _ = self._ray.wait(list(self._running.values()), num_returns=1, timeout=seconds)
+        ended = [run for run, reference in self._running.items() if reference in ready]
+        return [self._outcome(run, self._running.pop(run)) for run in ended]
+
+    def _outcome(self, run: RunId, reference: Any) -> Outcome:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return Outcome(run, f"lost by Ray: {reason(error)}")
+
+    def cancel(self, run: RunId) -> None:
+        """Have Ray kill a job."""
+        self._ray.cancel(self._running.pop(run), force=True)
 
     def close(self) -> None:
         """Cancel what still runs and leave the cluster."""
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
-        self._running.clear()
+        super().close()
         if self._started:
             self._ray.shutdown()
 
@@ -110,15 +104,25 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster there ({reason(error)}); start one with `ray start --head`, "
-            "or use --address local"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    where = f"--address {address}: no Ray cluster there ({reason(error)})"
+    return UserError(f"{where}; start one with `ray start --head`, or use --address local")
 
 
 def _execute(job: Job) -> Outcome:
     """On a node: carry out the job if this node sees the study folder."""
-    study = Path(job.log).parent
+    study = job.log.parent
     if not study.is_dir():
-        return Outcome(job.id, f"{study} is not on storage that this node shares", final=True)
-    return execute(job)
+        return Outcome(job.run, f"{study} is not on storage that this node shares", final=True)
+    if is_finished(job.folder):
+        return Outcome(job.run)
+    try:
+        attempt = Process(job)
+    except OSError as error:
+        return Outcome(job.run, f"cannot start it: {reason(error)}", final=True)
+    while (outcome := attempt.poll()) is None:
+        time.sleep(POLL_S)
+    return outcome

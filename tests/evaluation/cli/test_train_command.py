@@ -74,6 +74,16 @@ def test_layers_on_top_of_each_other(tmp_path: Path) -> None:
     assert COMMAND.read(["--preset", "long"])[0] == NetConfig.preset("long") == NetConfig.preset(epochs=90)
 
 
+def test_what_resume_alone_goes_on_with(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--resume: say which run: --resume RUN"):
+        COMMAND.read(["--resume"])
+    file = tmp_path / "net.yaml"
+    file.write_text(f"run_dir: {tmp_path / 'run'}\n")
+    config, resume = COMMAND.read(["--config", str(file), "--resume"])
+    assert config is not None
+    assert (config.run_dir, resume) == (str(tmp_path / "run"), True)
+
+
 def test_its_faults_are_found_all_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [["--epochs", "9"], ["--epochs", "2"], ["--data.crop", "3", "--data.workers", "-1", "--optimizer", "adma"]]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(json.dumps, lines))))

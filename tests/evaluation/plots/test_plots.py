@@ -30,7 +30,7 @@ def folder(demo_study: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def study(folder: Path) -> StudyData:
-    return StudyData(dataset.load(folder), repetitions=200)
+    return StudyData(dataset.load(folder), repetitions=100)
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,12 @@ class TestStudy:
             ("time-to-target", "ttt_steps", "median"),
         ):
             for row in compare(study.data, "comparison", metric=metric).cells:
-                drawn = panel(figures[name], row.task, row.setting)
-                [one] = [one for one in drawn.series if one.label == row.method]
+                drawn = panel(figures[name], row.cell.task, row.cell.setting)
+                [one] = [one for one in drawn.series if one.label == row.method.name]
                 assert one.low is not None
                 assert one.high is not None
-                assert one.x[0] == getattr(row, statistic)
-                assert one.low[0] == getattr(row, f"{statistic}_low")
-                assert one.high[0] == getattr(row, f"{statistic}_high")
-                assert drawn.categories[int(one.y[0])] == row.method
+                assert (one.x[0], one.low[0], one.high[0]) == getattr(row, statistic)
+                assert drawn.categories[int(one.y[0])] == row.method.name
 
     def test_profiles_of_times_count_the_runs_that_were_there(
         self, study: StudyData, figures: dict[str, Figure]

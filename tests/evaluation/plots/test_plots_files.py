@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 pytest.importorskip("matplotlib")
 
@@ -24,7 +26,12 @@ LOOKS = style.looks(["asgc", "adam"])
 
 @pytest.fixture
 def run(demo_study: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(demo_study / "comparison/CartPole/plain/asgc/default/s101", tmp_path / "s101"))
+    """A run with the records of two layers."""
+    copy = Path(shutil.copytree(demo_study / "comparison/CartPole/plain/asgc/default/s101", tmp_path / "s101"))
+    [part] = (copy / "gradients").iterdir()
+    rows = [row for row in parquet.read_table(part).to_pylist() if row["layer"] in ("layers.0.bias", "layers.2.weight")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), part)
+    return copy
 
 
 def drawn(figure: Figure) -> Iterator[Any]:

@@ -18,13 +18,13 @@ pytest.importorskip("jinja2")
 
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.data import dataset
+from evaluation.analysis.data.run_key import Cell, Method, RunKey
+from evaluation.analysis.stats.bootstrap import Estimate
 from evaluation.main import main
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Figure, Panel, series
 from evaluation.plots.study_data import StudyData
-from evaluation.report import origins as provenance
-from evaluation.report import page, payload, setup
-from evaluation.report import sections as tables
+from evaluation.report import origins, page, payload, sections, setup
 from tests.evaluation.synthetic_study import write_study
 
 
@@ -68,16 +68,6 @@ class Text(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def study(demo_study: Path) -> StudyData:
-    return StudyData(dataset.load(demo_study), repetitions=100)
-
-
-@pytest.fixture(scope="module")
-def text(study: StudyData) -> str:
-    return page.build(study)
-
-
-@pytest.fixture(scope="module")
 def read(text: str) -> Text:
     return Text(text)
 
@@ -88,11 +78,8 @@ class TestPage:
         assert "url(" not in text[: text.index("</style>")]
         assert text.count("plotly.js v") == 1  # once
 
-    def test_same_data_give_the_same_page(self, text: str, demo_study: Path) -> None:
-        assert page.build(StudyData(dataset.load(demo_study), repetitions=100)) == text
-
     def test_every_sentence_is_there_losses_included(self, read: Text, study: StudyData) -> None:
-        found = [compare(study.data, "comparison", metric=metric) for metric in tables.METRICS]
+        found = [compare(study.data, "comparison", metric=metric) for metric in sections.METRICS]
         found += [compare(study.data, part) for part in ("rates", "robust", "ablations")]
         sentences = [sentence for comparison in found for sentence in comparison.sentences]
         assert any(sentence.endswith(": worse.") for sentence in sentences)
@@ -100,8 +87,8 @@ class TestPage:
         for sentence in sentences:
             assert sentence in read.text
 
-    def test_every_figure_has_its_caption(self, read: Text, study: StudyData) -> None:
-        figures = [figure for family in page.gather(study).figures for figure in family]
+    def test_every_figure_has_its_caption(self, read: Text, contents: page.Contents) -> None:
+        figures = [figure for family in contents.figures for figure in family]
         assert len(figures) > 20
         for figure in figures:
             assert " ".join(figure.caption.split()) in read.text
@@ -122,9 +109,9 @@ class TestPage:
         ):
             assert words in read.text, words
 
-    def test_what_was_left_out_is_said(self, demo_study: Path, tmp_path: Path) -> None:
+    def test_what_was_left_out_is_said(self, small_study: Path, tmp_path: Path) -> None:
         folder = tmp_path / "lost"
-        shutil.copytree(demo_study, folder)
+        shutil.copytree(small_study, folder)
         (folder / "comparison/CartPole/plain/adam/default/s102/summary.json").unlink()
         (folder / "comparison/CartPole/plain/sgd/default/s101/summary.json").write_text("{")
         read = Text(page.build(StudyData(dataset.load(folder), repetitions=100), folder))
@@ -142,9 +129,9 @@ class TestPage:
         assert "figure robustness : the study has no finished runs of a part of kind robustness" in read.text
         assert "figure improvement : there is one optimizer only" in read.text
 
-    def test_names_cannot_break_out_of_the_page(self, demo_study: Path, tmp_path: Path) -> None:
+    def test_names_cannot_break_out_of_the_page(self, small_study: Path, tmp_path: Path) -> None:
         folder = tmp_path / "evil"
-        shutil.copytree(demo_study, folder)
+        shutil.copytree(small_study, folder)
         nasty = "</script><img src=x onerror=alert(1)>"
         definition = (folder / "study.yaml").read_text().replace("Does ASGC", f"{nasty} Does ASGC")
         (folder / "study.yaml").write_text(definition)
@@ -157,11 +144,14 @@ class TestPage:
 
 
 class TestCommand:
-    def test_writes_the_page(self, demo_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_writes_the_page_and_the_same_data_give_the_same(
+        self, demo_study: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         out = tmp_path / "new" / "page.html"
         assert main(["report", str(demo_study), "--out", str(out), "--repetitions", "100"]) == 0
         assert capsys.readouterr().out.startswith(f"{out} (")
-        assert out.read_text().startswith("<!doctype html>")
+        assert out.read_text() == text
+        assert text.startswith("<!doctype html>")
         assert out.stat().st_size < 7e6
 
     @pytest.mark.parametrize(
@@ -202,7 +192,7 @@ class TestPayload:
         assert (found["x"][0], found["x"][-1]) == (0, 9999)
 
     def test_what_series_share_is_sent_once(self) -> None:
-        lines = tuple(series(name, [1, 2], [3, 4], runs={"task": "T", "optimizer": name}) for name in "ab")
+        lines = tuple(series(name, [1, 2], [3, 4], runs=RunKey(task="T", optimizer=name)) for name in "ab")
         [panel] = payload.figure(Figure("f", "f", "", (Panel("", "", Axis(), Axis(), lines),)))["panels"]
         assert (panel["runs"], panel["xs"]) == ({"task": "T"}, [1, 2])
         assert [one["runs"] for one in panel["series"]] == [{"optimizer": "a"}, {"optimizer": "b"}]
@@ -229,52 +219,50 @@ class TestPayload:
 class TestTables:
     def test_cells_are_the_comparisons(self, study: StudyData) -> None:
         comparison = study.comparison(study.parts("compare")[0], "final")
-        order = tables.Order(study.tasks, study.settings, study.optimizers)
-        sheets = {
-            sheet.name: sheet for sheet in tables.Numbers(comparison, "compare", study.optimizers, order).sheets()
-        }
+        order = sections.Order(study.tasks, study.settings, study.optimizers)
+        sheets = {sheet.name: sheet for sheet in sections.sheets_of(comparison, order)}
         sheet = sheets["comparison-final-cells"]
         assert len(sheet.lines) == len(comparison.cells)
         for line in sheet.lines:
             task, setting, method = (cell.text for cell in line.cells[:3])
-            [row] = [row for row in comparison.cells if (row.task, row.setting, row.method) == (task, setting, method)]
-            assert line.cells[4].value == row.iqm
-            assert line.runs == {"part": "comparison", "task": task, "setting": setting, "optimizer": method}
+            place = (Cell(task, setting), Method(method))
+            [row] = [row for row in comparison.cells if (row.cell, row.method) == place]
+            assert line.cells[4].value == row.iqm.value
+            assert line.runs == RunKey("comparison", task, setting, method)
         assert [line.cells[2].text for line in sheet.lines[:3]] == ["asgc", "adam", "sgd"]
 
     @pytest.mark.parametrize(
-        ("kind", "row", "labels"),
+        ("cell", "method", "labels"),
         [
-            ("compare", ("T", "plain", "asgc"), {"task": "T", "setting": "plain", "optimizer": "asgc"}),
-            ("compare", ("", "all settings", "asgc"), {"optimizer": "asgc"}),
-            (
-                "grid",
-                ("T", "plain, lrx10", "asgc"),
-                {"task": "T", "setting": "plain", "optimizer": "asgc", "variant": "lrx10"},
-            ),
-            (
-                "ablation",
-                ("T", "plain", "unit"),
-                {"task": "T", "setting": "plain", "optimizer": "asgc", "variant": "unit"},
-            ),
+            (Cell("T", "plain"), Method("asgc"), {"task": "T", "setting": "plain"}),
+            (Cell(), Method("asgc"), {}),
+            (Cell("T", "plain", "lrx10"), Method("asgc"), {"task": "T", "setting": "plain", "variant": "lrx10"}),
+            (Cell("T", "plain"), Method("asgc", "unit"), {"task": "T", "setting": "plain", "variant": "unit"}),
         ],
     )
-    def test_the_runs_behind_a_row(
-        self, study: StudyData, kind: str, row: tuple[str, str, str], labels: dict[str, str]
-    ) -> None:
-        comparison = study.comparison(study.parts("compare")[0], "final")
-        numbers = tables.Numbers(comparison, kind, ["asgc"], tables.Order([], [], []))
-        assert numbers.runs(*row) == {"part": "comparison", "optimizer": "asgc", **labels}
+    def test_the_runs_behind_a_row(self, cell: Cell, method: Method, labels: dict[str, str]) -> None:
+        runs = RunKey.of("comparison", cell, method)
+        assert runs.labels() == {"part": "comparison", "optimizer": "asgc", **labels}
+
+    def test_the_runs_behind_variants_and_points_are_theirs(self, study: StudyData) -> None:
+        order = sections.Order(study.tasks, study.settings, study.optimizers)
+        for kind, count in (("ablation", 3), ("grid", 3)):
+            comparison = study.comparison(study.parts(kind)[0], "final")
+            [sheet] = [one for one in sections.sheets_of(comparison, order) if one.name.endswith("-cells")]
+            for line in sheet.lines:
+                labels = line.runs.labels()
+                assert sum(labels.items() <= row.items() for row in study.runs) == count
+                assert labels["variant"] in f"{line.cells[1].text} {line.cells[2].text}"
 
     def test_numbers_in_words(self) -> None:
-        assert tables.estimate(0.5, math.nan, math.nan).interval == ""
-        assert tables.estimate(30_000, 20_000, math.inf).interval == "[20000, ∞]"
-        assert tables.number(math.nan).text == ""
+        assert sections.estimate(Estimate(0.5)).interval == ""
+        assert sections.estimate(Estimate(30_000, 20_000, math.inf)).interval == "[20000, ∞]"
+        assert sections.number(math.nan).text == ""
 
 
 class TestProvenance:
     def test_groups_hold_every_run_once(self, study: StudyData) -> None:
-        found = provenance.groups(study.runs)
+        found = origins.groups(study.runs)
         assert sum(len(group["seeds"]) for group in found["groups"]) == len(study.runs)
         [group] = [
             group
@@ -291,7 +279,7 @@ class TestProvenance:
         row: dict[str, Any] = {"part": "p", "kind": "compare", "task": "t", "setting": "s", "optimizer": "o"}
         row |= {"variant": "default", "purpose": "test", "path": "x", "protocol": "a=1", "options": "{}", "command": ""}
         rows = [row | {"seed": 2, "commit": "b"}, row | {"seed": 1, "commit": "a"}]
-        found = provenance.groups(rows)
+        found = origins.groups(rows)
         [group] = found["groups"]
         assert group["seeds"] == [1, 2]
         assert [found["origins"][index]["commit"] for index in group["origin"]] == ["a", "b"]
@@ -308,7 +296,7 @@ class TestProvenance:
         ],
     )
     def test_commands_as_they_are_typed(self, text: str, typed: str) -> None:
-        assert provenance.command(text) == typed
+        assert origins.command(text) == typed
 
 
 class TestSetup:

@@ -23,9 +23,7 @@ pytest.importorskip("selenium", reason="selenium is not installed: pip install '
 
 from selenium import webdriver
 
-from evaluation.analysis.data import dataset
 from evaluation.plots.figure import Figure
-from evaluation.plots.study_data import StudyData
 from evaluation.report import page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -107,14 +105,9 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def contents(demo_study: Path) -> page.Contents:
-    return page.gather(StudyData(dataset.load(demo_study), repetitions=100))
-
-
-@pytest.fixture(scope="module")
-def report(demo_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(page.build(StudyData(dataset.load(demo_study), repetitions=100)))
+    path.write_text(text)
     return path
 
 

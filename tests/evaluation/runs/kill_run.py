@@ -61,7 +61,8 @@ def check(operation: int) -> None:
     assert (home / "metrics.jsonl").read_text() == expected, operation
     assert read_json(home / "provenance.json")["time"] == "now"
     names = sorted(path.name for path in home.iterdir())
-    assert names == ["config.yaml", "lock", "metrics.jsonl", "model.pt", "provenance.json", "summary.json"], (
+    files = ["config.yaml", "lock", "metrics.jsonl", "model.pt", "provenance.json", "row.json", "summary.json"]
+    assert names == files, (
         operation,
         names,
     )

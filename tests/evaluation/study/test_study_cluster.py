@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from evaluation.main import main
-from evaluation.study.driver import Driver, Progress
-from evaluation.study.engines.jobs import Outcome, resolve_program
+from evaluation.study import program
+from evaluation.study.driver import Driver
+from evaluation.study.engines.base import Outcome
 from evaluation.study.engines.ray import RayEngine
-from evaluation.study.plan import PlannedRun, Planner
+from evaluation.study.plan import Planner
+from evaluation.study.progress import Progress, State
 from evaluation.study.spec import load
 from evaluation.study.study_folder import StudyFolder
 from tests.evaluation.study.study_helpers import contents, write
@@ -23,17 +25,19 @@ from tests.evaluation.study.study_helpers import contents, write
 ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without CPUs, to which tests add nodes of two."""
     from ray.cluster_utils import Cluster
 
     root = str(Path(__file__).parents[3])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    ray.init(address=made.address, log_to_driver=False, configure_logging=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        ray.init(address=made.address, log_to_driver=False, configure_logging=False)
+        yield made
+        ray.shutdown()
+        made.shutdown()
 
 
 class Killer:
@@ -49,7 +53,7 @@ class Killer:
         self.cluster.remove_node(self.node, allow_graceful=False)
         self.killed = True
 
-    def ended(self, run: PlannedRun, outcome: Outcome, progress: Progress) -> None:
+    def ended(self, outcome: Outcome, progress: Progress) -> None:
         assert outcome.failure is None, outcome
 
     def message(self, text: str) -> None:
@@ -86,11 +90,11 @@ def test_a_node_killed_changes_nothing(tmp_path: Path, cluster: Any) -> None:
     with StudyFolder(tmp_path / "ray", study) as folder:
         engine = RayEngine(threads=1, retries=3)
         killer = Killer(cluster, nodes[1], tmp_path / "ray")
-        progress = Driver(folder, planner, engine, resolve_program(study.program), killer).run()
+        progress = Driver(folder, planner, engine, program.resolve(study.program), killer).run()
         engine.close()
     assert killer.killed
-    assert not progress.failed
-    assert len(progress.finished) == progress.total == 6
+    assert not progress.of(State.FAILED)
+    assert len(progress.of(State.FINISHED)) == len(progress.states) == 6
     gave, expected = (contents(tmp_path / name) for name in ("ray", "local"))
     del gave["runs.jsonl"], expected["runs.jsonl"]  # one paused a while in every step
     assert gave == expected
@@ -109,8 +113,8 @@ def test_no_cluster_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_run_must_fit_one_node(tmp_path: Path, cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    for _ in range(2):
-        cluster.add_node(num_cpus=2)
+    cluster.add_node(num_cpus=2)
+    cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     file = write(tmp_path / "tiny.yaml")
     arguments = ["--engine", "ray", "--threads", "3", "--dir", str(tmp_path / "s")]

@@ -8,6 +8,7 @@ import pytest
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import show
 from evaluation.study.plan import Planner
+from evaluation.study.run_id import RunId
 from tests.evaluation.study.study_helpers import DEFINITION, study
 
 
@@ -16,15 +17,15 @@ class Fake:
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
-        self.options: dict[str, dict[str, object]] = {}
-        self.finished: set[str] = set()
+        self.options: dict[RunId, dict[str, object]] = {}
+        self.finished: set[RunId] = set()
 
-    def objective(self, run: str, name: str) -> float | None:
+    def objective(self, run: RunId, name: str) -> float | None:
         assert name == "final"
         if run not in self.finished:
             return None
         options = self.options[run]
-        return -abs(math.log10(float(options["lr"]) / 0.05)) - 0.01 * int(run[-1])
+        return -abs(math.log10(float(options["lr"]) / 0.05)) - 0.01 * run.seed
 
     def finish_all(self) -> None:
         plan = self.planner.plan(self.objective)
@@ -45,13 +46,15 @@ def test_a_search_goes_on_batch_by_batch_and_then_fixes_the_parts_above_it() -> 
         sizes.append(len(plan.runs))
     assert sizes == [12, 16, 22]
     for optimizer in ("plain", "heavy"):
-        trials = [run for run in plan.runs if run.part == "tuning" and run.optimizer == optimizer and run.seed == 1]
+        trials = [
+            run for run in plan.runs if run.id.part == "tuning" and run.id.optimizer == optimizer and run.id.seed == 1
+        ]
         best = max(trials, key=lambda run: results.objective(run.id, "final"))
-        tuned = [run for run in plan.runs if run.part == "comparison" and run.optimizer == optimizer]
+        tuned = [run for run in plan.runs if run.id.part == "comparison" and run.id.optimizer == optimizer]
         assert {run.options["lr"] for run in tuned} == {best.options["lr"]}
-        assert [run.seed for run in tuned] == [11, 12]
-    grid = {run.variant: run.options["lr"] for run in plan.runs if run.part == "rates"}
-    heavy = next(run for run in plan.runs if run.part == "comparison" and run.optimizer == "heavy")
+        assert [run.id.seed for run in tuned] == [11, 12]
+    grid = {run.id.variant: run.options["lr"] for run in plan.runs if run.id.part == "rates"}
+    heavy = next(run for run in plan.runs if run.id.part == "comparison" and run.id.optimizer == "heavy")
     assert grid == {
         "lrx0.1": pytest.approx(heavy.options["lr"] * 0.1),
         "lrx3": pytest.approx(heavy.options["lr"] * 3),
@@ -61,26 +64,25 @@ def test_a_search_goes_on_batch_by_batch_and_then_fixes_the_parts_above_it() -> 
 def test_the_best_trial_is_the_one_of_the_highest_mean() -> None:
     planner = Planner(study())
     first = planner.plan(lambda run, name: None).runs
-    wanted = next(run for run in first if run.variant == "trial-001" and run.optimizer == "plain")
+    wanted = next(run for run in first if run.id.variant == "trial-001" and run.id.optimizer == "plain")
     parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2}}
     # trial 1 has the better mean, trial 0 the best single seed
     values = {("trial-000", 1): 1.0, ("trial-000", 2): -9.0, ("trial-001", 1): 0.0, ("trial-001", 2): 0.5}
 
-    def objective(run: str, name: str) -> float:
-        *_, variant, seed = run.split("/")
-        return values[variant, int(seed[1:])]
+    def objective(run: RunId, name: str) -> float:
+        return values[run.variant, run.seed]
 
     runs = Planner(study(parts=parts)).plan(objective).runs
-    tuned = next(run for run in runs if run.part == "comparison" and run.optimizer == "plain")
+    tuned = next(run for run in runs if run.id.part == "comparison" and run.id.optimizer == "plain")
     assert tuned.options["lr"] == wanted.options["lr"]
 
 
 def test_a_diverged_trial_is_never_the_best() -> None:
     parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2}}
     values = {"trial-000": math.nan, "trial-001": -9.0}
-    runs = Planner(study(parts=parts)).plan(lambda run, name: values[run.split("/")[-2]]).runs
-    worst, best = (next(run for run in runs if run.variant == name) for name in values)
-    tuned = next(run for run in runs if run.part == "comparison" and run.optimizer == "plain")
+    runs = Planner(study(parts=parts)).plan(lambda run, name: values[run.variant]).runs
+    worst, best = (next(run for run in runs if run.id.variant == name) for name in values)
+    tuned = next(run for run in runs if run.id.part == "comparison" and run.id.optimizer == "plain")
     assert tuned.options["lr"] == best.options["lr"] != worst.options["lr"]
 
 
@@ -90,7 +92,7 @@ def test_a_trial_that_has_begun_keeps_its_options() -> None:
     for _ in range(4):
         results.finish_all()
     begun = {run: dict(options) for run, options in results.options.items()}
-    changed = {run for run in begun if "trial-002" in run}
+    changed = {run for run in begun if run.variant == "trial-002"}
     for run in changed:
         begun[run]["lr"] = 0.0123
     results.options = begun
@@ -119,8 +121,8 @@ def test_a_search_is_a_function_of_its_results_whenever_they_came() -> None:
 
 def test_optimizers_share_the_first_points_of_their_searches() -> None:
     runs = Planner(study()).plan(lambda run, name: None).runs
-    plain = {run.variant: run.options["lr"] for run in runs if run.optimizer == "plain"}
-    heavy = {run.variant: run.options["lr"] for run in runs if run.optimizer == "heavy"}
+    plain = {run.id.variant: run.options["lr"] for run in runs if run.id.optimizer == "plain"}
+    heavy = {run.id.variant: run.options["lr"] for run in runs if run.id.optimizer == "heavy"}
     assert plain == heavy
     assert len(set(plain.values())) == 2
 
@@ -134,9 +136,9 @@ def test_more_trials_keep_the_earlier_ones() -> None:
     many = Planner(study(parts={"tuning": {**tuning, "trials": 12}}))
     runs = many.plan(few.objective).runs
     entries = {run.id: run.entry() for run in runs}
-    assert all(entries[run] for run in few.options if run.startswith("tuning"))
-    assert {run: dict(entries[run]["options"]) for run in few.options if run.startswith("tuning")} == {
-        run: options for run, options in few.options.items() if run.startswith("tuning")
+    assert all(entries[run] for run in few.options if run.part == "tuning")
+    assert {run: dict(entries[run]["options"]) for run in few.options if run.part == "tuning"} == {
+        run: options for run, options in few.options.items() if run.part == "tuning"
     }
 
 
@@ -167,7 +169,7 @@ def test_kinds_and_the_order_of_layers() -> None:
         },
     }
     runs = Planner(study(parts=parts, options={"noise": 0.1, "steps": 20})).plan(lambda run, name: None).runs
-    options = {f"{run.part}/{run.variant}": dict(run.options) for run in runs}
+    options = {f"{run.id.part}/{run.id.variant}": dict(run.options) for run in runs}
     assert options["ablations/full"] == {"noise": 0.5, "steps": 20, "task": "bowl", "method": "heavy", "momentum": 0.9}
     assert options["ablations/still"]["momentum"] == 0
     assert [name for name in options if name.startswith("draws")] == [f"draws/draw-{i:03d}" for i in range(3)]
@@ -177,7 +179,7 @@ def test_kinds_and_the_order_of_layers() -> None:
         "cells/lr=0.2,noise=0": (0.2, 0),
         "cells/lr=0.2,noise=1": (0.2, 1),
     }
-    run = next(run for run in runs if run.variant == "still")
+    run = next(run for run in runs if run.id.variant == "still")
     assert run.arguments() == ["--noise=0.5", "--steps=20", "--task=bowl", "--method=heavy", "--momentum=0", "--seed=1"]
 
 
@@ -197,7 +199,7 @@ def test_a_factor_without_a_number_is_a_fault_before_the_first_run() -> None:
 
 
 def test_every_choice_and_both_ends_of_every_range_are_checked_beforehand() -> None:
-    samples = [run for run in Planner(study()).samples() if run.part == "tuning" and run.optimizer == "heavy"]
+    samples = [run for run in Planner(study()).samples() if run.id.part == "tuning" and run.id.optimizer == "heavy"]
     assert {run.options["lr"] for run in samples} == {1e-3, 1.0}
     assert {run.options["momentum"] for run in samples} == {0.1, 0.99}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 
 from evaluation.main import main
 from evaluation.runs.lock import is_held
+from evaluation.study.engines.base import Job
 from evaluation.study.engines.local import LocalEngine
+from evaluation.study.engines.processes import Attempt
+from evaluation.study.run_id import RunId
 from tests.evaluation.study.study_helpers import DEFINITION, DESCENT, contents, write
 
 COMPARE = {"comparison": {"kind": "compare", "seeds": [11, 12]}}
@@ -30,7 +34,21 @@ def process(*arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def until(condition: Any, seconds: float = 60) -> None:
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study of the part COMPARE; not to be changed."""
+    folder = tmp_path_factory.mktemp("compared")
+    assert run(write(folder / "tiny.yaml", parts=COMPARE), "--dir", folder / "s") == 0
+    return folder / "s"
+
+
+@pytest.fixture
+def finished(compared: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(compared, tmp_path / "s")
+
+
+def until(condition: Any, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -82,10 +100,8 @@ def test_interrupted_it_stops_its_runs_and_says_how_to_go_on(tmp_path: Path) -> 
     assert not any(is_held(lock) for lock in (tmp_path / "s").rglob("s*/lock"))
 
 
-def test_more_seeds_and_optimizers_run_only_what_is_missing(tmp_path: Path) -> None:
-    file = write(tmp_path / "tiny.yaml", parts=COMPARE)
-    folder = tmp_path / "s"
-    assert run(file, "--dir", folder) == 0
+def test_more_seeds_and_optimizers_run_only_what_is_missing(tmp_path: Path, finished: Path) -> None:
+    folder = finished
     before = {path: path.stat().st_mtime_ns for path in summaries(folder)}
     assert len(before) == 8
     optimizers = DEFINITION["optimizers"] | {"light": {"method": "light", "momentum": 0.1}}
@@ -95,9 +111,10 @@ def test_more_seeds_and_optimizers_run_only_what_is_missing(tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_another_definition_is_refused_and_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "s"
-    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
+def test_another_definition_is_refused_and_nothing_changed(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished
     before = contents(folder)
     other = write(tmp_path / "other.yaml", parts=COMPARE, options={"steps": 30})
     assert run(other, "--dir", folder) == 2
@@ -111,7 +128,7 @@ def test_another_definition_is_refused_and_nothing_changed(tmp_path: Path, capsy
     assert contents(folder) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    assert run(tmp_path / "tiny.yaml", "--dir", tmp_path / "mine") == 2
+    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", tmp_path / "mine") == 2
     assert "not a study folder (it holds letter.txt)" in capsys.readouterr().err
 
 
@@ -127,10 +144,9 @@ def test_what_has_not_begun_may_change(tmp_path: Path) -> None:
     assert len(index) == len(summaries(tmp_path / "s"))
 
 
-def test_a_folder_stands_for_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", tmp_path / "elsewhere") == 0
+def test_a_folder_stands_for_its_study(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert run(tmp_path / "elsewhere", "--dry-run") == 0
+    assert run(finished, "--dry-run") == 0
     assert "0 runs to do, 8 finished" in capsys.readouterr().out
 
 
@@ -142,10 +158,11 @@ def test_killed_before_its_first_run_a_study_begins_again(tmp_path: Path) -> Non
     assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
 
 
-def test_a_changed_default_is_not_mixed_with_what_was_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_default_is_not_mixed_with_what_was_run(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The study's own options are the same, but the program now takes them for another configuration."""
-    folder = tmp_path / "s"
-    assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", folder) == 0
+    folder = finished
     changed = tmp_path / "descent.py"
     changed.write_text(
         Path(DESCENT[1]).read_text().replace('"--noise", type=float, default=0.1', '"--noise", type=float, default=0.2')
@@ -157,13 +174,12 @@ def test_a_changed_default_is_not_mixed_with_what_was_run(tmp_path: Path, capsys
     assert len(summaries(folder)) == 8
 
 
-def test_a_summary_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_that_is_none_is_named(tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "tiny.yaml", parts=COMPARE)
-    assert run(file, "--dir", tmp_path / "s") == 0
-    damaged = summaries(tmp_path / "s")[0]
+    damaged = summaries(finished)[0]
     for text in ("{}", "{", "[1]"):
         damaged.write_text(text)
-        assert run(file, "--dir", tmp_path / "s") == 2
+        assert run(file, "--dir", finished) == 2
         assert f"{damaged} is no summary of a run: remove {damaged.parent}" in capsys.readouterr().err
 
 
@@ -278,25 +294,18 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Cap
 
 def test_runs_are_spread_over_gpus(tmp_path: Path) -> None:
     """Each job sees one GPU, and the GPUs have equally many jobs."""
-    from evaluation.study.engines.jobs import Attempt, Job
-
     started: list[Job] = []
 
-    class Sleeping(Attempt):
-        def __init__(self, job: Job) -> None:
-            super().__init__(job)
+    class Sleeping(LocalEngine):
+        def _start(self, job: Job) -> Attempt:
             started.append(job)
+            return Attempt(job)
 
-        def code(self) -> int | None:
-            return None
-
-        def kill(self) -> None:
-            pass
-
-    engine = LocalEngine(4, ["0", "3"], Sleeping)
-    for i in range(4):
+    engine = Sleeping(4, ["0", "3"])
+    for seed in range(4):
         assert engine.free()
-        engine.submit(Job(str(i), ("x",), (), tmp_path / str(i), tmp_path / "log"))
+        run = RunId("part", "task", "setting", "optimizer", "variant", seed)
+        engine.submit(Job(run, ("x",), (), tmp_path / str(seed), tmp_path / "log"))
     assert not engine.free()
     assert sorted(job.environment["CUDA_VISIBLE_DEVICES"] for job in started) == ["0", "0", "3", "3"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.cli.errors import UserError
 from evaluation.study import space, spec
+from evaluation.study.entry import flatten
 from evaluation.study.space import Dimension
 from evaluation.study.spec import StudyFaults
 from tests.evaluation.study.study_helpers import DEFINITION, definition, study, write
@@ -34,7 +35,7 @@ def test_a_definition_is_read_with_its_defaults(tmp_path: Path) -> None:
 
 
 def test_options_in_groups_are_dotted_and_numbers_in_any_spelling_are_numbers() -> None:
-    assert spec.flatten({"optimizer": {"lr": "1e-3", "betas": [0.9, 0.99]}, "total-steps": "40_000"}) == {
+    assert flatten({"optimizer": {"lr": "1e-3", "betas": [0.9, 0.99]}, "total-steps": "40_000"}) == {
         "optimizer.lr": 1e-3,
         "optimizer.betas": [0.9, 0.99],
         "total_steps": 40_000,

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.analysis.comparisons.compare import ALL, BETTER, NOT_SHOWN, WORSE, compare, verdict
+from evaluation.analysis.comparisons.compare import compare
+from evaluation.analysis.comparisons.selection import select
+from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, judge
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import REFERENCES
-from evaluation.analysis.data.selection import select
-from evaluation.analysis.stats.aggregate import bootstrap_interval, interquartile_mean, probability_of_improvement
+from evaluation.analysis.data.run_key import ALL
+from evaluation.analysis.stats.aggregate import interquartile_mean, probability_of_improvement
+from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 from tests.evaluation.run_trees import Planned, write_study
 
-QUICK = {"repetitions": 300}
+QUICK = {"how": Bootstrap(repetitions=300)}
+BETTER, WORSE, NOT_SHOWN = Verdict.BETTER, Verdict.WORSE, Verdict.NOT_SHOWN
 
 
 def runs(optimizer, finals, **labels):
@@ -29,6 +33,16 @@ def runs(optimizer, finals, **labels):
 
 def load(tmp_path, planned):
     return dataset.load(write_study(tmp_path / "tiny", planned))
+
+
+def cell(result, task, method):
+    """The row of a method on a task."""
+    [found] = [row for row in result.cells if (row.cell.task, row.method.name) == (task, method)]
+    return found
+
+
+def by_method(table):
+    return {row.method.name: row for row in table}
 
 
 ADAM = [300.0, 310.0, 320.0, 330.0, 340.0, 350.0]
@@ -51,59 +65,60 @@ def four(tmp_path_factory):
 
 
 def test_cells_are_in_the_units_of_their_task(four):
-    row = next(row for row in compare(four, **QUICK).cells if (row.task, row.method) == ("Acrobot", "asgc"))
+    row = cell(compare(four, **QUICK), "Acrobot", "asgc")
     scores = np.array(GOOD) - 550
-    assert (row.setting, row.n, row.reached) == ("plain", 6, None)
-    assert (row.mean, row.median) == (-125.0, -125.0)
-    assert row.iqm == pytest.approx(stats.trim_mean(scores, 0.25))
-    assert (row.iqm_low, row.iqm_high) == bootstrap_interval(interquartile_mean, scores, seed=0, repetitions=300)
+    assert (row.cell.setting, row.n, row.reached) == ("plain", 6, None)
+    assert (row.mean.value, row.median.value) == (-125.0, -125.0)
+    assert row.iqm.value == pytest.approx(stats.trim_mean(scores, 0.25))
+    assert row.iqm == Bootstrap(repetitions=300).estimate(interquartile_mean, scores)
 
 
 def test_aggregates_are_over_normalized_tasks(four):
-    rows = {row.statistic: row for row in compare(four, **QUICK).aggregates if row.method == "asgc"}
+    rows = {row.statistic: row for row in compare(four, **QUICK).aggregates if row.method.name == "asgc"}
     cartpole, acrobot = REFERENCES["CartPole"], REFERENCES["Acrobot"]
     one = (np.array(GOOD) - cartpole.low) / (cartpole.high - cartpole.low)
     other = (np.array(GOOD) - 550 - acrobot.low) / (acrobot.high - acrobot.low)
     both = np.stack([one, other], axis=1)
-    assert rows["mean"].value == pytest.approx(both.mean())
-    assert rows["median"].value == pytest.approx((one.mean() + other.mean()) / 2)
-    assert rows["iqm"].value == pytest.approx(stats.trim_mean(both, 0.25, axis=None))
-    assert rows["optimality_gap"].value == pytest.approx(1 - np.minimum(both, 1).mean())
+    assert rows["mean"].value.value == pytest.approx(both.mean())
+    assert rows["median"].value.value == pytest.approx((one.mean() + other.mean()) / 2)
+    assert rows["iqm"].value.value == pytest.approx(stats.trim_mean(both, 0.25, axis=None))
+    assert rows["optimality_gap"].value.value == pytest.approx(1 - np.minimum(both, 1).mean())
     for row in rows.values():
-        assert (row.group, row.cells, row.n) == ("plain", 2, 6)
-        assert row.low < row.value < row.high
+        assert (row.group.group, row.cells, row.n) == ("plain", 2, 6)
+        assert row.value.low < row.value.value < row.value.high
 
 
 def test_wins_losses_and_draws(four):
     result = compare(four, **QUICK)
-    pairs = {row.method: row for row in result.pairs}
+    pairs = by_method(result.pairs)
     assert list(pairs) == ["asgc", "rmsprop", "sgd"]
     assert {name: row.verdict for name, row in pairs.items()} == {"asgc": BETTER, "sgd": WORSE, "rmsprop": NOT_SHOWN}
-    assert (pairs["asgc"].improvement, pairs["sgd"].improvement) == (1.0, 0.0)
+    assert (pairs["asgc"].improvement.value, pairs["sgd"].improvement.value) == (1.0, 0.0)
     ways = math.comb(12, 6)
     assert pairs["asgc"].p == pytest.approx(2 / ways**2)
     assert pairs["asgc"].p_holm == pytest.approx(6 / ways**2)
     x, y = np.array([SAME, SAME]).T, np.array([ADAM, ADAM]).T
-    assert pairs["rmsprop"].improvement == probability_of_improvement(x, y)
+    assert pairs["rmsprop"].improvement.value == probability_of_improvement(x, y)
     for row in pairs.values():
-        assert row.difference == pytest.approx(row.center - row.baseline_center)
-        assert row.difference_low < row.difference < row.difference_high
-    assert pairs["asgc"].difference_low > 0 > pairs["sgd"].difference_high
+        assert row.difference.value == pytest.approx(row.center.value - row.baseline_center.value)
+        assert row.difference.low < row.difference.value < row.difference.high
+    assert pairs["asgc"].difference.low > 0 > pairs["sgd"].difference.high
 
 
 def test_every_claim_is_a_sentence_with_its_intervals(four):
     result = compare(four, **QUICK)
     asgc, rmsprop, sgd = result.sentences
     row = result.pairs.records[0]
+    y = row.baseline_center
     assert asgc == (
-        f"plain: asgc reaches an IQM of {row.center:.3g} [{row.center_low:.3g}, {row.center_high:.3g}] against "
-        f"{row.baseline_center:.3g} [{row.baseline_low:.3g}, {row.baseline_high:.3g}] of adam (final score, "
+        f"plain: asgc reaches an IQM of {row.center.value:.3g} [{row.center.low:.3g}, {row.center.high:.3g}] against "
+        f"{y.value:.3g} [{y.low:.3g}, {y.high:.3g}] of adam (final score, "
         "normalized; 2 cells x 6 runs); probability of improvement 1 [1, 1], Holm-adjusted p < 0.001: better."
     )
     assert sgd.endswith("worse.")
     assert rmsprop.endswith("no difference shown.")
     for row in result.cell_pairs:
-        assert row.sentence.startswith(f"{row.task}, plain: {row.method} reaches an IQM of ")
+        assert row.sentence.startswith(f"{row.cell.task}, plain: {row.method} reaches an IQM of ")
         assert row.sentence.count("[") == 3
 
 
@@ -116,8 +131,8 @@ def test_cell_pairs_are_corrected_for_their_number(four):
 
 
 def test_a_seed_gives_one_result_and_is_recorded(four):
-    first, again, other = (compare(four, seed=seed, **QUICK) for seed in (3, 3, 4))
-    assert (first.seed, first.repetitions, first.level) == (3, 300, 0.95)
+    first, again, other = (compare(four, how=Bootstrap(seed, repetitions=300)) for seed in (3, 3, 4))
+    assert (first.how.seed, first.how.repetitions, first.how.level) == (3, 300, 0.95)
     assert first.pairs.rows() == again.pairs.rows() != other.pairs.rows()
     assert first.cells.csv() == again.cells.csv()
     assert "seed 3" in first.cells.note
@@ -125,18 +140,17 @@ def test_a_seed_gives_one_result_and_is_recorded(four):
 
 def test_times_count_missed_targets_and_lower_is_better(four):
     result = compare(four, metric="ttt_steps", **QUICK)
-    rows = {(row.task, row.method): row for row in result.cells}
-    asgc, adam, sgd = (rows["CartPole", name] for name in ("asgc", "adam", "sgd"))
-    assert (asgc.reached, asgc.mean, asgc.median) == (6, 2000.0, 2000.0)
-    assert (sgd.reached, sgd.mean, sgd.median, sgd.iqm) == (0, 6000.0, math.inf, math.inf)
-    assert (adam.reached, adam.mean, adam.median) == (2, (4 * 6000 + 4000 + 2000) / 6, math.inf)
-    pairs = {row.method: row for row in result.pairs}
+    asgc, adam, sgd = (cell(result, "CartPole", name) for name in ("asgc", "adam", "sgd"))
+    assert (asgc.reached, asgc.mean.value, asgc.median.value) == (6, 2000.0, 2000.0)
+    assert (sgd.reached, sgd.mean.value, sgd.median.value, sgd.iqm.value) == (0, 6000.0, math.inf, math.inf)
+    assert (adam.reached, adam.mean.value, adam.median.value) == (2, (4 * 6000 + 4000 + 2000) / 6, math.inf)
+    pairs = by_method(result.pairs)
     assert (pairs["asgc"].verdict, pairs["sgd"].verdict) == (BETTER, NOT_SHOWN)
-    assert pairs["sgd"].improvement == pytest.approx(4 / 6 / 2)  # where both missed it: a draw
-    assert pairs["asgc"].center == pytest.approx(2000 / 6000)
-    assert pairs["sgd"].center == 1.0
+    assert pairs["sgd"].improvement.value == pytest.approx(4 / 6 / 2)  # where both missed it: a draw
+    assert pairs["asgc"].center.value == pytest.approx(2000 / 6000)
+    assert pairs["sgd"].center.value == 1.0
     assert "a run that misses it counts with its whole length" in pairs["sgd"].sentence
-    reached = {row.method: row.value for row in result.aggregates if row.statistic == "reached"}
+    reached = {row.method.name: row.value.value for row in result.aggregates if row.statistic == "reached"}
     assert (reached["asgc"], reached["sgd"]) == (1.0, 0.0)
 
 
@@ -148,11 +162,9 @@ def test_seconds_and_samples(four):
 
 
 def test_the_area_under_the_curve(four):
-    row = next(
-        row for row in compare(four, metric="auc", **QUICK).cells if (row.task, row.method) == ("CartPole", "adam")
-    )
+    row = cell(compare(four, metric="auc", **QUICK), "CartPole", "adam")
     curves = [np.array([final - 300, final - 2, final - 1, final, final + 1, final + 2]) for final in ADAM]
-    assert row.mean == pytest.approx(np.mean([np.trapezoid(curve) / 5 for curve in curves]))
+    assert row.mean.value == pytest.approx(np.mean([np.trapezoid(curve) / 5 for curve in curves]))
 
 
 def test_spread_is_a_share_of_the_reference_range_and_lower_is_better(tmp_path):
@@ -161,7 +173,7 @@ def test_spread_is_a_share_of_the_reference_range_and_lower_is_better(tmp_path):
     with load(tmp_path, planned) as data:
         (pair,) = compare(data, metric="std", **QUICK).pairs
     assert pair.verdict == BETTER
-    assert pair.center < pair.baseline_center < 1
+    assert pair.center.value < pair.baseline_center.value < 1
     assert pair.sentence.startswith("plain: the scores of asgc spread by 0.00")
 
 
@@ -175,11 +187,11 @@ def test_settings_are_groups_and_all_of_them_the_first(tmp_path):
     with load(tmp_path, planned) as data:
         result = compare(data, **QUICK)
     whole, mse, plain = result.pairs
-    assert [(row.group, row.cells) for row in result.pairs] == [(ALL, 2), ("mse", 1), ("plain", 1)]
+    assert [(row.cell.group, row.cells) for row in result.pairs] == [(ALL, 2), ("mse", 1), ("plain", 1)]
     assert (mse.verdict, plain.verdict) == (BETTER, NOT_SHOWN)
-    assert whole.improvement == pytest.approx((mse.improvement + plain.improvement) / 2)
+    assert whole.improvement.value == pytest.approx((mse.improvement.value + plain.improvement.value) / 2)
     assert whole.p < plain.p
-    assert [row.group for row in result.cell_pairs] == ["mse", "plain"]
+    assert [row.cell.group for row in result.cell_pairs] == ["mse", "plain"]
 
 
 def test_an_optimizer_without_runs_on_a_task_is_named_and_left_out_of_the_aggregate(tmp_path):
@@ -187,8 +199,8 @@ def test_an_optimizer_without_runs_on_a_task_is_named_and_left_out_of_the_aggreg
     planned += runs("sgd", BAD) + runs("sgd", BAD[:4], task="Acrobot")
     with load(tmp_path, planned) as data:
         result = compare(data, **QUICK)
-    assert [row.method for row in result.pairs] == ["sgd"]
-    assert [(row.task, row.method) for row in result.cell_pairs] == [
+    assert [row.method.name for row in result.pairs] == ["sgd"]
+    assert [(row.cell.task, row.method.name) for row in result.cell_pairs] == [
         ("Acrobot", "sgd"),
         ("CartPole", "asgc"),
         ("CartPole", "sgd"),
@@ -202,9 +214,9 @@ def test_a_diverged_run_counts_as_the_worst_one(tmp_path):
     planned = [*runs("adam", ADAM), *runs("asgc", [*GOOD[:5], math.nan])]
     with load(tmp_path, planned) as data:
         result = compare(data, **QUICK)
-    row = next(row for row in result.cells if row.method == "asgc")
+    row = cell(result, "CartPole", "asgc")
     assert row.n == 6
-    assert row.mean == pytest.approx((sum(GOOD[:5]) + min(ADAM)) / 6)
+    assert row.mean.value == pytest.approx((sum(GOOD[:5]) + min(ADAM)) / 6)
     assert "asgc on CartPole (plain): 1 of 6 runs diverged and count as the worst run" in result.notes
 
 
@@ -212,7 +224,9 @@ def test_a_task_without_published_scores_says_how_it_was_normalized(tmp_path):
     with load(tmp_path, runs("adam", ADAM, task="Catch", target=400.0) + runs("asgc", GOOD, task="Catch")) as data:
         result = compare(data, **QUICK)
     assert "Catch has no published reference scores: 0 is its worst run (300), 1 is the target (400)" in result.notes
-    assert result.references == {"Catch": "0 = 300, 1 = 400; worst run and the target"}
+    assert {task: str(to) for task, to in result.references.items()} == {
+        "Catch": "0 = 300, 1 = 400; worst run and the target"
+    }
 
 
 def test_ablations_are_compared_with_the_full_method(tmp_path):
@@ -220,7 +234,7 @@ def test_ablations_are_compared_with_the_full_method(tmp_path):
     planned = runs("asgc", ADAM, variant="full", **parts) + runs("asgc", BAD, variant="clip-only", **parts)
     with load(tmp_path, planned) as data:
         result = compare(data, "ablations", **QUICK)
-    assert (result.baseline, [row.method for row in result.pairs]) == ("full", ["clip-only"])
+    assert (result.baseline.name, [row.method.name for row in result.pairs]) == ("full", ["clip-only"])
     assert result.pairs.records[0].verdict == WORSE
 
 
@@ -233,7 +247,10 @@ def test_points_of_a_grid_are_settings_of_their_own(tmp_path):
     ]
     with load(tmp_path, planned) as data:
         rows = compare(data, "rates", **QUICK).cell_pairs
-    assert [(row.group, row.verdict) for row in rows] == [("plain, lr-0.001", NOT_SHOWN), ("plain, lr-0.01", BETTER)]
+    assert [(row.cell.group, row.verdict) for row in rows] == [
+        ("plain, lr-0.001", NOT_SHOWN),
+        ("plain, lr-0.01", BETTER),
+    ]
 
 
 def test_random_settings_are_the_sample_of_a_robustness_part(tmp_path):
@@ -248,7 +265,7 @@ def test_random_settings_are_the_sample_of_a_robustness_part(tmp_path):
     (pair,) = result.pairs
     assert pair.n == 6
     assert "1 cell x 6 settings" in pair.sentence
-    assert [row.mean for row in result.cells] == [pytest.approx(np.mean(BAD)), pytest.approx(np.mean(GOOD))]
+    assert [row.mean.value for row in result.cells] == [pytest.approx(np.mean(BAD)), pytest.approx(np.mean(GOOD))]
 
 
 def test_tables_as_rows_and_csv(four, tmp_path):
@@ -272,9 +289,10 @@ def test_tables_as_rows_and_csv(four, tmp_path):
     ],
 )
 def test_a_verdict_needs_interval_and_test(low, high, p, expected):
-    from evaluation.analysis.stats.aggregate import Interval
-
-    assert verdict(Interval(low, high), p, 0.95) == expected
+    improvement = Estimate((low + high) / 2, low, high)
+    one = Contrast(Estimate(1.0), Estimate(0.5), np.linspace(0.0, 1.0, 100), p, improvement)
+    [judged] = judge([one], Bootstrap())
+    assert (judged.verdict, judged.p_holm) == (expected, p)
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
@@ -355,19 +373,19 @@ def test_a_time_needs_a_target(tmp_path):
     planned = runs("adam", ADAM, target=None) + runs("adam", ADAM, task="Acrobot")
     with load(tmp_path / "b", planned) as data:
         selection = select(data, metric="ttt_steps")
-    assert list(selection.cells) == [("Acrobot", "plain")]
+    assert list(map(str, selection.cells)) == ["Acrobot (plain)"]
     assert selection.notes == ["CartPole (plain) has no target: left out"]
 
 
 def test_of_single_runs_there_is_no_interval_and_no_claim(tmp_path):
     with load(tmp_path, runs("adam", ADAM) + runs("asgc", GOOD[:1])) as data:
         result = compare(data, **QUICK)
-    row = next(row for row in result.cells if row.method == "asgc")
-    assert row.iqm == GOOD[0]
-    assert np.isnan([row.iqm_low, row.iqm_high, row.mean_low, row.mean_high]).all()
+    row = cell(result, "CartPole", "asgc")
+    assert row.iqm.value == GOOD[0]
+    assert np.isnan([row.iqm[1:], row.mean[1:]]).all()
     (pair,) = result.pairs
     assert pair.verdict == NOT_SHOWN
-    assert np.isnan([pair.difference_low, pair.difference_high, pair.improvement_low, pair.improvement_high]).all()
+    assert np.isnan([pair.difference[1:], pair.improvement[1:]]).all()
     assert "[no interval]" in pair.sentence
     assert "nan" not in pair.sentence
     assert "some cells have a single run, of which there is no interval" in result.notes

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation.analysis.comparisons.compare import BETTER, NOT_SHOWN, WORSE
 from evaluation.analysis.comparisons.retention import retention
+from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import normalize, reference
+from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from tests.evaluation.run_trees import Planned, write_study
 
-QUICK = {"repetitions": 500}
+QUICK = {"how": Bootstrap(repetitions=500)}
+BETTER, WORSE, NOT_SHOWN = Verdict.BETTER, Verdict.WORSE, Verdict.NOT_SHOWN
 
 
 def runs(optimizer, level, spread=2.0, **labels):
@@ -34,16 +36,17 @@ def share(points):
 def test_who_loses_less_is_better_wherever_it_started(tmp_path):
     with dataset.load(study(tmp_path)) as data:
         asgc, sgd = retention(data, "stress", reference_part="comparison", **QUICK)
-    assert (asgc.setting, asgc.task, asgc.method, asgc.baseline, asgc.n) == ("mse", "CartPole", "asgc", "adam", 6)
+    assert (asgc.cell.setting, asgc.cell.task, asgc.n) == ("mse", "CartPole", 6)
+    assert (asgc.method.name, asgc.baseline.name) == ("asgc", "adam")
     assert asgc.score == pytest.approx(
         normalize(395.0, reference("CartPole"))
     )  # 390 and 0, 2, .. 10: 395 in the middle
-    assert (asgc.change, asgc.baseline_change) == (pytest.approx(share(-5.0)), pytest.approx(share(-100.0)))
-    assert asgc.advantage == pytest.approx(share(95.0))
-    assert asgc.advantage_low < asgc.advantage < asgc.advantage_high
-    assert asgc.change_low < asgc.change < asgc.change_high
+    assert (asgc.change.value, asgc.baseline_change.value) == (pytest.approx(share(-5.0)), pytest.approx(share(-100.0)))
+    assert asgc.advantage.value == pytest.approx(share(95.0))
+    assert asgc.advantage.low < asgc.advantage.value < asgc.advantage.high
+    assert asgc.change.low < asgc.change.value < asgc.change.high
     assert (asgc.verdict, sgd.verdict) == (BETTER, WORSE)
-    assert sgd.advantage == pytest.approx(share(-150.0))
+    assert sgd.advantage.value == pytest.approx(share(-150.0))
     assert asgc.p == 2 / 501  # no draw on the other side of 0
     assert asgc.p_holm == 4 / 501
     assert asgc.sentence.startswith("CartPole, mse: from plain, asgc changes by -0.0105 [")
@@ -53,7 +56,7 @@ def test_who_loses_less_is_better_wherever_it_started(tmp_path):
 def test_equal_changes_are_no_difference(tmp_path):
     with dataset.load(study(tmp_path, asgc_hard=295.0)) as data:
         asgc, _ = retention(data, "stress", reference_part="comparison", **QUICK)
-    assert asgc.advantage == pytest.approx(0.0, abs=1e-12)
+    assert asgc.advantage.value == pytest.approx(0.0, abs=1e-12)
     assert asgc.p > 0.5
     assert asgc.verdict == NOT_SHOWN
 
@@ -69,8 +72,8 @@ def test_settings_of_one_part_and_several_tasks(tmp_path):
     planned += runs("sgd", 400.0, setting="mse")  # without runs where it is easy
     with dataset.load(write_study(tmp_path / "tiny", planned)) as data:
         rows = list(retention(data, "comparison", **QUICK))
-        assert [(row.task, row.method, row.cells) for row in rows] == [
-            (None, "asgc", 2),
+        assert [(row.cell.task, row.method.name, row.cells) for row in rows] == [
+            ("", "asgc", 2),
             ("Acrobot", "asgc", 1),
             ("CartPole", "asgc", 1),
         ]

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from evaluation.analysis import compare_cli
-from evaluation.analysis.comparisons.compare import BETTER, NOT_SHOWN
 from evaluation.analysis.comparisons.matched import matched_steps
 from evaluation.analysis.comparisons.matched_grid import matched_grid
 from evaluation.analysis.comparisons.robustness import NEAR, robustness, sensitivity
+from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import REFERENCES
+from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from tests.evaluation.run_trees import Planned, write_gradients, write_study
 
-QUICK = {"repetitions": 300}
+QUICK = {"how": Bootstrap(repetitions=300)}
+BETTER, NOT_SHOWN = Verdict.BETTER, Verdict.NOT_SHOWN
 LOW, HIGH = REFERENCES["CartPole"].low, REFERENCES["CartPole"].high
 
 
@@ -47,8 +49,8 @@ def test_a_point_for_each_value_of_a_grid(tmp_path):
         (1e-3, 1e-3, 1e-3, 3),
         (1e-2, 1e-2, 1e-2, 3),
     ]
-    assert [row.iqm for row in rows] == [202.0, 302.0, 102.0]
-    assert all(row.low < row.iqm < row.high for row in rows)
+    assert [row.iqm.value for row in rows] == [202.0, 302.0, 102.0]
+    assert all(row.iqm.low < row.iqm.value < row.iqm.high for row in rows)
 
 
 def test_a_diverged_run_counts_as_the_worst_and_is_not_dropped(tmp_path):
@@ -62,8 +64,8 @@ def test_a_diverged_run_counts_as_the_worst_and_is_not_dropped(tmp_path):
     with load(tmp_path, planned) as data:
         rows = {row.value: row for row in sensitivity(data, **QUICK)}
     assert rows[1e-2].n == 3
-    assert rows[1e-2].iqm == pytest.approx((50 + 50 + 300) / 3)
-    assert rows[1e-3].iqm == pytest.approx((50 + 200 + 210) / 3)
+    assert rows[1e-2].iqm.value == pytest.approx((50 + 50 + 300) / 3)
+    assert rows[1e-3].iqm.value == pytest.approx((50 + 200 + 210) / 3)
 
 
 def test_bins_where_every_trial_has_a_value_of_its_own(tmp_path):
@@ -75,7 +77,7 @@ def test_bins_where_every_trial_has_a_value_of_its_own(tmp_path):
     with load(tmp_path, planned) as data:
         rows = list(sensitivity(data, **QUICK))
     # Edges at 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2.
-    assert [(row.value_low, row.value_high, row.n, row.iqm) for row in rows] == [
+    assert [(row.value_low, row.value_high, row.n, row.iqm.value) for row in rows] == [
         (1.1e-4, 2.0e-4, 3, 100.0),
         (1.2e-3, 3.0e-3, 2, 350.0),
         (4.0e-3, 4.0e-3, 1, 500.0),
@@ -115,22 +117,22 @@ def test_random_settings(tmp_path):
         for seed, shift in ((1, -2.0), (2, 2.0))  # two seeds of a setting are one value
     ]
     with load(tmp_path, planned) as data:
-        rows = {row.optimizer: row for row in robustness(data, **QUICK)}
+        rows = {row.optimizer.name: row for row in robustness(data, **QUICK)}
         with pytest.raises(UserError, match="for a score"):
             robustness(data, metric="std")
     adam, asgc = rows["adam"], rows["asgc"]
     assert (adam.settings, adam.best, adam.cell_best) == (4, 450.0, 460.0)
     tolerance = NEAR * (HIGH - LOW)  # 23.9 points: from 436.1 on
-    assert adam.near == np.mean(np.array(scores["adam"]) >= 460 - tolerance) == 0.5
-    assert asgc.near == 0.75
+    assert adam.near.value == np.mean(np.array(scores["adam"]) >= 460 - tolerance) == 0.5
+    assert asgc.near.value == 0.75
     normalized = (np.array(scores["adam"]) - LOW) / (HIGH - LOW)
-    assert adam.area == pytest.approx(np.clip(normalized, 0, 1).mean())
+    assert adam.area.value == pytest.approx(np.clip(normalized, 0, 1).mean())
     # The area under the share of settings that reach at least a score.
     grid = np.linspace(0, 1, 100_001)[1:]
-    assert adam.area == pytest.approx(np.mean([(normalized >= level).mean() for level in grid[::100]]), abs=2e-3)
+    assert adam.area.value == pytest.approx(np.mean([(normalized >= level).mean() for level in grid[::100]]), abs=2e-3)
     for row in rows.values():
-        assert row.near_low <= row.near <= row.near_high
-        assert row.area_low < row.area < row.area_high
+        assert row.near.low <= row.near.value <= row.near.high
+        assert row.area.low < row.area.value < row.area.high
 
 
 def test_the_points_of_a_grid(tmp_path):
@@ -148,16 +150,13 @@ def test_the_points_of_a_grid(tmp_path):
         for seed, score in enumerate(finals)
     ]
     with load(tmp_path, planned) as data:
-        rows = {(row.setting, row.optimizer): row for row in robustness(data, "rates", **QUICK)}
+        rows = {(row.cell.setting, row.optimizer.name): row for row in robustness(data, "rates", **QUICK)}
     adam, asgc = rows["mse", "adam"], rows["plain", "asgc"]
-    assert (adam.settings, adam.best, adam.cell_best, adam.near) == (2, 455.0, 470.0, 0.5)
-    assert (adam.near_low, adam.near_high) == (
-        0.0,
-        1.0,
-    )  # near with (470, 470), not with (440, 440); the other likewise
-    assert (asgc.near, asgc.near_low, asgc.near_high) == (1.0, 1.0, 1.0)
-    assert asgc.area == pytest.approx((np.array([470.0, 459.0]) - LOW).mean() / (HIGH - LOW))
-    assert asgc.area_low < asgc.area < asgc.area_high
+    assert (adam.settings, adam.best, adam.cell_best, adam.near.value) == (2, 455.0, 470.0, 0.5)
+    assert adam.near[1:] == (0.0, 1.0)  # near with (470, 470), not with (440, 440); the other likewise
+    assert asgc.near == (1.0, 1.0, 1.0)
+    assert asgc.area.value == pytest.approx((np.array([470.0, 459.0]) - LOW).mean() / (HIGH - LOW))
+    assert asgc.area.low < asgc.area.value < asgc.area.high
 
 
 def test_no_part_of_random_settings(tmp_path):
@@ -192,11 +191,11 @@ def test_the_baseline_at_the_same_effective_step(matched_study):
             write_gradients(folder / run.path, update_to_weight=step)
     with dataset.load(folder) as data:
         (row,) = matched_steps(data, **QUICK)
-    assert (row.method, row.baseline, row.measure) == ("asgc", "adam", "update to weight")
+    assert (row.method.name, row.baseline.name, row.measure) == ("asgc", "adam", "update to weight")
     assert (row.step, row.baseline_step, row.matched_step) == pytest.approx((1e-3, 3e-3, 1.1e-3))
-    assert (row.matched, row.n_matched, row.matched_iqm) == ("tuning trial-1", 5, row.iqm)
-    assert (row.improvement, row.verdict) == (0.5, NOT_SHOWN)
-    assert row.difference_low < 0 < row.difference_high
+    assert (row.matched, row.n_matched, row.matched_iqm.value) == ("tuning trial-1", 5, row.iqm.value)
+    assert (row.improvement.value, row.verdict) == (0.5, NOT_SHOWN)
+    assert row.difference.low < 0 < row.difference.high
     assert (
         "at matched step size (update to weight 0.001, adam's in the comparison 0.003, matched 0.0011" in row.sentence
     )
@@ -207,7 +206,7 @@ def test_without_gradients_the_learning_rate_is_what_is_matched(matched_study):
     with dataset.load(folder) as data:
         (row,) = matched_steps(data, **QUICK)
     assert (row.measure, row.step, row.matched) == ("learning rate", 3e-3, "comparison default")
-    assert (row.verdict, row.improvement) == (BETTER, 1.0)
+    assert (row.verdict, row.improvement.value) == (BETTER, 1.0)
 
 
 def test_nothing_to_match_with_is_said(matched_study):
@@ -218,7 +217,7 @@ def test_nothing_to_match_with_is_said(matched_study):
     with dataset.load(folder) as data:
         (row,) = matched_steps(data, **QUICK)
     assert (row.n_matched, row.verdict) == (0, NOT_SHOWN)
-    assert math.isnan(row.matched_iqm)
+    assert math.isnan(row.matched_iqm.value)
     assert row.sentence.endswith("has no match: no 3 runs of adam at one setting within a factor 1.5.")
 
 
@@ -292,12 +291,16 @@ def test_a_grid_at_the_same_effective_step(tmp_path, capsys):
         with pytest.raises(UserError, match="kind grid"):
             matched_grid(data, "rates", metric="std")
     assert "3 runs without a finite effective step" in table.note
-    assert (row.method, row.baseline, row.bins) == ("asgc", "adam", 2)  # steps of 1.5e-3 and 1.5e-2, not 1.5e-4
+    assert (row.method.name, row.baseline.name, row.bins) == (
+        "asgc",
+        "adam",
+        2,
+    )  # steps of 1.5e-3 and 1.5e-2, not 1.5e-4
     assert (row.step_low, row.step_high) == (pytest.approx(1e-3), pytest.approx(10**-1.5))
     expected = (np.array([480.0, 300.0]) - LOW) / (HIGH - LOW)
-    assert row.area == pytest.approx(np.clip(expected, 0, 1).mean())
-    assert (row.difference, row.near, row.baseline_near) == (pytest.approx(0), 0.5, 0.5)
-    assert row.difference_low < 0 < row.difference_high
+    assert row.area.value == pytest.approx(np.clip(expected, 0, 1).mean())
+    assert (row.difference.value, row.near, row.baseline_near) == (pytest.approx(0), 0.5, 0.5)
+    assert row.difference.low < 0 < row.difference.high
     assert row.sentence.endswith("no difference shown.")
 
     argv = [str(folder), "--part", "rates", "--out", str(tmp_path / "out"), "--repetitions", "300"]

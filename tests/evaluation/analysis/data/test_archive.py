@@ -14,6 +14,7 @@ import pytest
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.data import archive, dataset
 from evaluation.analysis.data.archive import export
+from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from tests.evaluation.run_trees import Planned, write_gradients, write_study
 
@@ -121,7 +122,7 @@ def test_commands_hold_no_folder_of_this_machine(study, tmp_path):
 def test_an_archive_leads_to_the_same_claims(study, tmp_path):
     with dataset.load(export(study, tmp_path / "archive")) as data:
         for metric in ("final", "auc", "ttt_steps"):
-            expected, found = (compare(one, metric=metric, repetitions=200) for one in (study, data))
+            expected, found = (compare(one, metric=metric, how=Bootstrap(repetitions=200)) for one in (study, data))
             assert found.pairs.rows() == expected.pairs.rows()
             assert found.cells.csv() == expected.cells.csv()
 

@@ -8,10 +8,9 @@ import shutil
 
 import pytest
 
-from benchmarks.load_runs import write_run
 from evaluation.analysis.data import dataset
 from evaluation.files import read_json
-from tests.evaluation.run_trees import Planned, write_gradients, write_study
+from tests.evaluation.run_trees import Planned, write_gradients, write_run, write_study
 
 GOOD = ("adam", 1)
 
@@ -153,7 +152,7 @@ def test_planned_and_not_run(study):
         ("config.yaml", "just text", "corrupt: cannot read"),
         ("config.yaml", "- [game, Pong]\n", "corrupt: cannot read"),
         ("config.yaml", "\0\0\0", "corrupt: cannot read"),
-        ("config.yaml", "game: CartPole\n", "corrupt: summary.json or config.yaml: KeyError: 'optimizer'"),
+        ("config.yaml", "game: CartPole\n", "corrupt: summary.json or config.yaml: KeyError: 'optimizer.name'"),
         ("summary.json", '{"final": 1', "corrupt: cannot read summary.json"),
         ("summary.json", "[1]", "corrupt: summary.json is not a JSON object"),
         ("summary.json", '{"final": 1}', "corrupt: summary.json or config.yaml: KeyError"),

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import shutil
 
 import pytest
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from benchmarks.load_runs import write_run
 from evaluation.analysis.data import dataset
-from evaluation.analysis.data.run_reader import RunReader
-from evaluation.cli.config_file import write_config
 from evaluation.cli.errors import UserError
 from evaluation.files import read_json, write_json
-from tests.evaluation.run_trees import Planned, write_gradients, write_study
+from evaluation.runs.run_folder import RunFolder
+from evaluation.runs.run_metrics import Evaluation, summarize
+from tests.evaluation.run_trees import Planned, write_gradients, write_run, write_study
 
 
 def test_a_folder_of_plain_runs_at_any_depth(tmp_path):
@@ -80,43 +76,54 @@ def test_configurations_that_are_not_written_by_the_program(tmp_path):
         ]
 
 
-SCALARS = st.one_of(
-    st.integers(),
-    st.floats(allow_nan=False),
-    st.booleans(),
-    st.none(),
-    st.text(max_size=100),
-    st.sampled_from(["1e-4", "yes", "0x1f", "1:30", "1_000", "a: b", "# no", "", "  x", "2026-01-01", "'", "- a"]),
-)
-KEYS = st.one_of(st.sampled_from(["lr", "name", "yes", "on", "null", "seed"]), st.text(min_size=1, max_size=8))
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
-    max_leaves=8,
-)
+def everything(folder):
+    """What is wrong, and the rows of two tables as text, in which NaN equals NaN."""
+    with dataset.load(folder) as data:
+        rows = [data.rows(f"SELECT * FROM {table} ORDER BY ALL") for table in ("runs", "evaluations")]
+        return [problem.reason for problem in data.problems], str(rows)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=5), st.booleans())
-def test_configurations_mean_what_the_yaml_parser_says(config, unicode):
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=unicode)
-    expected = yaml.safe_load(text)
-    with contextlib.suppress(TypeError, ValueError, yaml.YAMLError):  # then the whole file goes to the parser
-        found = RunReader([])._yaml(text)
-        assert found == expected
-        assert repr(found) == repr(expected)  # and of the same types
+def test_a_run_means_the_same_with_its_row_and_without(tmp_path):
+    """Also where numbers are infinite, and where the run is not the planned one."""
+    planned = [Planned("adam", 1, (1.0, 2.0, 3.0)), Planned("asgc", 2, (1.0, 2.0)), Planned("sgd", 3, target=None)]
+    found = []
+    for row in (True, False):
+        folder = write_study(tmp_path / str(row) / "tiny", planned, row=row)
+        shutil.rmtree(folder / planned[0].path)
+        write_run(folder / planned[0].path, seed=1, scores=[1.0], lr=0.5, row=row)
+        assert (folder / planned[1].path / "row.json").is_file() == row
+        found.append(everything(folder))
+    assert found[0] == found[1]
+    assert found[0][0] == ["foreign: its config.yaml has optimizer.lr 0.5, where runs.jsonl planned 0.001"]
 
 
-def test_a_programs_own_configuration_does_not_need_the_whole_parser(tmp_path):
-    config = {
-        "game": "Pong",
-        "lr": 2.5e-4,
-        "big": 1e6,
-        "run_dir": None,
-        "env": {"clip": True, "shape": [84, 84], "eps": 1e-8},
-    }
-    write_config(tmp_path / "config.yaml", config)
-    assert RunReader([])._yaml((tmp_path / "config.yaml").read_text()) == config
+def test_a_row_is_what_is_read_and_a_damaged_one_is_not_missed(tmp_path):
+    write_run(tmp_path / "runs" / "a", seed=4, scores=[1.0, 2.0], row=True)
+    before = everything(tmp_path / "runs")
+    config, row = tmp_path / "runs" / "a" / "config.yaml", tmp_path / "runs" / "a" / "row.json"
+    text = config.read_text()
+    config.write_text("game: [1")  # nobody looks
+    assert everything(tmp_path / "runs") == before
+    config.write_text(text)
+    row.write_text("{")
+    assert everything(tmp_path / "runs") == before
+
+
+def test_a_finished_run_of_the_run_folder_has_its_row(tmp_path):
+    config = {"game": "CartPole", "seed": 3, "total_steps": 2, "optimizer": {"name": "adam", "lr": 0.25}}
+    evaluations = [Evaluation(step, 4 * step, 0.5 * step, 0.0, 10.0 * step) for step in (1, 2)]
+    signature = {"game": "CartPole", "protocol": "made up"}
+    with RunFolder.create(tmp_path / "runs" / "a", config, seeds={"seed": 3}, device="cpu", tensorboard=False) as run:
+        for one in evaluations:
+            run.log(one.step, one.samples, one.wall_s, "eval", {"score": one.value})
+        run.finish(summarize(evaluations, target=None, last_k=2, signature=signature))
+    with_row = everything(tmp_path / "runs")
+    (tmp_path / "runs" / "a" / "row.json").unlink()  # as a folder of an earlier version
+    assert everything(tmp_path / "runs") == with_row
+    with dataset.load(tmp_path / "runs") as data:
+        assert data.rows("SELECT task, optimizer, seed, lr, final FROM runs") == [
+            {"task": "CartPole", "optimizer": "adam", "seed": 3, "lr": 0.25, "final": 15.0}
+        ]
 
 
 def test_what_cannot_be_loaded_at_all(tmp_path):

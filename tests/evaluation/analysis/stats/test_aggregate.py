@@ -1,27 +1,19 @@
-"""Statistics across runs: by hand, against scipy, and the coverage of the bootstrap."""
+"""Statistics across runs: by hand and against scipy."""
 
 from __future__ import annotations
 
-import functools
 import math
-import time
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from evaluation.analysis.stats.aggregate import (
-    bootstrap,
-    bootstrap_interval,
-    curve,
-    curve_band,
-    difference_interval,
+    above,
     interquartile_mean,
     mean,
     median,
     optimality_gap,
-    performance_profile,
-    performance_profile_band,
     probability_of_improvement,
 )
 
@@ -36,7 +28,7 @@ def test_by_hand():
     assert interquartile_mean([1.0, 2.0, 30.0]) == 11.0  # fewer than four: nothing to cut
     assert optimality_gap(SCORES, 3.0) == 1.0  # (3 + 1 + 0 + 2 + 0 + 0) / 6
     assert optimality_gap([2.0, 3.0]) == 0.0
-    assert performance_profile(SCORES, [-1, 0, 2, 11]).tolist() == pytest.approx([1, 5 / 6, 1 / 2, 0])
+    assert above(SCORES, [-1, 0, 2, 11]).mean(axis=(0, 1)).tolist() == pytest.approx([1, 5 / 6, 1 / 2, 0])
 
 
 def test_probability_of_improvement_by_hand():
@@ -63,123 +55,6 @@ def test_against_scipy(shape):
     assert probability_of_improvement(scores, other) + flipped == pytest.approx(1.0)
 
 
-# Numbers of rliable 1.2.0 (its bootstrap ignores its seed, so intervals agree to the error of 20,000 repetitions):
-#   generator = np.random.default_rng(7)
-#   x = generator.normal(0.5, 0.3, size=(10, 4)).round(2); y = generator.normal(0.4, 0.3, size=(8, 4)).round(2)
-#   metrics.aggregate_iqm(x), aggregate_median(x), aggregate_mean(x), aggregate_optimality_gap(x)
-#   metrics.probability_of_improvement(x, y); library.create_performance_profile({"x": x}, levels, reps=2000)
-#   library.get_interval_estimates({"x": x}, function, reps=20_000), and for the IQM with task_bootstrap=True
-#   frames = generator.normal(0.5, 0.3, size=(10, 4, 3)).round(2), the IQM of each, reps=5000
-RLIABLE = np.random.default_rng(7)
-X = RLIABLE.normal(0.5, 0.3, size=(10, 4)).round(2)
-Y = RLIABLE.normal(0.4, 0.3, size=(8, 4)).round(2)
-FRAMES = RLIABLE.normal(0.5, 0.3, size=(10, 4, 3)).round(2)
-
-
-@pytest.mark.parametrize(
-    ("statistic", "scores", "value", "low", "high"),
-    [
-        (interquartile_mean, (X,), 0.3965, 0.3165, 0.469),
-        (median, (X,), 0.382, 0.311, 0.46),
-        (mean, (X,), 0.3815, 0.308, 0.455),
-        (optimality_gap, (X,), 0.6185, 0.545, 0.692),
-        (probability_of_improvement, (X, Y), 0.503125, 0.365625, 0.6375),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_against_rliable(statistic, scores, value, low, high):
-    assert statistic(*scores) == pytest.approx(value, abs=1e-12)
-    assert bootstrap_interval(statistic, *scores, seed=0) == (
-        pytest.approx(low, abs=0.005),
-        pytest.approx(high, abs=0.005),
-    )
-
-
-def test_profile_curve_and_task_bootstrap_against_rliable():
-    levels = [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert performance_profile(X, levels).tolist() == pytest.approx([0.925, 0.725, 0.3, 0.075, 0.0])
-    low, high = performance_profile_band(X, levels, seed=0)
-    assert low.tolist() == pytest.approx([0.85, 0.575, 0.174, 0.0, 0.0], abs=0.026)  # one run is 0.025
-    assert high.tolist() == pytest.approx([1.0, 0.85, 0.425, 0.175, 0.0], abs=0.026)
-    assert curve(FRAMES).tolist() == pytest.approx([0.4145, 0.4005, 0.5405])
-    low, high = curve_band(FRAMES, seed=0, repetitions=5000)
-    assert low.tolist() == pytest.approx([0.359, 0.309, 0.469], abs=0.006)
-    assert high.tolist() == pytest.approx([0.479, 0.4965, 0.612], abs=0.006)
-    low, high = bootstrap_interval(interquartile_mean, X, seed=0, tasks=True)
-    assert (low, high) == (pytest.approx(0.3005, abs=0.006), pytest.approx(0.476, abs=0.006))
-
-
-def test_the_interval_of_a_mean_is_scipys():
-    scores = np.random.default_rng(8).gumbel(size=12)
-    theirs = stats.bootstrap((scores,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(0))
-    ours = bootstrap_interval(mean, scores, seed=0, repetitions=20_000)
-    assert ours == (
-        pytest.approx(theirs.confidence_interval.low, abs=0.02),
-        pytest.approx(theirs.confidence_interval.high, abs=0.02),
-    )
-
-
-@pytest.mark.parametrize("arrays", [(X,), (X, Y)], ids=["one", "two"])
-def test_any_function_of_scores_can_be_bootstrapped(arrays):
-    known = interquartile_mean if len(arrays) == 1 else probability_of_improvement
-    plain = bootstrap(lambda *drawn: known(*drawn), *arrays, seed=3, repetitions=50)
-    assert plain.tolist() == pytest.approx(bootstrap(known, *arrays, seed=3, repetitions=50).tolist())
-
-
-def test_options_of_a_statistic():
-    gap = functools.partial(optimality_gap, target=0.5)
-    assert gap(X) == pytest.approx(0.1625)  # rliable's aggregate_optimality_gap(x, 0.5)
-    low, high = bootstrap_interval(gap, X, seed=0, repetitions=500)
-    assert low < 0.1625 < high < 0.5
-
-
-def test_ten_thousand_repetitions_take_well_under_a_second():
-    for statistic, scores in ((interquartile_mean, (X,)), (probability_of_improvement, (X, Y))):
-        start = time.process_time()
-        bootstrap(statistic, *scores, seed=0, repetitions=10_000)
-        assert time.process_time() - start < 0.5
-
-
-def test_resampling_in_pieces_changes_nothing_but_memory(monkeypatch):
-    whole = bootstrap_interval(probability_of_improvement, X, Y, seed=0, repetitions=3000)
-    monkeypatch.setattr("evaluation.analysis.stats.aggregate.CHUNK", 10_000)
-    pieces = bootstrap_interval(probability_of_improvement, X, Y, seed=0, repetitions=3000)
-    assert pieces == (pytest.approx(whole.low, abs=0.02), pytest.approx(whole.high, abs=0.02))
-    assert bootstrap(mean, X, seed=0, repetitions=777).shape == (777,)
-
-
-def test_differences_paired_and_not():
-    seeds = np.random.default_rng(9).normal(size=(20, 1))  # what runs of a seed have in common
-    x, y = seeds + 0.5, seeds + np.random.default_rng(10).normal(scale=0.01, size=(20, 1))
-    paired = difference_interval(mean, x, y, seed=0, paired=True)
-    apart = difference_interval(mean, x, y, seed=0)
-    assert 0.49 < paired.low < paired.high < 0.51
-    assert apart.low < 0 < 1 < apart.high
-    expected = 2 * 1.96 * math.sqrt((x.var() + y.var()) / 20)
-    assert apart.high - apart.low == pytest.approx(expected, rel=0.05)
-    with pytest.raises(ValueError, match="one shape"):
-        difference_interval(mean, x, y[:5], seed=0, paired=True)
-    with pytest.raises(ValueError, match="infinite"):
-        difference_interval(mean, [1.0, math.inf], [1.0, 2.0], seed=0)
-
-
-def test_drawing_tasks_widens_the_interval_by_what_tasks_differ():
-    scores = np.arange(30.0)[None, :] + np.zeros((5, 1))  # all the spread is between tasks
-    assert bootstrap_interval(mean, scores, seed=0, repetitions=300) == (14.5, 14.5)
-    low, high = bootstrap_interval(mean, scores, seed=0, repetitions=4000, tasks=True)
-    assert high - low == pytest.approx(2 * 1.96 * np.arange(30).std() / math.sqrt(30), rel=0.06)
-
-
-def test_curves_of_one_task_and_wrong_shapes():
-    curves = np.random.default_rng(11).normal(size=(8, 5))
-    assert curve(curves).tolist() == [pytest.approx(stats.trim_mean(column, 0.25)) for column in curves.T]
-    for bad in (np.zeros(3), np.zeros((2, 0)), np.zeros((2, 2, 2, 2))):
-        with pytest.raises(ValueError, match="shape"):
-            curve(bad)
-    with pytest.raises(ValueError, match="NaN"):
-        curve([[math.nan, 1.0]])
-
-
 def test_infinite_scores_are_taken_and_nan_is_refused():
     assert interquartile_mean([1.0, 2.0, 3.0, math.inf]) == 2.5
     assert mean([1.0, math.inf]) == math.inf
@@ -189,66 +64,3 @@ def test_infinite_scores_are_taken_and_nan_is_refused():
     for bad in ([], np.zeros((0, 3)), np.zeros((2, 2, 2)), 1.0):
         with pytest.raises(ValueError, match="shape"):
             mean(bad)
-
-
-def test_a_seed_gives_one_interval_around_the_estimate():
-    scores = np.random.default_rng(2).normal(size=(10, 4))
-    first = bootstrap_interval(interquartile_mean, scores, seed=0, repetitions=500)
-    assert first == bootstrap_interval(interquartile_mean, scores, seed=0, repetitions=500)
-    assert first != bootstrap_interval(interquartile_mean, scores, seed=1, repetitions=500)
-    assert first.low < interquartile_mean(scores) < first.high
-    narrow = bootstrap_interval(interquartile_mean, scores, seed=0, repetitions=500, level=0.5)
-    assert first.low < narrow.low < narrow.high < first.high
-    for level in (0.0, 1.0, 95):
-        with pytest.raises(ValueError, match="level"):
-            bootstrap_interval(mean, scores, seed=0, level=level, repetitions=2)
-
-
-def test_the_bootstrap_is_stratified_by_task():
-    # Runs of a task are equal and tasks differ: only a bootstrap that mixes tasks would see any spread.
-    scores = np.tile([0.0, 10.0, 100.0], (5, 1))
-    assert bootstrap_interval(mean, scores, seed=0, repetitions=50) == (pytest.approx(110 / 3), pytest.approx(110 / 3))
-
-
-def test_tasks_are_resampled_on_their_own():
-    # Perfectly correlated tasks: drawn together, the mean would spread sqrt(4) times as wide as drawn apart.
-    scores = np.repeat(np.random.default_rng(3).normal(size=(20, 1)), 4, axis=1)
-    low, high = bootstrap_interval(mean, scores, seed=0, repetitions=4000)
-    expected = 2 * 1.96 * scores[:, 0].std() / math.sqrt(20 * 4)
-    assert high - low == pytest.approx(expected, rel=0.08)
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    generator = np.random.default_rng(4)
-    hits = 0
-    for trial in range(200):
-        low, high = bootstrap_interval(mean, generator.normal(size=(10, 3)), seed=trial, repetitions=300)
-        hits += low < 0 < high
-    assert 0.88 <= hits / 200 <= 0.98  # the percentile bootstrap is a little narrow with ten runs
-
-
-def test_two_arrays_are_resampled_independently():
-    # Were the draws of the two equal, x would always beat itself in exactly half of the pairs.
-    x = np.random.default_rng(5).normal(size=(10, 2))
-    low, high = bootstrap_interval(probability_of_improvement, x, x, seed=0, repetitions=500)
-    assert low < 0.4
-    assert high > 0.6
-
-
-def test_censored_runs_give_an_interval_that_may_be_infinite_and_never_nan():
-    times = np.array([1.0, 2.0, 3.0, 4.0, math.inf, math.inf])
-    low, high = bootstrap_interval(interquartile_mean, times, seed=0, repetitions=500)
-    assert 1.0 <= low < math.inf
-    assert high == math.inf
-
-
-def test_the_band_of_a_profile():
-    scores = np.random.default_rng(6).normal(size=(10, 4))
-    thresholds = np.linspace(-4, 4, 9)
-    low, high = performance_profile_band(scores, thresholds, seed=0, repetitions=300)
-    profile = performance_profile(scores, thresholds)
-    assert low.shape == high.shape == (9,)
-    assert (low <= profile).all()
-    assert (profile <= high).all()
-    assert low[0] == high[0] == 1.0
-    assert (high - low)[4] > 0.1

@@ -11,11 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.analysis.stats.aggregate import bootstrap_interval
-from evaluation.analysis.stats.censored import median_time, reached_by, reached_by_band, restricted_mean_time
+from evaluation.analysis.stats.aggregate import mean
+from evaluation.analysis.stats.bootstrap import Bootstrap
+from evaluation.analysis.stats.censored import median_time, reached_by, restricted_mean_time
 
 HORIZON = 100.0
 TIMES = st.lists(st.sampled_from([10.0, 20.0, 20.0, 50.0, 90.0, math.inf]), min_size=1, max_size=12)
+
+
+def profile(times, at):
+    """The time-to-target profile."""
+    return reached_by(times, at).mean(axis=(0, 1))
 
 
 def kaplan_meier(times):
@@ -27,12 +33,12 @@ def kaplan_meier(times):
 def test_profile_and_means_are_kaplan_and_meiers(times):
     at = np.array([0.0, 10.0, 15.0, 20.0, 50.0, 89.0, 90.0, 99.0])
     if all(math.isinf(time) for time in times):
-        assert reached_by(times, at).tolist() == [0.0] * 8
+        assert profile(times, at).tolist() == [0.0] * 8
         assert median_time(times) == math.inf
         assert restricted_mean_time(times, HORIZON) == HORIZON
         return
     theirs = kaplan_meier(times)
-    assert reached_by(times, at) == pytest.approx(theirs.cdf.evaluate(at))
+    assert profile(times, at) == pytest.approx(theirs.cdf.evaluate(at))
     assert median_time(times) == next(
         (t for t in (10.0, 20.0, 50.0, 90.0) if theirs.cdf.evaluate(t) >= 0.5 - 1e-9), math.inf
     )
@@ -49,23 +55,23 @@ def test_by_hand():
     assert median_time([[10.0, 40.0], [20.0, math.inf]]) == 20.0  # over all runs of both tasks
     assert restricted_mean_time(times, 40.0) == 25.0
     assert restricted_mean_time(times, 15.0) == 13.75  # 15, 10, 15, 15
-    assert reached_by(times, [9.0, 10.0, 25.0, math.inf]).tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert profile(times, [9.0, 10.0, 25.0, math.inf]).tolist() == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_censored_runs_are_never_dropped_from_an_interval():
     times = np.array([10.0, 20.0, 30.0, 40.0, 50.0, math.inf, math.inf, math.inf])
-    low, high = bootstrap_interval(median_time, times, seed=0, repetitions=1000)
+    low, high = Bootstrap(repetitions=1000).estimate(median_time, times)[1:]
     assert low == 20.0
     assert high == math.inf
-    low, high = bootstrap_interval(functools.partial(restricted_mean_time, horizon=100.0), times, seed=0)
+    low, high = Bootstrap().estimate(functools.partial(restricted_mean_time, horizon=100.0), times)[1:]
     assert 25 < low < restricted_mean_time(times, 100.0) < high < 85
 
 
 def test_the_band_of_a_profile():
     times = np.array([[10.0, 30.0], [20.0, math.inf], [30.0, math.inf]])
     at = [5.0, 20.0, 40.0]
-    low, high = reached_by_band(times, at, seed=0)
-    assert (low <= reached_by(times, at)).all()
-    assert (reached_by(times, at) <= high).all()
+    low, high = Bootstrap(repetitions=2_000).band(reached_by(times, at), mean)[1:]
+    assert (low <= profile(times, at)).all()
+    assert (profile(times, at) <= high).all()
     assert (low[0], high[0]) == (0.0, 0.0)
     assert (low[2], high[2]) == (0.5, 1.0)  # of three draws of task 2 all are its first run in 1 case of 27

@@ -1,0 +1,120 @@
+"""Better, worse, or no difference shown: the one judge of all comparisons.
+
+A `Contrast` is a method beside the baseline. `judge` takes all contrasts of a table together: p values are adjusted for
+their number (Holm), the intervals of the differences hold at once, and a verdict needs the test as well as an interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from evaluation.analysis.stats.aggregate import (
+    Array,
+    Statistic,
+    as_scores,
+    interquartile_mean,
+    probability_of_improvement,
+)
+from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Estimate
+from evaluation.analysis.stats.multiple import holm, rank_test, simultaneous_estimates
+
+
+class Verdict(StrEnum):
+    """What is shown of a method against the baseline."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOT_SHOWN = "no difference shown"
+
+    @property
+    def sign(self) -> str:
+        """The verdict without colour and words."""
+        return {"BETTER": "▲", "WORSE": "▼", "NOT_SHOWN": "○"}[self.name]
+
+    @property
+    def css(self) -> str:
+        """Its class on the page of a report."""
+        return "no" if self is Verdict.NOT_SHOWN else self.value
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A method beside the baseline.
+
+    Attributes:
+        method, baseline: what is compared of the two.
+        draws: of their difference (repetitions,).
+        p: of a test that they are equal; NaN: there is none, and each contrast is judged on its own.
+        improvement: the probability that a run of the method is better, where that decides, else the difference does.
+    """
+
+    method: Estimate
+    baseline: Estimate
+    draws: Array
+    p: float = math.nan
+    improvement: Estimate = UNKNOWN
+
+    @property
+    def difference(self) -> float:
+        """Method less baseline."""
+        return self.method.value - self.baseline.value
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A contrast after the correction for many comparisons."""
+
+    difference: Estimate
+    p_holm: float
+    verdict: Verdict
+
+
+def contrast(
+    x: Array, y: Array, how: Bootstrap, center: Statistic = interquartile_mean, higher_is_better: bool = True
+) -> Contrast:
+    """The values x (R, T) of a method beside those of the baseline y (R', T): `center` of each, the exact rank test and
+    the probability of improvement."""
+    x, y = as_scores(x), as_scores(y)
+    good_x, good_y = (x, y) if higher_is_better else (-x, -y)
+    return Contrast(
+        how.estimate(center, x),
+        how.estimate(center, y),
+        how.difference_draws(center, x, y),
+        rank_test(good_x, good_y),
+        how.estimate(probability_of_improvement, good_x, good_y),
+    )
+
+
+def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
+    """The verdict on each contrast of a table.
+
+    With p values: *better* if the p value, adjusted by Holm for all of the table, is at most 1 - level and the interval
+    of the probability of improvement lies above 1/2 (where there is none: the difference's above 0); *worse* likewise.
+    The intervals of the differences hold together. Without p values the interval of each difference, on its own,
+    decides.
+    """
+    if not contrasts:
+        return []
+    if all(math.isnan(one.p) for one in contrasts):
+        own = (how.around(one.difference, one.draws) for one in contrasts)
+        return [Judged(difference, math.nan, _verdict(difference, 0.0)) for difference in own]
+    draws = np.stack([one.draws for one in contrasts], axis=1)
+    together = simultaneous_estimates([one.difference for one in contrasts], draws, how.level)
+    judged = []
+    for one, difference, p in zip(contrasts, together, holm([one.p for one in contrasts]), strict=True):
+        by_difference = math.isnan(one.improvement.value)
+        shown = _verdict(difference, 0.0) if by_difference else _verdict(one.improvement, 0.5)
+        judged.append(Judged(difference, float(p), shown if p <= 1 - how.level else Verdict.NOT_SHOWN))
+    return judged
+
+
+def _verdict(estimate: Estimate, equal: float) -> Verdict:
+    """On which side of `equal` an interval lies."""
+    if estimate.low > equal:
+        return Verdict.BETTER
+    return Verdict.WORSE if estimate.high < equal else Verdict.NOT_SHOWN

@@ -1,0 +1,82 @@
+"""The trainer of a study, known as a program only: `PROGRAM train OPTIONS`, and `PROGRAM check`, which says what is
+wrong with options and what configuration they come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.cli.config_file import read_config
+from evaluation.cli.errors import UserError
+from evaluation.runs.run_folder import CONFIG
+from evaluation.study.plan import PlannedRun, Planner
+from evaluation.study.spec import StudyFaults
+from evaluation.study.study_folder import StudyFolder, changes
+
+
+def resolve(program: Sequence[str]) -> tuple[str, ...]:
+    """The program as it can be executed anywhere: found beside this Python first, then on the PATH.
+
+    Raises:
+        UserError: there is no such program.
+    """
+    name, *rest = program
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    if found is None:
+        raise UserError(f"program {name!r}: not found beside {sys.executable} or on the PATH")
+    return (found, *rest)
+
+
+def check(planner: Planner, program: Sequence[str]) -> None:
+    """Have the program check every combination of options, in one process, before the first run.
+
+    Raises:
+        StudyFaults: all that it finds, each with the runs' place in the study.
+    """
+    runs: dict[tuple[str, ...], PlannedRun] = {}
+    for run in planner.samples():
+        runs.setdefault(tuple(run.arguments()), run)
+    faults: dict[str, PlannedRun] = {}
+    for answer, run in zip(_ask(program, runs), runs.values(), strict=True):
+        for fault in answer.get("errors", []):
+            faults.setdefault(fault, run)
+    found = planner.faults + [f"{run.id.cell}: {fault}" for fault, run in faults.items()]
+    if found:
+        raise StudyFaults(planner.study.name, found)
+
+
+def check_begun(folder: StudyFolder, runs: Iterable[PlannedRun], program: Sequence[str]) -> None:
+    """Refuse to go on with runs whose options mean something else by now: a preset or a default has changed.
+
+    Raises:
+        UserError: names the first runs with what differs.
+    """
+    begun = [run for run in runs if folder.has_begun(run.id)]
+    conflicts = []
+    for run, answer in zip(begun, _ask(program, [run.arguments() for run in begun]), strict=True):
+        if "config" in answer:  # the program says what a command line comes to
+            conflicts += changes(run.id, read_config(folder.run(run.id) / CONFIG), answer["config"])
+    folder.refuse(conflicts)
+
+
+def _ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
+    """What the program's `check` says of command lines, one answer each."""
+    asked = [json.dumps(list(arguments)) + "\n" for arguments in lines]
+    if not asked:
+        return []
+    try:
+        done = subprocess.run([*program, "check"], input="".join(asked), capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"cannot start {program[0]}: {error.strerror}") from error
+    answers = done.stdout.splitlines()
+    if len(answers) != len(asked):
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"`{' '.join(program)} check` failed: {last}")
+    return [json.loads(answer) for answer in answers]

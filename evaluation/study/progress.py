@@ -1,0 +1,97 @@
+"""How far a study is, and what is left of it costs: the state of every run, for the driver, the displays, --dry-run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import fmean
+
+from evaluation.runs.lock import is_held
+from evaluation.runs.run_folder import LOCK
+from evaluation.study.plan import Plan, Planner
+from evaluation.study.run_id import RunId
+from evaluation.study.study_folder import StudyFiles
+
+
+class State(StrEnum):
+    """Of a run, in the order in which they are shown."""
+
+    FINISHED = "finished"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    MISSING = "missing"
+
+
+UNFINISHED = tuple(state for state in State if state is not State.FINISHED)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Runs still to be done and their seconds on one core (or GPU share); `unknown` tasks have no figure yet."""
+
+    runs: int
+    seconds: float
+    unknown: tuple[str, ...]
+
+
+@dataclass
+class Progress:
+    """How far a study is.
+
+    Attributes:
+        plan: as the results determine it by now.
+        declared: task -> seconds of a run, as the definition says.
+        states: of every run, those whose options wait for a search included.
+        started: running ones -> `time.monotonic()` at their start.
+        seconds: task -> those that finished runs took.
+    """
+
+    plan: Plan
+    declared: Mapping[str, float] = field(default_factory=dict)
+    states: dict[RunId, State] = field(default_factory=dict)
+    started: dict[RunId, float] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.replan(self.plan)
+
+    def of(self, *states: State) -> list[RunId]:
+        """The runs in these states, in the plan's order."""
+        return [run for run, state in self.states.items() if state in states]
+
+    def replan(self, plan: Plan) -> None:
+        """Take a later plan; runs keep their states."""
+        self.plan = plan
+        ids = [run.id for run in plan.runs] + plan.waiting
+        self.states = {run: self.states.get(run, State.MISSING) for run in ids}
+
+    def cost(self, runs: Iterable[RunId]) -> Cost:
+        """Of runs, by those of their tasks that have finished, else as declared."""
+        known = {**self.declared, **{task: fmean(values) for task, values in self.seconds.items()}}
+        tasks = [run.task for run in runs]
+        unknown = sorted({task for task in tasks if task not in known})
+        return Cost(len(tasks), sum(known.get(task, 0.0) for task in tasks), tuple(unknown))
+
+
+def look(planner: Planner, files: StudyFiles) -> Progress:
+    """The state of a study's folder, whoever runs it."""
+    progress = Progress(planner.plan(files.objective), planner.study.seconds)
+    for run in progress.plan.runs:
+        state = progress.states[run.id] = _state(run.id, files)
+        summary = files.summary(run.id)
+        if state is State.FINISHED and summary is not None and "wall_s" in summary:
+            progress.seconds.setdefault(run.id.task, []).append(float(summary["wall_s"]))
+    return progress
+
+
+def _state(run: RunId, files: StudyFiles) -> State:
+    if files.summary(run) is not None:
+        return State.FINISHED
+    lock = files.run(run) / LOCK
+    if lock.is_file() and is_held(lock):
+        return State.RUNNING
+    if str(run) in files.failures:
+        return State.FAILED
+    return State.INTERRUPTED if files.has_begun(run) else State.MISSING
