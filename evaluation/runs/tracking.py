@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from evaluation.cli.config_file import flatten
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import read_json, write_json
 from evaluation.runs.metrics_file import MetricRow
@@ -172,7 +173,7 @@ class MLflow:
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         created = self._client.create_run(number, run_name=run.resolve().name)
         self.identity = {"id": created.info.run_id, "place": place}
-        params = [Param(key, str(value)) for key, value in _flat(config).items()]
+        params = [Param(key, str(value)) for key, value in flatten(dict(config)).items()]
         for start in range(0, len(params), 100):  # the most that a request may hold
             self._client.log_batch(self.identity["id"], params=params[start : start + 100])
 
@@ -186,13 +187,6 @@ class MLflow:
 
     def close(self, finished: bool) -> None:
         self._client.set_terminated(self.identity["id"], "FINISHED" if finished else "KILLED")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 SERVICES: dict[str, Callable[[Path, Mapping[str, Any], Mapping[str, str] | None], Service]] = {
