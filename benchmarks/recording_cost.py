@@ -46,7 +46,7 @@ class Learning:
             gradients=gradients,
         )
         config.validate()
-        self._run = RunFolder.create(folder, config.to_dict(), seeds={"seed": 1}, device=device, tensorboard=False)
+        self._run = RunFolder(folder, config.to_dict(), seeds={"seed": 1}, device=device, tensorboard=False)
         self._trainer = Trainer(config, self._run, select_device(device), Watchers())
         algorithm = self._trainer.algorithm
         assert isinstance(algorithm, DQN)

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -27,20 +26,6 @@ from rl.trainer import Trainer
 
 BURN_IN = 2_000  # environment steps before the clock starts, half of them without updates
 REPLAY = 20_000
-
-
-class Contestant(Protocol):
-    """Something that trains for a number of environment steps."""
-
-    name: str
-
-    def advance(self, steps: int) -> int:
-        """Train for about `steps` environment steps; returns how many it were."""
-        ...
-
-    def close(self) -> None:
-        """Free it."""
-        ...
 
 
 class Ours:
@@ -61,7 +46,7 @@ class Ours:
         )
         self.config.validate()
         self.name = f"asgc-rl, {optimizer}, {select_precision(precision, device)}"
-        self._run = RunFolder.create(
+        self._run = RunFolder(
             folder, self.config.to_dict(), seeds={"seed": self.config.seed}, device=str(device), tensorboard=False
         )
         self._trainer = Trainer(self.config, self._run, device, Watchers())
@@ -129,6 +114,9 @@ class StableBaselines3:
 
 # AtariWrapper skips the frames and makes no action sticky, as the protocol `classic` does; ALE's v5 would do both.
 ATARI = {"frameskip": 1, "repeat_action_probability": 0.0, "full_action_space": False}
+
+
+Contestant = Ours | StableBaselines3
 
 
 def measure(contestants: Sequence[Contestant], steps: int, rounds: int) -> list[list[float]]:

@@ -19,26 +19,7 @@ from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import show
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
-
-
-@dataclass
-class EnvConfig:
-    """Environments (EnvPool), and how the frames of Atari games are preprocessed."""
-
-    protocol: Literal["nature", "classic", "sticky", "control"] = option(
-        "classic", "evaluation protocol; scores of two protocols are never compared. Control tasks have their own"
-    )
-    num_envs: int = option(16, "environments stepped together", "[1, 4096]")
-    threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")
-    height: int = option(84, "frame height in pixels", "[8, 210]", only="atari")
-    width: int = option(84, "frame width in pixels", "[8, 210]", only="atari")
-    stack: int = option(4, "frames in one observation", "[1, 16]", only="atari")
-    reward_clip: bool = option(True, "learn from the reward's sign (scores are always the true rewards)")
-    reward_scale: float = option(1.0, "factor on the reward to learn from, after the clip", "(0, 1e6]")
-    mode: int | None = option(None, "game mode (ALE flavour); null: the game's default", "[0, 255]", only="atari")
-    difficulty: int | None = option(
-        None, "game difficulty (ALE flavour); null: the game's default", "[0, 3]", only="atari"
-    )
+from rl.tasks import EnvConfig
 
 
 @dataclass

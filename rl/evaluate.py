@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl import tasks
-from rl.config import EnvConfig
 from rl.step import Environments, Step
+from rl.tasks import EnvConfig
 
 MAX_ENVS = 32
 

@@ -21,24 +21,8 @@ Output = Callable[[int, int], nn.Module]  # (features d, actions A) -> module: (
 
 def build_network(observation: ObservationSpec, num_actions: int, config: NetworkConfig) -> Network:
     """The Q-network that a configuration describes, freshly initialized from torch's generator."""
-    if len(observation.shape) == 2:
-        return VectorQNetwork(
-            num_actions,
-            observation.shape,
-            config.units,
-            config.layer_norm,
-            center=observation.center,
-            scale=observation.scale,
-        )
-    return QNetwork(
-        num_actions,
-        observation.shape,
-        channels=config.channels,
-        kernels=config.kernels,
-        strides=config.strides,
-        hidden=config.hidden,
-        layer_norm=config.layer_norm,
-    )
+    kind = VectorQNetwork if len(observation.shape) == 2 else QNetwork
+    return kind(observation, num_actions, config)
 
 
 class Network(nn.Module):
@@ -66,13 +50,8 @@ class QNetwork(Network):
     With channels (32, 64, 64), kernels (8, 4, 3), strides (4, 2, 1) and hidden 512 this is the network of Mnih et al.
     (2015), "Human-level control through deep reinforcement learning", Methods.
 
-    Args:
-        num_actions: number of actions A.
-        observation_shape: (stack, height, width) of an observation.
-        channels, kernels, strides: one entry per convolution.
-        hidden: units of the hidden layer.
-        layer_norm: normalize before every ReLU (over channels and positions after a convolution), as PQN does.
-        output: what comes after the last hidden layer.
+    LayerNorm stands before every ReLU (over channels and positions after a convolution), as in PQN. `output` is what
+    comes after the last hidden layer.
 
     Pixels are scaled by 1/255 until `standardize` has been given frames.
     """
@@ -81,29 +60,21 @@ class QNetwork(Network):
     scale: Tensor
 
     def __init__(
-        self,
-        num_actions: int,
-        observation_shape: Sequence[int],
-        channels: Sequence[int] = (32, 64, 64),
-        kernels: Sequence[int] = (8, 4, 3),
-        strides: Sequence[int] = (4, 2, 1),
-        hidden: int = 512,
-        layer_norm: bool = False,
-        output: Output = nn.Linear,
+        self, observation: ObservationSpec, num_actions: int, config: NetworkConfig, output: Output = nn.Linear
     ) -> None:
         super().__init__()
-        in_channels, height, width = observation_shape
+        inputs, height, width = observation.shape
         body: list[nn.Module] = []
-        for out_channels, kernel, stride in zip(channels, kernels, strides, strict=True):
-            norm = [nn.GroupNorm(1, out_channels)] if layer_norm else []
-            body += [nn.Conv2d(in_channels, out_channels, kernel, stride), *norm, nn.ReLU()]
+        for channels, kernel, stride in zip(config.channels, config.kernels, config.strides, strict=True):
+            norm = [nn.GroupNorm(1, channels)] if config.layer_norm else []
+            body += [nn.Conv2d(inputs, channels, kernel, stride), *norm, nn.ReLU()]
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             if height < 1 or width < 1:
-                raise ValueError(f"the frames are too small for convolutions with kernels {list(kernels)}")
-            in_channels = out_channels
-        body += [nn.Flatten(), *dense([in_channels * height * width, hidden], layer_norm)]
-        self.layers = nn.Sequential(*body, output(hidden, num_actions))
-        self.register_buffer("offset", torch.zeros(*observation_shape[1:]))
+                raise ValueError(f"the frames are too small for convolutions with kernels {config.kernels}")
+            inputs = channels
+        body += [nn.Flatten(), *dense([inputs * height * width, config.hidden], config.layer_norm)]
+        self.layers = nn.Sequential(*body, output(config.hidden, num_actions))
+        self.register_buffer("offset", torch.zeros(*observation.frame))
         self.register_buffer("scale", torch.tensor(1 / 255))
 
     @torch.no_grad()
@@ -130,36 +101,20 @@ class QNetwork(Network):
 
 
 class VectorQNetwork(Network):
-    """Of vectors, float32: an MLP with ReLUs, and the output.
-
-    Args:
-        num_actions: number of actions A.
-        observation_shape: (stack, d) of an observation.
-        units: units of each hidden layer.
-        layer_norm: normalize before every ReLU.
-        center, scale: d numbers each, or one for all: the layers see (x - center) / scale.
-        output: what comes after the last hidden layer.
-    """
+    """Of vectors, float32: an MLP with ReLUs, and the output. The layers see (x - center) / scale."""
 
     offset: Tensor
     factor: Tensor
 
     def __init__(
-        self,
-        num_actions: int,
-        observation_shape: Sequence[int],
-        units: Sequence[int] = (64, 64),
-        layer_norm: bool = False,
-        center: Sequence[float] = (0.0,),
-        scale: Sequence[float] = (1.0,),
-        output: Output = nn.Linear,
+        self, observation: ObservationSpec, num_actions: int, config: NetworkConfig, output: Output = nn.Linear
     ) -> None:
         super().__init__()
-        stack, size = observation_shape
-        sizes = [stack * size, *units]
-        self.layers = nn.Sequential(*dense(sizes, layer_norm), output(sizes[-1], num_actions))
-        factor = 1 / torch.tensor(scale, dtype=torch.float64).expand(size)
-        offset = -torch.tensor(center, dtype=torch.float64).expand(size) * factor
+        stack, size = observation.shape
+        sizes = [stack * size, *config.units]
+        self.layers = nn.Sequential(*dense(sizes, config.layer_norm), output(sizes[-1], num_actions))
+        factor = 1 / torch.tensor(observation.scale, dtype=torch.float64)
+        offset = -torch.tensor(observation.center, dtype=torch.float64) * factor
         self.register_buffer("factor", factor.float().repeat(stack))
         self.register_buffer("offset", offset.float().repeat(stack))
 

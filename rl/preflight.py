@@ -25,7 +25,7 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path) -> in
     checkpoint = memory + (64 << 20)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
-    needed = max(0, store.peak_bytes(checkpoint) - present)
+    needed = max(0, (store.keep + 1) * checkpoint - present)
     resources.check_disk(path, needed, "three checkpoints with the replay in them", "--replay-size")
     return checkpoint
 

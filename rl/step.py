@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,31 +39,69 @@ class Step:
     lives: NDArray[np.int32]
 
 
-class Environments(Protocol):
-    """N environments stepped together; `rl.tasks.atari.AtariEnvs` and `rl.tasks.control.ControlEnvs` are such.
+Answer = tuple[Any, ...]  # of a pool's `step`: observation, reward, terminated, truncated, info
+
+
+class Environments(ABC):
+    """N environments stepped together, behind EnvPool's Gymnasium interface.
+
+    EnvPool (https://envpool.readthedocs.io) resets in the *next* step: the step after `terminated | truncated` ignores
+    its action and returns the first observation of the next episode.
+
+    Args:
+        pool: EnvPool or anything with its `reset() -> observation, info`,
+            `step(actions) -> observation, reward, terminated, truncated, info`, and `action_space.n`. It must return
+            fresh arrays in every step.
+        num_envs: N.
+        reward_scale: factor on the reward to learn from, after the clip.
 
     Attributes:
-        num_envs: N.
         num_actions: number of actions A.
-        stack, frame_shape: an observation has the shape (stack, *frame_shape).
     """
 
-    num_envs: int
-    num_actions: int
-    stack: int
-    frame_shape: tuple[int, ...]
+    def __init__(self, pool: Any, num_envs: int, reward_scale: float) -> None:
+        self._pool = pool
+        self._reward_scale = np.float32(reward_scale)
+        self.num_envs = num_envs
+        self.num_actions = int(pool.action_space.n)
+        self._over: NDArray[np.bool_] | None = None  # episodes, in the previous step: this one resets; None: no reset()
 
     def reset(self) -> NDArray[Any]:
-        """Start a new game in every environment; returns the observations (N, stack, *frame_shape)."""
-        ...
+        """Start a new game in every environment; returns the observations (N, stack, ...)."""
+        observation, info = self._pool.reset()
+        self._over = np.zeros(self.num_envs, np.bool_)
+        return self._started(observation, info)
 
     def step(self, actions: ArrayLike) -> Step:
-        """Step all environments with actions (N,), integers in [0, A)."""
-        ...
+        """Step all environments with actions (N,), integers in [0, A).
+
+        Raises:
+            ValueError: actions of another shape, type or range (EnvPool would read past the end of its action table).
+        """
+        if self._over is None:
+            raise RuntimeError("reset() comes before step()")
+        array = np.asarray(actions)
+        if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"actions must be {self.num_envs} integers, got {array.dtype} of shape {array.shape}")
+        if array.min() < 0 or array.max() >= self.num_actions:
+            raise ValueError(f"actions must be in [0, {self.num_actions}), got {array.tolist()}")
+        answer = self._pool.step(array.astype(np.int32))
+        _, _, terminated, truncated, _ = answer
+        ignored = self._over
+        self._over = (terminated | truncated) & ~ignored
+        return self._result(ignored, self._over, answer)
+
+    @abstractmethod
+    def _started(self, observation: NDArray[Any], info: Mapping[str, Any]) -> NDArray[Any]:
+        """What `reset` returns."""
+
+    @abstractmethod
+    def _result(self, ignored: NDArray[np.bool_], over: NDArray[np.bool_], answer: Answer) -> Step:
+        """What the pool's answer means, where the episodes that are `over` have ended or were cut in this step."""
 
     def close(self) -> None:
-        """Free the environments and their threads."""
-        ...
+        """Free the environments and their threads. (EnvPool's own `close` does not; dropping the pool does.)"""
+        self._pool = None
 
 
 class EpisodeTracker:
@@ -116,20 +156,6 @@ class EpisodeTracker:
         self.finished = state["finished"]
         self._interval = list(state.get("interval", ()))
         self._running = np.array(state["running"], np.float64)
-
-
-def checked_actions(actions: ArrayLike, num_envs: int, num_actions: int) -> NDArray[np.int32]:
-    """Actions (N,) as EnvPool takes them.
-
-    Raises:
-        ValueError: actions of another shape, type or range (EnvPool would read past the end of its action table).
-    """
-    array = np.asarray(actions)
-    if array.shape != (num_envs,) or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"actions must be {num_envs} integers, got {array.dtype} of shape {array.shape}")
-    if array.min() < 0 or array.max() >= num_actions:
-        raise ValueError(f"actions must be in [0, {num_actions}), got {array.tolist()}")
-    return array.astype(np.int32)
 
 
 def environment_seeds(seed: int, num_envs: int) -> NDArray[np.int64]:

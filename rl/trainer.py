@@ -15,6 +15,7 @@ from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column, Watcher, Watchers
 from rl import algorithms, tasks
+from rl.algorithms.base import Setup
 from rl.config import TrainConfig
 from rl.evaluate import evaluate, signature
 from rl.preflight import check_resources, default_run_dir
@@ -74,7 +75,7 @@ def schedule_of(config: TrainConfig) -> Schedule:
 
 
 class Trainer:
-    """The state of one run. Everything random comes from seeds derived from `config.seed`."""
+    """The state of one run; `evaluation.runs.loop.Trainer` says what its methods do."""
 
     def __init__(self, config: TrainConfig, run: RunFolder, device: torch.device, watchers: Watchers) -> None:
         self.config, self.device, self.schedule = config, device, schedule_of(config)
@@ -83,14 +84,9 @@ class Trainer:
         self.step = 0  # environment steps so far
         seeding.seed_all(seeding.derive(config.seed, "global"))
         self.segment = Segment(self._make_envs)
-        self.algorithm = algorithms.find(config.algorithm)(
-            config,
-            self.task.observation(config.env),
-            self.segment.envs.num_actions,
-            device,
-            self.schedule,
-            watchers.shifted,
-        )
+        spec, num_actions = self.task.observation(config.env), self.segment.envs.num_actions
+        setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted)
+        self.algorithm = algorithms.find(config.algorithm)(setup)
         self.recording = Recording(config, run.path, self.algorithm, self.schedule)
         self.algorithm.learner.around_step = lambda part: self.recording.around_step(
             self.step, self.algorithm.updates, part
@@ -101,7 +97,6 @@ class Trainer:
 
     @property
     def samples(self) -> int:
-        """What it learned from so far."""
         return self.algorithm.samples
 
     def start(self) -> None:
@@ -135,15 +130,12 @@ class Trainer:
     # What is told ---------------------------------------------------------------------------------------------------
 
     def training_values(self) -> dict[str, float]:
-        """Means over the logging interval."""
         return self.tracker.take() | self.algorithm.training_values(self.step)
 
     def progress(self) -> dict[str, Any]:
-        """What displays show beside these."""
         return {"recent_return": self.tracker.recent_mean()} | self.algorithm.progress()
 
     def info(self) -> dict[str, Any]:
-        """What a display shows at the start."""
         config, learner = self.config, self.algorithm.learner
         return {
             "game": config.game,
@@ -159,7 +151,6 @@ class Trainer:
         }
 
     def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
-        """Play whole games in environments of their own."""
         config, settings = self.config, self.config.evaluation
         episodes = settings.final_episodes if final else settings.episodes
         audit = self.recording.audit()
@@ -182,14 +173,9 @@ class Trainer:
         )
 
     def measures(self) -> dict[str, Any]:
-        """What the summary says of how the scores were made."""
-        settings = self.config.evaluation
+        config, settings = self.config, self.config.evaluation
         signed = signature(
-            self.config.game,
-            self.config.env,
-            episodes=settings.episodes,
-            seed=self.config.seed,
-            epsilon=settings.epsilon,
+            config.game, config.env, episodes=settings.episodes, seed=config.seed, epsilon=settings.epsilon
         )
         return {
             "target": self.task.target if settings.target is None else settings.target,
@@ -200,11 +186,9 @@ class Trainer:
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the run goes on from, but what `save` writes."""
         return self.algorithm.state_dict() | {"segment": self.segment.number, "tracker": self.tracker.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
         self.algorithm.load_state_dict(state)
         self.tracker.load_state_dict(state["tracker"])
         self._saved_segment = state["segment"]
@@ -225,10 +209,8 @@ class Trainer:
             self._renew(self._saved_segment + 1)
 
     def save_model(self, path: Path) -> None:
-        """Write the network."""
         network = self.algorithm.learner.network.state_dict()
         torch.save({"network": network, "num_actions": self.segment.envs.num_actions}, path)
 
     def close(self) -> None:
-        """Free the environments."""
         self.segment.close()

@@ -69,7 +69,7 @@ class CheckpointStore:
         removed.
         """
         self._make_folder(step)
-        number = max((_number(path) for path in self._all()), default=-1) + 1
+        number = max(map(_number, self._all()), default=-1) + 1
         final = self.folder / f"{number:06d}-step-{step}"
         temporary = self.folder / f"{_TEMPORARY}{final.name}"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,7 +97,7 @@ class CheckpointStore:
         are, since starting over would then throw away a run. Removes nothing, so another process may look at a run
         that goes on.
         """
-        for path in sorted(self._all(), key=_number, reverse=True):
+        for path in reversed(self._all()):
             try:
                 manifest = _check(path)
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -123,14 +123,10 @@ class CheckpointStore:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def peak_bytes(self, size: int) -> int:
-        """The most disk the store holds at a time when one checkpoint takes `size` bytes."""
-        return (self.keep + 1) * size
-
     def _all(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        """Oldest first."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted((path for path in found if _NAME.fullmatch(path.name) and path.is_dir()), key=_number)
 
     def _make_folder(self, step: int) -> None:
         if self.folder.is_dir():
@@ -146,13 +142,13 @@ class CheckpointStore:
     def _prune(self, newest: Path) -> None:
         """Keep `newest` and the ones before it that are not known to be damaged, `keep` in all."""
         whole = [path for path in self._all() if path not in self._damaged]
-        kept = {newest, *sorted(whole, key=_number)[-self.keep :]}
+        kept = {newest, *whole[-self.keep :]}
         for path in self._all():
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _failure(self, step: int, error: BaseException, free: int) -> str:
-        kept = sorted(self._all(), key=_number)
+        kept = self._all()
         intact = f"{kept[-1].name} is intact" if kept else "there is no earlier one"
         # NumPy and torch lose the errno of a short write; what else an OSError may be, its errno says.
         remedy = "free some space" if getattr(error, "errno", None) in {None, *DISK_FULL} else "mend that"
@@ -169,7 +165,7 @@ def _number(path: Path) -> int:
 def _seal(directory: Path, step: int, meta: Any) -> None:
     """Write the manifest and force everything in `directory` onto the disk."""
     files = {}
-    for path in _files(directory):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "crc32": _crc32(path)}
         fsync(path)
     body = {"step": step, "meta": meta, "files": files}
@@ -184,7 +180,10 @@ def _seal(directory: Path, step: int, meta: Any) -> None:
 
 def _check(directory: Path) -> dict[str, Any]:
     """The manifest's body. Raises ValueError or OSError for the first file that is not as it says."""
-    body = _body(directory)
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    body: dict[str, Any] = manifest["body"]
+    if _body_crc32(body) != manifest["crc32"]:
+        raise ValueError(f"the checksum of {MANIFEST} does not match")
     for name, expected in body["files"].items():
         path = directory / name
         if path.stat().st_size != expected["bytes"]:
@@ -194,20 +193,8 @@ def _check(directory: Path) -> dict[str, Any]:
     return body
 
 
-def _body(directory: Path) -> dict[str, Any]:
-    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    body: dict[str, Any] = manifest["body"]
-    if _body_crc32(body) != manifest["crc32"]:
-        raise ValueError(f"the checksum of {MANIFEST} does not match")
-    return body
-
-
 def _body_crc32(body: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(body, sort_keys=True, allow_nan=False).encode())
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def _crc32(path: Path) -> int:

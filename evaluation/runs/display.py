@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.runs.watchers import Column, Watcher
+from evaluation.runs.watchers import Watcher
 
 NONE = "-"
 HEAD = ("game", "task", "optimizer", "device", "precision", "protocol")  # what a run is, as far as it has them
@@ -66,31 +66,23 @@ class PlainDisplay(Watcher):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._total = 0
-        self._speed = Speed(0)
-        self._columns: Sequence[Column] = ()
 
     def start(self, info: Mapping[str, Any]) -> None:
-        """Print what the run is."""
-        self._total = info["total_steps"]
-        self._speed = Speed(self._total)
-        self._columns = info["columns"]
+        self._info, self._speed = info, Speed(info["total_steps"])
         self._print("start " + _pairs({key: value for key, value in info.items() if key != "columns"}))
 
     def update(self, stats: Mapping[str, Any]) -> None:
-        """Print one line."""
         self._speed.add(stats["step"], stats["training_s"])
         line = {
             "step": stats["step"],
-            "total": self._total,
+            "total": self._info["total_steps"],
             "steps_per_s": self._speed.steps_per_s,
             "eta_s": self._speed.eta_s,
-            **{column.plain: stats.get(column.stat) for column in self._columns if column.plain is not None},
+            **{column.plain: stats.get(column.stat) for column in self._info["columns"] if column.plain is not None},
         }
         self._print(_pairs({key: value for key, value in line.items() if not _missing(value)}))
 
     def message(self, text: str) -> None:
-        """Print a line of its own."""
         self._print(text)
 
     def _print(self, line: str) -> None:
@@ -106,15 +98,10 @@ class LiveDisplay(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._info: Mapping[str, Any] = {}
         self._stats: dict[str, Any] = {}
-        self._speed = Speed(0)
-        self._started = 0.0
 
     def start(self, info: Mapping[str, Any]) -> None:
-        """Show the panel."""
-        self._info = info
-        self._speed = Speed(info["total_steps"])
+        self._info, self._speed = info, Speed(info["total_steps"])
         self._started = time.monotonic()
         details = [f"{info['parameters']:,} parameters"] if "parameters" in info else []
         if "checkpoint_bytes" in info:
@@ -131,7 +118,6 @@ class LiveDisplay(Watcher):
         self._speed.add(stats["step"], stats["training_s"])
 
     def message(self, text: str) -> None:
-        """Print a line above the panel."""
         self._console.print(text, highlight=False, markup=False)
 
     def close(self, finished: bool) -> None:
@@ -154,11 +140,8 @@ class LiveDisplay(Watcher):
         for _ in range(3):
             numbers.add_column(style="dim", no_wrap=True)
             numbers.add_column(ratio=1, no_wrap=True)
-        cells = {
-            column.live: _number(stats.get(column.stat), column.format)
-            for column in info["columns"]
-            if column.live is not None
-        }
+        shown = [column for column in info["columns"] if column.live is not None]
+        cells = {column.live: _number(stats.get(column.stat), column.format) for column in shown}
         cells["steps/s"] = _number(self._speed.steps_per_s, ",.0f")
         cells["elapsed"] = _duration(time.monotonic() - self._started)
         items = list(cells.items())

@@ -41,9 +41,7 @@ class IntervalMeans:
 def clipping(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """The last step's clipped fraction and attenuation, averaged over layers; empty for optimizers without them."""
     diagnostics = getattr(optimizer, "diagnostics", None)
-    if diagnostics is None:
-        return {}
-    layers = diagnostics()
-    if not layers:  # before the first step
+    layers = diagnostics() if diagnostics is not None else []  # none before the first step
+    if not layers:
         return {}
     return {name: float(np.mean([layer[name] for layer in layers])) for name in ("clipped", "attenuation")}

@@ -11,7 +11,6 @@ of the run depends on. So checkpoints may come by the clock as well.
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 import threading
 import time
@@ -167,17 +166,19 @@ def execute(
         program: whose `train --resume` and `eval` the messages name.
 
     Raises:
-        UserError: as `RunFolder.create` and `RunFolder.resume`.
+        UserError: as `RunFolder`.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
     everyone = Watchers(watchers)
-    enter = functools.partial(RunFolder.resume, ignore=MAY_CHANGE, defaults=defaults) if resume else RunFolder.create
     with (
-        enter(
+        RunFolder(
             path,
             config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
             seeds={"seed": config.seed},
             device=str(device),
+            resume=resume,
+            ignore=MAY_CHANGE,
+            defaults=defaults,
             tensorboard=config.tensorboard,
             track=config.track,
             message=everyone.message,
@@ -258,7 +259,7 @@ class _Loop:
         evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE)
         summary = run_metrics.summarize(evaluations, **self.trainer.measures())
         summary |= {**result.summary, "wall_s": self.clock.wall_s}
-        with atomic_path(run.model_path) as path:
+        with atomic_path(run.path / MODEL) as path:
             self.trainer.save_model(path)
         run.finish(summary)
         again = f"evaluate it again with: {self.program} eval {run.path}"

@@ -16,15 +16,8 @@ from typing import Any
 
 DISTRIBUTION = "asgc"
 PACKAGES = (
-    "torch",
-    "numpy",
-    "envpool",
-    "gymnasium",
-    "ale-py",
-    "stable-baselines3",
-    "tianshou",
-    "torchvision",
-    "datasets",
+    *("torch", "numpy", "envpool", "gymnasium", "ale-py"),
+    *("stable-baselines3", "tianshou", "torchvision", "datasets"),
 )
 CODE = ("asgc", "evaluation", "rl", "supervised", "configs", "pyproject.toml")
 
@@ -33,36 +26,20 @@ def collect(*, seeds: Mapping[str, int], device: str, command: Sequence[str] | N
     """Everything about the present process that its results may depend on, as a JSON-able mapping.
 
     `device` is the device in words ("cpu", "cuda:0"); `command` defaults to the interpreter's full command line.
-    Keys: time (UTC), command, cwd, code (see `code_version`), versions (of what is installed), machine, device, seeds.
+    Keys: time (UTC), command, cwd, code (see `code_version`), versions (of Python and what is installed of
+    `PACKAGES`), machine (platform, CPU model, number of CPUs this process may use), device, seeds.
     """
+    found = [(package, _version(package)) for package in PACKAGES]
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": list(sys.orig_argv if command is None else command),
         "cwd": str(Path.cwd()),
         "code": own_code(),
-        "versions": versions(),
-        "machine": machine(),
+        "versions": {"python": platform.python_version(), **{name: version for name, version in found if version}},
+        "machine": {"platform": platform.platform(), "cpu": _cpu_model(), "cpus": cpus},
         "device": _device_name(device),
         "seeds": dict(seeds),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the installed packages among `PACKAGES`."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        version = _version(package)
-        if version is not None:
-            found[package] = version
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Platform, CPU model and the number of CPUs this process may use."""
-    return {
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
 
 

@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import atomic_path
 from evaluation.runs import gradient_columns as gradients
-from evaluation.runs.gradient_columns import HISTOGRAM_EDGES
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
-
-__all__ = ["FOLDER", "HISTOGRAM_EDGES", "OFFSETS", "GradientRecorder", "part_paths", "schema"]
 
 FOLDER = "gradients"  # in the run folder
 OFFSETS = (-1, 0, 1, 2, 5, 10, 20, 50)
@@ -175,12 +172,7 @@ class GradientRecorder:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; `flush` first."""
-        return {
-            "parts": self._parts,
-            "shifted": self._shifted,
-            "armed": self._armed,
-            "tracking": self._tracking,
-        }
+        return {"parts": self._parts, "shifted": self._shifted, "armed": self._armed, "tracking": self._tracking}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, or from `START`: parts written after it are removed, and recorded again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -66,13 +67,10 @@ def check_disk(path: Path, needed: int, what: str, flag: str) -> None:
 
 def _meminfo(path: Path) -> int | None:
     try:
-        lines = path.read_text().splitlines()
+        found = re.search(r"^MemAvailable:\s+(\d+)", path.read_text(), re.MULTILINE)
     except OSError:
         return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    return int(found[1]) * 1024 if found else None
 
 
 def _cgroup_limits(root: Path) -> list[int]:

@@ -14,7 +14,7 @@
 
 A trainer writes it like this:
 
-    with RunFolder.create(path, config, seeds={"seed": 1}, device="cpu") as run:      # or RunFolder.resume
+    with RunFolder(path, config, seeds={"seed": 1}, device="cpu") as run:               # resume=True: goes on
         if run.checkpoint is not None:
             load(run.checkpoint.path)                                                   # else: from the start
         ...
@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -57,136 +57,100 @@ class RunFinishedError(UserError):
 
 
 class RunFolder(Closing):
-    """One run's folder, held by this process. Made by `create` or `resume`; a context manager that ends in `close`.
+    """One run's folder, held by this process until `close`; a context manager that ends in it.
 
-    Attributes: `path`; `config`, the plain mapping; `checkpoint`, what a resumed run goes on from (None: from the
-    start); `checkpoints`, the `CheckpointStore`; `watchers`, who see every row: TensorBoard and the tracking service.
+    Args:
+        path: for a new run absent, empty, or left by a run killed before its config was written.
+        config: the configuration, a mapping or dataclass.
+        seeds: what is recorded of the seeds.
+        device: in words.
+        resume: go on with the run in `path` from its newest whole checkpoint, with the metrics cut to what that
+            recorded; without any it starts over and says so.
+        ignore: config keys that may differ on a resume (``("device",)``; a key stands for everything below it).
+        defaults: what options mean that a config.yaml of an earlier version does not have.
+        track: a tracking service (`tracking`).
+        message: shows a line to the user.
+
+    Attributes:
+        config: the plain mapping.
+        checkpoint: what a resumed run goes on from; None: from the start.
+        checkpoints: the `CheckpointStore`.
+        watchers: who see every row: TensorBoard and the tracking service.
+
+    Raises:
+        UserError: the folder holds a run already (says what to type) or, to resume, none or one of another
+            configuration (each differing key with both values); it is not a run folder, is a file, cannot be written,
+            or is in use by another process; the tracking service's package is missing.
+        RunFinishedError: the run to resume has finished.
     """
 
-    path: Path
-    config: dict[str, Any]
-    checkpoint: Checkpoint | None
-
-    @classmethod
-    def create(
-        cls,
+    def __init__(
+        self,
         path: Path | str,
         config: Any,
         *,
         seeds: Mapping[str, int],
         device: str,
-        tensorboard: bool = True,
-        track: str = NONE,
-        message: Callable[[str], None] = to_stderr,
-    ) -> Self:
-        """Begin a new run in `path`, which must be absent, empty, or left by a run killed before its config was
-        written.
-
-        `config` is a mapping or dataclass, `seeds` what is recorded of the seeds, `device` the device in words,
-        `track` a tracking service (`tracking`), `message` shows a line to the user. Raises `UserError`: the folder
-        holds a run already (says what to type), is not a run folder, is a file, cannot be written, or is in use by
-        another process; the tracking service's package is missing.
-        """
-        folder = Path(path)
-        require(track)
-        with _in_one_line(folder):
-            _refuse_existing(folder)
-            with _locked(folder) as lock:
-                _refuse_existing(folder)  # another process may have been faster
-                return cls(folder, lock, plain(config), None, seeds, device, tensorboard, track, message)
-
-    @classmethod
-    def resume(
-        cls,
-        path: Path | str,
-        config: Any,
-        *,
-        seeds: Mapping[str, int],
-        device: str,
+        resume: bool = False,
         ignore: Iterable[str] = (),
         defaults: Mapping[str, Any] | None = None,
         tensorboard: bool = True,
         track: str = NONE,
         message: Callable[[str], None] = to_stderr,
-    ) -> Self:
-        """Go on with the run in `path` from its newest whole checkpoint; without any it starts over and says so.
-
-        Metrics are cut to what the checkpoint recorded. `ignore` names config keys that may differ (``("device",)``;
-        a key stands for everything below it); `defaults` are what options mean that its config.yaml, of an earlier
-        version, does not have. Raises `UserError` as `create` does, when there is no run, and when the
-        configuration is another one (each differing key with both values); `RunFinishedError` when the run has
-        finished.
-        """
-        folder = Path(path)
-        new = plain(config)
-        require(track)
-        with _in_one_line(folder):
-            if not folder.exists():
-                raise UserError(f"there is no run in {folder}: nothing to resume; leave out --resume to start it")
-            if not (folder / CONFIG).is_file():
-                _refuse_existing(folder)
-            with _locked(folder) as lock:
-                if not (folder / CONFIG).is_file():
-                    message(f"{folder}: no checkpoint yet, so the run starts over")
-                    return cls(folder, lock, new, None, seeds, device, tensorboard, track, message)
-                old = read_config(folder / CONFIG)
-                _refuse_other_config(folder, old, new, ignore, defaults)
-                store = CheckpointStore(folder / CHECKPOINTS, message=message)
-                store.clean()
-                if is_finished(folder):
-                    store.remove_all()  # a kill may have come between the summary and this
-                    raise RunFinishedError(f"the run in {folder} has finished: nothing to resume")
-                resumed = {"changed": {key: list(values) for key, values in differences(old, new).items()}}
-                return cls(folder, lock, old, resumed, seeds, device, tensorboard, track, message)
-
-    def __init__(
-        self,
-        path: Path,
-        lock: FolderLock,
-        config: dict[str, Any],
-        resumed: dict[str, Any] | None,
-        seeds: Mapping[str, int],
-        device: str,
-        tensorboard: bool,
-        track: str,
-        message: Callable[[str], None],
     ) -> None:
-        """Use `create` or `resume`. `resumed` is None for a new run, else what its provenance entry says besides."""
-        self.path = path
-        self.config = config
+        self.path = path = Path(path)
+        self.config = plain(config)
         self.checkpoints = CheckpointStore(path / CHECKPOINTS, message=message)
-        self.checkpoint = None if resumed is None else self.checkpoints.latest()
-        self._lock = lock
-        origin = provenance.collect(seeds=seeds, device=device)
-        purge_step = None
-        if resumed is None:
-            write_json(path / PROVENANCE, {**origin, "resumed": []})
-            # Last of all, since it makes this a run folder: a kill before it leaves a folder that `create` takes.
-            write_config(path / CONFIG, config)
-        else:
-            purge_step = self.checkpoint.step if self.checkpoint else 0
-            if self.checkpoint is None:
-                message(f"{path}: no checkpoint yet, so the run starts over")
-            record = read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
-            entry = {**origin, "from_step": purge_step, **resumed}
-            write_json(path / PROVENANCE, {**record, "resumed": [*record.get("resumed", []), entry]})
-        length = self.checkpoint.meta[METRICS_LENGTH] if self.checkpoint else 0
-        before = list(read_rows(path / METRICS)) if track != NONE and (path / METRICS).is_file() else []
-        self._metrics = MetricsWriter(path / METRICS, length=length)
+        self.checkpoint: Checkpoint | None = None
         self.watchers = Watchers()
-        if tensorboard:
-            kept = read_rows(path / METRICS)
-            self.watchers.members.append(
-                TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept)
-            )
-        if track != NONE:
-            kept = read_rows(path / METRICS)
-            self.watchers.members.append(TrackingMirror(track, path, config, message, kept=kept, before=before))
+        require(track)
+        with _in_one_line(path):
+            if resume and not path.exists():
+                raise UserError(f"there is no run in {path}: nothing to resume; leave out --resume to start it")
+            if not (resume and (path / CONFIG).is_file()):
+                _refuse_existing(path)
+            with _locked(path) as self._lock:
+                goes_on = resume and (path / CONFIG).is_file()
+                if goes_on:
+                    self._go_on(ignore, defaults, seeds, device)
+                else:
+                    _refuse_existing(path)  # another process may have been faster
+                    write_json(path / PROVENANCE, {**provenance.collect(seeds=seeds, device=device), "resumed": []})
+                    # Last of all, since it makes this a run folder: one killed before it may begin again.
+                    write_config(path / CONFIG, self.config)
+                if resume and self.checkpoint is None:
+                    message(f"{path}: no checkpoint yet, so the run starts over")
+                before = list(read_rows(path / METRICS)) if track != NONE and (path / METRICS).is_file() else []
+                length = self.checkpoint.meta[METRICS_LENGTH] if self.checkpoint else 0
+                self._metrics = MetricsWriter(path / METRICS, length=length)
+                if tensorboard:
+                    purge_step = self._from_step() if goes_on else None
+                    kept = read_rows(path / METRICS)
+                    mirror = TensorBoardMirror(path / TENSORBOARD, message, purge_step=purge_step, kept=kept)
+                    self.watchers.members.append(mirror)
+                if track != NONE:
+                    kept = read_rows(path / METRICS)
+                    service = TrackingMirror(track, path, self.config, message, kept=kept, before=before)
+                    self.watchers.members.append(service)
 
-    @property
-    def model_path(self) -> Path:
-        """Where the finished model belongs; write it before `finish`, through `files.atomic_path`."""
-        return self.path / MODEL
+    def _go_on(
+        self, ignore: Iterable[str], defaults: Mapping[str, Any] | None, seeds: Mapping[str, int], device: str
+    ) -> None:
+        """Take over the run that is there, with its configuration and newest checkpoint, and note the resume."""
+        path, new, old = self.path, self.config, read_config(self.path / CONFIG)
+        _refuse_other_config(path, old, new, ignore, defaults)
+        self.checkpoints.clean()
+        if is_finished(path):
+            self.checkpoints.remove_all()  # a kill may have come between the summary and this
+            raise RunFinishedError(f"the run in {path} has finished: nothing to resume")
+        self.config, self.checkpoint = old, self.checkpoints.latest()
+        changed = {key: list(values) for key, values in differences(old, new).items()}
+        entry = {**provenance.collect(seeds=seeds, device=device), "from_step": self._from_step(), "changed": changed}
+        record = read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
+        write_json(path / PROVENANCE, {**record, "resumed": [*record.get("resumed", []), entry]})
+
+    def _from_step(self) -> int:
+        return self.checkpoint.step if self.checkpoint else 0
 
     def log(self, step: int, samples: int, wall_s: float, split: str, values: Mapping[str, float]) -> None:
         """Record `values` (name -> number) at `step` in metrics.jsonl, and show the rows to the watchers.
@@ -197,15 +161,13 @@ class RunFolder(Closing):
         """
         self.watchers.logged(self._metrics.log(step, samples, wall_s, split, values))
 
-    def save_checkpoint(
-        self, step: int, write: Callable[[Path], None], meta: Mapping[str, Any] | None = None
-    ) -> Checkpoint:
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
         """Save what `write(directory)` writes as the newest checkpoint, with the present length of the metrics.
 
         Everything logged before it stays on a resume, everything logged after it goes. Raises as
         `CheckpointStore.save`.
         """
-        self.checkpoint = self.checkpoints.save(step, write, {**(meta or {}), METRICS_LENGTH: self._metrics.length()})
+        self.checkpoint = self.checkpoints.save(step, write, {METRICS_LENGTH: self._metrics.length()})
         return self.checkpoint
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -222,35 +184,23 @@ class RunFolder(Closing):
         self._lock.release()
 
 
-class Series(dict[str, np.ndarray]):
-    """One metric of a run as columns of equal length: "step", "samples" (int64), "wall_s", "value" (float64)."""
-
-
 def read_metrics(run: Path | str) -> list[MetricRow]:
     """All rows of a run, finished or not, in the order logged; an unfinished last line is dropped."""
     path = _run_folder(run) / METRICS
     return list(read_rows(path)) if path.is_file() else []
 
 
-def read_series(run: Path | str, split: str, name: str) -> Series:
-    """One metric of a run, in order of its steps; empty columns when it was never logged."""
+def read_series(run: Path | str, split: str, name: str) -> dict[str, np.ndarray]:
+    """One metric of a run, in order of its steps, as columns of equal length: "step", "samples" (int64), "wall_s",
+    "value" (float64); empty ones when it was never logged."""
     rows = [row for row in read_metrics(run) if (row.split, row.name) == (split, name)]
-    return Series(
-        step=np.array([row.step for row in rows], dtype=np.int64),
-        samples=np.array([row.samples for row in rows], dtype=np.int64),
-        wall_s=np.array([row.wall_s for row in rows], dtype=np.float64),
-        value=np.array([row.value for row in rows], dtype=np.float64),
-    )
+    types = {"step": np.int64, "samples": np.int64, "wall_s": np.float64, "value": np.float64}
+    return {column: np.array([getattr(row, column) for row in rows], dtype) for column, dtype in types.items()}
 
 
 def load_config(run: Path | str) -> dict[str, Any]:
     """The configuration of a run as a plain nested mapping."""
     return read_config(_run_folder(run) / CONFIG)
-
-
-def load_provenance(run: Path | str) -> dict[str, Any]:
-    """provenance.json of a run."""
-    return dict(read_json(_run_folder(run) / PROVENANCE))
 
 
 def load_summary(run: Path | str) -> dict[str, Any]:

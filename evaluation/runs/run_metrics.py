@@ -1,7 +1,7 @@
 """The metrics of one run: pure functions from its evaluations to numbers, the same for every task.
 
 Shapes: E is the number of evaluations of the run, in order. A *score* is what the task counts (a return, an accuracy,
-BLEU); higher is better unless said. `aggregate` has what is computed across runs.
+BLEU); higher is better. `aggregate` has what is computed across runs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def final_performance(values: ArrayLike, last_k: int) -> float:
     return float(np.mean(_last(values, last_k)))
 
 
-def time_to_threshold(values: ArrayLike, at: ArrayLike, target: float, *, higher_is_better: bool = True) -> float:
+def time_to_threshold(values: ArrayLike, at: ArrayLike, target: float) -> float:
     """Where on the axis `at` (E,) (steps, samples or `training_seconds`) a score of `values` (E,) first meets `target`.
 
     Infinite when none does: the run is censored at its end, never dropped. NaN meets no target. Scores are those of
@@ -69,7 +69,7 @@ def time_to_threshold(values: ArrayLike, at: ArrayLike, target: float, *, higher
     scores, axis = _vector(values), _vector(at)
     if scores.shape != axis.shape:
         raise ValueError(f"values {scores.shape} and at {axis.shape} differ in shape")
-    reached = np.flatnonzero(scores >= target if higher_is_better else scores <= target)
+    reached = np.flatnonzero(scores >= target)
     return float(axis[reached[0]]) if reached.size else math.inf
 
 
@@ -120,7 +120,6 @@ def summarize(
     target: float | None,
     last_k: int,
     signature: Mapping[str, Any],
-    higher_is_better: bool = True,
 ) -> dict[str, Any]:
     """The metrics of a run for its summary.json.
 
@@ -130,11 +129,11 @@ def summarize(
     """
     if not evaluations:
         raise ValueError("a run without evaluations has no metrics")
-    values = np.array([evaluation.value for evaluation in evaluations], dtype=np.float64)
-    steps = np.array([evaluation.step for evaluation in evaluations], dtype=np.float64)
-    samples = np.array([evaluation.samples for evaluation in evaluations], dtype=np.float64)
-    evaluation_s = np.array([evaluation.evaluation_s for evaluation in evaluations], dtype=np.float64)
-    seconds = training_seconds([evaluation.wall_s for evaluation in evaluations], evaluation_s)
+    values, steps, samples, wall_s, evaluation_s = (
+        np.array([getattr(evaluation, name) for evaluation in evaluations], dtype=np.float64)
+        for name in ("value", "step", "samples", "wall_s", "evaluation_s")
+    )
+    seconds = training_seconds(wall_s, evaluation_s)
     train = [evaluation.train_value for evaluation in evaluations[-last_k:]]
     summary: dict[str, Any] = {
         "final": final_performance(values, last_k),
@@ -152,10 +151,8 @@ def summarize(
         "signature": dict(signature),
     }
     if target is not None:
-        times = {
-            name: time_to_threshold(values, axis, target, higher_is_better=higher_is_better)
-            for name, axis in (("seconds", seconds), ("steps", steps), ("samples", samples))
-        }
+        axes = {"seconds": seconds, "steps": steps, "samples": samples}
+        times = {name: time_to_threshold(values, axis, target) for name, axis in axes.items()}
         summary["time_to_threshold"] = {"target": target, "reached": math.isfinite(times["steps"]), **times}
     if all(value is not None for value in train):
         summary["generalization_gap"] = generalization_gap(np.array(train, dtype=np.float64), values, last_k)

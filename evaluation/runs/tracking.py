@@ -8,15 +8,17 @@ MLFLOW_EXPERIMENT_NAME, ...) hold as well. Which of the service's runs it is sta
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from evaluation.cli.config_file import flatten
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import read_json, write_json
 from evaluation.runs.metrics_file import MetricRow
@@ -67,7 +69,7 @@ class TrackingMirror(Watcher):
         self._message = message
         self._service: Service | None = None
         self._shown: set[tuple[int, str, str]] = set()
-        try:
+        with self._guard():
             path = run / IDENTITY
             identities = read_json(path) if path.is_file() else {}
             old = identities.get(name)
@@ -77,34 +79,28 @@ class TrackingMirror(Watcher):
                 self._shown = {(row.step, row.split, row.name) for row in before}
             else:
                 self.logged(kept)
-        except Exception as error:
-            self._give_up(error)
 
     def logged(self, rows: Iterable[MetricRow]) -> None:
         """Mirror `rows`."""
         new = [row for row in rows if (row.step, row.split, row.name) not in self._shown]
-        if self._service is None or not new:
-            return
-        try:
-            self._service.log(new)
-        except Exception as error:  # of somebody else's library and network: anything can come
-            self._give_up(error)
+        if self._service is not None and new:
+            with self._guard():
+                self._service.log(new)
 
     def close(self, finished: bool = False) -> None:
         """End the session; `finished`: the run is complete."""
         service, self._service = self._service, None
         if service is not None:
-            try:
+            with self._guard():
                 service.close(finished)
-            except Exception as error:
-                self._say(error)
 
-    def _give_up(self, error: Exception) -> None:
-        self._say(error)
-        self.close()
-
-    def _say(self, error: Exception) -> None:
-        self._message(f"{self._name} no longer follows this run ({reason(error)}); metrics.jsonl goes on")
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of somebody else's library and network: anything can come
+            self._message(f"{self._name} no longer follows this run ({reason(error)}); metrics.jsonl goes on")
+            self.close()
 
 
 def require(name: str) -> None:
@@ -177,7 +173,7 @@ class MLflow:
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         created = self._client.create_run(number, run_name=run.resolve().name)
         self.identity = {"id": created.info.run_id, "place": place}
-        params = [Param(key, str(value)) for key, value in _flat(config).items()]
+        params = [Param(key, str(value)) for key, value in flatten(dict(config)).items()]
         for start in range(0, len(params), 100):  # the most that a request may hold
             self._client.log_batch(self.identity["id"], params=params[start : start + 100])
 
@@ -191,13 +187,6 @@ class MLflow:
 
     def close(self, finished: bool) -> None:
         self._client.set_terminated(self.identity["id"], "FINISHED" if finished else "KILLED")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 SERVICES: dict[str, Callable[[Path, Mapping[str, Any], Mapping[str, str] | None], Service]] = {

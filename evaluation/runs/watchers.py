@@ -81,35 +81,24 @@ class Watcher:
         """The session ends; `finished`: the run is complete."""
 
 
+def _each(method: str) -> Any:
+    """A method of `Watchers` that calls this one of each member."""
+
+    def tell(self: Watchers, *arguments: Any) -> None:
+        for member in self.members:
+            getattr(member, method)(*arguments)
+
+    return tell
+
+
 class Watchers(Watcher):
     """Several watchers as one, in order; `members` may grow."""
 
     def __init__(self, members: Iterable[Watcher] = ()) -> None:
         self.members = list(members)
 
-    def start(self, info: Mapping[str, Any]) -> None:
-        for member in self.members:
-            member.start(info)
-
-    def update(self, stats: Mapping[str, Any]) -> None:
-        for member in self.members:
-            member.update(stats)
-
-    def message(self, text: str) -> None:
-        for member in self.members:
-            member.message(text)
-
-    def logged(self, rows: Sequence[MetricRow]) -> None:
-        for member in self.members:
-            member.logged(rows)
-
-    def evaluated(self, event: Evaluated) -> None:
-        for member in self.members:
-            member.evaluated(event)
-
-    def shifted(self, updates: int) -> None:
-        for member in self.members:
-            member.shifted(updates)
+    start, update, message, logged = _each("start"), _each("update"), _each("message"), _each("logged")
+    evaluated, shifted, close = _each("evaluated"), _each("shifted"), _each("close")
 
     def state_dict(self) -> dict[str, Any]:
         return {member.name: member.state_dict() for member in self.members if member.name}
@@ -117,10 +106,6 @@ class Watchers(Watcher):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for member in self.members:
             member.load_state_dict(state.get(member.name, {}))
-
-    def close(self, finished: bool) -> None:
-        for member in self.members:
-            member.close(finished)
 
 
 class BestModel(Watcher):

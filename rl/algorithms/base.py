@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,6 +77,19 @@ class Learner(ABC):
         return list(torch.autograd.grad(loss, list(self.network.parameters())))
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What an algorithm is made for: `shifted` is to be called with the number of updates whenever the loss has
+    changed."""
+
+    config: TrainConfig
+    spec: ObservationSpec
+    num_actions: int
+    device: torch.device
+    schedule: Schedule
+    shifted: Callable[[int], None]
+
+
 class Algorithm(ABC):
     """What acts, remembers and learns.
 
@@ -93,16 +107,7 @@ class Algorithm(ABC):
     updates: int
 
     @abstractmethod
-    def __init__(
-        self,
-        config: TrainConfig,
-        spec: ObservationSpec,
-        num_actions: int,
-        device: torch.device,
-        schedule: Schedule,
-        shifted: Callable[[int], None],
-    ) -> None:
-        """Begin. `shifted` is to be called with the number of updates whenever the loss has changed."""
+    def __init__(self, setup: Setup) -> None: ...
 
     @property
     @abstractmethod

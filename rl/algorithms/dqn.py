@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
-from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
-from rl.algorithms.base import Algorithm, Learner, Part
+from rl.algorithms.base import Algorithm, Learner, Part, Setup
 from rl.algorithms.heads import ExpectedValue
 from rl.config import ExplorationConfig, TrainConfig
 from rl.networks import QNetwork, build_network
-from rl.replay.ring import Batch, FrameReplay
+from rl.replay.ring import Batch, FrameReplay, Layout
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
@@ -36,6 +35,12 @@ def epsilon_at(step: int, config: ExplorationConfig) -> float:
     """Linear epsilon schedule: `start` at step 0, `end` from `steps` on."""
     fraction = min(step / config.steps, 1.0)
     return config.start + fraction * (config.end - config.start)
+
+
+def replay_layout(config: TrainConfig, spec: ObservationSpec) -> Layout:
+    """The replay of a configuration."""
+    sizes = (config.replay_size, config.env.num_envs, spec.frame, spec.stack, config.n_step, config.gamma)
+    return Layout(*sizes, dtype=np.dtype(spec.dtype).name)
 
 
 class QLearner(Learner):
@@ -94,35 +99,22 @@ class QLearner(Learner):
         )
         with torch.no_grad(), self.autocast():
             next_output = self.target_network(next_observation)
-        for part in zip(
-            *(tensor.chunk(count) for tensor in (observation, action, reward, next_observation, next_output, discount)),
-            strict=True,
-        ):
+        tensors = (observation, action, reward, next_observation, next_output, discount)
+        for part in zip(*(tensor.chunk(count) for tensor in tensors), strict=True):
             self.optimizer.zero_grad(set_to_none=True)
-            losses, q = self._td_losses(*part)
+            losses, q = self._td_losses(part)
             loss = losses.mean()
             loss.backward()  # type: ignore[no-untyped-call]
             with self.around_step(part):
                 self.optimizer.step()
             yield {"loss": loss.detach(), "q": q.detach().mean()}
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step on a batch; see `updates`."""
-        return next(self.updates(batch, 1))
-
     def losses(self, part: Part) -> Tensor:
-        return self._eager_td_losses(*part)[0]
+        return self._eager_td_losses(part)[0]
 
-    def _eager_td_losses(
-        self,
-        observation: Tensor,
-        action: Tensor,
-        reward: Tensor,
-        next_observation: Tensor,
-        next_output: Tensor,
-        discount: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def _eager_td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
         """Loss of each sample and Q(s, a), (B,) each."""
+        observation, action, reward, next_observation, next_output, discount = part
         with self.autocast():
             with torch.no_grad():
                 chooser = self.network(next_observation) if self.double else next_output
@@ -172,37 +164,19 @@ class DQN(Algorithm):
     )
     learner: QLearner
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        spec: ObservationSpec,
-        num_actions: int,
-        device: torch.device,
-        schedule: Schedule,
-        shifted: Callable[[int], None],
-    ) -> None:
-        self.config, self._schedule, self._shifted = config, schedule, shifted
+    def __init__(self, setup: Setup) -> None:
+        self.config = config = setup.config
+        self._schedule, self._shifted = setup.schedule, setup.shifted
         self.updates = 0
         self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
-        self.learner = QLearner(config, num_actions, spec, device)
-        self.replay = FrameReplay(
-            config.replay_size,
-            config.env.num_envs,
-            spec.frame,
-            spec.stack,
-            config.n_step,
-            config.gamma,
-            device=device,
-            dtype=spec.dtype,
-        )
+        self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device)
+        self.replay = FrameReplay(replay_layout(config, setup.spec), setup.device)
         self._means = IntervalMeans()
 
     @staticmethod
     def memory(config: TrainConfig, spec: ObservationSpec) -> int:
-        return FrameReplay.nbytes(
-            config.replay_size, config.env.num_envs, spec.frame, spec.stack, config.n_step, spec.dtype
-        )
+        return replay_layout(config, spec).nbytes
 
     @property
     def samples(self) -> int:
@@ -244,7 +218,7 @@ class DQN(Algorithm):
         self.replay.cut()
 
     def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
-        return self.replay.sample(count, rng).observation if self.replay.can_sample() else None
+        return self.replay.sample(count, rng).observation if len(self.replay) else None
 
     def training_values(self, step: int) -> dict[str, float]:
         return self._means.take() | {"epsilon": epsilon_at(step, self.config.exploration)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,56 @@ class Batch:
     discount: Tensor
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a replay holds.
+
+    Attributes:
+        capacity: frames; rounded up to a multiple of `num_envs`.
+        num_envs: N.
+        frame_shape: of one frame: (H, W) in Atari, (d,) in control tasks.
+        stack: frames in an observation.
+        n_step: rewards summed before bootstrapping.
+        gamma: discount per step.
+        dtype: name of the frames' NumPy type.
+
+    Raises:
+        UserError: a capacity too small to hold a transition of every environment.
+    """
+
+    capacity: int
+    num_envs: int
+    frame_shape: tuple[int, ...]
+    stack: int
+    n_step: int
+    gamma: float
+    dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        least = self.stack + self.n_step + 1
+        if self.slots < least:
+            what = f"{self.num_envs} environments, a stack of {self.stack} and {self.n_step}-step returns"
+            few = f"--replay-size {self.capacity} is too small"
+            raise UserError(f"{few}: {what} need at least {least * self.num_envs}")
+
+    @property
+    def slots(self) -> int:
+        """Time steps in the ring."""
+        return -(-self.capacity // self.num_envs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that a full replay takes: the frames, and 11 bytes each beside them."""
+        size = math.prod(self.frame_shape) * np.dtype(self.dtype).itemsize + 4 + 4 + 1 + 1 + 1
+        return self.slots * self.num_envs * size
+
+    def saved(self) -> dict[str, Any]:
+        """For replay.json."""
+        kept = asdict(self) | {"slots": self.slots, "frame_shape": list(self.frame_shape)}
+        del kept["capacity"]
+        return kept
+
+
 class FrameReplay:
     """Ring of the newest `capacity` single frames of N environments, from which n-step transitions are drawn.
 
@@ -55,42 +105,20 @@ class FrameReplay:
       where a game starts in them and needs no earlier frames.)
 
     Args:
-        capacity: frames; rounded up to a multiple of `num_envs`.
-        num_envs: N.
-        frame_shape: of one frame: (H, W) in Atari, (d,) in control tasks.
-        stack: frames in an observation.
-        n_step: rewards summed before bootstrapping.
-        gamma: discount per step.
-        dtype: NumPy type of the frames.
+        layout: its sizes.
         device: where the frames are kept and the batches are made.
         drawing: which of the valid transitions are drawn.
-
-    Raises:
-        UserError: a capacity too small to hold a transition of every environment.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        num_envs: int,
-        frame_shape: tuple[int, ...],
-        stack: int,
-        n_step: int,
-        gamma: float,
-        device: torch.device | str = "cpu",
-        dtype: type[np.generic] = np.uint8,
-        drawing: Drawing | None = None,
-    ) -> None:
-        slots = _slots(capacity, num_envs, stack, n_step)
+    def __init__(self, layout: Layout, device: torch.device | str = "cpu", drawing: Drawing | None = None) -> None:
+        self.layout = layout
         self.device = torch.device(device)
-        self.stack, self.n_step, self.gamma = stack, n_step, gamma
-        self._slots, self._num_envs, self._frame_shape = slots, num_envs, frame_shape
+        self._slots, self._num_envs = slots, num_envs = layout.slots, layout.num_envs
         self._drawing = drawing or Uniform()
         # Pages of `empty` memory become real when frames are written: a short run never touches the whole ring.
-        self._dtype = np.dtype(dtype)
-        kind = torch.from_numpy(np.empty(0, dtype)).dtype
-        self._frames = torch.empty((slots, num_envs, *frame_shape), dtype=kind, device=self.device)
-        self._rows = self._frames.view(slots * num_envs, math.prod(frame_shape))
+        dtype = getattr(torch, layout.dtype)
+        self._frames = torch.empty((slots, num_envs, *layout.frame_shape), dtype=dtype, device=self.device)
+        self._rows = self._frames.view(slots * num_envs, math.prod(layout.frame_shape))
         self._action = np.zeros((slots, num_envs), np.int32)
         self._reward = np.zeros((slots, num_envs), np.float32)
         self._end = np.full((slots, num_envs), IGNORED, np.uint8)
@@ -101,31 +129,9 @@ class FrameReplay:
         self._count = 0  # valid transitions
         self._started = False
 
-    @staticmethod
-    def nbytes(
-        capacity: int,
-        num_envs: int,
-        frame_shape: tuple[int, ...],
-        stack: int,
-        n_step: int,
-        dtype: type[np.generic] = np.uint8,
-    ) -> int:
-        """Bytes of memory that a full replay of these arguments takes: the frames, and 11 bytes each beside them."""
-        frames = _slots(capacity, num_envs, stack, n_step) * num_envs
-        return frames * (math.prod(frame_shape) * np.dtype(dtype).itemsize + 4 + 4 + 1 + 1 + 1)
-
-    @property
-    def capacity(self) -> int:
-        """Frames the ring holds."""
-        return self._slots * self._num_envs
-
     def __len__(self) -> int:
         """Number of valid transitions."""
         return self._count
-
-    def can_sample(self) -> bool:
-        """Whether there is a valid transition."""
-        return self._count > 0
 
     def start(self, observation: NDArray[Any]) -> None:
         """Begin with new games in all environments.
@@ -176,15 +182,15 @@ class FrameReplay:
         rows = self._drawing.draw(self._valid[: self._filled].reshape(-1), batch_size, rng)
         slot, env = rows // self._num_envs, rows % self._num_envs
         # The n steps from each slot on; `alive` where the episode has not ended before.
-        steps = (slot[:, None] + np.arange(self.n_step)) % self._slots
+        steps = (slot[:, None] + np.arange(self.layout.n_step)) % self._slots
         end = self._end[steps, env[:, None]]
         alive = np.ones(end.shape, np.bool_)
         np.logical_and.accumulate(end[:, :-1] == GOES_ON, axis=1, out=alive[:, 1:])
         length = alive.sum(axis=1)
         rewards = np.where(alive, self._reward[steps, env[:, None]], 0.0)
-        reward = rewards @ self.gamma ** np.arange(self.n_step)
+        reward = rewards @ self.layout.gamma ** np.arange(self.layout.n_step)
         terminated = (alive & (end == TERMINATED)).any(axis=1)
-        discount = np.where(terminated, 0.0, self.gamma**length)
+        discount = np.where(terminated, 0.0, self.layout.gamma**length)
         return Batch(
             observation=self._observations(slot, env),
             action=self._tensor(self._action[slot, env].astype(np.int64)),
@@ -197,12 +203,17 @@ class FrameReplay:
         """Write the filled part into the folder `path`: `replay.json` and one `replay-*.npy` file per array."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        (path / "replay.json").write_text(json.dumps(self._layout() | self._position()))
+        position = {"newest": self._newest, "filled": self._filled, "count": self._count, "started": self._started}
+        (path / "replay.json").write_text(json.dumps(self.layout.saved() | position))
         for name, array in self._arrays().items():
             np.save(path / f"replay-{name}.npy", array[: self._filled])
         with (path / "replay-frames.npy").open("wb") as file:
             shape = (self._filled, *self._frames.shape[1:])
-            header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(self.layout.dtype)),
+                "fortran_order": False,
+                "shape": shape,
+            }
             np.lib.format.write_array_header_1_0(file, header)
             for part in self._parts():
                 part.cpu().numpy().tofile(file)
@@ -215,7 +226,7 @@ class FrameReplay:
         """
         path = Path(path)
         ring = json.loads((path / "replay.json").read_text())
-        for key, value in self._layout().items():
+        for key, value in self.layout.saved().items():
             if ring[key] != value:
                 raise ValueError(f"{path}: the replay has {key} {ring[key]}, expected {value}")
         self._newest, self._filled = ring["newest"], ring["filled"]
@@ -237,35 +248,15 @@ class FrameReplay:
         """The filled slots' frames in views of moderate size: a ring on the GPU never has a whole copy on the CPU."""
         return self._frames[: self._filled].split(1024)
 
-    def _layout(self) -> dict[str, Any]:
-        return {
-            "slots": self._slots,
-            "num_envs": self._num_envs,
-            "frame_shape": list(self._frame_shape),
-            "dtype": self._dtype.name,
-            "stack": self.stack,
-            "n_step": self.n_step,
-            "gamma": self.gamma,
-        }
-
-    def _position(self) -> dict[str, Any]:
-        return {"newest": self._newest, "filled": self._filled, "count": self._count, "started": self._started}
-
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {
-            "action": self._action,
-            "reward": self._reward,
-            "end": self._end,
-            "age": self._age,
-            "valid": self._valid,
-        }
+        return {name: getattr(self, f"_{name}") for name in ("action", "reward", "end", "age", "valid")}
 
     def _write(self, observation: NDArray[Any], new_game: NDArray[np.bool_]) -> None:
         """Store the newest frames (N, *frame_shape) in the next slot, which no transition starts from yet."""
-        age = np.minimum(self._age[self._newest].astype(np.int64) + 1, self.stack - 1)
+        age = np.minimum(self._age[self._newest].astype(np.int64) + 1, self.layout.stack - 1)
         slot = self._newest = (self._newest + 1) % self._slots
         if self._filled == self._slots:  # the oldest frames go, and with them the stacks they are part of
-            stacks = (slot + np.arange(self.stack)) % self._slots
+            stacks = (slot + np.arange(self.layout.stack)) % self._slots
             self._count -= int(self._valid[stacks].sum())
             self._valid[stacks] = False
         else:
@@ -278,32 +269,22 @@ class FrameReplay:
         """Make valid the transitions whose n steps are complete with the step from `slot`."""
         over = (self._end[slot] == TERMINATED) | (self._end[slot] == TRUNCATED)
         same_episode = self._end[slot] != IGNORED
-        for back in range(self.n_step):  # slots not filled yet are IGNORED, which ends the way back
+        for back in range(self.layout.n_step):  # slots not filled yet are IGNORED, which ends the way back
             first = (slot - back) % self._slots
             if back > 0:
                 same_episode = same_episode & (self._end[first] == GOES_ON)
             admitted = same_episode & ~self._valid[first]
-            if back < self.n_step - 1:
+            if back < self.layout.n_step - 1:
                 admitted &= over
             self._valid[first] |= admitted
             self._count += int(admitted.sum())
 
     def _observations(self, slot: NDArray[np.int64], env: NDArray[np.int64]) -> Tensor:
         """Stacks (B, stack, *frame_shape) that end in the given slots (B,)."""
-        back = np.minimum(np.arange(self.stack)[::-1], self._age[slot, env][:, None])
+        back = np.minimum(np.arange(self.layout.stack)[::-1], self._age[slot, env][:, None])
         rows = (slot[:, None] - back) % self._slots * self._num_envs + env[:, None]
         frames = self._rows.index_select(0, self._tensor(rows.reshape(-1)))
-        return frames.view(len(slot), self.stack, *self._frame_shape)
+        return frames.view(len(slot), self.layout.stack, *self.layout.frame_shape)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _slots(capacity: int, num_envs: int, stack: int, n_step: int) -> int:
-    """Time steps in a ring of at least `capacity` frames."""
-    slots = -(-capacity // num_envs)
-    least = stack + n_step + 1
-    if slots < least:
-        what = f"{num_envs} environments, a stack of {stack} and {n_step}-step returns"
-        raise UserError(f"--replay-size {capacity} is too small: {what} need at least {least * num_envs}")
-    return slots

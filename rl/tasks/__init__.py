@@ -2,6 +2,6 @@
 
 from rl.tasks.families import FAMILIES
 from rl.tasks.lookup import family, find, names
-from rl.tasks.task import Family, ObservationSpec, Task
+from rl.tasks.task import EnvConfig, Family, ObservationSpec, Task
 
-__all__ = ["FAMILIES", "Family", "ObservationSpec", "Task", "family", "find", "names"]
+__all__ = ["FAMILIES", "EnvConfig", "Family", "ObservationSpec", "Task", "family", "find", "names"]

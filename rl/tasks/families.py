@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import typing
+import warnings
 from dataclasses import dataclass
 
 from rl.tasks.protocols import PROTOCOLS
-from rl.tasks.task import EnvOptions, Family, ObservationSpec, Protocol, Task
+from rl.tasks.task import EnvConfig, Family, ObservationSpec, Protocol, Task
 
 if typing.TYPE_CHECKING:  # help pages and error messages do without NumPy: environments are imported when they are made
     from rl.tasks.atari import AtariEnvs
@@ -33,27 +34,14 @@ class AtariTask(Task):
 
     family: Family = ATARI
 
-    def observation(self, env: EnvOptions) -> ObservationSpec:
+    def observation(self, env: EnvConfig) -> ObservationSpec:
         return ObservationSpec((env.stack, env.height, env.width), "uint8")
 
-    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
+    def make(self, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
         from rl.tasks import atari
 
-        return atari.make_envs(
-            self.name,
-            PROTOCOLS[env.protocol],
-            num_envs=num_envs,
-            seed=seed,
-            training=training,
-            height=env.height,
-            width=env.width,
-            stack=env.stack,
-            threads=env.threads,
-            reward_clip=env.reward_clip,
-            reward_scale=env.reward_scale,
-            mode=env.mode,
-            difficulty=env.difficulty,
-        )
+        protocol = PROTOCOLS[env.protocol]
+        return atari.make_envs(self.name, protocol, env, num_envs=num_envs, seed=seed, training=training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +52,7 @@ class ControlTask(Task):
         env_id: EnvPool's name of it.
         ended: (observations (N, d), rewards (N,)) after a step -> whether the episode has ended in it (N,).
         center, scale: see `ObservationSpec`.
+        max_episode_steps: steps after which an episode is cut; None: Gymnasium's.
     """
 
     family: Family = CONTROL
@@ -71,22 +60,23 @@ class ControlTask(Task):
     ended: Ended
     center: tuple[float, ...]
     scale: tuple[float, ...]
+    max_episode_steps: int | None = None
 
-    def observation(self, env: EnvOptions) -> ObservationSpec:
+    def observation(self, env: EnvConfig) -> ObservationSpec:
         return ObservationSpec((1, len(self.center)), "float32", self.center, self.scale)
 
-    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> ControlEnvs:
-        from rl.tasks import control
+    def make(self, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> ControlEnvs:
+        import envpool  # importing it takes a second: not before it is needed
 
-        return control.make_control_envs(
-            self.env_id,
-            self.ended,
-            num_envs=num_envs,
-            seed=seed,
-            threads=env.threads,
-            reward_clip=env.reward_clip,
-            reward_scale=env.reward_scale,
-        )
+        from rl.step import environment_seeds
+        from rl.tasks.control import ControlEnvs
+
+        # Gymnasium's word on the types of EnvPool's bounds, which nobody here looks at.
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting")
+        limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
+        seeds = environment_seeds(seed, num_envs)
+        pool = envpool.make_gymnasium(self.env_id, num_envs=num_envs, num_threads=env.threads, seed=seeds, **limit)
+        return ControlEnvs(pool, num_envs, self.ended, reward_clip=env.reward_clip, reward_scale=env.reward_scale)
 
 
 # The rules of Gymnasium's sources: cartpole.py (12 degrees, 2.4), mountain_car.py (goal velocity 0), acrobot.py (reward
@@ -95,7 +85,6 @@ CONTROL_TASKS = (
     ControlTask(
         name="Acrobot",
         env_id="Acrobot-v1",
-        num_actions=3,
         ended=lambda observation, reward: reward == 0,
         target=-100.0,
         center=(0.0,) * 6,
@@ -104,7 +93,6 @@ CONTROL_TASKS = (
     ControlTask(
         name="CartPole",
         env_id="CartPole-v1",
-        num_actions=2,
         ended=lambda observation, reward: (
             (abs(observation[:, 0]) > 2.4) | (abs(observation[:, 2]) > 12 * math.pi / 180)
         ),
@@ -115,7 +103,6 @@ CONTROL_TASKS = (
     ControlTask(
         name="LunarLander",
         env_id="LunarLander-v3",  # the newest; without wind, as here, v2 has the same dynamics
-        num_actions=4,
         ended=lambda observation, reward: abs(reward) == 100,
         target=200.0,
         center=(0.0, 0.7, 0.0, -0.5, 0.0, 0.0, 0.5, 0.5),
@@ -124,7 +111,6 @@ CONTROL_TASKS = (
     ControlTask(
         name="MountainCar",
         env_id="MountainCar-v0",
-        num_actions=3,
         ended=lambda observation, reward: (observation[:, 0] >= 0.5) & (observation[:, 1] >= 0),
         target=-110.0,
         center=(-0.4, 0.0),

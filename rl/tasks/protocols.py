@@ -24,48 +24,18 @@ class AtariProtocol(Protocol):
         fire_reset: press FIRE once when a game or, with `episodic_life`, a life starts, in games that have FIRE.
     """
 
-    noop_max: int
-    repeat_action_probability: float
-    full_action_space: bool
-    max_episode_steps: int
-    fire_reset: bool
+    noop_max: int = 30
+    repeat_action_probability: float = 0.0
+    full_action_space: bool = False
+    max_episode_steps: int = 108_000 // FRAME_SKIP  # 30 minutes at 60 frames/s
+    fire_reset: bool = False
 
 
-# Mnih et al. (2015), Human-level control through deep reinforcement learning: 5 minutes at 60 frames/s, no FIRE.
-NATURE = AtariProtocol(
-    name="nature",
-    noop_max=30,
-    episodic_life=True,
-    repeat_action_probability=0.0,
-    full_action_space=False,
-    max_episode_steps=18_000 // FRAME_SKIP,
-    eval_epsilon=0.05,
-    fire_reset=False,
-)
-
-# OpenAI Baselines' wrappers, as in Stable-Baselines3 and CleanRL, whose published scores are of this kind: 30 minutes;
-# their FireResetEnv starts a game that waits for FIRE.
-CLASSIC = AtariProtocol(
-    name="classic",
-    noop_max=30,
-    episodic_life=True,
-    repeat_action_probability=0.0,
-    full_action_space=False,
-    max_episode_steps=108_000 // FRAME_SKIP,
-    eval_epsilon=0.01,
-    fire_reset=True,
-)
-
+# Mnih et al. (2015), Human-level control through deep reinforcement learning: 5 minutes, no FIRE.
+NATURE = AtariProtocol(name="nature", eval_epsilon=0.05, episodic_life=True, max_episode_steps=18_000 // FRAME_SKIP)
+# OpenAI Baselines' wrappers, as in Stable-Baselines3 and CleanRL, whose published scores are of this kind; their
+# FireResetEnv starts a game that waits for FIRE.
+CLASSIC = AtariProtocol(name="classic", eval_epsilon=0.01, episodic_life=True, fire_reset=True)
 # Machado et al. (2018), Revisiting the Arcade Learning Environment, with Dopamine's minimal actions and epsilon.
-STICKY = AtariProtocol(
-    name="sticky",
-    noop_max=1,
-    episodic_life=False,
-    repeat_action_probability=0.25,
-    full_action_space=False,
-    max_episode_steps=108_000 // FRAME_SKIP,
-    eval_epsilon=0.001,
-    fire_reset=False,
-)
-
+STICKY = AtariProtocol(name="sticky", eval_epsilon=0.001, noop_max=1, repeat_action_probability=0.25)
 PROTOCOLS = {protocol.name: protocol for protocol in (NATURE, CLASSIC, STICKY)}

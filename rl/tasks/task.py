@@ -5,7 +5,9 @@ from __future__ import annotations
 import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from evaluation.cli.settings import option
 
 if typing.TYPE_CHECKING:  # help pages and error messages do without NumPy
     from rl.step import Environments
@@ -75,22 +77,24 @@ class ObservationSpec:
         return self.shape[1:]
 
 
-class EnvOptions(typing.Protocol):
-    """What a task reads of a configuration's group `env` (`rl.config.EnvConfig`)."""
+@dataclass
+class EnvConfig:
+    """Environments (EnvPool), and how the frames of Atari games are preprocessed."""
 
-    threads: int
-    height: int
-    width: int
-    stack: int
-    reward_clip: bool
-    reward_scale: float
-    mode: int | None
-    difficulty: int | None
-
-    @property
-    def protocol(self) -> str:
-        """Name of one of the family's protocols."""
-        ...
+    protocol: Literal["nature", "classic", "sticky", "control"] = option(
+        "classic", "evaluation protocol; scores of two protocols are never compared. Control tasks have their own"
+    )
+    num_envs: int = option(16, "environments stepped together", "[1, 4096]")
+    threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")
+    height: int = option(84, "frame height in pixels", "[8, 210]", only="atari")
+    width: int = option(84, "frame width in pixels", "[8, 210]", only="atari")
+    stack: int = option(4, "frames in one observation", "[1, 16]", only="atari")
+    reward_clip: bool = option(True, "learn from the reward's sign (scores are always the true rewards)")
+    reward_scale: float = option(1.0, "factor on the reward to learn from, after the clip", "(0, 1e6]")
+    mode: int | None = option(None, "game mode (ALE flavour); null: the game's default", "[0, 255]", only="atari")
+    difficulty: int | None = option(
+        None, "game difficulty (ALE flavour); null: the game's default", "[0, 3]", only="atari"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +105,18 @@ class Task(ABC):
         name: the canonical spelling.
         family: what it has in common with others.
         target: score whose first reaching is timed; None: there is none.
-        num_actions: number of actions; None: its environments say (it depends on the protocol).
     """
 
     name: str
     family: Family
     target: float | None = None
-    num_actions: int | None = None
 
     @abstractmethod
-    def observation(self, env: EnvOptions) -> ObservationSpec:
+    def observation(self, env: EnvConfig) -> ObservationSpec:
         """What an observation is under a configuration of environments."""
 
     @abstractmethod
-    def make(self, env: EnvOptions, *, num_envs: int, seed: int, training: bool) -> Environments:
+    def make(self, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> Environments:
         """N environments with the rules and frames of a configuration, `num_envs` in place of the configuration's own.
 
         Args:
@@ -125,7 +127,7 @@ class Task(ABC):
             UserError: the task has no such mode or difficulty.
         """
 
-    def check(self, env: EnvOptions) -> None:
+    def check(self, env: EnvConfig) -> None:
         """Refuse what only environments know, before anything is written for a run.
 
         Raises:

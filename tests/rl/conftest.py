@@ -23,7 +23,7 @@ def one_thread() -> Any:
 def catch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Play Catch instead of Atari."""
 
-    def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
+    def make(game: str, protocol: object, env: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
         return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
 
     monkeypatch.setattr(rl.tasks.atari, "make_envs", make)

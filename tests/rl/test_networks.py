@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from rl import tasks
-from rl.config import EnvConfig, NetworkConfig
+from rl.config import NetworkConfig
 from rl.networks import QNetwork, VectorQNetwork, build_network
+from rl.tasks import EnvConfig, ObservationSpec
+
+
+def q_network(shape: tuple[int, ...], **options: Any) -> QNetwork:
+    return QNetwork(ObservationSpec(shape, "uint8"), 3, NetworkConfig(**options))
 
 
 def test_default_sizes_are_natures() -> None:
-    network = QNetwork(6, (4, 84, 84))
+    network = QNetwork(ObservationSpec((4, 84, 84), "uint8"), 6, NetworkConfig())
     assert sum(p.numel() for p in network.parameters()) == 1_687_206  # Mnih et al. (2015) with 6 actions
     observation = torch.zeros(3, 4, 84, 84, dtype=torch.uint8)
     assert network(observation).shape == (3, 6)
@@ -19,7 +24,9 @@ def test_default_sizes_are_natures() -> None:
 
 def test_forward_is_the_layers_on_scaled_pixels_and_leaves_the_observation_alone() -> None:
     torch.manual_seed(0)
-    network = QNetwork(3, (2, 20, 20), channels=[4], kernels=[4], strides=[4], hidden=8)
+    network = QNetwork(
+        ObservationSpec((2, 20, 20), "uint8"), 3, NetworkConfig(channels=[4], kernels=[4], strides=[4], hidden=8)
+    )
     observation = torch.randint(0, 256, (5, 2, 20, 20), dtype=torch.uint8)
     before = observation.clone()
     torch.testing.assert_close(network(observation), network.layers(observation.double().float() / 255))
@@ -32,7 +39,9 @@ def test_standardize_removes_what_never_moves_and_scales_the_rest() -> None:
     frames = np.repeat(background[None], 500, 0)
     frames[np.arange(500), rng.integers(0, 16, 500), rng.integers(0, 16, 500)] += 50  # a faint moving pixel
     frames = torch.from_numpy(frames.astype(np.uint8))
-    network = QNetwork(3, (1, 16, 16), channels=[2], kernels=[4], strides=[4], hidden=4)
+    network = QNetwork(
+        ObservationSpec((1, 16, 16), "uint8"), 3, NetworkConfig(channels=[2], kernels=[4], strides=[4], hidden=4)
+    )
     network.standardize(frames)
     seen: list[torch.Tensor] = []
     network.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -48,14 +57,20 @@ def test_standardize_removes_what_never_moves_and_scales_the_rest() -> None:
 
 
 def test_standardize_of_a_still_picture_stays_finite() -> None:
-    network = QNetwork(3, (1, 16, 16), channels=[2], kernels=[4], strides=[4], hidden=4)
+    network = QNetwork(
+        ObservationSpec((1, 16, 16), "uint8"), 3, NetworkConfig(channels=[2], kernels=[4], strides=[4], hidden=4)
+    )
     network.standardize(torch.full((10, 16, 16), 87, dtype=torch.uint8))
     assert torch.isfinite(network(torch.full((1, 1, 16, 16), 90, dtype=torch.uint8))).all()
 
 
 def test_layer_norm_makes_values_independent_of_the_contrast() -> None:
     torch.manual_seed(0)
-    network = QNetwork(3, (4, 20, 20), channels=[8], kernels=[4], strides=[2], hidden=16, layer_norm=True)
+    network = QNetwork(
+        ObservationSpec((4, 20, 20), "uint8"),
+        3,
+        NetworkConfig(channels=[8], kernels=[4], strides=[2], hidden=16, layer_norm=True),
+    )
     for module in network.layers:
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.zeros_(module.bias)
@@ -65,7 +80,7 @@ def test_layer_norm_makes_values_independent_of_the_contrast() -> None:
 
 def test_too_small_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="too small"):
-        QNetwork(3, (4, 20, 20))
+        q_network((4, 20, 20))
 
 
 # Places in what `model.pt` and checkpoints hold: those of all runs so far.
@@ -105,9 +120,9 @@ def test_another_output_stands_on_the_features_of_either_body(network: type[Any]
             value, advantage = super().forward(features).split([1, self.out_features - 1], dim=1)
             return value + advantage - advantage.mean(dim=1, keepdim=True)
 
-    shape, dtype = ((2, 84, 84), torch.uint8) if network is QNetwork else ((1, 4), torch.float32)
-    made = network(3, shape, output=Dueling)
-    observation = torch.ones(5, *shape, dtype=dtype)
+    spec = tasks.find("Pong" if network is QNetwork else "CartPole").observation(EnvConfig(stack=2))
+    made = network(spec, 3, NetworkConfig(), output=Dueling)
+    observation = torch.ones(5, *spec.shape, dtype=getattr(torch, spec.dtype))
     features = made.layers[:-1](made.scaled(observation))
     assert isinstance(made.layers[-1], Dueling)
     assert torch.equal(made(observation), made.layers[-1](features))

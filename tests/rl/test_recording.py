@@ -115,7 +115,7 @@ def test_gradients_of_a_part_of_the_batch_leave_the_gradients_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 255, (2, 8, 2, 16, 16), generator=generator, dtype=torch.uint8)
     batch = Batch(frames[0], torch.arange(8) % 3, torch.arange(8.0), frames[1], torch.full((8,), 0.9))
-    learner.update(batch)
+    next(learner.updates(batch, 1))
     assert any(grad.abs().sum() > 0 for grad in seen)
 
 

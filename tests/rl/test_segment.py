@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rl import tasks
-from rl.config import EnvConfig
 from rl.segment import ACTIONS, OBSERVATION, Segment
 from rl.step import Environments, Step
+from rl.tasks import EnvConfig
 from rl.tasks.atari import AtariEnvs
 from tests.rl.catch import CatchPool
 

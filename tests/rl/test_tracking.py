@@ -20,7 +20,7 @@ from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config
 def catch(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Play Catch instead of Atari, in one thread."""
 
-    def make(game: str, protocol: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
+    def make(game: str, protocol: object, env: object, *, num_envs: int, seed: int, **options: Any) -> AtariEnvs:
         return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
 
     monkeypatch.setattr(rl.tasks.atari, "make_envs", make)

@@ -63,9 +63,8 @@ def train(options: argparse.Namespace) -> None:
     if options.task not in CURVATURES:
         raise UserError(f"--task {options.task}: unknown")
     config = configuration(options)
-    enter = RunFolder.resume if options.resume else RunFolder.create
-    seeds = {"seed": options.seed}
-    with enter(Path(options.run_dir), config, seeds=seeds, device="cpu", tensorboard=False) as run:
+    how = {"seeds": {"seed": options.seed}, "device": "cpu", "tensorboard": False, "resume": options.resume}
+    with RunFolder(Path(options.run_dir), config, **how) as run:
         rng = np.random.default_rng(options.seed)
         curvature = np.array(CURVATURES[options.task])
         start, point, velocity = 0, rng.normal(size=3), np.zeros(3)

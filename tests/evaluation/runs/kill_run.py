@@ -7,8 +7,9 @@ from pathlib import Path
 
 from killing import survive_every_kill
 
+from evaluation.files import read_json
 from evaluation.runs import provenance
-from evaluation.runs.run_folder import RunFinishedError, RunFolder, is_finished, load_provenance, load_summary
+from evaluation.runs.run_folder import RunFinishedError, RunFolder, is_finished, load_summary
 
 provenance.collect = lambda **_: {"time": "now"}  # asks git: a dozen processes for each of hundreds of runs
 home = Path(sys.argv[1]) / "run"
@@ -21,9 +22,9 @@ def durable() -> int:
 
 
 def train(resume: bool) -> None:
-    enter = RunFolder.resume if resume else RunFolder.create
     messages: list[str] = []
-    with enter(home, config, seeds={}, device="cpu", tensorboard=False, message=messages.append) as run:
+    how = {"seeds": {}, "device": "cpu", "tensorboard": False, "resume": resume}
+    with RunFolder(home, config, **how, message=messages.append) as run:
         total, first = 0, 1
         if run.checkpoint is not None:
             step, total = map(int, (run.checkpoint.path / "state").read_text().split())
@@ -40,7 +41,7 @@ def train(resume: bool) -> None:
                 text = f"{step} {total}"
                 run.save_checkpoint(step, lambda folder, text=text: (folder / "state").write_text(text) and None)
                 saved.write_text(str(step))
-        run.model_path.write_text(str(total))
+        (run.path / "model.pt").write_text(str(total))
         run.finish({"total": total})
 
 
@@ -58,7 +59,7 @@ def check(operation: int) -> None:
     assert is_finished(home)
     assert load_summary(home) == {"total": 10}
     assert (home / "metrics.jsonl").read_text() == expected, operation
-    assert load_provenance(home)["time"] == "now"
+    assert read_json(home / "provenance.json")["time"] == "now"
     names = sorted(path.name for path in home.iterdir())
     files = ["config.yaml", "lock", "metrics.jsonl", "model.pt", "provenance.json", "row.json", "summary.json"]
     assert names == files, (

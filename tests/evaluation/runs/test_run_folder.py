@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from evaluation.cli.errors import UserError
+from evaluation.files import read_json
 from evaluation.runs import run_folder as runs
 from evaluation.runs.run_folder import RunFinishedError, RunFolder
 from tests.evaluation.runs.test_checkpoint import child, flip_a_bit
@@ -26,12 +27,12 @@ CONFIG = {"game": "Pong", "seed": 1, "device": "auto", "optimizer": {"name": "as
 
 def create(path, config=CONFIG, **options):
     options = {"seeds": {"seed": 1}, "device": "cpu", "tensorboard": False, "message": pytest.fail, **options}
-    return RunFolder.create(path, config, **options)
+    return RunFolder(path, config, **options)
 
 
 def resume(path, config=CONFIG, **options):
     options = {"seeds": {"seed": 1}, "device": "cpu", "tensorboard": False, "message": pytest.fail, **options}
-    return RunFolder.resume(path, config, **options)
+    return RunFolder(path, config, resume=True, **options)
 
 
 def state(text: str):
@@ -77,11 +78,10 @@ def test_resume_goes_on_from_the_checkpoint_and_cuts_the_metrics(path):
     with create(path) as run:
         assert run.checkpoint is None
         run.log(1, 4, 0.5, "train", {"loss": 1.0})
-        run.save_checkpoint(1, state("one"), {"more": 2})
+        run.save_checkpoint(1, state("one"))
         run.log(2, 8, 1.0, "train", {"loss": 2.0})
     with resume(path) as run:
         assert run.checkpoint.step == 1
-        assert run.checkpoint.meta["more"] == 2
         assert (run.checkpoint.path / "state").read_text() == "one"
         run.log(2, 8, 1.0, "train", {"loss": 3.0})
     assert [(row.step, row.value) for row in runs.read_metrics(path)] == [(1, 1.0), (2, 3.0)]
@@ -129,7 +129,7 @@ def test_a_finished_run_keeps_its_model_and_is_left_alone(path):
     with create(path) as run:
         run.log(1, 1, 1.0, "train", {"loss": 1.0})
         run.save_checkpoint(1, state("one"))
-        run.model_path.write_text("model")
+        (run.path / "model.pt").write_text("model")
         assert not runs.is_finished(path)
         with pytest.raises(UserError, match="has not finished: go on with --resume"):
             runs.load_summary(path)
@@ -187,7 +187,7 @@ def test_keys_that_may_differ_are_noted_in_the_provenance(path):
     with resume(path, other, ignore=("device", "optimizer")) as run:
         assert run.config == CONFIG
     assert runs.load_config(path) == CONFIG
-    changed = runs.load_provenance(path)["resumed"][0]["changed"]
+    changed = read_json(path / "provenance.json")["resumed"][0]["changed"]
     assert changed == {"device": ["auto", "cuda"], "optimizer.name": ["asgc", "adam"], "optimizer.lr": [1e-5, 1]}
 
 
@@ -197,7 +197,7 @@ def test_each_resume_adds_to_the_provenance(path):
     for _ in range(2):
         with resume(path):
             pass
-    record = runs.load_provenance(path)
+    record = read_json(path / "provenance.json")
     assert record["seeds"] == {"seed": 7, "envs": 8}
     assert [entry["from_step"] for entry in record["resumed"]] == [4, 4]
     assert record["resumed"][0]["command"] == sys.orig_argv
@@ -237,8 +237,7 @@ if os.getuid() == 0:
     os.setgid(65534); os.setuid(65534)  # root may write everywhere
 @main_guard
 def main():
-    enter = RunFolder.resume if sys.argv[2] == "resume" else RunFolder.create
-    enter(sys.argv[1], {}, seeds={}, device="cpu", tensorboard=False)
+    RunFolder(sys.argv[1], {}, seeds={}, device="cpu", tensorboard=False, resume=sys.argv[2] == "resume")
 sys.exit(main())
 """
 
@@ -263,7 +262,7 @@ def test_an_unwritable_folder_is_one_line(path, tmp_path):
 HOLD = """
 import sys, time
 from evaluation.runs.run_folder import RunFolder
-run = RunFolder.create(sys.argv[1], {}, seeds={}, device="cpu", tensorboard=False)
+run = RunFolder(sys.argv[1], {}, seeds={}, device="cpu", tensorboard=False)
 print("ready", flush=True)
 time.sleep(60)
 """

@@ -16,7 +16,7 @@ from tests.evaluation.runs.test_checkpoint import child
 KILLED_RUN = """
 import os, signal, sys
 from evaluation.runs.run_folder import RunFolder
-run = RunFolder.create(sys.argv[1], {}, seeds={}, device="cpu")
+run = RunFolder(sys.argv[1], {}, seeds={}, device="cpu")
 for step in range(1, 8):
     run.log(step, step, 0.0, "train", {"loss": 10.0 * step})
     if step == 4:
@@ -39,7 +39,7 @@ def test_events_past_the_checkpoint_do_not_show_twice_and_none_is_missing(tmp_pa
     path = tmp_path / "run"
     assert child("-c", KILLED_RUN, path).returncode == -9
     assert events(path / "tensorboard", "train/loss") == [(step, 10.0 * step) for step in range(1, 8)]
-    with RunFolder.resume(path, {}, seeds={}, device="cpu", message=pytest.fail) as run:
+    with RunFolder(path, {}, resume=True, seeds={}, device="cpu", message=pytest.fail) as run:
         run.log(4, 4, 0.0, "late", {"score": 2.0})
         for step in range(5, 7):
             run.log(step, step, 0.0, "train", {"loss": 100.0 * step})
@@ -53,10 +53,10 @@ def test_events_past_the_checkpoint_do_not_show_twice_and_none_is_missing(tmp_pa
 
 def test_a_run_that_starts_over_shows_nothing_of_before(tmp_path):
     path = tmp_path / "run"
-    with RunFolder.create(path, {}, seeds={}, device="cpu") as run:
+    with RunFolder(path, {}, seeds={}, device="cpu") as run:
         run.log(0, 0, 0.0, "train", {"loss": 1.0})
         run.log(1, 1, 0.0, "train", {"loss": 1.0})
-    with RunFolder.resume(path, {}, seeds={}, device="cpu", message=lambda _: None) as run:
+    with RunFolder(path, {}, resume=True, seeds={}, device="cpu", message=lambda _: None) as run:
         run.log(0, 0, 0.0, "train", {"loss": 2.0})
     assert events(path / "tensorboard", "train/loss") == [(0, 2.0)]
 
@@ -64,7 +64,7 @@ def test_a_run_that_starts_over_shows_nothing_of_before(tmp_path):
 def test_without_it_torch_is_not_even_imported(tmp_path):
     program = (
         "import sys\nfrom evaluation.runs.run_folder import RunFolder\n"
-        "RunFolder.create(sys.argv[1], {}, seeds={}, device='cpu', tensorboard=False).close()\n"
+        "RunFolder(sys.argv[1], {}, seeds={}, device='cpu', tensorboard=False).close()\n"
         "assert not {'torch', 'tensorboard'} & set(sys.modules)\n"
     )
     done = child("-c", program, tmp_path / "run")
@@ -90,7 +90,7 @@ def test_when_the_mirror_breaks_the_run_goes_on_with_one_message(tmp_path):
 
 
 def test_numbers_that_are_none_are_mirrored_too(tmp_path):
-    with RunFolder.create(tmp_path / "run", {}, seeds={}, device="cpu") as run:
+    with RunFolder(tmp_path / "run", {}, seeds={}, device="cpu") as run:
         run.log(1, 1, 0.0, "train", {"loss": math.inf})
         run.log(2, 2, 0.0, "train", {"loss": math.nan})
     (_, first), (_, second) = events(tmp_path / "run" / "tensorboard", "train/loss")

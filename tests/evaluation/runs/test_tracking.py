@@ -77,14 +77,14 @@ def mlflow_history(run: Path, uri: str | None = None) -> list[tuple[str, int, fl
 def killed_and_resumed(path: Path, first: str, second: str) -> None:
     """Seven steps with a checkpoint at the fourth, as if killed; then on from there to the seventh and the end."""
     options: dict[str, Any] = {"seeds": {}, "device": "cpu", "tensorboard": False, "message": pytest.fail}
-    run = RunFolder.create(path, CONFIG, track=first, **options)
+    run = RunFolder(path, CONFIG, track=first, **options)
     for step in range(1, 8):
         if step < 7:
             run.log(step, step, 0.5, "train", {"loss": 10.0 * step})
         if step == 4:
             run.save_checkpoint(step, lambda folder: None)
     run.close()
-    with RunFolder.resume(path, CONFIG, track=second, **options) as run:
+    with RunFolder(path, CONFIG, resume=True, track=second, **options) as run:
         for step in range(5, 8):
             run.log(step, step, 0.5, "train", {"loss": 10.0 * step})
         run.finish({"final": 1.0})
@@ -154,9 +154,9 @@ def test_a_missing_package_is_one_line_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    for enter in (RunFolder.create, RunFolder.resume):
+    for resume in (False, True):
         with pytest.raises(UserError, match=rf"--track {name}.*asgc\[tracking\]"):
-            enter(tmp_path / "run", CONFIG, seeds={}, device="cpu", track=name)
+            RunFolder(tmp_path / "run", CONFIG, seeds={}, device="cpu", track=name, resume=resume)
     assert not (tmp_path / "run").exists()
 
 
@@ -185,7 +185,7 @@ def test_a_service_that_fails_is_said_once_and_the_run_goes_on(tmp_path: Path, m
     monkeypatch.setattr("evaluation.runs.run_folder.require", lambda name: None)
     monkeypatch.setitem(tracking.SERVICES, "wandb", Broken)
     said: list[str] = []
-    with RunFolder.create(
+    with RunFolder(
         tmp_path / "run", CONFIG, seeds={}, device="cpu", tensorboard=False, track="wandb", message=said.append
     ) as run:
         for step in range(5):
@@ -204,7 +204,7 @@ def test_a_service_that_cannot_start_is_said_once_and_the_run_goes_on(tmp_path: 
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens at the discard port
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         options: dict[str, Any] = {"seeds": {}, "device": "cpu", "tensorboard": False, "message": said.append}
-        with RunFolder.create(tmp_path / "run", CONFIG, track="mlflow", **options) as run:
+        with RunFolder(tmp_path / "run", CONFIG, track="mlflow", **options) as run:
             run.log(1, 1, 0.0, "train", {"loss": 1.0})
     assert len(said) == 1
     assert said[0].startswith("mlflow no longer follows this run (")
@@ -215,9 +215,7 @@ def test_a_finished_run_ends_as_finished(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("evaluation.runs.run_folder.require", lambda name: None)
     monkeypatch.setitem(tracking.SERVICES, "wandb", Broken)
     for finished in (True, False):
-        run = RunFolder.create(
-            tmp_path / str(finished), CONFIG, seeds={}, device="cpu", tensorboard=False, track="wandb"
-        )
+        run = RunFolder(tmp_path / str(finished), CONFIG, seeds={}, device="cpu", tensorboard=False, track="wandb")
         if finished:
             run.finish({})
         run.close()

@@ -52,7 +52,7 @@ def test_loss_is_the_papers_formula(double: bool, loss: str) -> None:
         delta = abs(float(q[i, data.action[i]] - y))
         errors.append(delta**2 if loss == "mse" else (0.5 * delta**2 if delta < 1 else delta - 0.5))
     assert max(errors) > 1 > min(errors)  # both branches of the Huber loss
-    assert learner.update(data)["loss"].item() == pytest.approx(np.mean(errors), rel=1e-5)
+    assert next(learner.updates(data, 1))["loss"].item() == pytest.approx(np.mean(errors), rel=1e-5)
 
 
 def test_a_terminal_step_does_not_bootstrap() -> None:
@@ -60,7 +60,7 @@ def test_a_terminal_step_does_not_bootstrap() -> None:
     data = Batch(data.observation, data.action, data.reward, data.next_observation, torch.zeros_like(data.discount))
     q = learner.network(data.observation).gather(1, data.action[:, None])[:, 0]
     expected = F.smooth_l1_loss(q, data.reward)
-    assert learner.update(data)["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert next(learner.updates(data, 1))["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_update_follows_the_gradient_of_q_alone() -> None:
@@ -73,7 +73,7 @@ def test_update_follows_the_gradient_of_q_alone() -> None:
         y = data.reward + data.discount * learner.target_network(data.next_observation).gather(1, best)[:, 0]
     q = learner.network(data.observation).gather(1, data.action[:, None])[:, 0]
     gradients = torch.autograd.grad(F.mse_loss(q, y), list(learner.network.parameters()))
-    learner.update(data)
+    next(learner.updates(data, 1))
     for old, new, gradient in zip(before, learner.network.parameters(), gradients, strict=True):
         torch.testing.assert_close(new.detach(), old - 0.1 * gradient)
     for name, value in learner.target_network.state_dict().items():
@@ -82,7 +82,7 @@ def test_update_follows_the_gradient_of_q_alone() -> None:
 
 def test_sync_target_copies_and_tells_the_optimizer() -> None:
     learner = make(optimizer=OptimizerConfig(name="asgc", lr=1e-3, on_shift="reset"))
-    learner.update(batch())
+    next(learner.updates(batch(), 1))
     learner.sync_target()
     for online, target in zip(learner.network.parameters(), learner.target_network.parameters(), strict=True):
         assert torch.equal(online, target)
@@ -107,12 +107,12 @@ def test_state_dict_goes_on_bit_for_bit() -> None:
     config = OptimizerConfig(name="asgc", lr=1e-3)
     learner, data = make(optimizer=config), batch()
     for _ in range(3):
-        learner.update(data)
+        next(learner.updates(data, 1))
     torch.manual_seed(9)
     copy = make(optimizer=config)
     copy.load_state_dict(learner.state_dict())
     for _ in range(3):
-        assert torch.equal(learner.update(data)["loss"], copy.update(data)["loss"])
+        assert torch.equal(next(learner.updates(data, 1))["loss"], next(copy.updates(data, 1))["loss"])
     for a, b in zip(learner.network.parameters(), copy.network.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -125,7 +125,7 @@ def test_parts_of_a_batch_are_updates_one_after_the_other(double: bool) -> None:
     fields = ("observation", "action", "reward", "next_observation", "discount")
     for i, loss in enumerate(losses):
         part = Batch(**{name: getattr(data, name)[2 * i : 2 * i + 2] for name in fields})
-        assert apart.update(part)["loss"].item() == pytest.approx(loss, rel=1e-5)
+        assert next(apart.updates(part, 1))["loss"].item() == pytest.approx(loss, rel=1e-5)
     for a, b in zip(together.network.parameters(), apart.network.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -135,7 +135,7 @@ def test_bf16_computes_nearly_the_same_loss() -> None:
     rough.load_state_dict(exact.state_dict())
     assert rough.target_network.layers[0].weight.dtype == torch.bfloat16
     assert rough.network.layers[0].weight.dtype == torch.float32
-    expected, loss = exact.update(data)["loss"], rough.update(data)["loss"]
+    expected, loss = next(exact.updates(data, 1))["loss"], next(rough.updates(data, 1))["loss"]
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=0.03)
     assert loss.item() != expected.item()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rl.replay.ring import Batch, FrameReplay
+from rl.replay.ring import Batch, FrameReplay, Layout
 from rl.tasks.atari import AtariEnvs
 from tests.rl.tasks.scripted_env import FRAME_SHAPE, Game, ScriptedPool
 
@@ -113,10 +113,11 @@ def check(batch: Batch, expected: dict[int, Expected]) -> set[int]:
 def check_all(actor: Actor) -> None:
     """The valid transitions are exactly the expected ones."""
     replay = actor.replay
-    slots = replay.capacity // len(actor.log)
-    expected = actor.expected(replay.n_step, replay.gamma, slots, replay.stack)
+    layout = replay.layout
+    slots = layout.slots * layout.num_envs // len(actor.log)
+    expected = actor.expected(layout.n_step, layout.gamma, slots, layout.stack)
     assert len(replay) == len(expected)
-    assert replay.can_sample() == bool(expected)
+    assert bool(len(replay)) == bool(expected)
     if expected:
         rng = np.random.default_rng(0)
         sampled = check(replay.sample(30 * len(expected), rng), expected)
@@ -132,7 +133,7 @@ def scripted(
     steps: int = 0,
     episodic_life: bool = True,
 ) -> Actor:
-    replay = FrameReplay(capacity, len(games), FRAME_SHAPE, stack, n_step, GAMMA)
+    replay = FrameReplay(Layout(capacity, len(games), FRAME_SHAPE, stack, n_step, GAMMA))
     actor = Actor(replay, len(games))
     pool = ScriptedPool(games, stack=stack, episodic_life=episodic_life)
     actor.start(AtariEnvs(pool, len(games), episodic_life=episodic_life))

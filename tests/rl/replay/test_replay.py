@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.replay.ring import FrameReplay
+from rl.replay.ring import FrameReplay, Layout
+from rl.tasks import EnvConfig
 from rl.tasks.atari import AtariEnvs, make_envs
 from rl.tasks.protocols import NATURE
 from tests.rl.replay.replay_oracle import GAMMA, Actor, check, check_all, fields, same, scripted
@@ -84,7 +85,7 @@ def test_unfinished_returns_are_not_sampled() -> None:
 
 def test_cut_bootstraps_from_the_newest_frame() -> None:
     actor = scripted([[game([1, 10, 100, 1000])]], n_step=3, steps=2)
-    assert not actor.replay.can_sample()
+    assert len(actor.replay) == 0
     actor.cut()
     assert table(actor) == {0: (10, 0.81, [0, 0, 0], [0, 1, 2]), 1: (10, 0.9, [0, 0, 1], [0, 1, 2])}
     actor.start(AtariEnvs(ScriptedPool([[game([5, 5])]], stack=3, run=1), 1, episodic_life=True))
@@ -148,7 +149,7 @@ def test_every_sampled_transition_is_what_the_actor_saw(data: st.DataObject) -> 
     stack, n_step = data.draw(st.integers(1, 4), "stack"), data.draw(st.integers(1, 4), "n-step")
     slots = data.draw(st.integers(stack + n_step + 1, 24), "slots")
     episodic_life = data.draw(st.booleans(), "episodic life")
-    replay = FrameReplay(slots * num_envs, num_envs, FRAME_SHAPE, stack, n_step, GAMMA)
+    replay = FrameReplay(Layout(slots * num_envs, num_envs, FRAME_SHAPE, stack, n_step, GAMMA))
     actor = Actor(replay, num_envs)
     for run in range(data.draw(st.integers(1, 3), "runs")):
         one_life = st.lists(scripts(), min_size=1, max_size=3)
@@ -169,9 +170,10 @@ def test_every_sampled_transition_is_what_the_actor_saw(data: st.DataObject) -> 
 def test_breakout_is_rebuilt_exactly() -> None:
     """Random policy, episodic life: over lost lives, games and the ring's end, stacks equal EnvPool's own."""
     num_envs, steps, slots = 2, 700, 300
-    replay = FrameReplay(slots * num_envs, num_envs, (42, 42), 4, 3, 0.99)
+    replay = FrameReplay(Layout(slots * num_envs, num_envs, (42, 42), 4, 3, 0.99))
     actor = Actor(replay, num_envs)
-    envs = make_envs("Breakout", NATURE, num_envs=num_envs, seed=7, training=True, height=42, width=42, threads=1)
+    small = EnvConfig(height=42, width=42, threads=1)
+    envs = make_envs("Breakout", NATURE, small, num_envs=num_envs, seed=7, training=True)
     actor.start(envs)
     rng = np.random.default_rng(7)
     sampled = lost = over = 0

@@ -10,21 +10,22 @@ import pytest
 import torch
 
 from evaluation.cli.errors import UserError
-from rl.replay.ring import FrameReplay
+from rl.replay.ring import FrameReplay, Layout
 from rl.tasks.atari import AtariEnvs
 from tests.rl.replay.replay_oracle import GAMMA, same, scripted
 from tests.rl.tasks.scripted_env import FRAME_SHAPE, ScriptedPool, game
 
 
 def test_a_million_transitions_take_the_promised_memory() -> None:
-    assert 7.05e9 < FrameReplay.nbytes(1_000_000, 8, (84, 84), 4, 3) < 7.1e9
-    replay = FrameReplay(1000, 7, (84, 84), 4, 3, 0.99)
+    assert 7.05e9 < Layout(1_000_000, 8, (84, 84), 4, 3, 0.99).nbytes < 7.1e9
+    layout = Layout(1000, 7, (84, 84), 4, 3, 0.99)
+    replay = FrameReplay(layout)
     held = [value for value in vars(replay).values() if isinstance(value, np.ndarray)]
     frames = [value for value in vars(replay).values() if isinstance(value, torch.Tensor)]
     assert len({tensor.untyped_storage().data_ptr() for tensor in frames}) == 1, "the views share one storage"
     total = sum(array.nbytes for array in held) + frames[0].untyped_storage().nbytes()
-    assert total == FrameReplay.nbytes(1000, 7, (84, 84), 4, 3)
-    assert replay.capacity == 1001
+    assert total == layout.nbytes
+    assert layout.slots * layout.num_envs == 1001
 
 
 def test_an_empty_ring_takes_no_memory() -> None:
@@ -32,16 +33,14 @@ def test_an_empty_ring_takes_no_memory() -> None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     before = resident()
-    replay = FrameReplay(200_000, 8, (84, 84), 4, 3, 0.99)
+    replay = FrameReplay(Layout(200_000, 8, (84, 84), 4, 3, 0.99))
     assert resident() - before < 50e6
-    assert replay.capacity == 200_000
+    assert replay.layout.slots * 8 == 200_000
 
 
 def test_too_small_a_ring_names_the_flag() -> None:
-    for make in (FrameReplay, FrameReplay.nbytes):
-        arguments: tuple[Any, ...] = (70, 10, (84, 84), 4, 3) + ((0.99,) if make is FrameReplay else ())
-        with pytest.raises(UserError, match=r"--replay-size 70 is too small: .* at least 80"):
-            make(*arguments)  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"--replay-size 70 is too small: .* at least 80"):
+        Layout(70, 10, (84, 84), 4, 3, 0.99)
 
 
 @pytest.mark.parametrize("steps", [0, 7, 60], ids=["started", "filling", "full"])
@@ -71,7 +70,7 @@ def test_saved_and_loaded_replays_go_on_alike(tmp_path: Path, steps: int, cut: b
         for replay in (loaded, actor.replay):
             replay.add(actions, step)
         assert len(loaded) == len(actor.replay)
-        if loaded.can_sample():
+        if len(loaded):
             same(loaded.sample(50, np.random.default_rng(k)), actor.replay.sample(50, np.random.default_rng(k)))
 
 
@@ -89,7 +88,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
     frames = tmp_path / "replay-frames.npy"
     frames.write_bytes(frames.read_bytes()[:-1])
     with pytest.raises(ValueError, match="cut off"):
-        FrameReplay(40, 1, FRAME_SHAPE, 3, 1, GAMMA).load(tmp_path)
+        FrameReplay(Layout(40, 1, FRAME_SHAPE, 3, 1, GAMMA)).load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -109,4 +108,4 @@ def test_a_replay_of_another_kind_is_refused(tmp_path: Path, other: dict[str, An
     actor.replay.save(tmp_path)
     options = {"capacity": 40, "num_envs": 2, "frame_shape": FRAME_SHAPE, "stack": 3, "n_step": 1, "gamma": GAMMA}
     with pytest.raises(ValueError, match="expected"):
-        FrameReplay(**(options | other)).load(tmp_path)
+        FrameReplay(Layout(**(options | other))).load(tmp_path)

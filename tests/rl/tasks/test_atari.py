@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError
 from rl.step import EpisodeTracker, Step
+from rl.tasks import EnvConfig
 from rl.tasks.atari import AtariEnvs, make_envs
 from rl.tasks.protocols import CLASSIC, NATURE, STICKY, AtariProtocol
 
@@ -20,8 +21,8 @@ Played = tuple[list[NDArray[np.uint8]], list[Step]]
 
 
 def make(game: str = "Breakout", protocol: AtariProtocol = NATURE, **options: Any) -> AtariEnvs:
-    defaults = {"num_envs": 1, "seed": 3, "training": True, "height": 42, "width": 42, "threads": 1}
-    return make_envs(game, protocol, **(defaults | options))
+    how = {name: options.pop(name, default) for name, default in (("num_envs", 1), ("seed", 3), ("training", True))}
+    return make_envs(game, protocol, EnvConfig(**{"height": 42, "width": 42, "threads": 1, **options}), **how)
 
 
 def play(envs: AtariEnvs, steps: int, seed: int = 0) -> Played:
@@ -209,7 +210,7 @@ def test_fire_reset_starts_breakout_and_only_classic_has_it() -> None:
 
 def test_action_sets_and_frame_shapes() -> None:
     envs = make("Pong", height=50, width=36, stack=3)
-    assert (envs.num_actions, envs.stack, envs.frame_shape) == (6, 3, (50, 36))
+    assert envs.num_actions == 6
     assert envs.reset().shape == (1, 3, 50, 36)
     full = make("Pong", dataclasses.replace(NATURE, full_action_space=True))
     assert full.num_actions == 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from evaluation.cli.errors import UserError
 from rl import TrainConfig
 from rl.algorithms.dqn import QLearner
+from rl.config import NetworkConfig
 from rl.evaluate import play_games
 from rl.networks import VectorQNetwork
-from rl.replay.ring import FrameReplay
+from rl.replay.ring import FrameReplay, Layout
 from rl.step import EpisodeTracker, Step, environment_seeds
+from rl.tasks import EnvConfig, ObservationSpec
 from rl.tasks.atari import make_envs
-from rl.tasks.control import ControlEnvs, make_control_envs
+from rl.tasks.control import ControlEnvs
 from rl.tasks.families import CONTROL_TASKS
 from rl.tasks.protocols import CLASSIC
 
@@ -37,7 +40,10 @@ POLICIES: dict[str, Policy] = {
 
 
 def make(name: str, **options: Any) -> ControlEnvs:
-    return make_control_envs(TASKS[name].env_id, TASKS[name].ended, **options)
+    defaults = {"threads": 1, "reward_clip": False}
+    how = {name: options.pop(name) for name in ("num_envs", "seed")}
+    task = dataclasses.replace(TASKS[name], max_episode_steps=options.pop("max_episode_steps", None))
+    return task.make(EnvConfig(**(defaults | options)), **how, training=True)
 
 
 def episode(name: str, limit: int | None = None, seed: int = 3) -> list[Step]:
@@ -131,7 +137,7 @@ def test_shapes_types_and_facts_are_envpools(name: str) -> None:
     spec = envpool.make_spec(TASKS[name].env_id)
     observation = envs.reset()
     spaces = TASKS[name].observation(TrainConfig().env)
-    assert spaces.shape == (envs.stack, *envs.frame_shape) == observation.shape[1:]
+    assert spaces.shape == observation.shape[1:]
     assert observation.dtype == np.dtype(spaces.dtype) == np.float32
     assert TASKS[name].target == spec.config.reward_threshold
     step = envs.step([0, 1, envs.num_actions - 1])
@@ -182,8 +188,9 @@ def test_clipped_and_scaled_rewards_are_learned_from_and_scores_stay_true() -> N
 
 
 def test_atari_rewards_are_scaled_after_the_clip() -> None:
+    how = {"num_envs": 2, "seed": 1, "training": True}
     plain, scaled = (
-        make_envs("Breakout", CLASSIC, num_envs=2, seed=1, training=True, height=42, width=42, threads=1, **more)
+        make_envs("Breakout", CLASSIC, EnvConfig(height=42, width=42, threads=1, **more), **how)
         for more in ({}, {"reward_scale": 0.1})
     )
     plain.reset(), scaled.reset()
@@ -202,7 +209,7 @@ def test_replay_stores_vectors_and_cuts_returns_at_ends(limit: int, terminal: bo
     """Every sampled 3-step transition is rebuilt from what the actor saw, over cuts and ends."""
     gamma, n_step = 0.9, 3
     envs = make("CartPole", num_envs=2, seed=5, threads=1, max_episode_steps=limit)
-    replay = FrameReplay(1000, 2, (4,), 1, n_step, gamma, dtype=np.float32)
+    replay = FrameReplay(Layout(1000, 2, (4,), 1, n_step, gamma, "float32"))
     log: list[tuple[NDArray[np.float32], Step]] = []
     observation = envs.reset()
     replay.start(observation)
@@ -235,7 +242,8 @@ def test_replay_stores_vectors_and_cuts_returns_at_ends(limit: int, terminal: bo
 
 def test_replay_files_keep_vectors_exactly(tmp_path: Path) -> None:
     envs = make("LunarLander", num_envs=2, seed=5, threads=1)
-    one, other = (FrameReplay(100, 2, (8,), 1, 1, 0.9, dtype=np.float32) for _ in range(2))
+    layout = Layout(100, 2, (8,), 1, 1, 0.9, "float32")
+    one, other = FrameReplay(layout), FrameReplay(layout)
     one.start(envs.reset())
     for _ in range(70):
         one.add([0, 1], envs.step([0, 1]))
@@ -244,9 +252,9 @@ def test_replay_files_keep_vectors_exactly(tmp_path: Path) -> None:
     a, b = (replay.sample(64, np.random.default_rng(1)) for replay in (one, other))
     assert torch.equal(a.observation, b.observation)
     assert torch.equal(a.next_observation, b.next_observation)
-    assert FrameReplay.nbytes(100, 2, (8,), 1, 1, np.float32) == 100 * (8 * 4 + 11)
+    assert layout.nbytes == 100 * (8 * 4 + 11)
     with pytest.raises(ValueError, match="dtype"):
-        FrameReplay(100, 2, (8,), 1, 1, 0.9).load(tmp_path)
+        FrameReplay(dataclasses.replace(layout, dtype="uint8")).load(tmp_path)
     (tmp_path / "replay-frames.npy").write_bytes((tmp_path / "replay-frames.npy").read_bytes()[:-1])
     with pytest.raises(ValueError, match="cut off"):
         other.load(tmp_path)
@@ -281,7 +289,9 @@ def test_scores_are_the_true_rewards_of_whole_episodes() -> None:
 
 def test_the_network_is_an_mlp_of_scaled_inputs() -> None:
     torch.manual_seed(0)
-    network = VectorQNetwork(3, (1, 2), [5, 7], center=(1.0, -2.0), scale=(2.0, 0.5))
+    network = VectorQNetwork(
+        ObservationSpec((1, 2), "float32", (1.0, -2.0), (2.0, 0.5)), 3, NetworkConfig(units=[5, 7])
+    )
     x = torch.randn(11, 1, 2)
     hidden = (x[:, 0].double() - torch.tensor([1.0, -2.0])) / torch.tensor([2.0, 0.5])
     linear = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
@@ -346,4 +356,4 @@ def test_options_of_the_other_kind_of_games_are_refused(
 
 def test_atari_environments_of_a_control_task_are_refused() -> None:
     with pytest.raises(ValueError, match="'CartPole' is not the name of an Atari game"):
-        make_envs("CartPole", CLASSIC, num_envs=1, seed=1, training=True)
+        make_envs("CartPole", CLASSIC, EnvConfig(), num_envs=1, seed=1, training=True)

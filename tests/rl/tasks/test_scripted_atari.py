@@ -31,7 +31,8 @@ def where(steps: list[Step], name: str) -> list[int]:
 
 def test_shapes_and_types() -> None:
     envs = AtariEnvs(ScriptedPool([[game([1.0])]] * 3, num_actions=6), 3, episodic_life=False)
-    assert (envs.num_envs, envs.num_actions, envs.stack, envs.frame_shape) == (3, 6, 4, FRAME_SHAPE)
+    assert (envs.num_envs, envs.num_actions) == (3, 6)
+    assert envs.reset().shape == (3, 4, *FRAME_SHAPE)
     observation = envs.reset()
     assert observation.shape == (3, 4, *FRAME_SHAPE)
     step = envs.step(np.zeros(3, np.int64))

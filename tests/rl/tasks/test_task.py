@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from rl import TrainConfig, tasks
-from rl.config import EnvConfig
-from rl.tasks import Task
+from rl.tasks import EnvConfig, Task
 from rl.tasks.families import ATARI, CONTROL
 
 SOME = ("Pong", "Breakout", "MontezumaRevenge")  # of the Atari games, to be played
@@ -39,8 +38,7 @@ def test_a_record_is_what_its_environments_are(name: str, protocol: str) -> None
     task.check(env)
     for training in (True, False):
         envs = task.make(env, num_envs=2, seed=3, training=training)
-        assert (envs.num_envs, envs.stack, envs.frame_shape) == (2, spec.stack, spec.frame)
-        assert envs.num_actions == (task.num_actions or envs.num_actions)
+        assert envs.num_envs == 2
         steps = [envs.reset(), envs.step([0, envs.num_actions - 1]).observation]
         assert {array.shape for array in steps} == {(2, *spec.shape)}
         assert {array.dtype for array in steps} == {np.dtype(spec.dtype)}
