@@ -9,9 +9,8 @@ import numpy as np
 from evaluation.analysis.comparisons.compare import Comparison
 from evaluation.analysis.comparisons.selection import select
 from evaluation.analysis.data.run_key import Cell
-from evaluation.analysis.stats.aggregate import above, mean
-from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, curve
-from evaluation.plots.study_data import Part, StudyData, dots, figure_or_reason, names_high
+from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel
+from evaluation.plots.study_data import Part, StudyData, dots, names_high, profiles
 
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap ↓"}
 PROFILE_POINTS = 141
@@ -37,8 +36,7 @@ def aggregates(study: StudyData, part: Part) -> Figure | Omitted:
     )
     how = OVER_TASKS | {"column_name": "statistic", "columns": ("normalized_score", "optimizer")}
     how["per_panel"] = names_high(panels, 2.1)
-    name, title = f"aggregates{part.suffix}", part.title("Aggregate scores")
-    return figure_or_reason(name, panels, INCOMPLETE, title, caption, **how)
+    return part.figure("aggregates", "Aggregate scores", panels, caption, INCOMPLETE, **how)
 
 
 def improvement(study: StudyData, part: Part) -> Figure | Omitted:
@@ -57,8 +55,8 @@ def improvement(study: StudyData, part: Part) -> Figure | Omitted:
     )
     how = OVER_TASKS | {"columns": ("probability", "optimizer"), "per_panel": names_high(panels, 2.5)}
     reason = "there is one optimizer only, or none has runs on all tasks of the baseline"
-    title = part.title(f"Probability of improvement over {comparison.baseline}")
-    return figure_or_reason(f"improvement{part.suffix}", panels, reason, title, caption, **how)
+    title = f"Probability of improvement over {comparison.baseline}"
+    return part.figure("improvement", title, panels, caption, reason, **how)
 
 
 def performance_profiles(study: StudyData, part: Part) -> Figure | Omitted:
@@ -68,25 +66,19 @@ def performance_profiles(study: StudyData, part: Part) -> Figure | Omitted:
     for group in _groups(study, comparison):
         cells = [cell for cell in selection.cells if group.setting in ("", cell.setting)]
         complete = {row.method.name: row.method for row in comparison.aggregates if row.group == group}
-        found = {name: selection.matrix(cells, complete[name]) for name in study.optimizers if name in complete}
+        names = [name for name in study.optimizers if name in complete]
+        found = {part.runs(group, name): selection.matrix(cells, complete[name]) for name in names}
         every = np.concatenate([scores.ravel() for scores in found.values()])
         at = np.linspace(min(0.0, every.min()) - 0.02, max(1.0, every.max()) + 0.02, PROFILE_POINTS)
-        lines = tuple(
-            curve(
-                name, at, study.how.band(above(scores, at), mean),
-                n=scores.shape[0], kind="step", runs=part.runs(group, name),
-            )
-            for name, scores in found.items()
-        )  # fmt: skip
         y = Axis("share of runs above", low=-0.03, high=1.03, share="share")
+        lines = profiles(study, found, at)
         panels.append(Panel(group.group, "", Axis("normalized score"), y, lines, (Mark("x", 1.0),)))
     caption = (
         f"Share of the runs of all tasks ({_sizes(comparison)}) whose normalized final score is above the value below; "
         f"further right and higher is better. {NORMALIZED} (dashed). Band: pointwise {study.how.words}."
     )
     how = OVER_TASKS | {"columns": ("normalized_score", "share")}
-    name, title = f"performance-profiles{part.suffix}", part.title("Performance profiles")
-    return figure_or_reason(name, panels, INCOMPLETE, title, caption, **how)
+    return part.figure("performance-profiles", "Performance profiles", panels, caption, INCOMPLETE, **how)
 
 
 def _groups(study: StudyData, comparison: Comparison) -> list[Cell]:

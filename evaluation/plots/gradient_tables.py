@@ -20,7 +20,8 @@ from evaluation.runs.recorder import OFFSETS
 Array = NDArray[np.float64]
 STAGES = ("early", "middle", "late")  # thirds of a run's recorded updates
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-GROUP = "r.part, r.task, r.setting, r.optimizer"
+LABELS = ("part", "task", "setting", "optimizer")
+GROUP = ", ".join(f"r.{label}" for label in LABELS)
 
 
 class Source(Protocol):
@@ -59,12 +60,11 @@ def histograms(source: Source) -> dict[tuple[RunKey, str, str], Histograms]:
         FROM (SELECT part, task, setting, optimizer, layer, stage, bin, sum(b)::DOUBLE AS b, sum(a)::DOUBLE AS a,
             count(DISTINCT run) AS n FROM rows GROUP BY ALL)
         GROUP BY ALL ORDER BY ALL"""
-    return {
-        (_key(row), row["layer"], STAGES[row["stage"]]): Histograms(
-            np.array(row["before"]), np.array(row["after"]), int(row["n"])
-        )
-        for row in source.rows(query)
-    }
+    found = {}
+    for row in source.rows(query):
+        counts = Histograms(np.array(row["before"]), np.array(row["after"]), int(row["n"]))
+        found[_key(row), row["layer"], STAGES[row["stage"]]] = counts
+    return found
 
 
 def quantiles(counts: Array) -> Array:
@@ -89,19 +89,15 @@ def series_by_update(source: Source, columns: Iterable[str]) -> dict[tuple[RunKe
 
     Regular records only; infinite values (no threshold) stay infinite, NaN is left out.
     """
-    columns = list(columns)
-    parts = [f"quantile_disc(g.{name}, [0.25, 0.5, 0.75]) FILTER (NOT isnan(g.{name})) AS {name}" for name in columns]
+    parts = [
+        f"quantile_disc(g.{name}, {part}) FILTER (NOT isnan(g.{name})) AS {name}{end}"
+        for name in columns
+        for end, part in (("_low", 0.25), ("", 0.5), ("_high", 0.75))
+    ]
     query = f"""SELECT {GROUP}, layer, step, count(DISTINCT run) AS n, {", ".join(parts)}
         FROM gradients g JOIN runs r USING (run) WHERE r.kind = 'compare' AND g.event = 'interval'
         GROUP BY ALL ORDER BY ALL"""
-    result = {}
-    for key, rows in _by_layer(source.rows(query)).items():
-        arrays = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in ("step", "n")}
-        for name in columns:
-            values = np.array([row[name] or [np.nan] * 3 for row in rows], dtype=np.float64)
-            arrays |= {f"{name}_low": values[:, 0], name: values[:, 1], f"{name}_high": values[:, 2]}
-        result[key] = arrays
-    return result
+    return _by_layer(source.rows(query))
 
 
 def shifts(source: Source) -> dict[RunKey, list[int]]:
@@ -129,25 +125,22 @@ def around_shifts(source: Source, column: str) -> dict[tuple[RunKey, str], dict[
         ratios AS (
             SELECT run, layer, since, size / base AS ratio FROM before JOIN around USING (run, layer, sync)
             UNION ALL SELECT run, layer, -1, 1.0 FROM before)
-        SELECT {GROUP}, layer, since, count(*) AS n, quantile_cont(ratio, [0.25, 0.5, 0.75]) AS ratio
+        SELECT {GROUP}, layer, since, count(*) AS n, quantile_cont(ratio, 0.25) AS low,
+            quantile_cont(ratio, 0.5) AS value, quantile_cont(ratio, 0.75) AS high
         FROM ratios JOIN runs r USING (run) WHERE r.kind = 'compare' GROUP BY ALL ORDER BY ALL"""
-    return {
-        key: {
-            "since": np.array([row["since"] for row in rows], dtype=np.float64),
-            "n": np.array([row["n"] for row in rows], dtype=np.float64),
-            **dict(zip(("low", "value", "high"), np.array([row["ratio"] for row in rows]).T, strict=True)),
-        }
-        for key, rows in _by_layer(source.rows(query)).items()
-    }
+    return _by_layer(source.rows(query))
 
 
 def _key(row: dict[str, Any]) -> RunKey:
-    return RunKey(row["part"], row["task"], row["setting"], row["optimizer"])
+    return RunKey(*(row[label] for label in LABELS))
 
 
-def _by_layer(rows: Iterable[dict[str, Any]]) -> dict[tuple[RunKey, str], list[dict[str, Any]]]:
-    """Rows by whose they are and by layer."""
+def _by_layer(rows: Iterable[dict[str, Any]]) -> dict[tuple[RunKey, str], dict[str, Array]]:
+    """The columns of numbers by whose they are and by layer; NaN for what is missing."""
     found: dict[tuple[RunKey, str], list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault((_key(row), row["layer"]), []).append(row)
-    return found
+        found.setdefault((_key(row), row.pop("layer")), []).append(row)
+    return {
+        key: {name: np.array([row[name] for row in some], dtype=np.float64) for name in some[0] if name not in LABELS}
+        for key, some in found.items()
+    }
