@@ -74,7 +74,7 @@ def build(study: StudyData, root: Path | None = None) -> str:
         question=" ".join(str(study.data.definition.get("question") or "").split()),
         budget=str(study.data.definition.get("budget") or ""),
         facts=setup.facts(study),
-        problems=[(_below(problem.path, root), problem.reason) for problem in study.data.problems],
+        problems=[(problem.below([root] if root else []), problem.reason) for problem in study.data.problems],
         filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
         style=_text(STYLE),
         scripts=[_text(name) for name in SCRIPTS],
@@ -142,13 +142,6 @@ def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[A
     except UserError as error:
         contents.missing.append((what, str(error)))
         return []
-
-
-def _below(path: str, root: Path | None) -> str:
-    """A path as seen from `root`, if it lies below it."""
-    if root is None or not Path(path).is_relative_to(root):
-        return path
-    return Path(path).relative_to(root).as_posix()
 
 
 def _json(value: Any) -> str:
