@@ -16,7 +16,6 @@ STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap"
 PROFILE_POINTS = 141
 NORMALIZED = "Normalized: 0 is a random policy, 1 the reference score"
 INCOMPLETE = "no optimizer has runs on all tasks"
-OVER_TASKS: dict[str, Any] = {"row_name": "setting", "column_name": "", "aggregate": True}
 
 
 def aggregates(study: StudyData, part: Part) -> Figure | Omitted:
@@ -34,7 +33,7 @@ def aggregates(study: StudyData, part: Part) -> Figure | Omitted:
         f"Final scores over tasks ({_sizes(comparison)}). {NORMALIZED} ({_references(comparison)}). "
         f"Median: over tasks of the mean over runs; ↓: lower is better. Bars: {comparison.how.words}."
     )
-    how = OVER_TASKS | {"column_name": "statistic", "columns": ("normalized_score", "optimizer")}
+    how: dict[str, Any] = {"names": ("setting", "statistic", "normalized_score", "optimizer"), "aggregate": True}
     how["per_panel"] = names_high(panels, 2.1)
     return part.figure("aggregates", "Aggregate scores", panels, caption, INCOMPLETE, **how)
 
@@ -53,7 +52,8 @@ def improvement(study: StudyData, part: Part) -> Figure | Omitted:
         f"over tasks ({_sizes(comparison)}); right of the line: better more often than not. Bars: "
         f"{comparison.how.words}, each on its own; the verdicts of the report are corrected for their number."
     )
-    how = OVER_TASKS | {"columns": ("probability", "optimizer"), "per_panel": names_high(panels, 2.5)}
+    how: dict[str, Any] = {"names": ("setting", "", "probability", "optimizer"), "aggregate": True}
+    how["per_panel"] = names_high(panels, 2.5)
     reason = "there is one optimizer only, or none has runs on all tasks of the baseline"
     title = f"Probability of improvement over {comparison.baseline}"
     return part.figure("improvement", title, panels, caption, reason, **how)
@@ -77,7 +77,7 @@ def performance_profiles(study: StudyData, part: Part) -> Figure | Omitted:
         f"Share of the runs of all tasks ({_sizes(comparison)}) whose normalized final score is above the value below; "
         f"further right and higher is better. {NORMALIZED} (dashed). Band: pointwise {study.how.words}."
     )
-    how = OVER_TASKS | {"columns": ("normalized_score", "share")}
+    how: dict[str, Any] = {"names": ("setting", "", "normalized_score", "share"), "aggregate": True}
     return part.figure("performance-profiles", "Performance profiles", panels, caption, INCOMPLETE, **how)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from evaluation.cli.errors import UserError
@@ -36,9 +35,9 @@ STUDY: Mapping[str, tuple[Maker, tuple[str, ...]]] = {
 RUN: Mapping[str, Callable[[Any], Found]] = {
     "score": single_run.score,
     "training": single_run.training,
-    "gradients": gradient_figures.distributions,
-    "thresholds": partial(gradient_figures.thresholds, single=True),
-    "sync-response": partial(gradient_figures.sync_response, single=True),
+    "gradients": lambda run: gradient_figures.distributions(run.data),
+    "thresholds": lambda run: gradient_figures.thresholds(run.data, single=True),
+    "sync-response": lambda run: gradient_figures.sync_response(run.data, single=True),
     "layers": single_run.layers,
     "diagnostics": single_run.diagnostics,
 }

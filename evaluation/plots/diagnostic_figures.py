@@ -56,9 +56,9 @@ def _of_setting(study: StudyData, part: Part, family: str, setting: str, values:
         "in units of the learned reward; dormant units: their share; feature rank: effective rank of the last hidden "
         "layer; policy churn: share of states whose greedy action one update changes."
     )
-    how: dict[str, Any] = {"column_name": "quantity", "columns": ("step", "iqm")}
-    how |= {"family": family, "member": part.title(setting)}
+    how: dict[str, Any] = {"names": ("task", "quantity", "step", "iqm"), "family": family}
     reason = "no steps at which all seeds of an optimizer have finite values"
+    how["member"] = part.title(setting)
     return figure_or_reason(f"{family}-{setting}", panels, reason, "Diagnostics", caption, **how)
 
 

@@ -115,7 +115,6 @@ class Panel:
 
     @property
     def empty(self) -> bool:
-        """Nothing is drawn on it."""
         return all(one.x.size == 0 for one in self.series)
 
 
@@ -124,18 +123,15 @@ class Figure:
     """A picture: `name` is the file's, `caption` says what is drawn, how the intervals were made, n and seeds.
 
     `family`: one picture of several alike (one a task and setting), shown one at a time; `member` says which of them.
-    `row_name`, `column_name` name what the grid's rows and columns are, `columns` the CSV's value columns in place of
-    x and y. `per_panel` is the size of a panel (width, height) in inches. `aggregate`: over all tasks, so that a page's
-    task filter does not apply.
+    `names` are the CSV's: what the grid's rows and columns are, and the values x and y. `per_panel` is the size of a
+    panel (width, height) in inches. `aggregate`: over all tasks, so that a page's task filter does not apply.
     """
 
     name: str
     title: str
     caption: str
     panels: tuple[Panel, ...]
-    row_name: str = "task"
-    column_name: str = "setting"
-    columns: tuple[str, str] = ("x", "y")
+    names: tuple[str, str, str, str] = ("task", "setting", "x", "y")
     per_panel: tuple[float, float] = (2.3, 1.75)
     aggregate: bool = False
     family: str = ""
@@ -161,8 +157,8 @@ class Figure:
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows of the CSV: exactly the numbers drawn."""
         on_categories = any(panel.categories for panel in self.panels)
-        header = [self.row_name, self.column_name, "series"]
-        header += ["category", self.columns[0]] if on_categories else list(self.columns)
+        row, column, x, y = self.names
+        header = [row, column, "series", *(("category", x) if on_categories else (x, y))]
         inner = any(one.inner is not None for panel in self.panels for one in panel.series)
         header += ["low", "high", *(["quartile_low", "quartile_high"] if inner else []), "n"]
         rows = []
@@ -170,8 +166,8 @@ class Figure:
             for one in panel.series:
                 quartiles = (None, None) if one.inner is None else one.inner
                 ends = (one.low, one.high, *(quartiles if inner else ()))
-                for index, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
-                    place = (panel.categories[int(y)], x) if on_categories else (x, y)
+                for index, at in enumerate(zip(one.x, one.y, strict=True)):
+                    place = (panel.categories[int(at[1])], at[0]) if on_categories else at
                     numbers = ("" if end is None else float(end[index]) for end in ends)
                     count = "" if one.n is None else int(one.n[index])
                     rows.append([panel.row, panel.column, one.label, *place, *numbers, count])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import RunKey
 from evaluation.analysis.stats.bootstrap import Band
 from evaluation.plots import style
@@ -21,7 +22,6 @@ from evaluation.plots.gradient_tables import (
     STAGES,
     Array,
     Histograms,
-    Source,
     around_shifts,
     histograms,
     natural,
@@ -39,9 +39,9 @@ VISIBLE = 2e-3  # a histogram's far ends, lower than this part of its highest bi
 MAX_SYNCS = 60  # more marks than these would be a grey bar
 
 
-def magnitudes(source: Source) -> Found:
+def magnitudes(data: Dataset) -> Found:
     """Quantiles of |g| by layer and training stage, one row an optimizer."""
-    found = histograms(source)
+    found = histograms(data)
     if not found:
         return [Omitted("gradients", NOTHING)]
     figures: Found = []
@@ -60,7 +60,7 @@ def magnitudes(source: Source) -> Found:
             f"saw). Stages are thirds of a run. Pooled over the regular records of {counted(behind(panels)[-1])}."
         )
         most = max(len(panel.categories) for panel in panels)
-        how = where | {"row_name": "optimizer", "column_name": "stage", "columns": ("log10_gradient", "layer")}
+        how = where | {"names": ("optimizer", "stage", "log10_gradient", "layer")}
         how["per_panel"] = (2.3, max(0.9, 0.4 + 0.24 * most))
         figures.append(
             Figure(title="Gradient magnitudes by layer and stage", caption=caption, panels=tuple(panels), **how)
@@ -75,9 +75,9 @@ def _boxes(label: str, role: str, cells: list[tuple[int, Histograms]], key: RunK
     return series(label, middle, places, role=role, runs=key, **how)
 
 
-def distributions(source: Source) -> Found:
+def distributions(data: Dataset) -> Found:
     """Histograms of log10 |g| of a single run, one row a layer, one column a stage."""
-    found = {(layer, stage): cell for (_, layer, stage), cell in histograms(source).items()}
+    found = {(layer, stage): cell for (_, layer, stage), cell in histograms(data).items()}
     panels = []
     for layer in _layers(layer for layer, _ in found):
         for stage in STAGES:
@@ -92,10 +92,9 @@ def distributions(source: Source) -> Found:
         "what the base rule saw), four bins a decade, over the regular records of each third of the run. In the "
         "corner: the share of elements that are zero (below 1e-12)."
     )
-    how: dict[str, Any] = {"row_name": "layer", "column_name": "stage"}
-    how["columns"] = ("log10_gradient", "share_of_elements")
+    names = ("layer", "stage", "log10_gradient", "share_of_elements")
     title = "Gradients before and after clipping, by layer and stage"
-    return [figure_or_reason("gradients", panels, NOTHING, title, caption, **how)]
+    return [figure_or_reason("gradients", panels, NOTHING, title, caption, names=names)]
 
 
 def _shape(counts: Array, label: str, role: str, kind: str) -> list[Series]:
@@ -108,13 +107,13 @@ def _shape(counts: Array, label: str, role: str, kind: str) -> list[Series]:
     return [series(label, HISTOGRAM_EDGES[:-1][inside], density[inside], role=role, kind=kind, n=1)]
 
 
-def thresholds(source: Source, *, single: bool = False) -> Found:
+def thresholds(data: Dataset, *, single: bool = False) -> Found:
     """Threshold and gradient size over time by layer, with the target synchronizations marked.
 
     `single`: of a single run, named without task and setting.
     """
-    found = series_by_update(source, ("threshold", "grad_rms", "after_rms"))
-    syncs = shifts(source)
+    found = series_by_update(data, ("threshold", "grad_rms", "after_rms"))
+    syncs = shifts(data)
     if not found:
         return [Omitted("thresholds", NOTHING)]
     clipping = {key for (key, _), values in found.items() if np.isfinite(values["threshold"]).any()}
@@ -136,8 +135,7 @@ def thresholds(source: Source, *, single: bool = False) -> Found:
             + "Ticks at the top: recorded synchronizations of the target network. In value mode the threshold bounds "
             "single elements, in norm mode the root mean square."
         )
-        how = where | {"row_name": "layer", "column_name": "optimizer", "columns": ("step", "magnitude")}
-        how["per_panel"] = (2.6, 1.35)
+        how = where | {"names": ("layer", "optimizer", "step", "magnitude"), "per_panel": (2.6, 1.35)}
         figures.append(Figure(title="Thresholds over time", caption=caption, panels=tuple(panels), **how))
     return figures
 
@@ -153,9 +151,9 @@ def _over_time(values: Mapping[str, Array], key: RunKey) -> Iterable[Series]:
             yield series(label, step, values[column][known], role=role, n=n, runs=key, **band)
 
 
-def sync_response(source: Source, *, single: bool = False) -> Found:
+def sync_response(data: Dataset, *, single: bool = False) -> Found:
     """Gradient size around target synchronizations, relative to the last update before each; `single` as above."""
-    before, after = (around_shifts(source, column) for column in ("grad_rms", "after_rms"))
+    before, after = (around_shifts(data, column) for column in ("grad_rms", "after_rms"))
     if not before:
         return [Omitted("sync-response", "no gradients were recorded around a synchronization of the target network")]
     figures: Found = []
@@ -180,8 +178,7 @@ def sync_response(source: Source, *, single: bool = False) -> Found:
             f"last update before each (-1). Line: median, band: quartiles, over {of} synchronizations "
             f"{'of this run' if single else 'of all recorded seeds'}. The axis of updates is stretched near 0."
         )
-        how = where | {"row_name": "layer", "column_name": "side", "columns": ("position", "ratio")}
-        how["per_panel"] = (3.0, 1.35)
+        how = where | {"names": ("layer", "side", "position", "ratio"), "per_panel": (3.0, 1.35)}
         figures.append(
             Figure(title="Gradients around target synchronizations", caption=caption, panels=tuple(panels), **how)
         )

@@ -54,11 +54,6 @@ METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-ROLES = {
-    "before": style.Look(style.BEFORE, style.SOLID, ""),
-    "after": style.Look(style.AFTER, style.SOLID, ""),
-    "threshold": style.Look(style.THRESHOLD, style.DASHED, ""),
-}
 
 
 def save(figure: Figure, folder: Path, formats: Sequence[str], looks: Mapping[str, style.Look]) -> list[Path]:
@@ -233,7 +228,7 @@ def _intervals(axes: Any, panel: Panel, one: Series, looks: Mapping[str, style.L
 
 
 def _how(one: Series, looks: Mapping[str, style.Look]) -> dict[str, Any]:
-    look = ROLES.get(one.role) or looks.get(one.role or one.label, style.Look(style.BLUE, style.SOLID, ""))
+    look = style.ROLES.get(one.role) or looks.get(one.role or one.label, style.Look(style.BLUE, style.SOLID, ""))
     return {"color": look.colour, "linestyle": (0, look.dash) if look.dash else "-", "marker": look.marker or None}
 
 

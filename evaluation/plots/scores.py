@@ -28,8 +28,8 @@ def learning_curves(study: StudyData, part: Part) -> Figure | Omitted:
         f"Line: interquartile mean over seeds of the {SCORE}; band: pointwise {study.how.words}. "
         f"{seeds_in_words(behind(panels))} for each optimizer. {TARGET}"
     )
-    reason, columns = "no evaluation steps that all seeds of an optimizer have", ("step", "iqm_return")
-    return part.figure("learning-curves", "Learning curves", panels, caption, reason, columns=columns)
+    reason, names = "no evaluation steps that all seeds of an optimizer have", ("task", "setting", "step", "iqm_return")
+    return part.figure("learning-curves", "Learning curves", panels, caption, reason, names=names)
 
 
 def final_scores(study: StudyData, part: Part) -> Figure | Omitted:
@@ -78,9 +78,9 @@ def _estimates(
         panels.append(Panel(cell.task, cell.setting, x, Axis(share="names"), points, marks, names, end, note))
     caption += f" Bars: {comparison.how.words}. {seeds_in_words(behind(panels))} for each optimizer."
     caption += f" {TARGET}" if targets else ""
-    columns = (f"{'median' if is_time else 'iqm'}_{metric}", "optimizer")
+    columns = ("task", "setting", f"{'median' if is_time else 'iqm'}_{metric}", "optimizer")
     name, size = title.lower().replace(" ", "-"), names_high(panels, 2.1)
-    return part.figure(name, title, panels, caption, "no run has a value", columns=columns, per_panel=size)
+    return part.figure(name, title, panels, caption, "no run has a value", names=columns, per_panel=size)
 
 
 def time_to_target_profiles(study: StudyData, part: Part) -> Figure | Omitted:
@@ -100,5 +100,5 @@ def time_to_target_profiles(study: StudyData, part: Part) -> Figure | Omitted:
         "Share of runs whose scheduled evaluation has met the target by then; runs that never do count as not having "
         f"met it. Band: pointwise {study.how.words}. {seeds_in_words(behind(panels))} for each optimizer."
     )
-    name, title, columns = "time-to-target-profiles", "Time-to-target profiles", ("step", "share")
-    return part.figure(name, title, panels, caption, "no task has a target", columns=columns)
+    name, title, names = "time-to-target-profiles", "Time-to-target profiles", ("task", "setting", "step", "share")
+    return part.figure(name, title, panels, caption, "no task has a target", names=names)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -70,7 +70,7 @@ class StudyData:
         self.how = Bootstrap(seed, repetitions=repetitions)
         self._comparisons: dict[tuple[str, str], Comparison] = {}
 
-    @cached_property
+    @functools.cached_property
     def runs(self) -> list[Row]:
         """The table `runs`, by name of the run. A diverged run (NaN) has the worst evaluation score of its task as its
         final one, as `selection` does it."""
@@ -80,7 +80,7 @@ class StudyData:
                 row["final"] = self._worst.get(row["task"], -math.inf)
         return rows
 
-    @cached_property
+    @functools.cached_property
     def _worst(self) -> dict[str, float]:
         """The worst finite evaluation score of each task."""
         found = self.data.rows(
@@ -89,22 +89,22 @@ class StudyData:
         )
         return {row["task"]: row["worst"] for row in found}
 
-    @cached_property
+    @functools.cached_property
     def optimizers(self) -> list[str]:
         """All optimizers of the data set, in the order of legends."""
         return style.order(row["optimizer"] for row in self.runs)
 
-    @cached_property
+    @functools.cached_property
     def looks(self) -> dict[str, style.Look]:
         """How each optimizer looks in every figure."""
         return style.looks(self.optimizers)
 
-    @cached_property
+    @functools.cached_property
     def tasks(self) -> list[str]:
         """Tasks as the definition orders them, others by name."""
         return self._ordered("task", "tasks")
 
-    @cached_property
+    @functools.cached_property
     def settings(self) -> list[str]:
         """Settings as the definition orders them, others by name."""
         return self._ordered("setting", "settings")
@@ -150,15 +150,13 @@ class StudyData:
                     {part.runs(cell, name): found[cell][name] for name in self.optimizers if name in found[cell]},
                 )
 
-    @cached_property
+    @functools.cached_property
     def _evaluations(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        found = self.data.columns("SELECT run, step, value FROM evaluations ORDER BY run, step")
-        runs, starts = np.unique(found["run"].astype(str), return_index=True)
-        ends = [*starts[1:], len(found["run"])]
-        return {
-            str(run): (found["step"][start:end], found["value"][start:end])
-            for run, start, end in zip(runs, starts, ends, strict=True)
-        }
+        found = self.data.rows(
+            """SELECT run, list(step ORDER BY step) AS steps, list(value ORDER BY step) AS scores
+            FROM evaluations GROUP BY run"""
+        )
+        return {row["run"]: (np.array(row["steps"]), np.array(row["scores"])) for row in found}
 
     def curves(self, runs: Iterable[Row]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E); NaN is the
@@ -194,9 +192,7 @@ def in_common(curves: Curves) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Steps (E,) that all curves have, and their values there (R, E)."""
     if not curves:
         return np.array([], dtype=np.int64), np.array([])
-    steps = curves[0][0]
-    for other, _ in curves[1:]:
-        steps = np.intersect1d(steps, other)
+    steps = functools.reduce(np.intersect1d, [at for at, _ in curves])
     return steps, np.stack([values[np.isin(at, steps)] for at, values in curves])
 
 

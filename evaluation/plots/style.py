@@ -46,6 +46,12 @@ KNOWN = {
     "rmsprop+clip": Look(GREEN, DOTTED, "+"),
     "adagrad": Look(PURPLE, DOTTED, "h"),
 }
+# Series that are no optimizer's.
+ROLES = {
+    "before": Look(BEFORE, SOLID, ""),
+    "after": Look(AFTER, SOLID, ""),
+    "threshold": Look(THRESHOLD, DASHED, ""),
+}
 _COLOURS = (GREEN, PURPLE, SKY, ORANGE, BLACK, YELLOW, BLUE, VERMILION)
 _DASHES = (DASH_DOT_DOT, LONG, SOLID, DASH_DOT, DASHED, DOTTED)
 _MARKERS = ("*", "d", ">", "1", "H", "8", "2", "3")

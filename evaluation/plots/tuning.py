@@ -54,8 +54,8 @@ def learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
     )
     reason = f"no optimizer has runs at two or more learning rates in {part.name!r}"
     name, title = f"learning-rate{part.suffix}", f"Learning rate ({part.name})"
-    columns = ("lr_factor" if relative else "lr", "iqm_return")
-    return figure_or_reason(name, panels, reason, title, caption, columns=columns)
+    names = ("task", "setting", "lr_factor" if relative else "lr", "iqm_return")
+    return figure_or_reason(name, panels, reason, title, caption, names=names)
 
 
 def _multiples(study: StudyData, points: list[Point], tuned: Sequence[Row]) -> list[Point]:
@@ -89,8 +89,8 @@ def robustness(study: StudyData, part: Part) -> Figure | Omitted:
         f"value below; further right and higher is better. Band: pointwise {study.how.words}. "
         f"{seeds_in_words(behind(panels), 'draw')} for each optimizer, from the same ranges. {TARGET}"
     )
-    title, columns = "Robustness to random settings", ("final_return", "share_above")
-    return part.figure("robustness", title, panels, caption, "no runs", columns=columns)
+    title, names = "Robustness to random settings", ("task", "setting", "final_return", "share_above")
+    return part.figure("robustness", title, panels, caption, "no runs", names=names)
 
 
 def _finals(runs: Sequence[Row]) -> dict[str, list[float]]:
@@ -129,9 +129,9 @@ def ablations(study: StudyData, part: Part) -> Figure | Omitted:
         f"worse than it). Bars: {study.how.words}, each on its own. Compared with {reference}. "
         f"{seeds_in_words(behind(panels))} a variant."
     )
-    columns, size = ("difference", "variant"), (2.3, max(1.0, 0.55 + 0.17 * len(variants)))
+    names, size = ("task", "setting", "difference", "variant"), (2.3, max(1.0, 0.55 + 0.17 * len(variants)))
     reason = "no variant has runs of the full method to compare with"
-    return part.figure("ablations", "Ablations", panels, caption, reason, columns=columns, per_panel=size)
+    return part.figure("ablations", "Ablations", panels, caption, reason, names=names, per_panel=size)
 
 
 def _variants(study: StudyData, part: Part) -> list[str]:

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.comparisons.compare import Comparison
 from evaluation.analysis.comparisons.matched import matched_steps
 from evaluation.analysis.comparisons.matched_grid import matched_grid
 from evaluation.analysis.comparisons.robustness import robustness
@@ -28,7 +29,7 @@ PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
 class Contents:
     """What the page shows. `missing` are (what, why it is not there)."""
 
-    claims: list[Claims] = field(default_factory=list)
+    claims: list[tuple[Comparison, Claims, Claims]] = field(default_factory=list)
     glance: Sheet | None = None
     figures: list[list[Figure]] = field(default_factory=list)
     sheets: dict[str, list[Sheet]] = field(default_factory=dict)  # by part
@@ -92,7 +93,7 @@ def gather(study: StudyData) -> Contents:
     for part in parts:
         for metric in sections.METRICS if part.kind == "compare" else sections.METRICS[:1]:
             comparisons += _try(contents, f"{part.name}: {metric}", lambda: [study.comparison(part, metric)])  # noqa: B023
-    contents.claims = [claims for one in comparisons if (claims := sections.claims_of(one, study.place)).main]
+    contents.claims = [(one, *sections.claims_of(one, study.place)) for one in comparisons if len(one.pairs)]
     contents.notes = list(dict.fromkeys(note for one in comparisons for note in one.notes))
     glance = sections.glance(comparisons, study.place)
     contents.glance = glance if glance.lines else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evaluation.plots.axes import Limits, axis_limits
 from evaluation.plots.figure import Axis, Figure, Panel, Series
-from evaluation.plots.style import Look
+from evaluation.plots.style import ROLES, Look
 
 DIGITS, PLACE_DIGITS = 4, 7  # significant ones, of values and of places on an axis: more than a screen shows
 MAX_POINTS = 150  # of a curve; longer ones are thinned evenly, their ends stay
@@ -39,10 +39,10 @@ SYMBOLS = {
 
 
 def looks(found: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
-    """{optimizer: {"colour", "dash" (lengths), "symbol" (plotly's), "outline" (SVG path)}}."""
+    """{optimizer or role: {"colour", "dash" (lengths), "symbol" (plotly's), "outline" (SVG path)}}."""
     made = {}
-    for name, look in found.items():
-        symbol, outline = SYMBOLS.get(look.marker, SYMBOLS["o"])
+    for name, look in (*found.items(), *ROLES.items()):
+        symbol, outline = SYMBOLS.get(look.marker, SYMBOLS["o"]) if look.marker else ("", "")
         made[name] = {"colour": look.colour, "dash": list(look.dash), "symbol": symbol, "outline": outline}
     return made
 
@@ -54,8 +54,6 @@ def figure(one: Figure) -> dict[str, Any]:
     return {
         "name": one.name,
         "title": one.heading,
-        "rowName": one.row_name,
-        "columnName": one.column_name,
         "header": header,
         "aggregate": one.aggregate,
         "panels": [_panel(panel, ends) for panel, ends in zip(one.panels, limits, strict=True)],

@@ -75,17 +75,7 @@ def sheet(name: str, part: str, table: Table[Any], columns: Sequence[Column], me
 
 
 Place = Callable[[RunKey], tuple[int, ...]]  # the order of rows by their runs: `StudyData.place`
-
-
-@dataclass(frozen=True)
-class Claims:
-    """What one comparison says, sentences with their runs: `main` over tasks, in all settings or the only one, `others`
-    for each setting."""
-
-    part: str
-    title: str
-    main: Sequence[tuple[RunKey, PairRow]]
-    others: Sequence[tuple[RunKey, PairRow]]
+Claims = list[tuple[RunKey, PairRow]]  # sentences with their runs
 
 
 # Entries -------------------------------------------------------------------------------------------------------------
@@ -131,14 +121,14 @@ TESTS: tuple[Column, ...] = (
 # Comparisons ---------------------------------------------------------------------------------------------------------
 
 
-def claims_of(comparison: Comparison, place: Place) -> Claims:
-    """Its sentences, losses included."""
+def claims_of(comparison: Comparison, place: Place) -> tuple[Claims, Claims]:
+    """Its sentences, losses included: over tasks, in all settings or the only one; and for each setting."""
     groups = [pair.cell for pair in comparison.pairs]
     first = groups[0] if groups and Cell() not in groups else Cell()
     pairs = [(RunKey.of(comparison.part, pair.cell, pair.method), pair) for pair in comparison.pairs]
     pairs.sort(key=lambda pair: place(pair[0]))
     main, others = ([one for one in pairs if (one[1].cell == first) is wanted] for wanted in (True, False))
-    return Claims(comparison.part, comparison.pairs.title, main, others)
+    return main, others
 
 
 def sheets_of(comparison: Comparison, place: Place) -> list[Sheet]:

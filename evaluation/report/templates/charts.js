@@ -2,7 +2,6 @@
 // Panels of numbers -> plotly.js charts. `Charts.unpack` readies a figure of `payload.py`; `Charts.build` is a pure
 // function of a panel, what is selected and the theme.
 const Charts = (() => {
-  const ROLES = { before: "#767676", after: "#0072B2", threshold: "#D55E00" };
   // On a dark page these colours of the palette would be too dark to see.
   const ON_DARK = { "#000000": "#e8e8e8", "#0072B2": "#4fa9e6", "#767676": "#9aa4b1", "#B8A800": "#d8c83a", "#009E73": "#29c197" };
   const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
@@ -23,9 +22,6 @@ const Charts = (() => {
   const shade = (colour, look) => (look.dark && ON_DARK[colour]) || colour;
 
   function lookOf(series, look) {
-    if (series.role in ROLES) {
-      return { colour: shade(ROLES[series.role], look), dash: series.role === "threshold" ? [5, 2] : [], symbol: "" };
-    }
     const known = looks[series.role || series.label] || { colour: "#0072B2", dash: [], symbol: "circle" };
     return { ...known, colour: shade(known.colour, look) };
   }

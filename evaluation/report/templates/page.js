@@ -64,7 +64,7 @@
     const wide = series.kind === "area";
     const svg = draw("svg", { width: 30, height: 10, viewBox: "0 0 30 10", "aria-hidden": "true" });
     svg.append(draw("line", { x1: 0, y1: 5, x2: 30, y2: 5, stroke: look.colour, "stroke-width": wide ? 8 : 2, opacity: wide ? 0.4 : 1, "stroke-dasharray": look.dash.join(" ") }));
-    if (look.outline && !series.role) svg.append(draw("path", { d: look.outline, transform: "translate(11 1)", fill: look.colour }));
+    if (look.outline) svg.append(draw("path", { d: look.outline, transform: "translate(11 1)", fill: look.colour }));
     return svg;
   }
 
