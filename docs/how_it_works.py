@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError, main_guard
 from evaluation.plots import style
@@ -23,22 +22,16 @@ SHARPNESS = ((1.0, style.DOTTED), (2.0, style.DASH_DOT), (4.0, style.SOLID), (8.
 COLUMNS = ["update", "layer", "numel", "since_shift", "grad_rms", "threshold"]
 
 
-def phi(x: NDArray[np.float64], sharpness: float) -> NDArray[np.float64]:
-    """The smooth clip x (1 + |x|^p)^(-1/p) at threshold 1 (the optimizer's own: ``asgc.functional.clip``)."""
-    import torch
-
-    from asgc import functional
-
-    return np.asarray(functional.clip(torch.from_numpy(x), 1.0, sharpness).numpy())
-
-
 def draw(run: Path, picture: Path, layer: str | None = None) -> str:
     """Draw the picture and return the layer it shows (default: the largest one that has a threshold)."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import torch
     from pyarrow import ArrowException, parquet
+
+    from asgc import functional
 
     try:
         table = parquet.read_table(run / "gradients", columns=COLUMNS)
@@ -61,7 +54,8 @@ def draw(run: Path, picture: Path, layer: str | None = None) -> str:
         left.plot(x, x, color=style.BEFORE, linewidth=0.8)
         for sharpness, dash in SHARPNESS:
             name = "inf: hard" if np.isinf(sharpness) else f"{sharpness:g}"
-            (line,) = left.plot(x, phi(x, sharpness), color=style.AFTER, linewidth=1.2, label=name)
+            clipped = functional.clip(torch.from_numpy(x), 1.0, sharpness)
+            (line,) = left.plot(x, clipped, color=style.AFTER, linewidth=1.2, label=name)
             line.set_dashes(dash) if dash else None
         left.set(xlim=(0, 4), ylim=(0, 1.5), xlabel="gradient / threshold", ylabel="clipped / threshold")
         left.set_title("The smooth clip, by its sharpness p", loc="left")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,8 +116,8 @@ class StudyData:
     def parts(self, *kinds: str) -> list[Part]:
         """The parts of these kinds that have runs: kinds in the order asked for, then as the definition orders them."""
         found = {row["part"]: row["kind"] for row in self.runs if row["kind"] in kinds}
-        given = self.data.definition.get("parts")
-        names = sorted(found, key=lambda name: (kinds.index(found[name]), _place(name, given), name))
+        names = as_listed(sorted(found), self.data.definition.get("parts"))
+        names.sort(key=lambda name: kinds.index(found[name]))
         return [Part(name, found[name], len(found) > 1) for name in names]
 
     def of(self, part: Part) -> list[Row]:
@@ -140,15 +139,11 @@ class StudyData:
 
     def cells(self, part: Part) -> Iterator[tuple[Cell, dict[RunKey, list[Row]]]]:
         """(task and setting, the runs of each optimizer) of a part, tasks outermost, all in their order."""
-        found: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in self.of(part):
-            found[Cell(row["task"], row["setting"])][row["optimizer"]].append(row)
         for cell in (Cell(task, setting) for task in self.tasks for setting in self.settings):
-            if cell in found:
-                yield (
-                    cell,
-                    {part.runs(cell, name): found[cell][name] for name in self.optimizers if name in found[cell]},
-                )
+            here = [row for row in self.of(part) if (row["task"], row["setting"]) == (cell.task, cell.setting)]
+            runs_of = {name: [row for row in here if row["optimizer"] == name] for name in self.optimizers}
+            if here:
+                yield cell, {part.runs(cell, name): runs for name, runs in runs_of.items() if runs}
 
     @functools.cached_property
     def _evaluations(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
@@ -177,15 +172,14 @@ class StudyData:
 
     def baseline(self, part: Part) -> str | None:
         """The optimizer that the others are compared with: the given one, else `compare`'s default, else the first."""
-        names = style.order(row["optimizer"] for row in self.of(part))
         if part.kind != "compare":
             return None
+        names = style.order(row["optimizer"] for row in self.of(part))
         return next((name for name in (self.chosen, BASELINES[0]) if name in names), names[0])
 
     def _ordered(self, column: str, key: str) -> list[str]:
-        given = self.data.definition.get(key)
-        names = {row[column] for row in self.runs}
-        return sorted(style.natural_order(names), key=lambda name: _place(name, given))
+        names = style.natural_order(row[column] for row in self.runs)
+        return as_listed(names, self.data.definition.get(key))
 
 
 def in_common(curves: Curves) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -243,6 +237,7 @@ def figure_or_reason(
     return Figure(name, title, caption, tuple(panels), **options)
 
 
-def _place(name: str, given: Any) -> int:
-    names = list(given) if isinstance(given, Mapping | list) else []
-    return names.index(name) if name in names else len(names)
+def as_listed(names: Sequence[str], given: Any) -> list[str]:
+    """Names in the order that a definition gives them in; those that it does not name last, as they are."""
+    listed = list(given) if isinstance(given, Mapping | list) else []
+    return sorted(names, key=lambda name: listed.index(name) if name in listed else len(listed))

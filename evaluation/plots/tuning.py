@@ -14,7 +14,7 @@ from evaluation.analysis.stats.aggregate import interquartile_mean
 from evaluation.analysis.stats.bootstrap import Band, Estimate
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, behind, curve, dot, seeds_in_words
 from evaluation.plots.scores import TARGET
-from evaluation.plots.study_data import Part, StudyData, figure_or_reason, profiles, target_marks
+from evaluation.plots.study_data import Part, StudyData, as_listed, figure_or_reason, profiles, target_marks
 from evaluation.study.entry import flatten
 
 Point = tuple[float, Estimate, int]  # learning rate, IQM, runs
@@ -104,7 +104,8 @@ def _finals(runs: Sequence[Row]) -> dict[str, list[float]]:
 def ablations(study: StudyData, part: Part) -> Figure | Omitted:
     """Each variant's final score less the whole method's: difference of interquartile means and its interval."""
     panels, reference = [], ""
-    variants = tuple(_variants(study, part))
+    names = {row["variant"] for row in study.of(part)} - set(FULL)
+    variants = tuple(as_listed(sorted(names), study.definition_of(part).get("variants")))
     several = len({row["optimizer"] for row in study.of(part)}) > 1
     for cell, runs_of in study.cells(part):
         for key, runs in runs_of.items():
@@ -129,13 +130,6 @@ def ablations(study: StudyData, part: Part) -> Figure | Omitted:
         f"worse than it). Bars: {study.how.words}, each on its own. Compared with {reference}. "
         f"{seeds_in_words(behind(panels))} a variant."
     )
-    names, size = ("task", "setting", "difference", "variant"), (2.3, max(1.0, 0.55 + 0.17 * len(variants)))
+    columns, size = ("task", "setting", "difference", "variant"), (2.3, max(1.0, 0.55 + 0.17 * len(variants)))
     reason = "no variant has runs of the full method to compare with"
-    return part.figure("ablations", "Ablations", panels, caption, reason, names=names, per_panel=size)
-
-
-def _variants(study: StudyData, part: Part) -> list[str]:
-    """The variants less the whole method, as the definition orders them."""
-    given = list(study.definition_of(part).get("variants") or {})
-    names = {row["variant"] for row in study.of(part)} - set(FULL)
-    return sorted(names, key=lambda name: (given.index(name) if name in given else len(given), name))
+    return part.figure("ablations", "Ablations", panels, caption, reason, names=columns, per_panel=size)

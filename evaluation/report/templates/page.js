@@ -259,16 +259,13 @@
 
   function openRuns(owner, button) {
     button.setAttribute("aria-expanded", "true");
-    const box = runsBox(owner);
+    let shown = runsBox(owner);
     if (owner.tagName === "TR") {
       const row = make("tr", null, null, { class: "runs" });
-      make("td", null, row, { colspan: String(owner.cells.length) }).append(box);
-      owner.after(row);
-      opened.set(owner, [button, row]);
-    } else {
-      owner.append(box);
-      opened.set(owner, [button, box]);
-    }
+      make("td", null, row, { colspan: String(owner.cells.length) }).append(shown);
+      owner.after(shown = row);
+    } else owner.append(shown);
+    opened.set(owner, [button, shown]);
   }
 
   function closeRuns(owner) {
