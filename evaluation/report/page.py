@@ -17,6 +17,7 @@ from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
 from evaluation.plots.figure import Figure, Omitted
+from evaluation.plots.style import ROLES
 from evaluation.plots.study_data import Part, StudyData
 from evaluation.report import origins, payload, sections, setup
 from evaluation.report.sections import Claims, Sheet
@@ -57,7 +58,7 @@ def build(study: StudyData, root: Path | None = None) -> str:
     contents = gather(study)
     data = {
         "name": study.data.name,
-        "looks": payload.looks(study.looks),
+        "looks": payload.looks(study.looks | ROLES),
         "figures": [payload.figure(figure) for family in contents.figures for figure in family],
         "provenance": origins.groups(study.runs),
     }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evaluation.plots.axes import Limits, axis_limits
 from evaluation.plots.figure import Axis, Figure, Panel, Series
-from evaluation.plots.style import ROLES, Look
+from evaluation.plots.style import Look
 
 DIGITS, PLACE_DIGITS = 4, 7  # significant ones, of values and of places on an axis: more than a screen shows
 MAX_POINTS = 150  # of a curve; longer ones are thinned evenly, their ends stay
@@ -41,7 +41,7 @@ SYMBOLS = {
 def looks(found: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
     """{optimizer or role: {"colour", "dash" (lengths), "symbol" (plotly's), "outline" (SVG path)}}."""
     made = {}
-    for name, look in (*found.items(), *ROLES.items()):
+    for name, look in found.items():
         symbol, outline = SYMBOLS.get(look.marker, SYMBOLS["o"]) if look.marker else ("", "")
         made[name] = {"colour": look.colour, "dash": list(look.dash), "symbol": symbol, "outline": outline}
     return made
