@@ -17,8 +17,8 @@ from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
 from evaluation.plots.figure import Figure, Omitted
-from evaluation.plots.style import ROLES
 from evaluation.plots.study_data import Part, StudyData
+from evaluation.plots.style import ROLES
 from evaluation.report import origins, payload, sections, setup
 from evaluation.report.sections import Claims, Sheet
 
