@@ -9,15 +9,13 @@ import numpy as np
 from evaluation.analysis.comparisons.compare import Comparison
 from evaluation.analysis.comparisons.selection import select
 from evaluation.analysis.data.run_key import Cell
-from evaluation.analysis.stats.aggregate import above, mean
-from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, curve
-from evaluation.plots.study_data import Part, StudyData, dots, figure_or_reason, names_high
+from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel
+from evaluation.plots.study_data import Part, StudyData, dots, names_high, profiles
 
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap ↓"}
 PROFILE_POINTS = 141
 NORMALIZED = "Normalized: 0 is a random policy, 1 the reference score"
 INCOMPLETE = "no optimizer has runs on all tasks"
-OVER_TASKS: dict[str, Any] = {"row_name": "setting", "column_name": "", "aggregate": True}
 
 
 def aggregates(study: StudyData, part: Part) -> Figure | Omitted:
@@ -35,10 +33,9 @@ def aggregates(study: StudyData, part: Part) -> Figure | Omitted:
         f"Final scores over tasks ({_sizes(comparison)}). {NORMALIZED} ({_references(comparison)}). "
         f"Median: over tasks of the mean over runs; ↓: lower is better. Bars: {comparison.how.words}."
     )
-    how = OVER_TASKS | {"column_name": "statistic", "columns": ("normalized_score", "optimizer")}
+    how: dict[str, Any] = {"names": ("setting", "statistic", "normalized_score", "optimizer"), "aggregate": True}
     how["per_panel"] = names_high(panels, 2.1)
-    name, title = f"aggregates{part.suffix}", part.title("Aggregate scores")
-    return figure_or_reason(name, panels, INCOMPLETE, title, caption, **how)
+    return part.figure("aggregates", "Aggregate scores", panels, caption, INCOMPLETE, **how)
 
 
 def improvement(study: StudyData, part: Part) -> Figure | Omitted:
@@ -55,10 +52,11 @@ def improvement(study: StudyData, part: Part) -> Figure | Omitted:
         f"over tasks ({_sizes(comparison)}); right of the line: better more often than not. Bars: "
         f"{comparison.how.words}, each on its own; the verdicts of the report are corrected for their number."
     )
-    how = OVER_TASKS | {"columns": ("probability", "optimizer"), "per_panel": names_high(panels, 2.5)}
+    how: dict[str, Any] = {"names": ("setting", "", "probability", "optimizer"), "aggregate": True}
+    how["per_panel"] = names_high(panels, 2.5)
     reason = "there is one optimizer only, or none has runs on all tasks of the baseline"
-    title = part.title(f"Probability of improvement over {comparison.baseline}")
-    return figure_or_reason(f"improvement{part.suffix}", panels, reason, title, caption, **how)
+    title = f"Probability of improvement over {comparison.baseline}"
+    return part.figure("improvement", title, panels, caption, reason, **how)
 
 
 def performance_profiles(study: StudyData, part: Part) -> Figure | Omitted:
@@ -68,25 +66,19 @@ def performance_profiles(study: StudyData, part: Part) -> Figure | Omitted:
     for group in _groups(study, comparison):
         cells = [cell for cell in selection.cells if group.setting in ("", cell.setting)]
         complete = {row.method.name: row.method for row in comparison.aggregates if row.group == group}
-        found = {name: selection.matrix(cells, complete[name]) for name in study.optimizers if name in complete}
+        names = [name for name in study.optimizers if name in complete]
+        found = {part.runs(group, name): selection.matrix(cells, complete[name]) for name in names}
         every = np.concatenate([scores.ravel() for scores in found.values()])
         at = np.linspace(min(0.0, every.min()) - 0.02, max(1.0, every.max()) + 0.02, PROFILE_POINTS)
-        lines = tuple(
-            curve(
-                name, at, study.how.band(above(scores, at), mean),
-                n=scores.shape[0], kind="step", runs=part.runs(group, name),
-            )
-            for name, scores in found.items()
-        )  # fmt: skip
         y = Axis("share of runs above", low=-0.03, high=1.03, share="share")
+        lines = profiles(study, found, at)
         panels.append(Panel(group.group, "", Axis("normalized score"), y, lines, (Mark("x", 1.0),)))
     caption = (
         f"Share of the runs of all tasks ({_sizes(comparison)}) whose normalized final score is above the value below; "
         f"further right and higher is better. {NORMALIZED} (dashed). Band: pointwise {study.how.words}."
     )
-    how = OVER_TASKS | {"columns": ("normalized_score", "share")}
-    name, title = f"performance-profiles{part.suffix}", part.title("Performance profiles")
-    return figure_or_reason(name, panels, INCOMPLETE, title, caption, **how)
+    how: dict[str, Any] = {"names": ("setting", "", "normalized_score", "share"), "aggregate": True}
+    return part.figure("performance-profiles", "Performance profiles", panels, caption, INCOMPLETE, **how)
 
 
 def _groups(study: StudyData, comparison: Comparison) -> list[Cell]:

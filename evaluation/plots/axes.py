@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,20 +21,13 @@ def axis_limits(figure: Figure) -> list[tuple[Limits, Limits]]:
     An axis's own limits go first. A logarithmic axis leaves out what is not positive; without any data it is 0 to 1
     (logarithmic 1 to 2).
     """
-    shared: dict[tuple[str, str], Limits] = {}
-    found: list[tuple[Limits, Limits]] = []
-    for panel in figure.panels:
-        ends = []
-        for which, axis in (("x", panel.x), ("y", panel.y)):
-            if not axis.share:
-                ends.append(_limits([panel], which))
-                continue
-            if (which, axis.share) not in shared:
-                panels = [other for other in figure.panels if getattr(other, which).share == axis.share]
-                shared[which, axis.share] = _limits(panels, which)
-            ends.append(shared[which, axis.share])
-        found.append((ends[0], ends[1]))
-    return found
+    keys = [(("x", panel.x.share or i), ("y", panel.y.share or i)) for i, panel in enumerate(figure.panels)]
+    sharing: dict[tuple[str, str | int], list[Panel]] = defaultdict(list)
+    for panel, both in zip(figure.panels, keys, strict=True):
+        for key in both:
+            sharing[key].append(panel)
+    limits = {key: _limits(panels, key[0]) for key, panels in sharing.items()}
+    return [(limits[x], limits[y]) for x, y in keys]
 
 
 def _limits(panels: Sequence[Panel], which: str) -> Limits:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from evaluation.cli.errors import UserError
@@ -36,9 +35,9 @@ STUDY: Mapping[str, tuple[Maker, tuple[str, ...]]] = {
 RUN: Mapping[str, Callable[[Any], Found]] = {
     "score": single_run.score,
     "training": single_run.training,
-    "gradients": gradient_figures.distributions,
-    "thresholds": partial(gradient_figures.thresholds, single=True),
-    "sync-response": partial(gradient_figures.sync_response, single=True),
+    "gradients": lambda run: gradient_figures.distributions(run.data),
+    "thresholds": lambda run: gradient_figures.thresholds(run.data, single=True),
+    "sync-response": lambda run: gradient_figures.sync_response(run.data, single=True),
     "layers": single_run.layers,
     "diagnostics": single_run.diagnostics,
 }
@@ -64,7 +63,9 @@ def _of_study(study: StudyData, name: str) -> Found:
     found: Found = []
     if not kinds:
         found = make(study.data)  # type: ignore[assignment]
-        return sorted(found, key=lambda one: _place(study, one))
+        return sorted(
+            found, key=lambda one: () if isinstance(one, Omitted) else study.place(one.panels[0].series[0].runs)[:2]
+        )
     for part in study.parts(*kinds):
         try:
             made = make(study, part)
@@ -73,11 +74,3 @@ def _of_study(study: StudyData, name: str) -> Found:
         found += made if isinstance(made, list) else [made]
     named = " or ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
     return found or [Omitted(name, f"the study has no finished runs of a part of kind {named}")]
-
-
-def _place(study: StudyData, one: Figure | Omitted) -> tuple[int, ...]:
-    """Where a figure of one task and setting stands, in the study's order of these."""
-    if isinstance(one, Omitted):
-        return -1, -1
-    key = one.panels[0].series[0].runs
-    return study.tasks.index(key.task), study.settings.index(key.setting)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.plots.figure import Axis, Omitted, Panel, curve, seeds_in_words
-from evaluation.plots.study_data import Curves, Found, Part, StudyData, figure_or_reason, in_common, steps_axis
+from evaluation.plots.figure import Axis, Omitted, Panel, behind, curve, seeds_in_words
+from evaluation.plots.study_data import Found, Part, StudyData, figure_or_reason, in_common, steps_axis
 
 # Name in the metrics -> words, and whether it is drawn on a logarithmic axis.
 WORDS = {
@@ -37,28 +37,28 @@ Values = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # quantity -> run 
 
 
 def _of_setting(study: StudyData, part: Part, family: str, setting: str, values: Values) -> Any:
-    panels, n = [], []
+    panels = []
     for cell, runs_of in study.cells(part):
         for quantity in (name for name in SHOWN if name in values and cell.setting == setting):
             words, log = WORDS[quantity]
             lines = []
-            for optimizer, runs in runs_of.items():
-                curves: Curves = [values[quantity][row["run"]] for row in runs if row["run"] in values[quantity]]
-                steps, matrix = in_common(curves)
+            for key, runs in runs_of.items():
+                steps, matrix = in_common(
+                    [values[quantity][row["run"]] for row in runs if row["run"] in values[quantity]]
+                )
                 if steps.size:
-                    how: dict[str, Any] = {"n": len(matrix), "runs": part.runs(cell, optimizer)}
-                    lines.append(curve(optimizer, steps, study.how.band(matrix), **how))
-                    n.append(len(matrix))
+                    lines.append(curve(key, steps, study.how.band(matrix), n=len(matrix)))
             y, note = Axis("", log=log, share=f"{cell.task} {quantity}"), "" if lines else "not recorded"
             panels.append(Panel(cell.task, words, steps_axis(), y, tuple(lines), note=note))
     caption = (
-        f"Interquartile mean over seeds and pointwise {study.how.words}. {seeds_in_words(n)} an optimizer. "
-        "Q overestimation: predicted less obtained discounted return, in units of the learned reward; dormant units: "
-        "their share; feature rank: effective rank of the last hidden layer; policy churn: share of states whose "
-        "greedy action one update changes."
+        f"Interquartile mean over seeds and pointwise {study.how.words}. "
+        f"{seeds_in_words(behind(panels))} an optimizer. Q overestimation: predicted less obtained discounted return, "
+        "in units of the learned reward; dormant units: their share; feature rank: effective rank of the last hidden "
+        "layer; policy churn: share of states whose greedy action one update changes."
     )
-    how = {"column_name": "quantity", "columns": ("step", "iqm"), "family": family, "member": part.title(setting)}
+    how: dict[str, Any] = {"names": ("task", "quantity", "step", "iqm"), "family": family}
     reason = "no steps at which all seeds of an optimizer have finite values"
+    how["member"] = part.title(setting)
     return figure_or_reason(f"{family}-{setting}", panels, reason, "Diagnostics", caption, **how)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,18 +52,18 @@ class Series:
     runs: RunKey = NOBODY
 
 
-def series(label: str, x: ArrayLike, y: ArrayLike, **options: Any) -> Series:
+def series(label: str, x: ArrayLike, y: ArrayLike, *, n: ArrayLike | None = None, **options: Any) -> Series:
     """A `Series` from any arrays; a single `n` stands for all its points."""
-    low, high, inner = (_floats(options.pop(name, None)) for name in ("low", "high", "inner"))
-    xs, ys = np.atleast_1d(np.asarray(x, dtype=np.float64)), np.atleast_1d(np.asarray(y, dtype=np.float64))
-    n = options.pop("n", None)
-    counts = None if n is None else np.broadcast_to(np.asarray(n, dtype=np.int64), xs.shape).copy()
-    return Series(label, xs, ys, low, high, inner, counts, **options)
+    for name in {"low", "high", "inner"} & options.keys():
+        options[name] = np.atleast_1d(np.asarray(options[name], dtype=np.float64))
+    xs, ys = (np.atleast_1d(np.asarray(values, dtype=np.float64)) for values in (x, y))
+    counts = None if n is None else np.broadcast_to(np.asarray(n, dtype=np.int64), xs.shape)
+    return Series(label, xs, ys, n=counts, **options)
 
 
-def curve(label: str, x: ArrayLike, band: Band, **options: Any) -> Series:
-    """A curve with its band."""
-    return series(label, x, band.middle, low=band.low, high=band.high, **options)
+def curve(runs: RunKey, x: ArrayLike, band: Band, **options: Any) -> Series:
+    """The curve of an optimizer's runs with its band."""
+    return series(runs.optimizer, x, band.middle, low=band.low, high=band.high, runs=runs, **options)
 
 
 def dot(label: str, estimate: Estimate, place: int, **options: Any) -> Series:
@@ -115,7 +115,6 @@ class Panel:
 
     @property
     def empty(self) -> bool:
-        """Nothing is drawn on it."""
         return all(one.x.size == 0 for one in self.series)
 
 
@@ -124,18 +123,15 @@ class Figure:
     """A picture: `name` is the file's, `caption` says what is drawn, how the intervals were made, n and seeds.
 
     `family`: one picture of several alike (one a task and setting), shown one at a time; `member` says which of them.
-    `row_name`, `column_name` name what the grid's rows and columns are, `columns` the CSV's value columns in place of
-    x and y. `per_panel` is the size of a panel (width, height) in inches. `aggregate`: over all tasks, so that a page's
-    task filter does not apply.
+    `names` are the CSV's: what the grid's rows and columns are, and the values x and y. `per_panel` is the size of a
+    panel (width, height) in inches. `aggregate`: over all tasks, so that a page's task filter does not apply.
     """
 
     name: str
     title: str
     caption: str
     panels: tuple[Panel, ...]
-    row_name: str = "task"
-    column_name: str = "setting"
-    columns: tuple[str, str] = ("x", "y")
+    names: tuple[str, str, str, str] = ("task", "setting", "x", "y")
     per_panel: tuple[float, float] = (2.3, 1.75)
     aggregate: bool = False
     family: str = ""
@@ -161,8 +157,8 @@ class Figure:
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows of the CSV: exactly the numbers drawn."""
         on_categories = any(panel.categories for panel in self.panels)
-        header = [self.row_name, self.column_name, "series"]
-        header += ["category", self.columns[0]] if on_categories else list(self.columns)
+        row, column, x, y = self.names
+        header = [row, column, "series", *(("category", x) if on_categories else (x, y))]
         inner = any(one.inner is not None for panel in self.panels for one in panel.series)
         header += ["low", "high", *(["quartile_low", "quartile_high"] if inner else []), "n"]
         rows = []
@@ -170,8 +166,8 @@ class Figure:
             for one in panel.series:
                 quartiles = (None, None) if one.inner is None else one.inner
                 ends = (one.low, one.high, *(quartiles if inner else ()))
-                for index, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
-                    place = (panel.categories[int(y)], x) if on_categories else (x, y)
+                for index, at in enumerate(zip(one.x, one.y, strict=True)):
+                    place = (panel.categories[int(at[1])], at[0]) if on_categories else at
                     numbers = ("" if end is None else float(end[index]) for end in ends)
                     count = "" if one.n is None else int(one.n[index])
                     rows.append([panel.row, panel.column, one.label, *place, *numbers, count])
@@ -192,23 +188,19 @@ def write_csv(figure: Figure, path: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([[number(value) for value in row] for row in rows])
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
     atomic_write(path, text.getvalue())
 
 
-def number(value: Any) -> Any:
-    """A float as short text of six digits; anything else as it is."""
-    return f"{value:.6g}" if isinstance(value, float) else value
+def behind(panels: Iterable[Panel]) -> list[int]:
+    """How many runs the points of all panels stand on, each number once."""
+    return sorted({int(n) for panel in panels for one in panel.series if one.n is not None for n in one.n})
 
 
 def seeds_in_words(counts: Iterable[int], word: str = "seed") -> str:
     """ "n = 10 seeds", or "n = 8 to 10 seeds" where it differs; with spaces that no line breaks at."""
-    numbers: Sequence[int] = sorted(set(counts))
+    numbers = sorted(set(counts))
     if not numbers:
         return f"No {word}s"
     text = f"n = {numbers[0]}" if len(numbers) == 1 else f"n = {numbers[0]} to {numbers[-1]}"
     return f"{text} {word}{'' if numbers == [1] else 's'}".replace(" ", "\xa0")
-
-
-def _floats(values: ArrayLike | None) -> Array | None:
-    return None if values is None else np.atleast_1d(np.asarray(values, dtype=np.float64))

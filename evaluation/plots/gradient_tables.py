@@ -1,18 +1,16 @@
-"""What was recorded of the gradients, summed up for figures: the same questions to a study and to a single run.
-
-`Source` is anything with the tables `runs` and `gradients` of `evaluation.analysis.data.dataset`.
-"""
+"""What was recorded of the gradients, summed up for figures: the same questions to a study and to a single run."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import RunKey
 from evaluation.runs.gradient_columns import HISTOGRAM_EDGES
 from evaluation.runs.recorder import OFFSETS
@@ -20,14 +18,8 @@ from evaluation.runs.recorder import OFFSETS
 Array = NDArray[np.float64]
 STAGES = ("early", "middle", "late")  # thirds of a run's recorded updates
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-GROUP = "r.part, r.task, r.setting, r.optimizer"
-
-
-class Source(Protocol):
-    """Answers SQL with one mapping a row."""
-
-    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        """The result of a query."""
+LABELS = ("part", "task", "setting", "optimizer")
+GROUP = ", ".join(f"r.{label}" for label in LABELS)
 
 
 def natural(layer: str) -> tuple[Any, ...]:
@@ -45,7 +37,7 @@ class Histograms:
     runs: int
 
 
-def histograms(source: Source) -> dict[tuple[RunKey, str, str], Histograms]:
+def histograms(data: Dataset) -> dict[tuple[RunKey, str, str], Histograms]:
     """(whose, layer, stage) -> histograms, summed over the regular records of a stage and over runs."""
     query = f"""
         WITH ends AS (SELECT run, max("update") + 1 AS updates FROM gradients GROUP BY run),
@@ -59,12 +51,11 @@ def histograms(source: Source) -> dict[tuple[RunKey, str, str], Histograms]:
         FROM (SELECT part, task, setting, optimizer, layer, stage, bin, sum(b)::DOUBLE AS b, sum(a)::DOUBLE AS a,
             count(DISTINCT run) AS n FROM rows GROUP BY ALL)
         GROUP BY ALL ORDER BY ALL"""
-    return {
-        (_key(row), row["layer"], STAGES[row["stage"]]): Histograms(
-            np.array(row["before"]), np.array(row["after"]), int(row["n"])
-        )
-        for row in source.rows(query)
-    }
+    found = {}
+    for row in data.rows(query):
+        counts = Histograms(np.array(row["before"]), np.array(row["after"]), int(row["n"]))
+        found[_key(row), row["layer"], STAGES[row["stage"]]] = counts
+    return found
 
 
 def quantiles(counts: Array) -> Array:
@@ -84,34 +75,30 @@ def quantiles(counts: Array) -> Array:
     return np.asarray(edges[bins] + within * (edges[bins + 1] - edges[bins]))
 
 
-def series_by_update(source: Source, columns: Iterable[str]) -> dict[tuple[RunKey, str], dict[str, Array]]:
+def series_by_update(data: Dataset, columns: Iterable[str]) -> dict[tuple[RunKey, str], dict[str, Array]]:
     """(whose, layer) -> {"step", "n", and of each column its median over runs "c" and quartiles "c_low", "c_high"}.
 
     Regular records only; infinite values (no threshold) stay infinite, NaN is left out.
     """
-    columns = list(columns)
-    parts = [f"quantile_disc(g.{name}, [0.25, 0.5, 0.75]) FILTER (NOT isnan(g.{name})) AS {name}" for name in columns]
+    parts = [
+        f"quantile_disc(g.{name}, {part}) FILTER (NOT isnan(g.{name})) AS {name}{end}"
+        for name in columns
+        for end, part in (("_low", 0.25), ("", 0.5), ("_high", 0.75))
+    ]
     query = f"""SELECT {GROUP}, layer, step, count(DISTINCT run) AS n, {", ".join(parts)}
         FROM gradients g JOIN runs r USING (run) WHERE r.kind = 'compare' AND g.event = 'interval'
         GROUP BY ALL ORDER BY ALL"""
-    result = {}
-    for key, rows in _by_layer(source.rows(query)).items():
-        arrays = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in ("step", "n")}
-        for name in columns:
-            values = np.array([row[name] or [np.nan] * 3 for row in rows], dtype=np.float64)
-            arrays |= {f"{name}_low": values[:, 0], name: values[:, 1], f"{name}_high": values[:, 2]}
-        result[key] = arrays
-    return result
+    return _by_layer(data.rows(query))
 
 
-def shifts(source: Source) -> dict[RunKey, list[int]]:
+def shifts(data: Dataset) -> dict[RunKey, list[int]]:
     """Whose target network was synchronized at which steps, as far as the records tell (first update after it)."""
     query = f"""SELECT {GROUP}, list(DISTINCT step ORDER BY step) AS steps FROM gradients g JOIN runs r USING (run)
         WHERE r.kind = 'compare' AND g.since_shift = 0 GROUP BY ALL ORDER BY ALL"""
-    return {_key(row): row["steps"] for row in source.rows(query)}
+    return {_key(row): row["steps"] for row in data.rows(query)}
 
 
-def around_shifts(source: Source, column: str) -> dict[tuple[RunKey, str], dict[str, Array]]:
+def around_shifts(data: Dataset, column: str) -> dict[tuple[RunKey, str], dict[str, Array]]:
     """(whose, layer) -> {"since", "n", "value", "low", "high"}: `column` around synchronizations, relative to the last
     update before each: median and quartiles over synchronizations and runs; `n` of them. since -1 is that update, the
     others are the recorder's offsets."""
@@ -129,25 +116,22 @@ def around_shifts(source: Source, column: str) -> dict[tuple[RunKey, str], dict[
         ratios AS (
             SELECT run, layer, since, size / base AS ratio FROM before JOIN around USING (run, layer, sync)
             UNION ALL SELECT run, layer, -1, 1.0 FROM before)
-        SELECT {GROUP}, layer, since, count(*) AS n, quantile_cont(ratio, [0.25, 0.5, 0.75]) AS ratio
+        SELECT {GROUP}, layer, since, count(*) AS n, quantile_cont(ratio, 0.25) AS low,
+            quantile_cont(ratio, 0.5) AS value, quantile_cont(ratio, 0.75) AS high
         FROM ratios JOIN runs r USING (run) WHERE r.kind = 'compare' GROUP BY ALL ORDER BY ALL"""
-    return {
-        key: {
-            "since": np.array([row["since"] for row in rows], dtype=np.float64),
-            "n": np.array([row["n"] for row in rows], dtype=np.float64),
-            **dict(zip(("low", "value", "high"), np.array([row["ratio"] for row in rows]).T, strict=True)),
-        }
-        for key, rows in _by_layer(source.rows(query)).items()
-    }
+    return _by_layer(data.rows(query))
 
 
 def _key(row: dict[str, Any]) -> RunKey:
-    return RunKey(row["part"], row["task"], row["setting"], row["optimizer"])
+    return RunKey(*(row[label] for label in LABELS))
 
 
-def _by_layer(rows: Iterable[dict[str, Any]]) -> dict[tuple[RunKey, str], list[dict[str, Any]]]:
-    """Rows by whose they are and by layer."""
+def _by_layer(rows: Iterable[dict[str, Any]]) -> dict[tuple[RunKey, str], dict[str, Array]]:
+    """The columns of numbers by whose they are and by layer; NaN for what is missing."""
     found: dict[tuple[RunKey, str], list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault((_key(row), row["layer"]), []).append(row)
-    return found
+        found.setdefault((_key(row), row.pop("layer")), []).append(row)
+    return {
+        key: {name: np.array([row[name] for row in some], dtype=np.float64) for name in some[0] if name not in LABELS}
+        for key, some in found.items()
+    }

@@ -24,7 +24,6 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so pictures are the same on every machine
     "font.size": TEXT,
-    "axes.labelsize": TEXT,
     "axes.titlesize": TEXT,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -45,7 +44,6 @@ STYLE: dict[Any, Any] = {
     "xtick.minor.size": 1.5,
     "lines.linewidth": 1.3,
     "lines.markersize": 3.6,
-    "legend.fontsize": TEXT,
     "legend.frameon": False,
     "svg.hashsalt": "asgc",
     "svg.fonttype": "none",
@@ -56,7 +54,6 @@ METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-ROLES = {"before": style.BEFORE, "after": style.AFTER, "threshold": style.THRESHOLD}
 
 
 def save(figure: Figure, folder: Path, formats: Sequence[str], looks: Mapping[str, style.Look]) -> list[Path]:
@@ -73,42 +70,36 @@ def save(figure: Figure, folder: Path, formats: Sequence[str], looks: Mapping[st
 def _drawn(figure: Figure, looks: Mapping[str, style.Look]) -> Iterator[Any]:
     """The figure, drawn, with the style in force."""
     import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        yield _draw(figure, looks)
-
-
-def _draw(figure: Figure, looks: Mapping[str, style.Look]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows, columns, places = _grid(figure)
     width = max(4.2, columns * figure.per_panel[0] + 0.9)
-    legend_lines = _legend_lines(figure, width)
+    legend_columns, legend_lines = _legend_grid(figure, width)
     caption = textwrap.wrap(figure.caption, int((width - 2 * LEFT) / 0.0555))
     header = LEFT + 0.24 + legend_lines * 0.17 + GAP
     footer = len(caption) * LINE + LEFT + GAP
     height = rows * figure.per_panel[1] + 0.35 + header + footer
-    canvas = Canvas(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(canvas)
-    engine = canvas.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0.0, footer / height, 1.0, 1 - (header + footer) / height), w_pad=0.06, h_pad=0.06)  # type: ignore[call-arg]
-    axes = canvas.subplots(rows, columns, squeeze=False)
-    for spare in axes.flat:
-        spare.set_visible(False)
-    limits = axis_limits(figure)
-    for panel, (row, column), ends in zip(figure.panels, places, limits, strict=True):
-        one = axes[row][column]
-        one.set_visible(True)
-        _panel(one, panel, looks, ends)
-        _names(one, figure, panel, row, column, places)
-    canvas.text(LEFT / width, 1 - LEFT / height, figure.heading, fontsize=TITLE, fontweight="bold", va="top")
-    _legend(canvas, figure, looks, LEFT / width, 1 - (LEFT + 0.2) / height, width)
-    if caption:
-        place: dict[str, Any] = {"va": "bottom", "fontsize": SMALL, "color": "#444444", "linespacing": 1.35}
-        canvas.text(LEFT / width, LEFT / height, "\n".join(caption), **place)
-    return canvas
+    with matplotlib.rc_context(STYLE):
+        inside = (0.0, footer / height, 1.0, 1 - (header + footer) / height)
+        layout = ConstrainedLayoutEngine(rect=inside, w_pad=0.06, h_pad=0.06)
+        canvas = Canvas(figsize=(width, height), layout=layout)
+        axes = canvas.subplots(rows, columns, squeeze=False)
+        for spare in axes.flat:
+            spare.set_visible(False)
+        limits = axis_limits(figure)
+        for panel, (row, column), ends in zip(figure.panels, places, limits, strict=True):
+            one = axes[row][column]
+            one.set_visible(True)
+            _panel(one, panel, looks, ends)
+            _names(one, figure, panel, row, column, places)
+        canvas.text(LEFT / width, 1 - LEFT / height, figure.heading, fontsize=TITLE, fontweight="bold", va="top")
+        if legend_lines:
+            _legend(canvas, figure, looks, (LEFT / width, 1 - (LEFT + 0.2) / height), legend_columns)
+        if caption:
+            place: dict[str, Any] = {"va": "bottom", "fontsize": SMALL, "color": "#444444", "linespacing": 1.35}
+            canvas.text(LEFT / width, LEFT / height, "\n".join(caption), **place)
+        yield canvas
 
 
 def _grid(figure: Figure) -> tuple[int, int, list[tuple[int, int]]]:
@@ -124,22 +115,17 @@ def _grid(figure: Figure) -> tuple[int, int, list[tuple[int, int]]]:
 
 def _names(axes: Any, figure: Figure, panel: Panel, row: int, column: int, places: list[tuple[int, int]]) -> None:
     """Title and axis labels of a panel: in a full grid the columns are named at the top and the rows at the left."""
-    grid = len(figure.rows()) > 1 and len(figure.column_names()) > 1
-    first = column == min(other for line, other in places if line == row)
-    last = row == max(line for line, other in places if other == column)
-    if grid:
-        top = row == min(line for line, other in places if other == column)
-        axes.set_title(panel.column if top else "")
-        if first:
-            axes.set_ylabel(f"{panel.row}\n{panel.y.label}" if panel.y.label else panel.row)
-    else:
-        axes.set_title(panel.row if len(figure.rows()) > 1 else panel.column)
-        if first:
-            axes.set_ylabel(panel.y.label)
-    if last:
-        axes.set_xlabel(panel.x.label)
+    several = len(figure.rows()) > 1
+    grid = several and len(figure.column_names()) > 1
     left = min(other for line, other in places if line == row)
-    if not first and panel.y.share and panel.y.share == figure.panels[places.index((row, left))].y.share:
+    lines = [line for line, other in places if other == column]
+    if row == min(lines) or not grid:
+        axes.set_title(panel.row if several and not grid else panel.column)
+    if row == max(lines):
+        axes.set_xlabel(panel.x.label)
+    if column == left:
+        axes.set_ylabel("\n".join(filter(None, [panel.row if grid else "", panel.y.label])))
+    elif panel.y.share and panel.y.share == figure.panels[places.index((row, left))].y.share:
         axes.tick_params(labelleft=False)  # the same axis stands at the left of the row
 
 
@@ -211,7 +197,7 @@ def _curve(axes: Any, one: Series, looks: Mapping[str, style.Look], index: int, 
         return
     if one.low is not None and one.high is not None:
         axes.fill_between(one.x, one.low, one.high, step=step, color=how["color"], alpha=alpha, linewidth=0)
-    if how.get("marker"):
+    if how["marker"]:
         spacing = max(1, math.ceil(one.x.size / MARKERS_A_LINE))
         how["markevery"] = slice(index % spacing, None, spacing)
     axes.plot(one.x, one.y, drawstyle="steps-post" if step else "default", zorder=3, **how)
@@ -220,7 +206,7 @@ def _curve(axes: Any, one: Series, looks: Mapping[str, style.Look], index: int, 
 def _intervals(axes: Any, panel: Panel, one: Series, looks: Mapping[str, style.Look]) -> None:
     """Estimates with their intervals; what is infinite ends in an arrow at the edge."""
     how = _how(one, looks)
-    colour, marker = how["color"], how.get("marker") or "o"
+    colour, marker = how["color"], how["marker"] or "o"
     edge = axes.get_xlim()[1]
     y = one.y + {"before": -0.17, "after": 0.17}.get(one.role, 0.0)
     if one.low is not None and one.high is not None:
@@ -242,22 +228,17 @@ def _intervals(axes: Any, panel: Panel, one: Series, looks: Mapping[str, style.L
 
 
 def _how(one: Series, looks: Mapping[str, style.Look]) -> dict[str, Any]:
-    if one.role in ROLES:
-        dash = {"threshold": style.DASHED}.get(one.role, style.SOLID)
-        return {"color": ROLES[one.role], "linestyle": (0, dash) if dash else "-"}
-    look = looks.get(one.role or one.label, style.Look(style.BLUE, style.SOLID, ""))
+    look = style.ROLES.get(one.role) or looks.get(one.role or one.label, style.Look(style.BLUE, style.SOLID, ""))
     return {"color": look.colour, "linestyle": (0, look.dash) if look.dash else "-", "marker": look.marker or None}
 
 
 def _legend(
-    canvas: Any, figure: Figure, looks: Mapping[str, style.Look], left: float, top: float, width: float
+    canvas: Any, figure: Figure, looks: Mapping[str, style.Look], corner: tuple[float, float], columns: int
 ) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     found = {one.label: one for panel in figure.panels for one in panel.series if one.x.size}
-    if not _legend_lines(figure, width):
-        return
     handles: list[Any] = []
     on_categories = any(panel.categories for panel in figure.panels)
     for label, one in found.items():
@@ -265,25 +246,20 @@ def _legend(
         if one.kind == "area":
             handles.append(Patch(color=how["color"], alpha=0.3, linewidth=0, label=label))
             continue
-        if on_categories and one.role == "before":
-            how["markerfacecolor"] = "white"
         if on_categories:
-            how["marker"] = how.get("marker") or "o"
+            how["marker"] = how["marker"] or "o"
+            how |= {"markerfacecolor": "white"} if one.role == "before" else {}
         handles.append(Line2D([], [], label=label, **how))
-    place = {"loc": "upper left", "bbox_to_anchor": (left, top), "borderaxespad": 0, "borderpad": 0}
+    place = {"loc": "upper left", "bbox_to_anchor": corner, "borderaxespad": 0, "borderpad": 0}
     spacing = {"handlelength": 2.6, "columnspacing": 1.4, "labelspacing": 0.4}
-    canvas.legend(handles=handles, ncols=_legend_columns(figure, width), **place, **spacing)
+    canvas.legend(handles=handles, ncols=columns, **place, **spacing)
 
 
-def _legend_columns(figure: Figure, width: float) -> int:
-    longest = max(len(label) for label in figure.labels())
-    return max(1, int((width - 2 * LEFT) / (0.6 + 0.075 * longest)))
-
-
-def _legend_lines(figure: Figure, width: float) -> int:
-    """Lines of the legend; none where the title or the categories name what is drawn."""
+def _legend_grid(figure: Figure, width: float) -> tuple[int, int]:
+    """Columns and lines of the legend; none where the title or the categories name what is drawn."""
     labels = figure.labels()
     named = {name for panel in figure.panels for name in panel.categories}
     if not labels or (len(labels) == 1 and labels[0] in figure.heading) or set(labels) <= named:
-        return 0
-    return math.ceil(len(labels) / _legend_columns(figure, width))
+        return 0, 0
+    columns = max(1, int((width - 2 * LEFT) / (0.6 + 0.075 * max(map(len, labels)))))
+    return columns, math.ceil(len(labels) / columns)

@@ -42,10 +42,8 @@ def main(argv: Sequence[str]) -> int:
     source: RunData | StudyData
     if (path / CONFIG).is_file():
         source = RunData(path)
-        problems = source.problems
     else:
         source = open_study(path, namespace.seed, namespace.repetitions, namespace.baseline)
-        problems = source.data.left_out()
     out = path / PLOTS if namespace.out is None else Path(namespace.out)
     made = 0
     for _, found in catalog.figures(source, words(namespace.only)):
@@ -59,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
             write_csv(figure, table)
             print(*paths, table, sep="\n")
             made += 1
-    for problem in problems:
+    for problem in source.data.left_out():
         print(problem, file=sys.stderr)
     return 0 if made else 1
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from evaluation.analysis.stats.aggregate import mean
 from evaluation.analysis.stats.censored import reached_by
-from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, curve, seeds_in_words
-from evaluation.plots.study_data import Part, StudyData, dots, figure_or_reason, names_high, steps_axis
+from evaluation.plots.figure import Axis, Figure, Omitted, Panel, behind, curve, seeds_in_words
+from evaluation.plots.study_data import Part, StudyData, dots, names_high, steps_axis, target_marks
 
 SCORE = "mean return of the evaluation episodes"
 TARGET = "Dashed grey: the task's target."
@@ -18,32 +17,25 @@ TARGET = "Dashed grey: the task's target."
 
 def learning_curves(study: StudyData, part: Part) -> Figure | Omitted:
     """Score by step: interquartile mean over seeds and its band, one line an optimizer."""
-    panels, n = [], []
+    panels = []
     for cell, runs_of in study.cells(part):
-        lines = []
-        for optimizer, runs in runs_of.items():
-            steps, scores = study.curves(runs)
-            if steps.size:
-                how: dict[str, Any] = {"n": len(runs), "runs": part.runs(cell, optimizer)}
-                lines.append(curve(optimizer, steps, study.how.band(scores), **how))
-            n.append(len(runs))
-        marks = tuple(Mark("y", target) for target in study.targets(runs_of))
+        scores = {key: (*study.curves(runs), len(runs)) for key, runs in runs_of.items()}
+        lines = [curve(key, at, study.how.band(of), n=n) for key, (at, of, n) in scores.items() if at.size]
         y = Axis("return", share=cell.task)
+        marks = target_marks("y", runs_of)
         panels.append(Panel(cell.task, cell.setting, steps_axis(), y, tuple(lines), marks))
     caption = (
         f"Line: interquartile mean over seeds of the {SCORE}; band: pointwise {study.how.words}. "
-        f"{seeds_in_words(n)} for each optimizer. {TARGET}"
+        f"{seeds_in_words(behind(panels))} for each optimizer. {TARGET}"
     )
-    name, title = f"learning-curves{part.suffix}", part.title("Learning curves")
-    reason = "no evaluation steps that all seeds of an optimizer have"
-    return figure_or_reason(name, panels, reason, title, caption, columns=("step", "iqm_return"))
+    reason, names = "no evaluation steps that all seeds of an optimizer have", ("task", "setting", "step", "iqm_return")
+    return part.figure("learning-curves", "Learning curves", panels, caption, reason, names=names)
 
 
 def final_scores(study: StudyData, part: Part) -> Figure | Omitted:
     """Final score of each optimizer: interquartile mean and its interval, for each task and setting."""
     caption = f"Interquartile mean over seeds of the final score (the {SCORE}, averaged over the last evaluations)."
-    title = part.title("Final scores")
-    return _estimates(study, part, "final-scores", title, caption, "final", Axis("return"), targets=True)
+    return _estimates(study, part, "Final scores", caption, "final", Axis("return"), targets=True)
 
 
 def stability(study: StudyData, part: Part) -> Figure | Omitted:
@@ -52,8 +44,7 @@ def stability(study: StudyData, part: Part) -> Figure | Omitted:
         "Interquartile mean over seeds of the standard deviation of a run's last evaluation scores about their own "
         "trend; smaller is steadier (a run that has learned nothing is steady, too)."
     )
-    axis = Axis("standard deviation of return", low=0.0)
-    return _estimates(study, part, "stability", part.title("Stability"), caption, "detrended_std", axis)
+    return _estimates(study, part, "Stability", caption, "detrended_std", Axis("standard deviation of return", low=0.0))
 
 
 def time_to_target(study: StudyData, part: Part) -> Figure | Omitted:
@@ -63,55 +54,51 @@ def time_to_target(study: StudyData, part: Part) -> Figure | Omitted:
         "do count as later than all others. An open triangle in the grey zone (beyond the run's end): fewer than half "
         "met it; an arrow: the interval has no upper end."
     )
-    axis = steps_axis("steps to target", low=0.0)
-    return _estimates(study, part, "time-to-target", part.title("Time to target"), caption, "ttt_steps", axis)
+    return _estimates(study, part, "Time to target", caption, "ttt_steps", steps_axis("steps to target", low=0.0))
 
 
 def _estimates(
-    study: StudyData, part: Part, name: str, title: str, caption: str, metric: str, axis: Axis, targets: bool = False
+    study: StudyData, part: Part, title: str, caption: str, metric: str, axis: Axis, targets: bool = False
 ) -> Figure | Omitted:
     """A comparison's cells, with intervals: one panel a task and setting, one line an optimizer. Of a time the median,
     with a zone for what is censored, of other metrics the IQM."""
     comparison = study.comparison(part, metric)
     is_time = comparison.metric.kind == "time"
-    panels, n = [], []
+    panels = []
     for cell, runs_of in study.cells(part):
         here = {row.method.name for row in comparison.cells if row.cell.task == cell.task}
         names = tuple(optimizer for optimizer in study.optimizers if optimizer in here)
         rows = {row.method.name: row for row in comparison.cells if row.cell == cell}
         found = {one: (rows[one].median if is_time else rows[one].iqm, rows[one].n) for one in names if one in rows}
-        n += [runs for _, runs in found.values()]
         end = max(float(row["total_steps"]) for runs in runs_of.values() for row in runs) if is_time else None
         x = replace(axis, share=f"x-{cell.task}")
-        marks = tuple(Mark("x", target) for target in study.targets(runs_of)) if targets else ()
+        marks = target_marks("x", runs_of) if targets else ()
         note = "" if found else "no target" if is_time else "no values"
         points = dots(part, cell, found, names)
         panels.append(Panel(cell.task, cell.setting, x, Axis(share="names"), points, marks, names, end, note))
-    caption += f" Bars: {comparison.how.words}. {seeds_in_words(n)} for each optimizer."
+    caption += f" Bars: {comparison.how.words}. {seeds_in_words(behind(panels))} for each optimizer."
     caption += f" {TARGET}" if targets else ""
-    column = f"{'median' if is_time else 'iqm'}_{metric}"
-    how: dict[str, Any] = {"columns": (column, "optimizer"), "per_panel": names_high(panels, 2.1)}
-    return figure_or_reason(name + part.suffix, panels, "no run has a value", title, caption, **how)
+    columns = ("task", "setting", f"{'median' if is_time else 'iqm'}_{metric}", "optimizer")
+    name, size = title.lower().replace(" ", "-"), names_high(panels, 2.1)
+    return part.figure(name, title, panels, caption, "no run has a value", names=columns, per_panel=size)
 
 
 def time_to_target_profiles(study: StudyData, part: Part) -> Figure | Omitted:
     """Share of the runs that have met the target by each step."""
-    panels, n = [], []
+    panels = []
     for cell, runs_of in study.cells(part):
         lines = []
-        for optimizer, runs in runs_of.items():
+        for key, runs in runs_of.items():
             times = [row["ttt_steps"] for row in runs if row["ttt_steps"] is not None]
             if times:
                 at = np.concatenate([[0], study.curves(runs)[0]]).astype(np.float64)
                 share = study.how.band(reached_by(times, at), mean)
-                how: dict[str, Any] = {"n": len(times), "runs": part.runs(cell, optimizer)}
-                lines.append(curve(optimizer, at, share, kind="step", **how))
-                n.append(len(times))
+                lines.append(curve(key, at, share, kind="step", n=len(times)))
         y, note = Axis("share at target", low=-0.03, high=1.03, share="share"), "" if lines else "no target"
         panels.append(Panel(cell.task, cell.setting, steps_axis(), y, tuple(lines), note=note))
     caption = (
         "Share of runs whose scheduled evaluation has met the target by then; runs that never do count as not having "
-        f"met it. Band: pointwise {study.how.words}. {seeds_in_words(n)} for each optimizer."
+        f"met it. Band: pointwise {study.how.words}. {seeds_in_words(behind(panels))} for each optimizer."
     )
-    name, title = f"time-to-target-profiles{part.suffix}", part.title("Time-to-target profiles")
-    return figure_or_reason(name, panels, "no task has a target", title, caption, columns=("step", "share"))
+    name, title, names = "time-to-target-profiles", "Time-to-target profiles", ("task", "setting", "step", "share")
+    return part.figure(name, title, panels, caption, "no task has a target", names=names)

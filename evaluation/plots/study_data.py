@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from evaluation.analysis.comparisons.compare import BASELINES, Comparison, compare
 from evaluation.analysis.comparisons.selection import Row
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, RunKey
+from evaluation.analysis.stats.aggregate import above, mean
 from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
-from evaluation.cli.errors import UserError
 from evaluation.plots import style
-from evaluation.plots.figure import Axis, Figure, Omitted, Panel, Series, dot
+from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, curve, dot
 
 Curves = Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]  # steps and values of each run
 Found = list[Figure | Omitted]
@@ -46,6 +46,12 @@ class Part:
         """The runs of an optimizer in a cell."""
         return RunKey(self.name, cell.task, cell.setting, optimizer)
 
+    def figure(
+        self, name: str, title: str, panels: list[Panel], caption: str, reason: str, **options: Any
+    ) -> Figure | Omitted:
+        """The figure of this part, or for which `reason` there is none."""
+        return figure_or_reason(name + self.suffix, panels, reason, self.title(title), caption, **options)
+
 
 class StudyData:
     """A data set as figures need it.
@@ -61,9 +67,9 @@ class StudyData:
         self.data = data
         self.chosen = baseline
         self.how = Bootstrap(seed, repetitions=repetitions)
-        self._comparisons: dict[tuple[str, str], Comparison | UserError] = {}
+        self._comparisons: dict[tuple[str, str], Comparison] = {}
 
-    @cached_property
+    @functools.cached_property
     def runs(self) -> list[Row]:
         """The table `runs`, by name of the run. A diverged run (NaN) has the worst evaluation score of its task as its
         final one, as `selection` does it."""
@@ -73,7 +79,7 @@ class StudyData:
                 row["final"] = self._worst.get(row["task"], -math.inf)
         return rows
 
-    @cached_property
+    @functools.cached_property
     def _worst(self) -> dict[str, float]:
         """The worst finite evaluation score of each task."""
         found = self.data.rows(
@@ -82,42 +88,47 @@ class StudyData:
         )
         return {row["task"]: row["worst"] for row in found}
 
-    @cached_property
+    @functools.cached_property
     def optimizers(self) -> list[str]:
         """All optimizers of the data set, in the order of legends."""
         return style.order(row["optimizer"] for row in self.runs)
 
-    @cached_property
+    @functools.cached_property
     def looks(self) -> dict[str, style.Look]:
         """How each optimizer looks in every figure."""
         return style.looks(self.optimizers)
 
-    @cached_property
+    @functools.cached_property
     def tasks(self) -> list[str]:
         """Tasks as the definition orders them, others by name."""
         return self._ordered("task", "tasks")
 
-    @cached_property
+    @functools.cached_property
     def settings(self) -> list[str]:
         """Settings as the definition orders them, others by name."""
         return self._ordered("setting", "settings")
 
+    def place(self, runs: RunKey) -> tuple[int, ...]:
+        """Where runs stand by task, setting and optimizer; before all others what is over all of these."""
+        orders = ((self.tasks, runs.task), (self.settings, runs.setting), (self.optimizers, runs.optimizer))
+        return tuple(names.index(name) if name in names else -1 for names, name in orders)
+
     def parts(self, *kinds: str) -> list[Part]:
         """The parts of these kinds that have runs: kinds in the order asked for, then as the definition orders them."""
         found = {row["part"]: row["kind"] for row in self.runs if row["kind"] in kinds}
-        given = self.data.definition.get("parts")
-        names = sorted(found, key=lambda name: (kinds.index(found[name]), _place(name, given), name))
+        names = as_listed(sorted(found), self.data.definition.get("parts"))
+        names.sort(key=lambda name: kinds.index(found[name]))
         return [Part(name, found[name], len(found) > 1) for name in names]
 
     def of(self, part: Part) -> list[Row]:
         """The runs of a part."""
         return [row for row in self.runs if row["part"] == part.name]
 
-    def compared(self, cell: Cell, optimizer: str) -> list[Row]:
+    def compared(self, runs: RunKey) -> list[Row]:
         """The test runs of a comparison of this optimizer here: what variants of it are compared with."""
-        key = (cell.task, cell.setting, optimizer, "compare", "test")
-        names = ("task", "setting", "optimizer", "kind", "purpose")
-        return [row for row in self.runs if tuple(row[name] for name in names) == key]
+        key = {"task": runs.task, "setting": runs.setting, "optimizer": runs.optimizer}
+        key |= {"kind": "compare", "purpose": "test"}
+        return [row for row in self.runs if key.items() <= row.items()]
 
     def definition_of(self, part: Part) -> Mapping[str, Any]:
         """The part's mapping in the study's definition; empty where there is none."""
@@ -126,24 +137,21 @@ class StudyData:
         found = parts.get(part.name) if isinstance(parts, Mapping) else definition
         return found if isinstance(found, Mapping) else {}
 
-    def cells(self, part: Part) -> Iterator[tuple[Cell, dict[str, list[Row]]]]:
-        """(task and setting, {optimizer: its runs}) of a part, tasks outermost, all in their order."""
-        found: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in self.of(part):
-            found[Cell(row["task"], row["setting"])][row["optimizer"]].append(row)
+    def cells(self, part: Part) -> Iterator[tuple[Cell, dict[RunKey, list[Row]]]]:
+        """(task and setting, the runs of each optimizer) of a part, tasks outermost, all in their order."""
         for cell in (Cell(task, setting) for task in self.tasks for setting in self.settings):
-            if cell in found:
-                yield cell, {name: found[cell][name] for name in self.optimizers if name in found[cell]}
+            here = [row for row in self.of(part) if (row["task"], row["setting"]) == (cell.task, cell.setting)]
+            runs_of = {name: [row for row in here if row["optimizer"] == name] for name in self.optimizers}
+            if here:
+                yield cell, {part.runs(cell, name): runs for name, runs in runs_of.items() if runs}
 
-    @cached_property
+    @functools.cached_property
     def _evaluations(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        found = self.data.columns("SELECT run, step, value FROM evaluations ORDER BY run, step")
-        runs, starts = np.unique(found["run"].astype(str), return_index=True)
-        ends = [*starts[1:], len(found["run"])]
-        return {
-            str(run): (found["step"][start:end], found["value"][start:end])
-            for run, start, end in zip(runs, starts, ends, strict=True)
-        }
+        found = self.data.rows(
+            """SELECT run, list(step ORDER BY step) AS steps, list(value ORDER BY step) AS scores
+            FROM evaluations GROUP BY run"""
+        )
+        return {row["run"]: (np.array(row["steps"]), np.array(row["scores"])) for row in found}
 
     def curves(self, runs: Iterable[Row]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E); NaN is the
@@ -154,48 +162,43 @@ class StudyData:
             found.append((at, np.where(np.isnan(scores), self._worst.get(row["task"], -math.inf), scores)))
         return in_common(found)
 
-    def targets(self, cell: Mapping[str, Iterable[Row]]) -> list[float]:
-        """The targets of a cell's runs, each once."""
-        found = {row["target"] for rows in cell.values() for row in rows if row["target"] is not None}
-        return sorted(target for target in found if not math.isnan(target))
-
     def comparison(self, part: Part, metric: str) -> Comparison:
         """`compare.compare` of a part, made once; `UserError` where its runs cannot be compared."""
         key = part.name, metric
         if key not in self._comparisons:
-            how = Bootstrap(self.how.seed)
-            try:
-                self._comparisons[key] = compare(
-                    self.data, part.name, baseline=self.baseline(part), metric=metric, how=how
-                )
-            except UserError as error:
-                self._comparisons[key] = error
-        found = self._comparisons[key]
-        if isinstance(found, UserError):
-            raise found
-        return found
+            options: dict[str, Any] = {"baseline": self.baseline(part), "how": Bootstrap(self.how.seed)}
+            self._comparisons[key] = compare(self.data, part.name, metric=metric, **options)
+        return self._comparisons[key]
 
     def baseline(self, part: Part) -> str | None:
         """The optimizer that the others are compared with: the given one, else `compare`'s default, else the first."""
-        names = style.order(row["optimizer"] for row in self.of(part))
         if part.kind != "compare":
             return None
+        names = style.order(row["optimizer"] for row in self.of(part))
         return next((name for name in (self.chosen, BASELINES[0]) if name in names), names[0])
 
     def _ordered(self, column: str, key: str) -> list[str]:
-        given = self.data.definition.get(key)
-        names = {row[column] for row in self.runs}
-        return sorted(style.natural_order(names), key=lambda name: _place(name, given))
+        names = style.natural_order(row[column] for row in self.runs)
+        return as_listed(names, self.data.definition.get(key))
 
 
 def in_common(curves: Curves) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Steps (E,) that all curves have, and their values there (R, E)."""
     if not curves:
         return np.array([], dtype=np.int64), np.array([])
-    steps = curves[0][0]
-    for other, _ in curves[1:]:
-        steps = np.intersect1d(steps, other)
+    steps = functools.reduce(np.intersect1d, [at for at, _ in curves])
     return steps, np.stack([values[np.isin(at, steps)] for at, values in curves])
+
+
+def targets(runs: Iterable[Row]) -> list[float]:
+    """The targets of runs, each once."""
+    found = {row["target"] for row in runs if row["target"] is not None}
+    return sorted(target for target in found if not math.isnan(target))
+
+
+def target_marks(axis: Literal["x", "y"], runs_of: Mapping[RunKey, Iterable[Row]]) -> tuple[Mark, ...]:
+    """The targets of a cell's runs on an axis."""
+    return tuple(Mark(axis, target) for target in targets(itertools.chain(*runs_of.values())))
 
 
 def dots(part: Part, cell: Cell, found: Mapping[str, tuple[Estimate, int]], names: Sequence[str]) -> tuple[Series, ...]:
@@ -204,6 +207,14 @@ def dots(part: Part, cell: Cell, found: Mapping[str, tuple[Estimate, int]], name
         dot(name, estimate, names.index(name), n=n, runs=part.runs(cell, name))
         for name, (estimate, n) in found.items()
         if name in names
+    )
+
+
+def profiles(study: StudyData, scores: Mapping[RunKey, ArrayLike], at: NDArray[np.float64]) -> tuple[Series, ...]:
+    """The share of each optimizer's scores (R,) or (R, T) above each value of `at`, with its band."""
+    return tuple(
+        curve(key, at, study.how.band(above(found, at), mean), kind="step", n=len(np.asarray(found)))
+        for key, found in scores.items()
     )
 
 
@@ -226,6 +237,7 @@ def figure_or_reason(
     return Figure(name, title, caption, tuple(panels), **options)
 
 
-def _place(name: str, given: Any) -> int:
-    names = list(given) if isinstance(given, Mapping | list) else []
-    return names.index(name) if name in names else len(names)
+def as_listed(names: Sequence[str], given: Any) -> list[str]:
+    """Names in the order that a definition gives them in; those that it does not name last, as they are."""
+    listed = list(given) if isinstance(given, Mapping | list) else []
+    return sorted(names, key=lambda name: listed.index(name) if name in listed else len(listed))

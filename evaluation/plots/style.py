@@ -6,6 +6,7 @@ optimizers share a colour, or on grey paper, the line style and the marker tell 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -45,6 +46,12 @@ KNOWN = {
     "rmsprop+clip": Look(GREEN, DOTTED, "+"),
     "adagrad": Look(PURPLE, DOTTED, "h"),
 }
+# Series that are no optimizer's.
+ROLES = {
+    "before": Look(BEFORE, SOLID, ""),
+    "after": Look(AFTER, SOLID, ""),
+    "threshold": Look(THRESHOLD, DASHED, ""),
+}
 _COLOURS = (GREEN, PURPLE, SKY, ORANGE, BLACK, YELLOW, BLUE, VERMILION)
 _DASHES = (DASH_DOT_DOT, LONG, SOLID, DASH_DOT, DASHED, DOTTED)
 _MARKERS = ("*", "d", ">", "1", "H", "8", "2", "3")
@@ -57,13 +64,10 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     for name in order(names):
         if name not in found:
             colours = {look.colour for look in found.values()}
-            pairs = {(look.colour, look.dash) for look in found.values()}
-            options = [
-                Look(colour, dash, _MARKERS[len(found) % len(_MARKERS)]) for dash in _DASHES for colour in _COLOURS
-            ]
-            unused = [look for look in options if look.colour not in colours]
-            distinct = [look for look in options if (look.colour, look.dash) not in pairs]
-            found[name] = (unused or distinct or options)[0]
+            pairs = {(look.dash, look.colour) for look in found.values()}
+            options = itertools.product(_DASHES, _COLOURS)
+            dash, colour = min(options, key=lambda option: (option[1] in colours, option in pairs))
+            found[name] = Look(colour, dash, _MARKERS[len(found) % len(_MARKERS)])
     return found
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from evaluation.analysis.comparisons.robustness import LEARNING_RATE, sensitivity
 from evaluation.analysis.comparisons.selection import Row
-from evaluation.analysis.stats.aggregate import above, interquartile_mean, mean
+from evaluation.analysis.stats.aggregate import interquartile_mean
 from evaluation.analysis.stats.bootstrap import Band, Estimate
-from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, curve, dot, seeds_in_words
+from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, behind, curve, dot, seeds_in_words
 from evaluation.plots.scores import TARGET
-from evaluation.plots.study_data import Part, StudyData, figure_or_reason
+from evaluation.plots.study_data import Part, StudyData, as_listed, figure_or_reason, profiles, target_marks
 from evaluation.study.entry import flatten
 
 Point = tuple[float, Estimate, int]  # learning rate, IQM, runs
@@ -28,21 +27,18 @@ def learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
     table = sensitivity(study.data, part.name, how=study.how)
     factors = sorted({1.0, *_factors(study, part)})
     relative = len(factors) > 1
-    panels, n = [], []
+    panels = []
     for cell, runs_of in study.cells(part):
         lines = []
-        for optimizer in runs_of:
-            rows = [row for row in table if (row.cell, row.optimizer) == (cell, optimizer)]
+        for key in runs_of:
+            rows = [row for row in table if (row.cell, row.optimizer) == (cell, key.optimizer)]
             points: list[Point] = [(row.value, row.iqm, row.n) for row in rows if row.value > 0]
             if relative:
-                points = _multiples(study, points, study.compared(cell, optimizer))
+                points = _multiples(study, points, study.compared(key))
             if len(points) >= 2:
-                band = Band(*np.array([iqm for _, iqm, _ in points]).T)
-                counts = [count for *_, count in points]
-                rates = [rate for rate, *_ in points]
-                lines.append(curve(optimizer, rates, band, n=counts, runs=part.runs(cell, optimizer)))
-                n += counts
-        marks = tuple(Mark("y", target) for target in study.targets(runs_of))
+                rates, estimates, counts = zip(*points, strict=True)
+                lines.append(curve(key, rates, Band(*np.array(estimates).T), n=counts))
+        marks = target_marks("y", runs_of)
         x = Axis("learning rate", log=True)
         if relative:
             ticks = tuple((factor, f"{factor:g}") for factor in factors)
@@ -53,13 +49,13 @@ def learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
     same = "at 1, the runs of the comparison" if relative else "other options may vary with the rate"
     caption = (
         f"Interquartile mean of the final score at each learning rate{together} and its {study.how.words}; a "
-        f"single run has none. {seeds_in_words(n, 'run')} a point, of the part {part.name!r} ({part.kind}): {same}. "
-        f"{TARGET}"
+        f"single run has none. {seeds_in_words(behind(panels), 'run')} a point, of the part {part.name!r} "
+        f"({part.kind}): {same}. {TARGET}"
     )
     reason = f"no optimizer has runs at two or more learning rates in {part.name!r}"
     name, title = f"learning-rate{part.suffix}", f"Learning rate ({part.name})"
-    columns = ("lr_factor" if relative else "lr", "iqm_return")
-    return figure_or_reason(name, panels, reason, title, caption, columns=columns)
+    names = ("task", "setting", "lr_factor" if relative else "lr", "iqm_return")
+    return figure_or_reason(name, panels, reason, title, caption, names=names)
 
 
 def _multiples(study: StudyData, points: list[Point], tuned: Sequence[Row]) -> list[Point]:
@@ -80,78 +76,60 @@ def _factors(study: StudyData, part: Part) -> list[float]:
 
 def robustness(study: StudyData, part: Part) -> Figure | Omitted:
     """Distribution of final scores over random settings: share of the draws above each score."""
-    panels, n = [], []
+    panels = []
     for cell, runs_of in study.cells(part):
-        finals = {name: _by_variant(rows) for name, rows in runs_of.items()}
+        finals = {key: [float(np.mean(of)) for _, of in sorted(_finals(runs).items())] for key, runs in runs_of.items()}
         every = np.concatenate(list(finals.values()))
         at = np.linspace(every.min(), every.max(), PROFILE_POINTS)
-        lines = tuple(
-            curve(
-                optimizer, at, study.how.band(above(scores, at), mean),
-                kind="step", n=len(scores), runs=part.runs(cell, optimizer),
-            )
-            for optimizer, scores in finals.items()
-        )  # fmt: skip
-        n += [len(scores) for scores in finals.values()]
-        marks = tuple(Mark("x", target) for target in study.targets(runs_of))
+        lines = profiles(study, finals, at)
         y = Axis("share of draws above", low=-0.03, high=1.03, share="share")
-        panels.append(Panel(cell.task, cell.setting, Axis("final return"), y, lines, marks))
+        panels.append(Panel(cell.task, cell.setting, Axis("final return"), y, lines, target_marks("x", runs_of)))
     caption = (
         f"Share of the random settings of {part.name!r} whose final score (mean over the draw's seeds) is above the "
         f"value below; further right and higher is better. Band: pointwise {study.how.words}. "
-        f"{seeds_in_words(n, 'draw')} for each optimizer, from the same ranges. {TARGET}"
+        f"{seeds_in_words(behind(panels), 'draw')} for each optimizer, from the same ranges. {TARGET}"
     )
-    name, title = f"robustness{part.suffix}", part.title("Robustness to random settings")
-    return figure_or_reason(name, panels, "no runs", title, caption, columns=("final_return", "share_above"))
+    title, names = "Robustness to random settings", ("task", "setting", "final_return", "share_above")
+    return part.figure("robustness", title, panels, caption, "no runs", names=names)
 
 
-def _by_variant(rows: Sequence[Row]) -> list[float]:
-    """The mean final score of each variant."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        groups[row["variant"]].append(row["final"])
-    return [float(np.mean(groups[variant])) for variant in sorted(groups)]
+def _finals(runs: Sequence[Row]) -> dict[str, list[float]]:
+    """The final scores of each variant."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in runs:
+        found[row["variant"]].append(row["final"])
+    return found
 
 
 def ablations(study: StudyData, part: Part) -> Figure | Omitted:
     """Each variant's final score less the whole method's: difference of interquartile means and its interval."""
-    panels, n, reference = [], [], ""
-    variants = tuple(_variants(study, part))
+    panels, reference = [], ""
+    names = {row["variant"] for row in study.of(part)} - set(FULL)
+    variants = tuple(as_listed(sorted(names), study.definition_of(part).get("variants")))
     several = len({row["optimizer"] for row in study.of(part)}) > 1
     for cell, runs_of in study.cells(part):
-        for optimizer, runs in runs_of.items():
-            finals: dict[str, list[float]] = defaultdict(list)
-            for row in runs:
-                finals[row["variant"]].append(row["final"])
+        for key, runs in runs_of.items():
+            finals = _finals(runs)
             full = next((finals[name] for name in FULL if name in finals), None)
             reference = "the full method's runs of the same part"
             if full is None:
-                full = [row["final"] for row in study.compared(cell, optimizer)]
+                full = [row["final"] for row in study.compared(key)]
                 reference = "the same optimizer's runs in the comparison"
             points = []
             for place, name in enumerate(variants):
                 if full and name in finals:
                     difference = study.how.difference(interquartile_mean, finals[name], full)
-                    key = replace(part.runs(cell, optimizer), variant=name)
-                    points.append(dot(name, difference, place, n=len(finals[name]), runs=key))
-                    n.append(len(finals[name]))
+                    variant = replace(key, variant=name)
+                    points.append(dot(name, difference, place, n=len(finals[name]), runs=variant))
             note = "" if points else "no runs of the full method to compare with"
-            column = f"{cell.setting}, {optimizer}" if several else cell.setting
+            column = f"{cell.setting}, {key.optimizer}" if several else cell.setting
             x, y = Axis("return less the full method's"), Axis(share="variants")
             panels.append(Panel(cell.task, column, x, y, tuple(points), (Mark("x", 0.0),), variants, note=note))
     caption = (
         "Difference of the interquartile means of the final score: the variant less the full method (left of the line: "
         f"worse than it). Bars: {study.how.words}, each on its own. Compared with {reference}. "
-        f"{seeds_in_words(n)} a variant."
+        f"{seeds_in_words(behind(panels))} a variant."
     )
-    how: dict[str, Any] = {"columns": ("difference", "variant")}
-    how["per_panel"] = (2.3, max(1.0, 0.55 + 0.17 * len(variants)))
+    columns, size = ("task", "setting", "difference", "variant"), (2.3, max(1.0, 0.55 + 0.17 * len(variants)))
     reason = "no variant has runs of the full method to compare with"
-    return figure_or_reason(f"ablations{part.suffix}", panels, reason, part.title("Ablations"), caption, **how)
-
-
-def _variants(study: StudyData, part: Part) -> list[str]:
-    """The variants less the whole method, as the definition orders them."""
-    given = list(study.definition_of(part).get("variants") or {})
-    names = {row["variant"] for row in study.of(part)} - set(FULL)
-    return sorted(names, key=lambda name: (given.index(name) if name in given else len(given), name))
+    return part.figure("ablations", "Ablations", panels, caption, reason, names=columns, per_panel=size)

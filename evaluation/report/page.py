@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.comparisons.compare import Comparison
 from evaluation.analysis.comparisons.matched import matched_steps
 from evaluation.analysis.comparisons.matched_grid import matched_grid
 from evaluation.analysis.comparisons.robustness import robustness
@@ -18,8 +18,9 @@ from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.study_data import Part, StudyData
+from evaluation.plots.style import ROLES
 from evaluation.report import origins, payload, sections, setup
-from evaluation.report.sections import Claims, Order, Sheet
+from evaluation.report.sections import Claims, Sheet
 
 TEMPLATES = "templates"
 PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
@@ -29,10 +30,10 @@ PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
 class Contents:
     """What the page shows. `missing` are (what, why it is not there)."""
 
-    claims: list[Claims] = field(default_factory=list)
+    claims: list[tuple[Comparison, Claims, Claims]] = field(default_factory=list)
     glance: Sheet | None = None
     figures: list[list[Figure]] = field(default_factory=list)
-    sheets: list[Sheet] = field(default_factory=list)
+    sheets: dict[str, list[Sheet]] = field(default_factory=dict)  # by part
     setup: list[Sheet] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -55,6 +56,12 @@ def build(study: StudyData, root: Path | None = None) -> str:
     if not study.runs:
         raise UserError(f"{study.data.name} has no finished runs to report")
     contents = gather(study)
+    data = {
+        "name": study.data.name,
+        "looks": payload.looks(study.looks | ROLES),
+        "figures": [payload.figure(figure) for family in contents.figures for figure in family],
+        "provenance": origins.groups(study.runs),
+    }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evaluation.report", TEMPLATES),
         autoescape=True,
@@ -62,7 +69,6 @@ def build(study: StudyData, root: Path | None = None) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["by_part"] = _by_part
     page = environment.get_template(PAGE).render(
         contents=contents,
         study=study,
@@ -70,61 +76,65 @@ def build(study: StudyData, root: Path | None = None) -> str:
         question=" ".join(str(study.data.definition.get("question") or "").split()),
         budget=str(study.data.definition.get("budget") or ""),
         facts=setup.facts(study),
-        looks=payload.looks(study.looks),
         problems=[(problem.below([root] if root else []), problem.reason) for problem in study.data.problems],
         filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
         style=_text(STYLE),
         scripts=[_text(name) for name in SCRIPTS],
         plotly=get_plotlyjs(),
-        data=_json(_payload(study, contents)),
+        data=_json(data),
     )
     return str(page)
 
 
 def gather(study: StudyData) -> Contents:
     """Everything that the page shows; what cannot be made is in `missing` with its reason."""
-    contents, order = Contents(), Order(study.tasks, study.settings, study.optimizers)
+    contents = Contents()
     parts = study.parts("compare", "grid", "robustness", "ablation")
     comparisons = []
     for part in parts:
         for metric in sections.METRICS if part.kind == "compare" else sections.METRICS[:1]:
             comparisons += _try(contents, f"{part.name}: {metric}", lambda: [study.comparison(part, metric)])  # noqa: B023
-    contents.claims = [claims for one in comparisons if (claims := sections.claims_of(one, order)).main]
+    contents.claims = [(one, *sections.claims_of(one, study.place)) for one in comparisons if len(one.pairs)]
     contents.notes = list(dict.fromkeys(note for one in comparisons for note in one.notes))
-    glance = sections.glance(comparisons, order)
+    glance = sections.glance(comparisons, study.place)
     contents.glance = glance if glance.lines else None
-    contents.sheets = [sheet for one in comparisons for sheet in sections.sheets_of(one, order)]
+    sheets = [sheet for one in comparisons for sheet in sections.sheets_of(one, study.place)]
     for what, make, *kinds in (
         ("matched step sizes", _matched, "compare"),
         ("robustness", _robustness, "grid", "robustness"),
         ("matched step sizes", _matched_grid, "grid"),
     ):
         for part in study.parts(*kinds):
-            contents.sheets += _try(contents, f"{part.name}: {what}", lambda: make(study, part))  # noqa: B023
-    names = [part.name for part in parts]
-    contents.sheets.sort(key=lambda sheet: names.index(sheet.part))
+            sheets += _try(contents, f"{part.name}: {what}", lambda: make(study, part))  # noqa: B023
+    for part in parts:
+        if mine := [sheet for sheet in sheets if sheet.part == part.name]:
+            contents.sheets[part.name] = mine
     contents.setup = setup.sheets(study)
-    drawn = [figure for _, some in catalog.figures(study) for figure in some]
-    contents.missing += [(f"figure {one.name}", one.reason) for one in drawn if isinstance(one, Omitted)]
-    contents.figures = payload.families(one for one in drawn if isinstance(one, Figure))
+    families: dict[str, list[Figure]] = {}
+    for one in (figure for _, some in catalog.figures(study) for figure in some):
+        if isinstance(one, Omitted):
+            contents.missing.append((f"figure {one.name}", one.reason))
+        else:
+            families.setdefault(one.family or one.name, []).append(one)
+    contents.figures = list(families.values())
     return contents
 
 
 def _matched(study: StudyData, part: Part) -> list[Sheet]:
     table = matched_steps(study.data, part.name, baseline=study.baseline(part), how=Bootstrap(study.how.seed))
-    return [sections.matched(part.name, table)] if len(table) else []
+    return [sections.sheet("matched", part.name, table, sections.MATCHED)] if len(table) else []
 
 
 def _matched_grid(study: StudyData, part: Part) -> list[Sheet]:
     if not study.data.effective_steps():
         return []
     table = matched_grid(study.data, part.name, baseline=study.baseline(part), how=Bootstrap(study.how.seed))
-    return [sections.matched_grid(part.name, table)]
+    return [sections.sheet("matched", part.name, table, sections.MATCHED_GRID)]
 
 
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:
     table = robustness(study.data, part.name, how=Bootstrap(study.how.seed))
-    return [sections.robustness(part.name, table)]
+    return [sections.sheet("robustness", part.name, table, sections.ROBUSTNESS, method="optimizer")]
 
 
 def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[Any]:
@@ -134,20 +144,6 @@ def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[A
     except UserError as error:
         contents.missing.append((what, str(error)))
         return []
-
-
-def _by_part(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:
-    """Sheets by the part they belong to; those of a part stand together."""
-    return [(part, list(some)) for part, some in itertools.groupby(sheets, key=lambda sheet: sheet.part)]
-
-
-def _payload(study: StudyData, contents: Contents) -> dict[str, Any]:
-    return {
-        "name": study.data.name,
-        "looks": payload.looks(study.looks),
-        "figures": [payload.figure(figure) for family in contents.figures for figure in family],
-        "provenance": origins.groups(study.runs),
-    }
 
 
 def _json(value: Any) -> str:

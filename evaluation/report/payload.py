@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,20 +36,15 @@ SYMBOLS = {
     "H": ("hexagon2", "M2 .5H6L8 4L6 7.5H2L0 4Z"),
     "8": ("octagon", "M2.5 .3H5.5L7.7 2.5V5.5L5.5 7.7H2.5L.3 5.5V2.5Z"),
 }
-OTHER = ("circle", SYMBOLS["o"][1])
 
 
 def looks(found: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
-    """{optimizer: {"colour", "dash" (lengths), "symbol" (plotly's), "outline" (SVG path)}}."""
-    return {
-        name: {
-            "colour": look.colour,
-            "dash": list(look.dash),
-            "symbol": SYMBOLS.get(look.marker, OTHER)[0],
-            "outline": SYMBOLS.get(look.marker, OTHER)[1],
-        }
-        for name, look in found.items()
-    }
+    """{optimizer or role: {"colour", "dash" (lengths), "symbol" (plotly's), "outline" (SVG path)}}."""
+    made = {}
+    for name, look in found.items():
+        symbol, outline = SYMBOLS.get(look.marker, SYMBOLS["o"]) if look.marker else ("", "")
+        made[name] = {"colour": look.colour, "dash": list(look.dash), "symbol": symbol, "outline": outline}
+    return made
 
 
 def figure(one: Figure) -> dict[str, Any]:
@@ -59,8 +54,6 @@ def figure(one: Figure) -> dict[str, Any]:
     return {
         "name": one.name,
         "title": one.heading,
-        "rowName": one.row_name,
-        "columnName": one.column_name,
         "header": header,
         "aggregate": one.aggregate,
         "panels": [_panel(panel, ends) for panel, ends in zip(one.panels, limits, strict=True)],
@@ -70,13 +63,8 @@ def figure(one: Figure) -> dict[str, Any]:
 def _panel(panel: Panel, limits: tuple[Limits, Limits]) -> dict[str, Any]:
     """What all its series have in common ("runs", "xs") stands in the panel once."""
     drawn = [_series(one, thin=not panel.categories) for one in panel.series if one.x.size]
-    found: dict[str, Any] = {
-        "row": panel.row,
-        "column": panel.column,
-        "x": _axis(panel.x, limits[0]),
-        "y": _axis(panel.y, limits[1]),
-        "series": drawn,
-    }
+    found: dict[str, Any] = {"row": panel.row, "column": panel.column}
+    found |= {"x": _axis(panel.x, limits[0]), "y": _axis(panel.y, limits[1]), "series": drawn}
     if len(drawn) > 1:
         shared = dict(drawn[0]["runs"].items() & set.intersection(*({*one["runs"].items()} for one in drawn)))
         for one in drawn:
@@ -86,22 +74,15 @@ def _panel(panel: Panel, limits: tuple[Limits, Limits]) -> dict[str, Any]:
             found["xs"] = drawn[0]["x"]
             for one in drawn:
                 del one["x"]
-    optional = {
-        "marks": [[mark.axis, number(mark.value), mark.rug] for mark in panel.marks],
-        "categories": list(panel.categories),
-        "beyond": panel.beyond,
-        "note": panel.note,
-        "corner": panel.corner,
-    }
-    return found | {key: value for key, value in optional.items() if value not in (None, "", [])}
+    marks = [[mark.axis, number(mark.value), mark.rug] for mark in panel.marks]
+    found |= _given(marks=marks, categories=list(panel.categories), beyond=panel.beyond)
+    return found | _given(note=panel.note, corner=panel.corner)
 
 
 def _axis(axis: Axis, limits: Limits) -> dict[str, Any]:
-    found: dict[str, Any] = {"label": axis.label, "range": [number(end, PLACE_DIGITS) for end in limits]}
-    flags = {"log": axis.log, "exponent": axis.exponent, "si": axis.si}
-    if axis.ticks:
-        found["ticks"] = [[number(value) for value, _ in axis.ticks], [text for _, text in axis.ticks]]
-    return found | {key: True for key, value in flags.items() if value}
+    ticks = [[number(value) for value, _ in axis.ticks], [text for _, text in axis.ticks]] if axis.ticks else None
+    found = {"label": axis.label, "range": [number(end, PLACE_DIGITS) for end in limits]}
+    return found | _given(ticks=ticks, log=axis.log, exponent=axis.exponent, si=axis.si)
 
 
 def _series(one: Series, thin: bool) -> dict[str, Any]:
@@ -109,20 +90,18 @@ def _series(one: Series, thin: bool) -> dict[str, Any]:
     kept = np.arange(size)
     if thin and size > MAX_POINTS:
         kept = np.unique(np.linspace(0, size - 1, MAX_POINTS).round().astype(int))
-    places = PLACE_DIGITS if thin else DIGITS
-    found: dict[str, Any] = {"label": one.label, "x": numbers(one.x[kept], places), "y": numbers(one.y[kept])}
-    if one.low is not None and one.high is not None:
-        found |= {"low": numbers(one.low[kept]), "high": numbers(one.high[kept])}
-    if one.inner is not None:
-        found["inner"] = [numbers(one.inner[0][kept]), numbers(one.inner[1][kept])]
-    if one.n is not None:
-        counts = one.n[kept].tolist()
-        found["n"] = counts[0] if len(set(counts)) == 1 else counts
-    if one.kind != "line":
-        found["kind"] = one.kind
-    if one.role:
-        found["role"] = one.role
-    return found | {"runs": one.runs.labels()}
+    x = numbers(one.x[kept], PLACE_DIGITS if thin else DIGITS)
+    low, high = (None if end is None else numbers(end[kept]) for end in (one.low, one.high))
+    inner = None if one.inner is None else [numbers(end[kept]) for end in one.inner]
+    counts = None if one.n is None else one.n[kept].tolist()
+    n = counts[0] if counts and len(set(counts)) == 1 else counts
+    found = {"label": one.label, "x": x, "y": numbers(one.y[kept])} | _given(low=low, high=high, inner=inner, n=n)
+    return found | _given(kind=one.kind.replace("line", ""), role=one.role) | {"runs": one.runs.labels()}
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    """What is not empty; numbers always are something."""
+    return {name: value for name, value in fields.items() if value or type(value) in (int, float)}
 
 
 def numbers(values: NDArray[np.float64], digits: int = DIGITS) -> list[Any]:
@@ -138,11 +117,3 @@ def number(value: float, digits: int = DIGITS) -> float | int | str | None:
         return "inf" if value > 0 else "-inf"
     rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
-
-
-def families(figures: Iterable[Figure]) -> list[list[Figure]]:
-    """Figures grouped as the page shows them: those of one family together, in order of first appearance."""
-    groups: dict[str, list[Figure]] = {}
-    for one in figures:
-        groups.setdefault(one.family or one.name, []).append(one)
-    return list(groups.values())

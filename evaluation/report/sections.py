@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluation.analysis.comparisons import claims
 from evaluation.analysis.comparisons.compare import AggregateRow, Comparison, PairRow
-from evaluation.analysis.comparisons.matched import MatchedRow
-from evaluation.analysis.comparisons.matched_grid import MatchedGridRow
-from evaluation.analysis.comparisons.robustness import RobustnessRow
 from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data.run_key import Cell, Method, RunKey
 from evaluation.analysis.result_table import Table
@@ -31,19 +28,17 @@ STATISTICS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One number or word of a table: the text, the text of its interval, the value to sort by, a verdict."""
+    """One number or word of a table: the text, the text of its interval, a number's value to sort by, a verdict."""
 
     text: str
     interval: str = ""
-    value: float | str | None = None
+    value: float | None = None
     verdict: Verdict | None = None
 
     @property
     def key(self) -> str:
-        """`value` as JavaScript's Number reads it, where it is a number; else ""."""
-        if not isinstance(self.value, int | float):
-            return ""
-        return f"{self.value:.6g}".replace("inf", "Infinity")
+        """`value` as JavaScript's Number reads it."""
+        return "" if self.value is None else f"{self.value:.6g}".replace("inf", "Infinity")
 
 
 @dataclass(frozen=True)
@@ -62,83 +57,49 @@ class Sheet:
     part: str
     title: str
     columns: Sequence[tuple[str, str]]
-    lines: Sequence[Line]
+    lines: list[Line]
     note: str = ""
 
 
-Column = tuple[str, str, Callable[[Any], Entry]]  # label, explanation, and a record's entry
+Column = tuple[str, str, Callable[[Any], Any]]  # label, explanation, and the value of a record
 
 
-def sheet(name: str, part: str, table: Table[Any], columns: Sequence[Column], runs: Callable[[Any], RunKey]) -> Sheet:
-    """A table of records: one line each, `runs` says what it stands on."""
-    lines = [Line([entry(record) for *_, entry in columns], runs(record)) for record in table]
+def sheet(name: str, part: str, table: Table[Any], columns: Sequence[Column], method: str = "method") -> Sheet:
+    """A table of records, one line each, which stands on the runs of its cell and of the `method` that it names."""
+    lines = [
+        Line([entry(value(record)) for *_, value in columns], RunKey.of(part, record.cell, getattr(record, method)))
+        for record in table
+    ]
     shown = [(label, explanation) for label, explanation, _ in columns]
     return Sheet(f"{part}-{name}", part, table.title, shown, lines, table.note)
 
 
-class Order:
-    """The order of rows: tasks, settings and optimizers as the study has them, all settings together first."""
-
-    def __init__(self, tasks: Sequence[str], settings: Sequence[str], optimizers: Sequence[str]) -> None:
-        names = {"task": tasks, "setting": settings, "optimizer": optimizers}
-        self._places = {key: {name: place for place, name in enumerate(values)} for key, values in names.items()}
-
-    def __call__(self, row: Line | Claim) -> tuple[int, ...]:
-        """A key to sort by; rows that agree in it stay as they are."""
-        return tuple(places.get(getattr(row.runs, key), -1) for key, places in self._places.items())
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One sentence with its verdict."""
-
-    verdict: Verdict
-    sentence: str
-    runs: RunKey
-
-
-@dataclass(frozen=True)
-class Claims:
-    """What one comparison says: `main` over tasks, in all settings or the only one, `others` for each setting."""
-
-    part: str
-    title: str
-    main: Sequence[Claim]
-    others: Sequence[Claim]
+Place = Callable[[RunKey], tuple[int, ...]]  # the order of rows by their runs: `StudyData.place`
+Claims = list[tuple[RunKey, PairRow]]  # sentences with their runs
 
 
 # Entries -------------------------------------------------------------------------------------------------------------
 
 
-def word(text: Any) -> Entry:
-    """A word."""
-    return Entry(str(text), value=str(text))
-
-
-def count(value: int | None) -> Entry:
-    """A whole number; nothing for None."""
-    return Entry("", value=-1.0) if value is None else Entry(str(value), value=float(value))
-
-
-def number(value: float) -> Entry:
-    """A number as the sentences write it."""
-    return estimate(Estimate(value))
-
-
-def estimate(found: Estimate) -> Entry:
-    """A number with its interval."""
-    interval = "" if math.isnan(found.low) else f"[{_text(found.low)}, {_text(found.high)}]"
-    return Entry(_text(found.value), interval, None if math.isnan(found.value) else found.value)
+def entry(value: Any) -> Entry:
+    """A value as tables show it: numbers as the sentences write them, with their interval; nothing for None and NaN."""
+    if isinstance(value, Entry):
+        return value
+    if isinstance(value, Verdict):
+        return Entry(f"{value.sign} {value}", "", list(Verdict).index(value), value)
+    if isinstance(value, Estimate):
+        interval = "" if math.isnan(value.low) else f"[{_text(value.low)}, {_text(value.high)}]"
+        return Entry(_text(value.value), interval, None if math.isnan(value.value) else value.value)
+    if isinstance(value, float):
+        return entry(Estimate(value))
+    if isinstance(value, int):
+        return Entry(str(value), value=value)
+    return Entry("", value=-1.0) if value is None else Entry(str(value))
 
 
 def p_value(p: float) -> Entry:
     """A p value; nothing where there is no test."""
     return Entry("") if math.isnan(p) else Entry(claims.p_value(p), value=p)
-
-
-def verdict(found: Verdict, interval: str = "") -> Entry:
-    """A verdict with its sign."""
-    return Entry(f"{found.sign} {found}", interval, list(Verdict).index(found), found)
 
 
 def _text(value: float) -> str:
@@ -147,52 +108,50 @@ def _text(value: float) -> str:
     return ("∞" if value > 0 else "-∞") if math.isinf(value) else claims.number(value)
 
 
-TASK: Column = ("task", "", lambda row: word(row.cell.task))
-SETTING: Column = ("setting", "", lambda row: word(row.cell.group))
-METHOD: Column = ("method", "", lambda row: word(row.method))
+TASK: Column = ("task", "", lambda row: row.cell.task)
+SETTING: Column = ("setting", "", lambda row: row.cell.group)
+METHOD: Column = ("method", "", lambda row: row.method)
 TESTS: tuple[Column, ...] = (
-    ("P(better)", "probability of improvement", lambda row: estimate(row.improvement)),
+    ("P(better)", "probability of improvement", lambda row: row.improvement),
     ("p", "exact rank test, adjusted by Holm", lambda row: p_value(row.p_holm)),
-    ("verdict", "", lambda row: verdict(row.verdict)),
+    ("verdict", "", lambda row: row.verdict),
 )
 
 
 # Comparisons ---------------------------------------------------------------------------------------------------------
 
 
-def claims_of(comparison: Comparison, order: Order) -> Claims:
-    """Its sentences, losses included."""
-    groups = list(dict.fromkeys(pair.cell for pair in comparison.pairs))
+def claims_of(comparison: Comparison, place: Place) -> tuple[Claims, Claims]:
+    """Its sentences, losses included: over tasks, in all settings or the only one; and for each setting."""
+    groups = [pair.cell for pair in comparison.pairs]
     first = groups[0] if groups and Cell() not in groups else Cell()
-    made: dict[bool, list[Claim]] = {True: [], False: []}
-    for pair in comparison.pairs:
-        runs = RunKey.of(comparison.part, pair.cell, pair.method)
-        made[pair.cell == first].append(Claim(pair.verdict, pair.sentence, runs))
-    main, others = (sorted(some, key=order) for some in made.values())
-    return Claims(comparison.part, comparison.pairs.title, main, others)
+    pairs = [(RunKey.of(comparison.part, pair.cell, pair.method), pair) for pair in comparison.pairs]
+    pairs.sort(key=lambda pair: place(pair[0]))
+    main, others = ([one for one in pairs if (one[1].cell == first) is wanted] for wanted in (True, False))
+    return main, others
 
 
-def sheets_of(comparison: Comparison, order: Order) -> list[Sheet]:
+def sheets_of(comparison: Comparison, place: Place) -> list[Sheet]:
     """Its tables: over tasks, against the baseline, by task and setting."""
     unit = "random settings" if comparison.kind == "robustness" else "runs"
     found = [_aggregates(comparison, unit), _pairs(comparison, "pairs", unit)]
     found += [_cells(comparison, unit), _pairs(comparison, "cell-pairs", unit)]
     for one in found:
-        one.lines.sort(key=order)  # type: ignore[attr-defined]
+        one.lines.sort(key=lambda line: place(line.runs))
     return [one for one in found if one.lines]
 
 
 def _cells(comparison: Comparison, unit: str) -> Sheet:
     is_time = comparison.metric.kind == "time"
-    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", lambda row: count(row.n))]
+    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", lambda row: row.n)]
     if is_time:
-        columns += [("reached", "runs that met the target", lambda row: count(row.reached))]
+        columns += [("reached", "runs that met the target", lambda row: row.reached)]
     else:
-        columns += [("IQM", "interquartile mean", lambda row: estimate(row.iqm))]
+        columns += [("IQM", "interquartile mean", lambda row: row.iqm)]
     half, center = "time by which half of the runs were there", "mean of min(time, end of the run)"
-    columns += [("median", half if is_time else "median over runs", lambda row: estimate(row.median))]
-    columns += [("mean", center if is_time else "mean over runs", lambda row: estimate(row.mean))]
-    return _sheet(comparison, "cells", comparison.cells, columns)
+    columns += [("median", half if is_time else "median over runs", lambda row: row.median)]
+    columns += [("mean", center if is_time else "mean over runs", lambda row: row.mean)]
+    return sheet(f"{comparison.metric.name}-cells", comparison.part, comparison.cells, columns)
 
 
 def _aggregates(comparison: Comparison, unit: str) -> Sheet:
@@ -205,9 +164,8 @@ def _aggregates(comparison: Comparison, unit: str) -> Sheet:
     lines = []
     for (group, method), some in rows.items():
         one = next(iter(some.values()))
-        cells = [word(group.group), word(method), count(one.cells), count(one.n)]
-        cells += [estimate(row.value) for row in some.values()]
-        lines.append(Line(cells, RunKey.of(comparison.part, group, method)))
+        cells = (group.group, method, one.cells, one.n, *(row.value for row in some.values()))
+        lines.append(Line([entry(cell) for cell in cells], RunKey.of(comparison.part, group, method)))
     name, table = f"{comparison.part}-{comparison.metric.name}-aggregates", comparison.aggregates
     return Sheet(name, comparison.part, table.title, columns, lines, table.note)
 
@@ -217,41 +175,31 @@ def _pairs(comparison: Comparison, name: str, unit: str) -> Sheet:
     by_task = any(row.cell.task for row in table)
     center = "mean time" if comparison.metric.kind == "time" else "IQM"
     columns: list[Column] = [TASK, SETTING] if by_task else [("settings", "", SETTING[-1])]
-    columns += [METHOD, ("n", f"{unit} in each cell", lambda row: count(row.n))]
-    columns += [(center, "of the method", lambda row: estimate(row.center))]
-    columns += [(f"{center} of {comparison.baseline}", "of the baseline", lambda row: estimate(row.baseline_center))]
+    columns += [METHOD, ("n", f"{unit} in each cell", lambda row: row.n)]
+    columns += [(center, "of the method", lambda row: row.center)]
+    columns += [(f"{center} of {comparison.baseline}", "of the baseline", lambda row: row.baseline_center)]
     together = "method less baseline; the intervals of the table hold together"
-    columns += [("difference", together, lambda row: estimate(row.difference)), *TESTS]
-    return _sheet(comparison, name, table, columns)
+    columns += [("difference", together, lambda row: row.difference), *TESTS]
+    return sheet(f"{comparison.metric.name}-{name}", comparison.part, table, columns)
 
 
-def _sheet(comparison: Comparison, name: str, table: Table[Any], columns: Sequence[Column]) -> Sheet:
-    part = comparison.part
-    return sheet(
-        f"{comparison.metric.name}-{name}", part, table, columns, lambda row: RunKey.of(part, row.cell, row.method)
-    )
-
-
-def glance(found: Sequence[Comparison], order: Order) -> Sheet:
+def glance(found: Sequence[Comparison], place: Place) -> Sheet:
     """Verdict of each method in each comparison, over all its tasks and settings (or its only one)."""
     parts = list(dict.fromkeys(comparison.part for comparison in found))
     metrics = list(dict.fromkeys(comparison.metric.words for comparison in found))
-    rows: dict[tuple[str, Method, Method], tuple[RunKey, dict[str, PairRow]]] = {}
+    rows: dict[tuple[str, Method, Method], tuple[RunKey, dict[str, Entry]]] = {}
     for comparison in found:
         several = len({pair.cell for pair in comparison.pairs}) > 1
         for pair in (pair for pair in comparison.pairs if pair.cell == Cell() or not several):
             runs = RunKey.of(comparison.part, pair.cell, pair.method)
-            rows.setdefault((comparison.part, pair.method, pair.baseline), (runs, {}))[1][comparison.metric.words] = (
-                pair
-            )
-    lines = []
-    for (part, method, baseline), (runs, pairs) in rows.items():
-        verdicts = (
-            verdict(pairs[metric].verdict, claims.interval(pairs[metric].improvement)) if metric in pairs else Entry("")
-            for metric in metrics
-        )
-        lines.append(Line([word(part), word(method), word(baseline), *verdicts], runs))
-    lines.sort(key=lambda line: (parts.index(line.runs.part), order(line)))
+            _, verdicts = rows.setdefault((comparison.part, pair.method, pair.baseline), (runs, {}))
+            interval = claims.interval(pair.improvement)
+            verdicts[comparison.metric.words] = replace(entry(pair.verdict), interval=interval)
+    lines = [
+        Line([*map(entry, names), *(verdicts.get(metric, Entry("")) for metric in metrics)], runs)
+        for names, (runs, verdicts) in rows.items()
+    ]
+    lines.sort(key=lambda line: (parts.index(line.runs.part), place(line.runs)))
     columns = [("part", "of the study"), ("method", ""), ("against", "baseline")]
     columns += [(metric, "verdict, and the probability of improvement with its interval") for metric in metrics]
     note = (
@@ -262,54 +210,40 @@ def glance(found: Sequence[Comparison], order: Order) -> Sheet:
     return Sheet("glance", "", "At a glance", columns, lines, note)
 
 
-def matched(part: str, table: Table[MatchedRow]) -> Sheet:
-    """Methods against the baseline at their own effective step size."""
-    columns: list[Column] = [
-        TASK,
-        SETTING,
-        METHOD,
-        ("effective step", "|w' - w| / |w|, or the learning rate", lambda row: number(row.step)),
-        ("baseline's", "effective step of the baseline in the comparison", lambda row: number(row.baseline_step)),
-        ("matched runs", "of the baseline", lambda row: word(row.matched or "none near enough")),
-        ("n", "matched runs", lambda row: count(row.n_matched)),
-        ("their step", "", lambda row: number(row.matched_step)),
-        ("IQM", "of the method", lambda row: estimate(row.iqm)),
-        ("matched IQM", "of the baseline", lambda row: estimate(row.matched_iqm)),
-        *TESTS,
-    ]
-    return sheet("matched", part, table, columns, lambda row: RunKey.of(part, row.cell, row.method))
+# Methods against the baseline at their own effective step size.
+MATCHED: tuple[Column, ...] = (
+    *(TASK, SETTING, METHOD),
+    ("effective step", "|w' - w| / |w|, or the learning rate", lambda row: row.step),
+    ("baseline's", "effective step of the baseline in the comparison", lambda row: row.baseline_step),
+    ("matched runs", "of the baseline", lambda row: row.matched or "none near enough"),
+    ("n", "matched runs", lambda row: row.n_matched),
+    ("their step", "", lambda row: row.matched_step),
+    ("IQM", "of the method", lambda row: row.iqm),
+    ("matched IQM", "of the baseline", lambda row: row.matched_iqm),
+    *TESTS,
+)
 
+# Methods against the baseline along a grid, at the same effective step.
+MATCHED_GRID: tuple[Column, ...] = (
+    ("task", "", lambda row: row.cell.task or "all"),
+    ("setting", "", lambda row: row.cell.setting or "all"),
+    METHOD,
+    ("bins", "half decades of the effective step |w' - w| / |w| that both have", lambda row: row.bins),
+    ("from", "", lambda row: row.step_low),
+    ("to", "", lambda row: row.step_high),
+    ("near the best", "share of the bins within 5 % of the reference range of the cell's best", lambda row: row.near),
+    ("baseline's", "the same of the baseline", lambda row: row.baseline_near),
+    ("score", "mean normalized score over the bins, cut to [0, 1]", lambda row: row.area),
+    ("baseline's score", "", lambda row: row.baseline_area),
+    ("difference", "of the scores, with its interval", lambda row: row.difference),
+)
 
-def matched_grid(part: str, table: Table[MatchedGridRow]) -> Sheet:
-    """Methods against the baseline along a grid, at the same effective step."""
-    steps = "half decades of the effective step |w' - w| / |w| that both have"
-    near = "share of the bins within 5 % of the reference range of the cell's best"
-    columns: list[Column] = [
-        ("task", "", lambda row: word(row.cell.task or "all")),
-        ("setting", "", lambda row: word(row.cell.setting or "all")),
-        METHOD,
-        ("bins", steps, lambda row: count(row.bins)),
-        ("from", "", lambda row: number(row.step_low)),
-        ("to", "", lambda row: number(row.step_high)),
-        ("near the best", near, lambda row: number(row.near)),
-        ("baseline's", "the same of the baseline", lambda row: number(row.baseline_near)),
-        ("score", "mean normalized score over the bins, cut to [0, 1]", lambda row: estimate(row.area)),
-        ("baseline's score", "", lambda row: number(row.baseline_area)),
-        ("difference", "of the scores, with its interval", lambda row: estimate(row.difference)),
-    ]
-    return sheet("matched", part, table, columns, lambda row: RunKey.of(part, row.cell, row.method))
-
-
-def robustness(part: str, table: Table[RobustnessRow]) -> Sheet:
-    """What optimizers reach at random settings, or at the points of a grid."""
-    near = "share of settings within 5 % of the reference range of the cell's best"
-    columns: list[Column] = [
-        TASK,
-        SETTING,
-        ("optimizer", "", lambda row: word(row.optimizer)),
-        ("settings", "of its options", lambda row: count(row.settings)),
-        ("best", "best setting's score", lambda row: number(row.best)),
-        ("near the best", near, lambda row: estimate(row.near)),
-        ("area", "mean normalized score, cut to [0, 1]", lambda row: estimate(row.area)),
-    ]
-    return sheet("robustness", part, table, columns, lambda row: RunKey.of(part, row.cell, row.optimizer))
+# What optimizers reach at random settings, or at the points of a grid.
+ROBUSTNESS: tuple[Column, ...] = (
+    *(TASK, SETTING),
+    ("optimizer", "", lambda row: row.optimizer),
+    ("settings", "of its options", lambda row: row.settings),
+    ("best", "best setting's score", lambda row: row.best),
+    ("near the best", "share of settings within 5 % of the reference range of the cell's best", lambda row: row.near),
+    ("area", "mean normalized score, cut to [0, 1]", lambda row: row.area),
+)

@@ -11,23 +11,9 @@ from evaluation.analysis.comparisons.robustness import LEARNING_RATE
 from evaluation.analysis.data.protocol import Protocol
 from evaluation.analysis.data.run_key import RunKey
 from evaluation.cli.errors import UserError
-from evaluation.plots.study_data import StudyData
-from evaluation.report.sections import Entry, Line, Sheet, count, word
+from evaluation.plots.study_data import StudyData, targets
+from evaluation.report.sections import Line, Sheet, entry
 from evaluation.study import spec
-
-Texts = Sequence[Entry | str]
-Columns = Sequence[str | tuple[str, str]]  # a label, or a label with an explanation
-
-
-def definition(study: StudyData) -> spec.Study | None:
-    """The study's definition, or None for plain runs and where it cannot be read."""
-    data = study.data
-    if not data.definition:
-        return None
-    try:
-        return spec.parse(data.definition, name=data.name, where=data.name)
-    except UserError:
-        return None
 
 
 def facts(study: StudyData) -> list[tuple[str, str]]:
@@ -44,38 +30,31 @@ def facts(study: StudyData) -> list[tuple[str, str]]:
 
 
 def sheets(study: StudyData) -> list[Sheet]:
-    """Tables of the set-up."""
-    defined = definition(study)
-    found = [_parts(study, defined), _spaces(defined), _variants(defined), _tasks(study)]
+    """Tables of the set-up; without the definition's where there is none, as for plain runs, or it cannot be read."""
+    data, defined = study.data, None
+    with contextlib.suppress(UserError):
+        defined = spec.parse(data.definition, name=data.name, where=data.name) if data.definition else None
+    of_parts, named = [], []
     if defined is not None:
-        common = _options(defined.options)
-        note = f"Options of every run: {common}." if common else ""
-        found += [_named("settings", "setting", study.settings, defined.settings, note)]
-        found += [_named("optimizers", "optimizer", study.optimizers, defined.optimizers)]
-    return [sheet for sheet in (*found, _used(study)) if sheet.lines]
+        of_parts = [_spaces(defined), _variants(defined)]
+        note = f"Options of every run: {_options(defined.options)}." if defined.options else ""
+        named = [_named("settings", "setting", study.settings, defined.settings, note)]
+        named += [_named("optimizers", "optimizer", study.optimizers, defined.optimizers)]
+    found = [_parts(study, defined), *of_parts, _tasks(study), *named, _used(study)]
+    return [sheet for sheet in found if sheet.lines]
 
 
-def _sheet(name: str, title: str, columns: Columns, lines: Iterable[tuple[RunKey, Texts]], note: str = "") -> Sheet:
-    """A table of words."""
-    labels = [(column, "") if isinstance(column, str) else column for column in columns]
-    rows = [Line([one if isinstance(one, Entry) else word(one) for one in texts], runs) for runs, texts in lines]
-    return Sheet(f"setup-{name}", "", title, labels, rows, note)
+def _sheet(name: str, title: str, columns: Sequence[str], lines: Sequence[Line], note: str = "", **more: str) -> Sheet:
+    """A table; `more` explains columns."""
+    return Sheet(f"setup-{name}", "", title, [(column, more.get(column, "")) for column in columns], list(lines), note)
+
+
+def _line(runs: RunKey, *values: str | int) -> Line:
+    return Line([entry(value) for value in values], runs)
 
 
 def _parts(study: StudyData, defined: spec.Study | None) -> Sheet:
-    use = ("use", "runs that choose hyperparameters, or that are reported")
-    columns: Columns = [
-        "part",
-        "kind",
-        ("runs", "finished ones"),
-        "tasks",
-        "settings",
-        "optimizers",
-        "seeds",
-        use,
-        "how",
-    ]
-    lines: list[tuple[RunKey, Texts]] = []
+    lines = []
     for part in study.parts("search", "compare", "grid", "robustness", "ablation"):
         rows = study.of(part)
         how = _how(defined.parts[part.name]) if defined is not None and part.name in defined.parts else ""
@@ -85,14 +64,16 @@ def _parts(study: StudyData, defined: spec.Study | None) -> Sheet:
         ]
         purpose = {"tune": "tuning", "test": "test"}[rows[0]["purpose"]]
         seeds = ranges({row["seed"] for row in rows})
-        lines.append((RunKey(part.name), [part.name, part.kind, count(len(rows)), *names, seeds, purpose, how]))
+        lines.append(_line(RunKey(part.name), part.name, part.kind, len(rows), *names, seeds, purpose, how))
     tune, test = ({row["seed"] for row in study.runs if row["purpose"] == use} for use in ("tune", "test"))
     note = "Tuning seeds and test seeds are apart: no reported run has a seed that chose its hyperparameters."
     if tune & test:
         note = f"Seeds {ranges(tune & test)} were used for tuning and for testing: scores of these runs are optimistic."
     elif not tune:
         note = ""
-    return _sheet("parts", "Parts of the study", columns, lines, note)
+    columns = ("part", "kind", "runs", "tasks", "settings", "optimizers", "seeds", "use", "how")
+    more = {"runs": "finished ones", "use": "runs that choose hyperparameters, or that are reported"}
+    return _sheet("parts", "Parts of the study", columns, lines, note, **more)
 
 
 def _how(part: spec.Part) -> str:
@@ -111,25 +92,26 @@ def _how(part: spec.Part) -> str:
     return "; ".join(words)
 
 
-def _spaces(defined: spec.Study | None) -> Sheet:
+def _spaces(defined: spec.Study) -> Sheet:
     """What searches and random settings choose from."""
-    lines: list[tuple[RunKey, Texts]] = []
-    for part in defined.parts.values() if defined is not None else ():
+    lines = []
+    for part in defined.parts.values():
         for one in part.space:
             values = _list(one.choices) if one.choices else f"{one.low:g} to {one.high:g}"
             how = "evenly" if one.choices else "uniform in the logarithm" if one.log else "uniform"
             how += ", whole numbers" if one.integer else ""
-            lines.append((RunKey(part.name), [part.name, one.name, values, how, ", ".join(one.optimizers) or "all"]))
+            optimizers = ", ".join(one.optimizers) or "all"
+            lines.append(_line(RunKey(part.name), part.name, one.name, values, how, optimizers))
     return _sheet("spaces", "Search spaces", ["part", "option", "range", "drawn", "optimizers"], lines)
 
 
-def _variants(defined: spec.Study | None) -> Sheet:
+def _variants(defined: spec.Study) -> Sheet:
     """What each variant of an ablation changes."""
-    lines = (
-        (RunKey(part.name, variant=name), [part.name, name, _options(options) or "unchanged"])
-        for part in (defined.parts.values() if defined is not None else ())
+    lines = [
+        _line(RunKey(part.name, variant=name), part.name, name, _options(options) or "unchanged")
+        for part in defined.parts.values()
         for name, options in part.variants.items()
-    )
+    ]
     return _sheet("variants", "Variants", ["part", "variant", "options"], lines)
 
 
@@ -139,24 +121,23 @@ def _tasks(study: StudyData) -> Sheet:
     for part in study.parts("compare", "ablation", "grid", "robustness"):
         with contextlib.suppress(UserError):  # the page says so where the comparison is missing
             references |= {task: str(to) for task, to in study.comparison(part, "final").references.items()}
-    columns: Columns = ["task", "steps of a run", ("target", "score whose first reaching is timed")]
-    columns = [*columns, "protocol of the scores", ("normalized scores", "what counts as 0 and as 1")]
-    lines: list[tuple[RunKey, Texts]] = []
+    lines = []
     for task in study.tasks:
         rows = [row for row in study.runs if row["task"] == task]
         steps = _list(f"{number:,}" for number in sorted({row["total_steps"] for row in rows}))
-        targets = _list(study.targets({task: rows}))
+        timed = _list(targets(rows))
         protocols = sorted({", ".join(Protocol.read(row["protocol"]).words()) for row in rows})
-        texts = [task, steps, targets, " | ".join(protocols), references.get(task, "")]
-        lines.append((RunKey(task=task), texts))
-    return _sheet("tasks", "Tasks and protocols", columns, lines)
+        lines.append(_line(RunKey(task=task), task, steps, timed, " | ".join(protocols), references.get(task, "")))
+    columns = ("task", "steps of a run", "target", "protocol of the scores", "normalized scores")
+    more = {"target": "score whose first reaching is timed", "normalized scores": "what counts as 0 and as 1"}
+    return _sheet("tasks", "Tasks and protocols", columns, lines, **more)
 
 
 def _named(
     name: str, label: str, order: Iterable[str], given: Mapping[str, Mapping[str, Any]], note: str = ""
 ) -> Sheet:
     """The settings or optimizers with the options that define them."""
-    lines = ((RunKey(**{label: one}), [one, _options(given[one]) or "unchanged"]) for one in order if one in given)
+    lines = [_line(RunKey(**{label: one}), one, _options(given[one]) or "unchanged") for one in order if one in given]
     return _sheet(name, name.capitalize(), [label, "options"], lines, note)
 
 
@@ -167,12 +148,12 @@ def _used(study: StudyData) -> Sheet:
         key = RunKey(row["part"], row["task"], row["setting"], row["optimizer"])
         found.setdefault(key, []).append({LEARNING_RATE: row["lr"], **json.loads(row["options"] or "{}")})
     same = _common([options for some in found.values() for options in some])
-    lines: list[tuple[RunKey, Texts]] = []
+    lines = []
     for key, some in found.items():
         rates = sorted({options[LEARNING_RATE] for options in some if options[LEARNING_RATE] is not None})
         others = {name: value for name, value in _common(some).items() if name not in (*same, LEARNING_RATE)}
-        shown = [_list(f"{rate:.4g}" for rate in rates), _options(others)]
-        lines.append((key, [*key.labels().values(), *shown]))
+        shown = _list(f"{rate:.4g}" for rate in rates), _options(others)
+        lines.append(_line(key, *key.labels().values(), *shown))
     columns = ["part", "task", "setting", "optimizer", "learning rate", "other options"]
     note = "Options that all of them have are left out."
     return _sheet("used", "Hyperparameters of the compared runs", columns, lines, note)

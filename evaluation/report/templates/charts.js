@@ -1,7 +1,7 @@
 "use strict";
-// Panels of numbers -> plotly.js charts. `Charts.build` is a pure function of a panel, what is selected and the theme.
+// Panels of numbers -> plotly.js charts. `Charts.unpack` readies a figure of `payload.py`; `Charts.build` is a pure
+// function of a panel, what is selected and the theme.
 const Charts = (() => {
-  const ROLES = { before: "#767676", after: "#0072B2", threshold: "#D55E00" };
   // On a dark page these colours of the palette would be too dark to see.
   const ON_DARK = { "#000000": "#e8e8e8", "#0072B2": "#4fa9e6", "#767676": "#9aa4b1", "#B8A800": "#d8c83a", "#009E73": "#29c197" };
   const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
@@ -15,16 +15,13 @@ const Charts = (() => {
     const chosen = document.documentElement.dataset.theme;
     const dark = chosen ? chosen === "dark" : window.matchMedia("(prefers-color-scheme: dark)").matches;
     const style = getComputedStyle(document.documentElement);
-    const variable = (name) => style.getPropertyValue(name).trim();
-    return { dark, text: variable("--text"), quiet: variable("--quiet"), line: variable("--line"), shade: variable("--shade"), page: variable("--page") };
+    const colours = ["text", "quiet", "line", "shade", "page"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]);
+    return { dark, ...Object.fromEntries(colours) };
   }
 
   const shade = (colour, look) => (look.dark && ON_DARK[colour]) || colour;
 
   function lookOf(series, look) {
-    if (series.role in ROLES) {
-      return { colour: shade(ROLES[series.role], look), dash: series.role === "threshold" ? [5, 2] : [], symbol: "" };
-    }
     const known = looks[series.role || series.label] || { colour: "#0072B2", dash: [], symbol: "circle" };
     return { ...known, colour: shade(known.colour, look) };
   }
@@ -34,13 +31,26 @@ const Charts = (() => {
     return `rgba(${r},${g},${b},${alpha})`;
   };
   const dashes = (lengths) => (lengths.length ? lengths.map((length) => `${1.4 * length}px`).join(",") : "solid");
-  const value = (number) => (number === "inf" ? Infinity : number === "-inf" ? -Infinity : number === null ? NaN : number);
   const short = (number) => {
-    if (number === undefined || Number.isNaN(number)) return "";
+    if (Number.isNaN(number)) return "";
     if (!Number.isFinite(number)) return number > 0 ? "∞" : "-∞";
     return String(Number(number.toPrecision(4)));
   };
-  const countOf = (series, index) => (Array.isArray(series.n) ? series.n[index] : series.n);
+
+  // A figure with the points of each series by themselves. What the series of a panel have in common was sent once, and
+  // what is no number in JSON as a word.
+  function unpack(figure) {
+    const value = (number) => (number === "inf" ? Infinity : number === "-inf" ? -Infinity : number ?? NaN);
+    figure.panels.forEach((panel) => panel.series.forEach((series) => {
+      const { y, low, high, inner, n } = series;
+      series.runs = { ...panel.runs, ...series.runs };
+      series.points = (panel.xs || series.x).map((x, index) => ({
+        x: value(x), y: value(y[index]), low: value(low?.[index]), high: value(high?.[index]),
+        inner: inner?.map((side) => value(side[index])), n: Array.isArray(n) ? n[index] : n,
+      }));
+    }));
+    return figure;
+  }
 
   // Axes ---------------------------------------------------------------------------------------------------------------
 
@@ -53,140 +63,100 @@ const Charts = (() => {
       gridcolor: look.line, linecolor: look.quiet, tickcolor: look.quiet, zeroline: false, showline: true,
       tickfont: { size: 11, color: look.quiet }, ticks: "outside", ticklen: 3, nticks: 5, automargin: true,
     };
-    if (spec.log && high / low >= 100) Object.assign(found, { dtick: 1, exponentformat: "power" });
-    if (spec.log && high / low < 100) {
-      // Hardly a power of ten on it: 1, 2 and 5 of each decade, in plain digits.
-      const ticks = [];
-      for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade += 1) {
-        [1, 2, 5].forEach((digit) => ticks.push(Number(`${digit}e${decade}`)));
-      }
-      Object.assign(found, { tickmode: "array", tickvals: ticks, ticktext: ticks.map(short) });
-    }
     if (spec.si) found.tickformat = "~s";
-    if (spec.exponent) {
-      const step = Math.max(1, Math.ceil((high - low) / 5));
-      const ticks = [];
-      for (let tick = Math.ceil(low); tick <= high; tick += 1) if (tick % step === 0) ticks.push(tick);
-      Object.assign(found, { tickmode: "array", tickvals: ticks, ticktext: ticks.map((tick) => `10<sup>${tick}</sup>`) });
-    }
-    if (spec.ticks) Object.assign(found, { tickmode: "array", tickvals: spec.ticks[0], ticktext: spec.ticks[1] });
+    if (spec.log && high / low >= 100) Object.assign(found, { dtick: 1, exponentformat: "power" });
+    const ticks = spec.ticks || ownTicks(spec, low, high);
+    if (ticks) Object.assign(found, { tickmode: "array", tickvals: ticks[0], ticktext: ticks[1] });
     return found;
   }
 
+  // [places, texts] where plotly's own are not meant.
+  function ownTicks(spec, low, high) {
+    const ticks = [];
+    if (spec.exponent) {
+      const step = Math.max(1, Math.ceil((high - low) / 5));
+      for (let tick = Math.ceil(low); tick <= high; tick += 1) if (tick % step === 0) ticks.push(tick);
+      return [ticks, ticks.map((tick) => `10<sup>${tick}</sup>`)];
+    }
+    if (!spec.log || high / low >= 100) return null;
+    // Hardly a power of ten on it: 1, 2 and 5 of each decade, in plain digits.
+    for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade += 1) {
+      ticks.push(...[1, 2, 5].map((digit) => Number(`${digit}e${decade}`)));
+    }
+    return [ticks, ticks.map(short)];
+  }
+
   const inPlace = (spec, number) => Number.isFinite(number) && (!spec.log || number > 0);
-  const inWords = (spec, number) => (spec.exponent ? short(10 ** number) : short(number));
+  const inWords = (spec, number) => short(spec.exponent ? 10 ** number : number);
+  const interval = (spec, { low, high }) => (Number.isNaN(low) ? "" : ` [${inWords(spec, low)}, ${inWords(spec, high)}]`);
+  const runs = ({ n }) => (n ? `<br>n = ${n}` : "");
 
   // Curves -------------------------------------------------------------------------------------------------------------
 
-  // The corners of a curve: its points, or those of its stairs.
-  function corners(x, y, step) {
-    if (!step) return [x, y];
-    const xs = [], ys = [];
-    x.forEach((at, index) => {
-      if (index) { xs.push(at); ys.push(y[index - 1]); }
-      xs.push(at); ys.push(y[index]);
-    });
-    return [xs, ys];
-  }
+  // One end of a band: its points, or the corners of its stairs.
+  const outline = (points, end, step) => points.flatMap((point, index) => [
+    ...(step && index ? [[point.x, points[index - 1][end]]] : []), [point.x, point[end]],
+  ]);
 
   function band(panel, series, step, colour, alpha) {
-    const xs = [], ys = [];
-    let run = [];
-    const close = () => {
-      if (run.length > 1) {
-        const x = run.map((index) => series.x[index]);
-        const [upperX, upperY] = corners(x, run.map((index) => value(series.high[index])), step);
-        const [lowerX, lowerY] = corners(x, run.map((index) => value(series.low[index])), step);
-        xs.push(...upperX, ...lowerX.reverse(), null);
-        ys.push(...upperY, ...lowerY.reverse(), null);
-      }
-      run = [];
-    };
-    series.x.forEach((x, index) => {
-      const whole = [series.low[index], series.high[index]].every((end) => inPlace(panel.y, value(end)));
-      if (whole && inPlace(panel.x, x)) run.push(index); else close();
+    const parts = [[]];
+    series.points.forEach((point) => {
+      const whole = inPlace(panel.x, point.x) && inPlace(panel.y, point.low) && inPlace(panel.y, point.high);
+      if (whole) parts.at(-1).push(point); else parts.push([]);
     });
-    close();
+    const corners = parts.filter((part) => part.length > 1)
+      .flatMap((part) => [...outline(part, "high", step), ...outline(part, "low", step).reverse(), [null, null]]);
     return {
-      type: "scatter", mode: "lines", x: xs, y: ys, fill: "toself", fillcolor: fade(colour, alpha),
+      type: "scatter", mode: "lines", x: corners.map(([x]) => x), y: corners.map(([, y]) => y), fill: "toself", fillcolor: fade(colour, alpha),
       line: { width: 0 }, hoverinfo: "skip", name: `${series.label} interval`, meta: "band",
     };
   }
 
   function curve(panel, series, count, look) {
-    const how = lookOf(series, look);
-    const step = series.kind === "step" || series.kind === "area";
-    const traces = [];
-    if (series.low && series.kind !== "area") traces.push(band(panel, series, step, how.colour, Math.min(0.2, 0.55 / count)));
-    const x = series.x.map((number) => (inPlace(panel.x, value(number)) ? value(number) : null));
-    const y = series.y.map((number) => (inPlace(panel.y, value(number)) ? value(number) : null));
-    const text = series.x.map((number, index) => {
-      const ends = series.low ? ` [${short(value(series.low[index]))}, ${short(value(series.high[index]))}]` : "";
-      const runs = countOf(series, index);
-      return `<b>${series.label}</b><br>${panel.x.label}: ${inWords(panel.x, value(number))}<br>` +
-        `${panel.y.label || panel.column}: ${short(value(series.y[index]))}${ends}${runs ? `<br>n = ${runs}` : ""}`;
-    });
-    const area = series.kind === "area";
-    traces.push({
-      type: "scatter", mode: how.symbol && !area ? "lines+markers" : "lines", x, y, text, hoverinfo: "text",
-      name: series.label, meta: "series",
+    const how = lookOf(series, look), { points } = series;
+    const area = series.kind === "area", step = area || series.kind === "step";
+    const text = (point) => `<b>${series.label}</b><br>${panel.x.label}: ${inWords(panel.x, point.x)}<br>` +
+      `${panel.y.label || panel.column}: ${short(point.y)}${interval(panel.y, point)}${runs(point)}`;
+    const line = {
+      type: "scatter", mode: how.symbol && !area ? "lines+markers" : "lines", hoverinfo: "text", name: series.label, meta: "series",
+      x: points.map(({ x }) => (inPlace(panel.x, x) ? x : null)), y: points.map(({ y }) => (inPlace(panel.y, y) ? y : null)), text: points.map(text),
       line: { color: how.colour, width: area ? 0 : 2, dash: dashes(how.dash), shape: step ? "hv" : "linear" },
       marker: { symbol: how.symbol, size: 6.5, color: how.colour, maxdisplayed: MARKERS, line: { width: /thin/.test(how.symbol) ? 1.6 : 0, color: how.colour } },
       ...(area ? { fill: "tozeroy", fillcolor: fade(how.colour, 0.35) } : {}),
-    });
-    return traces;
+    };
+    const banded = series.low && !area;
+    return banded ? [band(panel, series, step, how.colour, Math.min(0.2, 0.55 / count)), line] : [line];
   }
 
   // Estimates on categories ----------------------------------------------------------------------------------------------
 
   function estimates(panel, series, places, look) {
-    const how = lookOf(series, look);
-    const [, end] = panel.x.range;
-    const ends = { x: [], y: [] }, quartiles = { x: [], y: [] }, arrows = { x: [], y: [] };
-    const points = { x: [], y: [], text: [], open: [] };
-    series.x.forEach((number, index) => {
-      const place = places.get(panel.categories[series.y[index]]);
-      if (place === undefined) return;
-      const y = place + (OFFSET[series.role] || 0);
-      const x = value(number), low = series.low ? value(series.low[index]) : NaN, high = series.high ? value(series.high[index]) : NaN;
-      if (Number.isFinite(low) && !Number.isNaN(high)) {
-        ends.x.push(low, Number.isFinite(high) ? high : end, null);
-        ends.y.push(y, y, null);
-        if (!Number.isFinite(high)) { arrows.x.push(end); arrows.y.push(y); }
-      }
-      if (series.inner) {
-        quartiles.x.push(value(series.inner[0][index]), value(series.inner[1][index]), null);
-        quartiles.y.push(y, y, null);
-      }
-      const censored = x === Infinity && panel.beyond !== undefined;
-      points.x.push(censored ? (panel.beyond + end) / 2 : x);
-      points.y.push(y);
-      points.open.push(censored || series.role === "before");
-      const runs = countOf(series, index);
-      const interval = Number.isNaN(low) ? "" : ` [${inWords(panel.x, low)}, ${inWords(panel.x, high)}]`;
-      points.text.push(`<b>${panel.categories[series.y[index]]}</b>${series.role ? `, ${series.label}` : ""}<br>` +
-        `${censored ? "not reached by half of the runs" : inWords(panel.x, x)}${interval}${runs ? `<br>n = ${runs}` : ""}`);
+    const how = lookOf(series, look), before = series.role === "before", [, edge] = panel.x.range;
+    const points = series.points.map((point) => ({ ...point, category: panel.categories[point.y] }))
+      .filter(({ category }) => places.has(category))
+      .map((point) => ({ ...point, y: places.get(point.category) + (OFFSET[series.role] || 0), censored: point.x === Infinity && panel.beyond !== undefined }));
+    const text = (point) => `<b>${point.category}</b>${series.role ? `, ${series.label}` : ""}<br>` +
+      `${point.censored ? "not reached by half of the runs" : inWords(panel.x, point.x)}${interval(panel.x, point)}${runs(point)}`;
+    const trace = (mode, meta, found, rest) => ({ type: "scatter", mode, name: series.label, meta, hoverinfo: "skip", y: found.map(({ y }) => y), ...rest });
+    const lines = (found, ends, width) => trace("lines", "interval", found, {
+      x: found.flatMap((point) => [...ends(point), null]), y: found.flatMap(({ y }) => [y, y, null]), line: { color: how.colour, width },
     });
-    const line = (data, width) => ({
-      type: "scatter", mode: "lines", ...data, line: { color: how.colour, width }, hoverinfo: "skip", name: series.label, meta: "interval",
-    });
-    const symbols = points.open.map((open, index) => {
-      if (panel.beyond !== undefined && open) return "triangle-right-open";
-      return series.role === "before" ? "circle" : how.symbol || "circle";
-    });
-    const traces = [line(ends, 1.6)];
-    if (series.inner) traces.push(line(quartiles, 5));
-    if (arrows.x.length) {
-      traces.push({ type: "scatter", mode: "markers", ...arrows, cliponaxis: false, hoverinfo: "skip", name: series.label, meta: "interval", marker: { symbol: "triangle-right", size: 7, color: how.colour } });
+    const bounded = points.filter(({ low, high }) => Number.isFinite(low) && !Number.isNaN(high));
+    const endless = bounded.filter(({ high }) => !Number.isFinite(high));
+    const traces = [lines(bounded, ({ low, high }) => [low, Number.isFinite(high) ? high : edge], 1.6)];
+    if (series.inner) traces.push(lines(points, ({ inner }) => inner, 5));
+    if (endless.length) {
+      traces.push(trace("markers", "interval", endless, { x: endless.map(() => edge), cliponaxis: false, marker: { symbol: "triangle-right", size: 7, color: how.colour } }));
     }
-    traces.push({
-      type: "scatter", mode: "markers", x: points.x, y: points.y, text: points.text, hoverinfo: "text", name: series.label, meta: "series", cliponaxis: false,
+    const open = before || points.some(({ censored }) => censored);
+    traces.push(trace("markers", "series", points, {
+      x: points.map(({ x, censored }) => (censored ? (panel.beyond + edge) / 2 : x)), text: points.map(text), hoverinfo: "text", cliponaxis: false,
       marker: {
-        symbol: symbols, size: 8.5,
-        color: points.open.map((open) => (open && series.role === "before" ? look.page : how.colour)),
-        line: { color: how.colour, width: points.open.some(Boolean) || /thin/.test(how.symbol) ? 1.6 : 0 },
+        symbol: points.map(({ censored }) => (censored ? "triangle-right-open" : before ? "circle" : how.symbol || "circle")),
+        size: 8.5, color: before ? look.page : how.colour,
+        line: { color: how.colour, width: open || /thin/.test(how.symbol) ? 1.6 : 0 },
       },
-    });
+    }));
     return traces;
   }
 
@@ -254,18 +224,15 @@ const Charts = (() => {
 
   // The numbers of a figure as CSV, as they are drawn.
   function csv(figure) {
-    const quote = (cell) => (/[",\n]/.test(String(cell)) ? `"${String(cell).replaceAll('"', '""')}"` : String(cell));
-    const plain = (number) => (number === null || number === undefined ? "" : number);
-    const inner = figure.header.includes("quartile_low");
-    const lines = [figure.header];
-    figure.panels.forEach((panel) => panel.series.forEach((series) => series.x.forEach((x, index) => {
-      const place = figure.header.includes("category") ? [(panel.categories || [])[series.y[index]], x] : [x, series.y[index]];
-      const quartiles = inner ? (series.inner ? [series.inner[0][index], series.inner[1][index]] : ["", ""]) : [];
-      const ends = series.low ? [plain(series.low[index]), plain(series.high[index])] : ["", ""];
-      lines.push([panel.row, panel.column, series.label, ...place.map(plain), ...ends, ...quartiles, plain(countOf(series, index))]);
+    const quote = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
+    const plain = (cell) => (cell === undefined || Number.isNaN(cell) ? "" : quote(String(cell).replace(/^(-?)Infinity$/, "$1inf")));
+    const lines = figure.panels.flatMap((panel) => panel.series.flatMap((series) => series.points.map((point) => {
+      const place = figure.header.includes("category") ? [panel.categories[point.y], point.x] : [point.x, point.y];
+      const inner = figure.header.includes("quartile_low") ? point.inner || ["", ""] : [];
+      return [panel.row, panel.column, series.label, ...place, point.low, point.high, ...inner, point.n];
     })));
-    return `${lines.map((line) => line.map(quote).join(",")).join("\n")}\n`;
+    return [figure.header, ...lines].map((line) => `${line.map(plain).join(",")}\n`).join("");
   }
 
-  return { build, draw, csv, lookOf, setLooks, theme };
+  return { build, csv, draw, lookOf, setLooks, theme, unpack };
 })();

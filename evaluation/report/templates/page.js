@@ -4,30 +4,29 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const KEYS = ["task", "setting", "optimizer"];
   const hidden = { task: new Set(), setting: new Set(), optimizer: new Set() };
-  const make = (tag, text, parent, attributes) => {
-    const element = document.createElement(tag);
-    if (text !== undefined && text !== null) element.textContent = text;
-    Object.entries(attributes || {}).forEach(([name, setting]) => element.setAttribute(name, setting));
-    if (parent) parent.append(element);
+  const set = (element, attributes) => {
+    Object.entries(attributes).forEach(([name, setting]) => element.setAttribute(name, setting));
     return element;
   };
+  const make = (tag, text, parent, attributes = {}) => {
+    const element = set(document.createElement(tag), attributes);
+    element.textContent = text ?? "";
+    parent?.append(element);
+    return element;
+  };
+  const draw = (tag, attributes) => set(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes);
+  const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
   Charts.setLooks(data.looks);
 
   // Figures ------------------------------------------------------------------------------------------------------------
 
-  // What a panel's series have in common is sent once.
-  data.figures.forEach((figure) => figure.panels.forEach((panel) => panel.series.forEach((series) => {
-    series.runs = { ...panel.runs, ...series.runs };
-    if (panel.xs) series.x = panel.xs;
-  })));
-  const figures = new Map(data.figures.map((figure) => [figure.name, figure]));
+  const figures = new Map(data.figures.map((figure) => [figure.name, Charts.unpack(figure)]));
   const panels = []; // {element, plot, panel, figure, drawn}
   const shows = (series) => KEYS.every((key) => !hidden[key].has(series.runs[key]));
-  const watcher = "IntersectionObserver" in window
-    ? new IntersectionObserver((entries) => entries.forEach((entry) => {
-      if (entry.isIntersecting) { watcher.unobserve(entry.target); drawPanel(entry.target.report); }
-    }), { rootMargin: "500px 0px" })
-    : null;
+  const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+    watcher.unobserve(target);
+    drawPanel(target.report);
+  }), { rootMargin: "500px 0px" });
 
   function preparePanels(member) {
     const figure = figures.get(member.dataset.figure);
@@ -35,45 +34,37 @@
     figure.panels.forEach((panel) => {
       const element = make("div", null, box, { class: "panel" });
       const heading = make("h4", null, element);
-      make("span", [panel.row, panel.column].filter(Boolean).join(" · "), heading);
+      const names = [panel.row, panel.column].filter(Boolean);
+      make("span", names.join(" · "), heading);
       if (panel.corner) make("small", panel.corner, heading);
-      const plot = make("div", null, element, { class: "plot", role: "img", "aria-label": `${figure.title}: ${[panel.row, panel.column].filter(Boolean).join(", ")}` });
+      const plot = make("div", null, element, { class: "plot", role: "img", "aria-label": `${figure.title}: ${names.join(", ")}` });
       plot.style.minHeight = panel.categories ? `${58 + 22 * panel.categories.length}px` : "215px";
-      const entry = { element, plot, panel, figure, drawn: false };
-      plot.report = entry;
-      panels.push(entry);
-      if (watcher) watcher.observe(plot);
+      plot.report = { element, plot, panel, figure, drawn: false };
+      panels.push(plot.report);
+      watcher.observe(plot);
     });
     make("p", "All of it is hidden by the filters.", box, { class: "quiet filtered", hidden: "" });
-    prepareLegend(member, figure);
   }
 
-  function prepareLegend(member, figure) {
+  function paintLegend(member, figure) {
     const legend = member.querySelector(".legend");
-    const seen = new Map();
-    figure.panels.forEach((panel) => panel.series.forEach((series) => seen.set(series.label, series)));
-    const named = figure.panels.some((panel) => (panel.categories || []).some((name) => seen.has(name)));
-    legend.hidden = named || !seen.size;
+    const seen = new Map(figure.panels.flatMap((panel) => panel.series).map((series) => [series.label, series]));
+    legend.hidden = !seen.size || figure.panels.some((panel) => panel.categories?.some((name) => seen.has(name)));
     if (legend.hidden) return;
-    seen.forEach((series, label) => {
-      const item = make("span", null, legend, { "data-label": label });
-      item.append(sample(series));
-      item.append(label);
-    });
+    legend.replaceChildren(...[...seen].map(([label, series]) => {
+      const item = make("span", null, null, { "data-label": label });
+      item.append(sample(series), label);
+      return item;
+    }));
   }
 
+  // A piece of a series' line, with its marker where it is an optimizer's.
   function sample(series) {
     const look = Charts.lookOf(series, Charts.theme());
-    const known = data.looks[series.role || series.label];
-    const draw = (tag, attributes) => {
-      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-      Object.entries(attributes).forEach(([name, setting]) => element.setAttribute(name, setting));
-      return element;
-    };
     const wide = series.kind === "area";
     const svg = draw("svg", { width: 30, height: 10, viewBox: "0 0 30 10", "aria-hidden": "true" });
     svg.append(draw("line", { x1: 0, y1: 5, x2: 30, y2: 5, stroke: look.colour, "stroke-width": wide ? 8 : 2, opacity: wide ? 0.4 : 1, "stroke-dasharray": look.dash.join(" ") }));
-    if (known && !series.role) svg.append(draw("path", { d: known.outline, transform: "translate(11 1)", fill: look.colour }));
+    if (look.outline) svg.append(draw("path", { d: look.outline, transform: "translate(11 1)", fill: look.colour }));
     return svg;
   }
 
@@ -90,12 +81,12 @@
   }
 
   // A panel goes when all its series are filtered out; one that was empty before stays with its note, if its task does.
-  function filterFigures(redraw) {
+  function filterFigures() {
     panels.forEach((entry) => {
       const { series, row, column } = entry.panel;
-      const named = [row, column].some((name) => hidden.task.has(name) || hidden.setting.has(name) || hidden.optimizer.has(name));
+      const named = KEYS.some((key) => hidden[key].has(row) || hidden[key].has(column));
       entry.element.hidden = series.length ? !series.some(shows) : named;
-      if (redraw && entry.drawn && !entry.element.hidden) drawPanel(entry);
+      if (entry.drawn && !entry.element.hidden) drawPanel(entry);
     });
     document.querySelectorAll(".member[data-figure]").forEach((member) => {
       const figure = figures.get(member.dataset.figure);
@@ -123,7 +114,6 @@
 
   function showMember(select) {
     select.closest(".family").querySelectorAll("[data-figure]").forEach((member) => { member.hidden = member.dataset.figure !== select.value; });
-    if (!watcher) drawAll();
   }
 
   function drawAll() {
@@ -144,22 +134,8 @@
 
   // Filters --------------------------------------------------------------------------------------------------------------
 
-  function paintLooks() {
-    const theme = Charts.theme();
-    document.querySelectorAll("svg[data-look]").forEach((svg) => {
-      const { colour } = Charts.lookOf({ label: svg.dataset.look }, theme);
-      svg.querySelector("line").setAttribute("stroke", colour);
-      svg.querySelector("path").setAttribute("fill", colour);
-    });
-    document.querySelectorAll(".member[data-figure]").forEach((member) => {
-      member.querySelector(".legend").replaceChildren();
-      prepareLegend(member, figures.get(member.dataset.figure));
-    });
-  }
-
   function filterRows() {
-    const labelled = document.querySelectorAll("tr[data-task], tr[data-setting], tr[data-optimizer], li[data-task], li[data-setting], li[data-optimizer]");
-    labelled.forEach((row) => {
+    document.querySelectorAll(KEYS.map((key) => `tr[data-${key}], li[data-${key}]`).join()).forEach((row) => {
       row.hidden = KEYS.some((key) => hidden[key].has(row.dataset[key]));
       if (row.hidden) closeRuns(row);
     });
@@ -182,7 +158,7 @@
       group.querySelectorAll(".chip").forEach((chip) => chip.setAttribute("aria-pressed", String(!mine.has(chip.dataset.value))));
       group.querySelector(".reset").hidden = !mine.size;
     });
-    filterFigures(true);
+    filterFigures();
     filterRows();
   }
 
@@ -204,15 +180,14 @@
   document.querySelectorAll("details.sheet tbody tr, ul.claims li").forEach((owner) => {
     const place = owner.tagName === "TR" ? make("td", null, owner) : owner;
     if (place === owner) owner.append(" ");
-    make("button", "runs", place, { type: "button", class: "why", "aria-expanded": "false" });
+    const button = make("button", "runs", place, { type: "button", class: "why", "aria-expanded": "false" });
+    button.addEventListener("click", () => (opened.has(owner) ? closeRuns(owner) : openRuns(owner, button)));
+    button.addEventListener("pointerover", () => { button.title = inShort(owner); }, { once: true });
   });
 
   // Tables ---------------------------------------------------------------------------------------------------------------
 
-  document.querySelectorAll("details.sheet thead").forEach((head) => head.addEventListener("click", (event) => {
-    const header = event.target.closest("th[aria-sort]");
-    if (header) sortBy(header);
-  }));
+  document.querySelectorAll("details.sheet th[aria-sort]").forEach((header) => header.addEventListener("click", () => sortBy(header)));
 
   function sortBy(header) {
     const body = header.closest("table").tBodies[0];
@@ -220,7 +195,7 @@
     const up = header.getAttribute("aria-sort") !== "ascending";
     header.parentElement.querySelectorAll("th[aria-sort]").forEach((other) => other.setAttribute("aria-sort", "none"));
     header.setAttribute("aria-sort", up ? "ascending" : "descending");
-    body.querySelectorAll("tr.runs").forEach((row) => closeRuns(row.previousElementSibling));
+    [...body.rows].forEach(closeRuns);
     const key = (row) => {
       const cell = row.cells[column];
       return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
@@ -248,8 +223,7 @@
     const sorted = [...new Set(numbers)].sort((one, other) => one - other);
     const found = [];
     sorted.forEach((number) => {
-      const last = found[found.length - 1];
-      if (last && number === last[1] + 1) last[1] = number; else found.push([number, number]);
+      if (found.at(-1)?.[1] === number - 1) found.at(-1)[1] = number; else found.push([number, number]);
     });
     return found.map(([low, high]) => (low === high ? String(low) : `${low}–${high}`)).join(", ");
   }
@@ -263,11 +237,10 @@
   const originsOf = (group) => [...new Set([].concat(group.origin))].map((index) => originWords(origins[index]));
 
   function runsBox(element) {
-    const box = document.createElement("div");
-    box.className = "runs-box";
+    const box = make("div", null, null, { class: "runs-box" });
     const found = groupsOf(element);
     const runs = found.reduce((sum, group) => sum + group.seeds.length, 0);
-    make("p", `${runs} ${runs === 1 ? "run" : "runs"} in ${found.length} ${found.length === 1 ? "group" : "groups"} of equal options`, box);
+    make("p", `${plural(runs, "run")} in ${plural(found.length, "group")} of equal options`, box);
     found.slice(0, 12).forEach((group) => {
       const list = make("dl", null, box);
       const add = (name, text, code) => { make("dt", name, list); make(code ? "code" : "span", text, make("dd", null, list)); };
@@ -282,56 +255,50 @@
     return box;
   }
 
-  function closeRuns(owner) {
-    const button = owner && owner.querySelector(":scope > td > .why, :scope > .why");
-    if (!button || button.getAttribute("aria-expanded") !== "true") return;
-    button.setAttribute("aria-expanded", "false");
-    if (owner.tagName === "TR") owner.nextElementSibling.remove(); else owner.querySelector(".runs-box").remove();
-  }
+  const opened = new Map(); // rows and sentences whose runs are shown -> the button and what shows them
 
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest("button.why");
-    if (!button) return;
-    const owner = button.closest("tr, li");
-    if (button.getAttribute("aria-expanded") === "true") { closeRuns(owner); return; }
+  function openRuns(owner, button) {
     button.setAttribute("aria-expanded", "true");
+    let shown = runsBox(owner);
     if (owner.tagName === "TR") {
       const row = make("tr", null, null, { class: "runs" });
-      make("td", null, row, { colspan: String(owner.cells.length) }).append(runsBox(owner));
-      owner.after(row);
-    } else {
-      owner.append(runsBox(owner));
-    }
-  });
-  document.addEventListener("pointerover", (event) => {
-    const button = event.target.closest && event.target.closest("button.why");
-    if (!button || button.dataset.told) return;
-    button.dataset.told = "yes";
-    const found = groupsOf(button.closest("tr, li"));
+      make("td", null, row, { colspan: String(owner.cells.length) }).append(shown);
+      owner.after(shown = row);
+    } else owner.append(shown);
+    opened.set(owner, [button, shown]);
+  }
+
+  function closeRuns(owner) {
+    if (!opened.has(owner)) return;
+    const [button, shown] = opened.get(owner);
+    button.setAttribute("aria-expanded", "false");
+    shown.remove();
+    opened.delete(owner);
+  }
+
+  function inShort(owner) {
+    const found = groupsOf(owner);
     const seeds = found.flatMap((group) => group.seeds);
-    button.title = `${seeds.length} runs, seeds ${ranges(seeds)}; ${[...new Set(found.flatMap(originsOf))].slice(0, 2).join("; ")}. Click for all.`;
-  });
+    return `${seeds.length} runs, seeds ${ranges(seeds)}; ${[...new Set(found.flatMap(originsOf))].slice(0, 2).join("; ")}. Click for all.`;
+  }
 
   const code = make("ul", null, document.getElementById("origins"));
   origins.forEach((origin, index) => {
-    const count = groups.reduce((sum, group) => sum + group.seeds.filter((_, at) => [].concat(group.origin)[Array.isArray(group.origin) ? at : 0] === index).length, 0);
-    make("li", `${count} ${count === 1 ? "run" : "runs"}: ${originWords(origin)}`, code);
+    const count = groups.flatMap(({ seeds, origin: of }) => seeds.filter((_, at) => (Array.isArray(of) ? of[at] : of) === index)).length;
+    make("li", `${plural(count, "run")}: ${originWords(origin)}`, code);
   });
   const all = document.getElementById("all-runs");
   all.querySelector(".shown").textContent = `${groups.length} groups`;
   all.addEventListener("toggle", () => {
     const box = all.querySelector(".scroll");
     if (!all.open || box.childElementCount) return;
-    const table = make("table", null, box);
-    const head = make("tr", null, make("thead", null, table));
+    const table = make("table", null, box), head = make("tr", null, make("thead", null, table));
     [...LABELS, "use", "seeds", "options", "folder"].forEach((name) => make("th", name, head, { scope: "col" }));
     const body = make("tbody", null, table);
     groups.forEach((group) => {
       const row = make("tr", null, body, Object.fromEntries(KEYS.map((key) => [`data-${key}`, group[key]])));
       row.hidden = KEYS.some((key) => hidden[key].has(group[key]));
-      LABELS.forEach((label) => make("td", group[label], row));
-      make("td", group.purpose, row);
-      make("td", ranges(group.seeds), row);
+      [...LABELS.map((label) => group[label]), group.purpose, ranges(group.seeds)].forEach((text) => make("td", text, row));
       make("td", group.options, row, { class: "wide" });
       make("td", group.path, row, { class: "path" });
     });
@@ -343,15 +310,16 @@
   const remember = (choice) => { try { localStorage.setItem("asgc-report-theme", choice); } catch { /* a page from a file may have no storage */ } };
   const remembered = () => { try { return localStorage.getItem("asgc-report-theme"); } catch { return null; } };
 
+  function repaint() {
+    document.querySelectorAll("[data-look]").forEach((chip) => chip.replaceChildren(sample({ label: chip.dataset.look })));
+    document.querySelectorAll(".member[data-figure]").forEach((member) => paintLegend(member, figures.get(member.dataset.figure)));
+    filterFigures();
+  }
+
   function setTheme(choice) {
     if (choice === "auto") delete root.dataset.theme; else root.dataset.theme = choice;
     button.textContent = `Theme: ${choice}`;
     repaint();
-  }
-
-  function repaint() {
-    paintLooks();
-    filterFigures(true);
   }
 
   button.addEventListener("click", () => {
@@ -369,11 +337,10 @@
   });
   window.addEventListener("afterprint", () => {
     paper = false;
-    if (before !== undefined) setTheme(before);
+    setTheme(before);
   });
 
   setTheme(["light", "dark"].includes(remembered()) ? remembered() : "auto");
-  if (!watcher) drawAll();
   window.report = { drawAll, panels, figures };
   root.dataset.ready = "true";
 })();

@@ -219,8 +219,7 @@ class TestPayload:
 class TestTables:
     def test_cells_are_the_comparisons(self, study: StudyData) -> None:
         comparison = study.comparison(study.parts("compare")[0], "final")
-        order = sections.Order(study.tasks, study.settings, study.optimizers)
-        sheets = {sheet.name: sheet for sheet in sections.sheets_of(comparison, order)}
+        sheets = {sheet.name: sheet for sheet in sections.sheets_of(comparison, study.place)}
         sheet = sheets["comparison-final-cells"]
         assert len(sheet.lines) == len(comparison.cells)
         for line in sheet.lines:
@@ -245,19 +244,18 @@ class TestTables:
         assert runs.labels() == {"part": "comparison", "optimizer": "asgc", **labels}
 
     def test_the_runs_behind_variants_and_points_are_theirs(self, study: StudyData) -> None:
-        order = sections.Order(study.tasks, study.settings, study.optimizers)
         for kind, count in (("ablation", 3), ("grid", 3)):
             comparison = study.comparison(study.parts(kind)[0], "final")
-            [sheet] = [one for one in sections.sheets_of(comparison, order) if one.name.endswith("-cells")]
+            [sheet] = [one for one in sections.sheets_of(comparison, study.place) if one.name.endswith("-cells")]
             for line in sheet.lines:
                 labels = line.runs.labels()
                 assert sum(labels.items() <= row.items() for row in study.runs) == count
                 assert labels["variant"] in f"{line.cells[1].text} {line.cells[2].text}"
 
     def test_numbers_in_words(self) -> None:
-        assert sections.estimate(Estimate(0.5)).interval == ""
-        assert sections.estimate(Estimate(30_000, 20_000, math.inf)).interval == "[20000, ∞]"
-        assert sections.number(math.nan).text == ""
+        assert sections.entry(Estimate(0.5)).interval == ""
+        assert sections.entry(Estimate(30_000, 20_000, math.inf)).interval == "[20000, ∞]"
+        assert sections.entry(math.nan).text == ""
 
 
 class TestProvenance:
