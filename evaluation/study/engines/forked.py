@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.study.engines.base import Job
-from evaluation.study.engines.local import LocalEngine
-from evaluation.study.engines.processes import THREAD_VARIABLES, Attempt, die_with_parent
+from evaluation.study.engines.local import THREAD_VARIABLES, Attempt, LocalEngine, die_with_parent
 
 
 class ForkedEngine(LocalEngine):
@@ -60,7 +59,6 @@ class Fork(Attempt):
         self.process.start()
 
     def code(self) -> int | None:
-        """The exit code; None while it runs."""
         return self.process.exitcode
 
 

@@ -17,8 +17,7 @@ import pytest
 from evaluation.main import main
 from evaluation.runs.lock import is_held
 from evaluation.study.engines.base import Job
-from evaluation.study.engines.local import LocalEngine
-from evaluation.study.engines.processes import Attempt
+from evaluation.study.engines.local import Attempt, LocalEngine
 from evaluation.study.run_id import RunId
 from tests.evaluation.study.study_helpers import DEFINITION, DESCENT, contents, write
 
