@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
 from evaluation.cli.errors import UserError
@@ -11,11 +12,12 @@ from evaluation.cli.values import suggestion
 Command = Callable[[list[str]], int]
 
 
-def dispatch(arguments: Sequence[str], commands: Mapping[str, Command], usage: str, *, group: str = "") -> int:
+def dispatch(arguments: Sequence[str], commands: Mapping[str, Command | str], usage: str, *, group: str = "") -> int:
     """Run the command that the first argument names on the others; returns its exit code.
 
-    Without arguments, or with a plea for help, `usage` is printed. `group` is the command whose commands these are;
-    only a whole program has a version.
+    Without arguments, or with a plea for help, `usage` is printed. A command that is text is a function at
+    "module:name", imported when it is called. `group` is the command whose commands these are; only a whole program
+    has a version.
 
     Raises:
         UserError: no such command; names the nearest, or all.
@@ -29,4 +31,6 @@ def dispatch(arguments: Sequence[str], commands: Mapping[str, Command], usage: s
         return 0
     if name not in commands:
         raise UserError(f"unknown command {f'{group} {name}'.strip()!r}{suggestion(name, tuple(commands))}")
-    return commands[name](rest)
+    found = commands[name]
+    command: Command = pkgutil.resolve_name(found) if isinstance(found, str) else found
+    return command(rest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +128,20 @@ def differences(
     return found
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted keys: {"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}."""
-    if not isinstance(value, dict) or (not value and prefix):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def leaves(
+    values: Mapping[Any, Any], is_leaf: Callable[[Mapping[Any, Any]], bool] = lambda value: False, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that nested mappings hold; a mapping that `is_leaf` is a value itself."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and not is_leaf(value):
+            yield from leaves(value, is_leaf, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping by dotted keys: {"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}. Empty ones stay."""
+    return dict(leaves(values, lambda value: not value))
 
 
 def _same(one: Any, other: Any) -> bool:

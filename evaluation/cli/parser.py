@@ -16,12 +16,8 @@ from typing import Any
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, read, show
 
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Flags and texts in two columns; argparse leaves the flags 24 characters, ours are longer."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34)
+# Flags and texts in two columns: argparse leaves the flags 24 characters, ours are longer.
+_FORMATTER = functools.partial(argparse.HelpFormatter, max_help_position=34)
 
 
 class Flags(argparse.ArgumentParser):
@@ -34,16 +30,14 @@ class Flags(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, usage: str, description: str, *, epilog: str = "", add_help: bool = True) -> None:
-        super().__init__(prog, f"{prog} {usage}", description, epilog, formatter_class=_HelpFormatter, add_help=False)
+        super().__init__(prog, f"{prog} {usage}", description, epilog, formatter_class=_FORMATTER, add_help=False)
         if add_help:
             self.section("general").add_argument("-h", "--help", action="store_true", help="show this page")
 
     def section(self, title: str) -> Any:
         """The group of flags with this heading, made on first use."""
-        for group in self._action_groups:
-            if group.title == title:
-                return group
-        return self.add_argument_group(title)
+        known = {group.title: group for group in self._action_groups}
+        return known.get(title) or self.add_argument_group(title)
 
     def option(
         self, section: str, name: str, hint: Any, default: Any, help: str, *, allowed: str = "", hidden: bool = False
@@ -128,12 +122,11 @@ def _value(action: argparse.Action, text: str | None) -> Any:
 
 
 def _is_flag(token: str) -> bool:
-    if not token.startswith("-") or token == "-":
-        return False
+    """Whether it starts with a dash, and is neither a dash alone nor a number below 0."""
     try:
         float(token)
     except ValueError:
-        return True
+        return token.startswith("-") and token != "-"
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import types
@@ -47,7 +48,10 @@ def coerce(value: Any, hint: Any) -> Any:
     if origin in (list, tuple):
         return _coerce_sequence(value, origin, args)
     if hint is bool:
-        return _coerce_bool(value)
+        text = str(value).lower()
+        if text not in ("true", "yes", "on", "false", "no", "off"):
+            raise ValueError("must be true or false")
+        return text in ("true", "yes", "on")
     if hint is str:
         if isinstance(value, str) and value:
             return value
@@ -65,32 +69,17 @@ def _coerce_sequence(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
     return origin(coerce(item, args[0]) for item in value)
 
 
-def _coerce_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).lower()
-    if text in ("true", "yes", "on", "false", "no", "off"):
-        return text in ("true", "yes", "on")
-    raise ValueError("must be true or false")
-
-
 def _coerce_number(value: Any, hint: type) -> int | float:
-    kind = "a whole number" if hint is int else "a number"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"must be {kind}")
-    if hint is int and isinstance(value, int):
-        return value
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(f"must be {kind}") from None
-    if hint is float:
-        return number
-    if isinstance(value, str) and value.strip().lstrip("+-").replace("_", "").isdecimal():
-        return int(value)  # exact, also beyond 2^53
-    if not number.is_integer():
-        raise ValueError(f"must be {kind}")
-    return int(number)
+    whole, number = hint is int, None
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        if whole and not isinstance(value, float):
+            with contextlib.suppress(ValueError):
+                return int(value)  # exact, also beyond 2^53
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
+    if number is None or (whole and not number.is_integer()):
+        raise ValueError(f"must be {'a whole number' if whole else 'a number'}")
+    return int(number) if whole else number
 
 
 def read(value: Any, hint: Any, allowed: str = "") -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.cli.values import coerce, number
+from evaluation.cli.config_file import leaves
+from evaluation.cli.values import number, read
 from evaluation.study.entry import Entry
 
 _KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
@@ -55,22 +56,25 @@ def of(space: Sequence[Dimension], optimizer: str) -> tuple[Dimension, ...]:
     return tuple(one for one in space if not one.optimizers or optimizer in one.optimizers)
 
 
+def options(dimensions: Sequence[Dimension], point: NDArray[np.float64]) -> dict[str, Any]:
+    """The options at a point of the unit cube, one coordinate a dimension."""
+    return {one.name: one.at(float(u)) for one, u in zip(dimensions, point, strict=True)}
+
+
 def latin_hypercube(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
     """Points (points, dimensions) in the unit cube: in every dimension one in each of `points` equal strata (McKay et
     al., 1979). The first dimensions are the same whatever their number, so that optimizers with more options share
     the points of those with fewer."""
-    columns = []
-    for dimension in range(dimensions):
-        rng = np.random.default_rng([seed, dimension])
-        columns.append((rng.permutation(points) + rng.random(points)) / points)
-    return np.stack(columns, axis=1) if columns else np.zeros((points, 0))
+    rngs = [np.random.default_rng([seed, dimension]) for dimension in range(dimensions)]
+    columns = [(rng.permutation(points) + rng.random(points)) / points for rng in rngs]
+    return np.array(columns).reshape(dimensions, points).T
 
 
 def uniform(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
     """Independent uniform points (points, dimensions); the first points and dimensions are the same whatever their
     number, so that draws can be added later."""
     columns = [np.random.default_rng([seed, dimension]).random(points) for dimension in range(dimensions)]
-    return np.stack(columns, axis=1) if columns else np.zeros((points, 0))
+    return np.array(columns).reshape(dimensions, points).T
 
 
 def read_space(entry: Entry, key: str, optimizers: Sequence[str]) -> tuple[Dimension, ...]:
@@ -81,7 +85,8 @@ def read_space(entry: Entry, key: str, optimizers: Sequence[str]) -> tuple[Dimen
     """
     space = entry.child(key)
     found: list[Dimension] = []
-    for name, item in _leaves(space.values):
+    for option, item in leaves(space.values, is_leaf=lambda value: any(key in value for key in _KEYS)):
+        name = option.replace("-", "_")
         several = isinstance(item, list) and item and all(isinstance(one, Mapping) for one in item)
         for index, one in enumerate(item if several else [item]):
             at = space.at(f"{name}[{index}]" if several else name)
@@ -99,18 +104,6 @@ def read_space(entry: Entry, key: str, optimizers: Sequence[str]) -> tuple[Dimen
     return tuple(found)
 
 
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The options below a mapping of groups: a mapping with one of the keys of a range is a range."""
-    found: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        name = prefix + str(key).replace("-", "_")
-        if isinstance(item, Mapping) and not item.keys() & set(_KEYS):
-            found += _leaves(item, f"{name}.")
-        else:
-            found.append((name, item))
-    return found
-
-
 def _dimension(name: str, entry: Entry, optimizers: Sequence[str]) -> list[Dimension]:
     """The dimension that a range describes, if it does."""
     item, before = entry.values, len(entry.faults)
@@ -123,8 +116,8 @@ def _dimension(name: str, entry: Entry, optimizers: Sequence[str]) -> list[Dimen
         entry.fault("choices", ": must be a list of values")
         return []
     try:
-        low, high = coerce(item.get("low", ""), float), coerce(item.get("high", ""), float)
-        log, integer = coerce(item.get("log", True), bool), coerce(item.get("integer", False), bool)
+        low, high = read(item.get("low", ""), float), read(item.get("high", ""), float)
+        log, integer = read(item.get("log", True), bool), read(item.get("integer", False), bool)
     except ValueError as error:
         what = "low and high must be numbers, log and integer true or false"
         entry.faults.append(f"{entry.where}: {what} ({error})")

@@ -79,7 +79,7 @@ class StudyFiles:
         return self._summaries[run]
 
     def objective(self, run: RunId, name: str) -> float | None:
-        """`plan.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
+        """`search.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
         summary = self.summary(run)
         return None if summary is None else float(summary[name])
 

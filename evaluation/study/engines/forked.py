@@ -12,14 +12,14 @@ import importlib
 import importlib.metadata
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from evaluation.study.engines.base import Job
 from evaluation.study.engines.local import THREAD_VARIABLES, Attempt, LocalEngine, die_with_parent
@@ -54,7 +54,7 @@ class Fork(Attempt):
 
     def __init__(self, job: Job, context: ForkServerContext, script: EntryPoint) -> None:
         super().__init__(job)
-        arguments = (script.module, script.attr, job.command(), str(job.log), dict(job.environment))
+        arguments = (script.value, job.command(), str(job.log), dict(job.environment))
         self.process = context.Process(target=_run, args=arguments, daemon=False)
         self.process.start()
 
@@ -82,7 +82,7 @@ def _die_with_study() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(module: str, function: str, command: list[str], log: str, environment: dict[str, str]) -> None:
+def _run(script: str, command: list[str], log: str, environment: dict[str, str]) -> None:
     """In the fork: become the program."""
     os.setsid()
     die_with_parent()
@@ -95,5 +95,4 @@ def _run(module: str, function: str, command: list[str], log: str, environment: 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = list(command)
     sys.orig_argv[:] = command  # what the run's provenance records
-    main: Callable[[], Any] = getattr(importlib.import_module(module), function)
-    sys.exit(main())
+    sys.exit(pkgutil.resolve_name(script)())
