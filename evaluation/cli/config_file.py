@@ -57,6 +57,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.document)
+yaml.SafeDumper.add_representer(Document, yaml.SafeDumper.represent_dict)
 
 
 def parse_yaml(text: str, name: str) -> Document:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from evaluation.cli.config_file import ABSENT, differences, plain, read_config, write_config
+from evaluation.cli.config_file import ABSENT, differences, parse_yaml, plain, read_config, write_config
 from evaluation.cli.errors import UserError
 
 
@@ -68,3 +70,20 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
         read_config(tmp_path / "config.yaml")
     assert str(caught.value).startswith(f"cannot read {tmp_path / 'config.yaml'}:")
     assert "\n" not in str(caught.value)
+
+
+def test_a_document_knows_where_its_keys_stand_and_is_a_mapping_otherwise():
+    text = "a: 1\nb: &b\n  c: 2\nd:\n  <<: *b\n  e: 3\n"
+    document = parse_yaml(text, "x.yaml")
+    assert document == {"a": 1, "b": {"c": 2}, "d": {"c": 2, "e": 3}}
+    assert document.where == {"a": "x.yaml:1", "b": "x.yaml:2", "d": "x.yaml:4"}
+    assert document["d"].where == {"c": "x.yaml:3", "e": "x.yaml:6"}
+    assert yaml.safe_load(yaml.safe_dump({"all": document})) == {"all": document}
+    assert pickle.loads(pickle.dumps(document)).where == document.where
+    assert parse_yaml("", "x.yaml") == {}
+
+
+def test_a_key_of_an_anchor_may_be_given_anew_and_no_key_twice():
+    assert parse_yaml("b: &b {c: 2}\nd: {<<: *b, c: 3}", "x.yaml")["d"] == {"c": 3}
+    with pytest.raises(UserError, match=r"cannot read x\.yaml:3: no valid YAML: key 'a' is given twice"):
+        parse_yaml("d:\n  a: 1\n  a: 2\n", "x.yaml")
