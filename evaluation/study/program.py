@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.cli.config_file import differences, read_config
+from evaluation.cli.config_file import read_config
 from evaluation.cli.errors import UserError
 from evaluation.runs.run_folder import CONFIG
 from evaluation.study.plan import PlannedRun, Planner
 from evaluation.study.spec import StudyFaults
-from evaluation.study.study_folder import StudyFolder
+from evaluation.study.study_folder import StudyFolder, changes
 
 
 def resolve(program: Sequence[str]) -> tuple[str, ...]:
@@ -62,9 +62,7 @@ def check_begun(folder: StudyFolder, runs: Iterable[PlannedRun], program: Sequen
     conflicts = []
     for run, answer in zip(begun, _ask(program, [run.arguments() for run in begun]), strict=True):
         if "config" in answer:  # the program says what a command line comes to
-            before = read_config(folder.run(run.id) / CONFIG)
-            found = differences(before, answer["config"], ignore=("run_dir",))
-            conflicts += [f"{run.id} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]
+            conflicts += changes(run.id, read_config(folder.run(run.id) / CONFIG), answer["config"])
     folder.refuse(conflicts)
 
 

@@ -164,7 +164,12 @@ class StudyFolder(StudyFiles, Closing):
     def _changed(self, runs: Iterable[PlannedRun]) -> list[str]:
         changed = []
         for run in runs:
-            before = self._index.get(run.id)
-            found = differences(before["options"], run.entry()["options"]) if before is not None else {}
-            changed += [f"{run.id} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]
+            if run.id in self._index:
+                changed += changes(run.id, self._index[run.id]["options"], run.options)
         return changed
+
+
+def changes(run: RunId, before: Any, now: Any) -> list[str]:
+    """What is different of a run's options or configuration, a line each."""
+    found = differences(before, now, ignore=("run_dir",))
+    return [f"{run} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]
