@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from evaluation.cli.commands import dispatch
+from evaluation.cli.commands import Command, dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
 from evaluation.cli.parser import Flags
 from evaluation.cli.train_command import TrainCommand
@@ -54,8 +54,8 @@ asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clippi
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-rl` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
-    own = {"train": train_command, "eval": eval_command, "check": COMMAND.check, "games": games_command}
-    commands = {**own, "bench": "benchmarks.training:main"}
+    commands: dict[str, Command | str] = {"train": train_command, "eval": eval_command}
+    commands |= {"bench": "benchmarks.training:main", "check": COMMAND.check, "games": games_command}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
 

@@ -38,19 +38,12 @@ def option(default: Any, help: str, allowed: str = "", **marks: Any) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """One option of a configuration.
+    """One option of a configuration."""
 
-    Attributes:
-        path: dotted, "optimizer.lr".
-        hint: type of the value, as `evaluation.cli.values.read` understands it.
-        default: of the dataclass.
-        marks: the field's metadata.
-    """
-
-    path: str
-    hint: Any
+    path: str  # dotted, "optimizer.lr"
+    hint: Any  # type of the value, as `evaluation.cli.values.read` understands it
     default: Any
-    marks: Mapping[str, Any]
+    marks: Mapping[str, Any]  # the field's metadata
 
     @property
     def flag(self) -> str:
@@ -83,13 +76,10 @@ class Config:
 
     A group may have a method `prepare(values)`: it is called with what a layer says of the group, before that is set.
     A group with an option `name` may be given by it alone (`optimizer: adam`).
-
-    Attributes:
-        FOLDER, PRESETS: where its presets are in `configs/`, and their names, the usual one first.
     """
 
-    FOLDER: ClassVar[str] = ""
-    PRESETS: ClassVar[tuple[str, ...]] = ()
+    FOLDER: ClassVar[str] = ""  # of its presets in `configs/`
+    PRESETS: ClassVar[tuple[str, ...]] = ()  # their names, the usual one first
     _settings: ClassVar[dict[str, Setting]]
 
     @classmethod
@@ -131,10 +121,11 @@ class Config:
                     known[path].put(self, known[path].read(value))
                 except ValueError as error:
                     fault = f"{path} {show(value)}: {error}"
-            if fault and faults is None:
+            if not fault:
+                continue
+            if faults is None:
                 raise UserError(f"{where}: {fault}")
-            if fault and faults is not None:
-                faults.append(f"{where}: {fault}")
+            faults.append(f"{where}: {fault}")
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
@@ -189,11 +180,7 @@ class Config:
         return "\n".join(lines) + "\n"
 
     def validate(self) -> None:
-        """Check every option alone, then together, and write canonical values back.
-
-        Raises:
-            UserError: one line that names the flag, its value and what is allowed.
-        """
+        """Raise the first of the `faults` as `UserError`."""
         for fault in self.faults():
             raise UserError(fault)
 

@@ -30,25 +30,17 @@ class Display(Protocol):
 
 @dataclass
 class Driver:
-    """One session of a study.
-
-    Attributes:
-        program: the trainer as `program.resolve` gives it.
-        threads: of each run.
-        retries: attempts after a failure that a new attempt may not meet (a kill, a crash).
-        storage: where the searches' trials are written besides; None: nowhere.
-        parts: only these parts; None: all.
-    """
+    """One session of a study."""
 
     folder: StudyFolder
     planner: Planner
     engine: Engine
-    program: tuple[str, ...]
+    program: tuple[str, ...]  # the trainer as `program.resolve` gives it
     display: Display
-    threads: int = 1
-    retries: int = 1
-    storage: Storage | None = None
-    parts: set[str] | None = None
+    threads: int = 1  # of each run
+    retries: int = 1  # attempts after a failure that a new attempt may not meet (a kill, a crash)
+    storage: Storage | None = None  # where the searches' trials are written besides
+    parts: set[str] | None = None  # only these parts; None: all
 
     def __post_init__(self) -> None:
         self.attempts: Counter[RunId] = Counter()

@@ -29,21 +29,13 @@ UNFINISHED = tuple(state for state in State if state is not State.FINISHED)
 
 @dataclass
 class Progress:
-    """How far a study is.
+    """How far a study is."""
 
-    Attributes:
-        plan: as the results determine it by now.
-        declared: task -> seconds of a run, as the definition says.
-        states: of every run, those whose options wait for a search included.
-        started: running ones -> `time.monotonic()` at their start.
-        seconds: task -> those that finished runs took.
-    """
-
-    plan: Plan
-    declared: Mapping[str, float] = field(default_factory=dict)
-    states: dict[RunId, State] = field(default_factory=dict)
-    started: dict[RunId, float] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    plan: Plan  # as the results determine it by now
+    declared: Mapping[str, float]  # task -> seconds of a run, as the definition says
+    states: dict[RunId, State] = field(default_factory=dict)  # those whose options wait for a search included
+    started: dict[RunId, float] = field(default_factory=dict)  # running ones -> `time.monotonic()` at their start
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # task -> those that finished runs took
 
     def __post_init__(self) -> None:
         self.replan(self.plan)

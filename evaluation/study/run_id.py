@@ -36,7 +36,6 @@ class RunId(NamedTuple):
 
     @property
     def cell(self) -> Cell:
-        """All but variant and seed."""
         return Cell(*self[:4])
 
     def joined(self, separator: str) -> str:

@@ -19,22 +19,15 @@ _KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
 
 @dataclass(frozen=True)
 class Dimension:
-    """One option and what it may be: an interval (logarithmic by default), or some choices.
+    """One option and what it may be: an interval (logarithmic by default), or some choices."""
 
-    Attributes:
-        name: dotted option, "optimizer.lr".
-        low, high: the interval; log: uniform in the logarithm; integer: whole numbers.
-        choices: the values to choose from; empty for an interval.
-        optimizers: the optimizers that have this option; empty: all.
-    """
-
-    name: str
+    name: str  # dotted, "optimizer.lr"
     low: float = 0.0
     high: float = 0.0
-    log: bool = True
+    log: bool = True  # uniform in the logarithm
     integer: bool = False
-    choices: tuple[Any, ...] = ()
-    optimizers: tuple[str, ...] = ()
+    choices: tuple[Any, ...] = ()  # empty for an interval
+    optimizers: tuple[str, ...] = ()  # those that have this option; empty: all
 
     def at(self, u: float) -> Any:
         """The value at `u` in [0, 1): the inverse of the distribution function, rounded to four digits."""
@@ -78,11 +71,8 @@ def uniform(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
 
 
 def read_space(entry: Entry, key: str, optimizers: Sequence[str]) -> tuple[Dimension, ...]:
-    """The dimensions at a key of a definition.
-
-    An option's range is a mapping (low, high, ...), a list of choices, or a list of such mappings for different
-    optimizers.
-    """
+    """The dimensions at a key of a definition. An option's range is a mapping (low, high, ...), a list of choices, or
+    a list of such mappings for different optimizers."""
     space = entry.child(key)
     found: list[Dimension] = []
     for option, item in leaves(space.values, is_leaf=lambda value: any(key in value for key in _KEYS)):
