@@ -114,17 +114,15 @@ def differences(
     and is no difference while it is None: an option of a later version that is left to its own default. `defaults` are
     what other options mean that `old` does not have.
     """
-    ignored = tuple(ignore)
+    names = tuple(ignore)
     flat_old, flat_new, flat_defaults = (flatten(plain(config)) for config in (old, new, defaults or {}))
     found = {}
     for key in dict.fromkeys([*flat_old, *flat_new]):
         before, after = flat_old.get(key, flat_defaults.get(key, ABSENT)), flat_new.get(key, ABSENT)
-        unset = key not in flat_old or key not in flat_new
-        if any(key == name or key.startswith(f"{name}.") for name in ignored) or _same(before, after):
-            continue
-        if unset and (before is None or after is None):
-            continue
-        found[key] = (before, after)
+        ignored = any(key == name or key.startswith(f"{name}.") for name in names)
+        unset = (before is None or after is None) and (key not in flat_old or key not in flat_new)
+        if not (ignored or unset or _same(before, after)):
+            found[key] = (before, after)
     return found
 
 

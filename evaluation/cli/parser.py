@@ -95,7 +95,9 @@ class Flags(argparse.ArgumentParser):
             if not equals and tokens and not _is_flag(tokens[0]) and (action is None or action.nargs != 0):
                 text, equals = tokens.pop(0), "="  # an unknown flag takes what may be its value with it
             if action is None:
-                faults.append(self._unknown(name))
+                flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+                hint = did_you_mean(name.replace("_", "-"), flags).replace("'", "")
+                faults.append(f"unknown option {name}{hint or f'; `{self.prog} --help` lists them'}")
                 continue
             try:
                 values[action.dest] = _value(action, text if equals else None)
@@ -103,11 +105,6 @@ class Flags(argparse.ArgumentParser):
                 value = f" {show(text)}" if equals else ""
                 faults.append(f"{action.option_strings[-1]}{value}: {error}")
         return values, faults
-
-    def _unknown(self, name: str) -> str:
-        candidates = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        hint = did_you_mean(name.replace("_", "-"), candidates).replace("'", "")
-        return f"unknown option {name}{hint or f'; `{self.prog} --help` lists them'}"
 
 
 def _value(action: argparse.Action, text: str | None) -> Any:

@@ -60,7 +60,7 @@ class Search:
     @property
     def best(self) -> Trial:
         """The finished trial of highest value; the earliest of equals. A diverged one (NaN) is below all others."""
-        return max(self.trials, key=lambda trial: (_ranked(trial), -trial.number))
+        return max(self.trials, key=_ranked)
 
     def runs(self, number: int) -> list[RunId]:
         """The runs of a trial, one for each tuning seed."""
@@ -81,10 +81,8 @@ class Search:
     def _propose(self) -> list[Trial]:
         first, part = len(self.trials), self.part
         if first == 0:  # the points are the same whatever the number of trials, so that trials can be added later
-            points = spaces.latin_hypercube(part.startup, len(self.space), SEED)
-            return [
-                Trial(number, spaces.options(self.space, point)) for number, point in enumerate(points[: part.trials])
-            ]
+            points = spaces.latin_hypercube(part.startup, len(self.space), SEED)[: part.trials]
+            return [Trial(number, spaces.options(self.space, point)) for number, point in enumerate(points)]
         numbers = range(first, min(first + part.batch, part.trials))
         if part.sampler == "random":
             points = spaces.uniform(part.trials, len(self.space), SEED + 1)  # the first ones are always the same
@@ -106,10 +104,7 @@ class Search:
         )
         study.add_trials([self.record(trial) for trial in self.trials if trial.value is not None])
         asked = study.ask(self.distributions())
-        return {
-            one.name: asked.params[one.name] if one.choices else one.rounded(asked.params[one.name])
-            for one in self.space
-        }
+        return {one.name: one.rounded(asked.params[one.name]) for one in self.space}
 
     def distributions(self) -> dict[str, Any]:
         """The space in Optuna's words."""

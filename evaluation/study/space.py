@@ -37,8 +37,10 @@ class Dimension:
         value = low + u * (high - low)
         return self.rounded(math.exp(value) if self.log else value)
 
-    def rounded(self, value: float) -> float | int:
+    def rounded(self, value: Any) -> Any:
         """`value` as it is handed to a run: four significant digits, within the interval."""
+        if self.choices:
+            return value
         if self.integer:
             return round(value)
         return min(max(float(f"{value:.4g}"), self.low), self.high)

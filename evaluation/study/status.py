@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from evaluation.files import tail
 from evaluation.runs.closing import Closing
+from evaluation.runs.display import progress_bar
 from evaluation.runs.run_folder import METRICS
 from evaluation.study.engines.base import Outcome
 from evaluation.study.progress import UNFINISHED, Progress, State
@@ -117,11 +117,8 @@ class TerminalDisplay(Closing):
 
     def _render(self, progress: Progress) -> Group:
         finished = len(progress.of(State.FINISHED))
-        bar = Table.grid(expand=True, padding=(0, 1))
-        bar.add_column(ratio=1)
-        bar.add_column(no_wrap=True)
-        text = f"{finished}/{len(progress.states)} runs, {self._left(progress)} left"
-        bar.add_row(ProgressBar(total=len(progress.states), completed=finished), Text(text))
+        total = len(progress.states)
+        bar = progress_bar(total, finished, f"{finished}/{total} runs, {self._left(progress)} left")
         now = time.monotonic()
         lines = [Text(f"{run} {duration(now - start)}", style="dim") for run, start in progress.started.items()]
         return Group(table(progress), bar, *lines[:8])

@@ -46,7 +46,7 @@ class StudyFiles:
         try:
             lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
             entries = [from_json(json.loads(line)) for line in lines]
-            self._index: dict[RunId, dict[str, Any]] = {RunId.of(entry): entry for entry in entries}
+            self._index = {RunId(*(entry[name] for name in RunId._fields)): entry for entry in entries}
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
             raise UserError(why) from error
@@ -109,7 +109,7 @@ class StudyFolder(StudyFiles, Closing):
 
     def log(self, run: RunId) -> Path:
         """Where the output of a run goes."""
-        return self.path / LOGS / f"{run.joined('__')}.log"
+        return self.path / LOGS / f"{str(run).replace('/', '__')}.log"
 
     def adopt(self, plan: Plan) -> None:
         """Make this definition the folder's, if the runs that have begun are among those it asks for. What was planned
