@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import main_guard
+from evaluation.cli.parser import dispatch
 
 USAGE = """\
 asgc-eval: studies, statistics, pictures and reports of training runs

@@ -6,9 +6,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from evaluation.cli.commands import Command, dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
-from evaluation.cli.parser import Flags
+from evaluation.cli.parser import Command, Flags, dispatch
 from evaluation.cli.train_command import TrainCommand
 from rl import tasks
 from rl.config import TrainConfig, options_of_others

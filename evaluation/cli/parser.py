@@ -1,4 +1,4 @@
-"""Command-line flags with short help pages and errors of one line that name the nearest flag.
+"""Programs with commands, and their flags: short help pages, and errors of one line that name the nearest flag.
 
 argparse holds the flags and writes the pages; reading is our own. It finds all faults of a line, takes "1e6", "32,64"
 and -1e-4 as people write them, and takes a hundredth of the time that jsonargparse or tyro do for our dataclasses
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.metadata
+import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evaluation.cli.errors import UserError
-from evaluation.cli.values import did_you_mean, read, show
+from evaluation.cli.values import did_you_mean, read, show, suggestion
+
+Command = Callable[[list[str]], int]  # of arguments, to an exit code
 
 # Flags and texts in two columns: argparse leaves the flags 24 characters, ours are longer.
 _FORMATTER = functools.partial(argparse.HelpFormatter, max_help_position=34)
@@ -133,3 +137,27 @@ def _metavar(name: str, hint: Any) -> str:
         if part in text:
             return shown
     return "N" if "float" in text else re.split("[.-]", name)[-1].upper()
+
+
+def dispatch(arguments: Sequence[str], commands: Mapping[str, Command | str], usage: str, *, group: str = "") -> int:
+    """Run the command that the first argument names on the others; returns its exit code.
+
+    Without arguments, or with a plea for help, `usage` is printed. A command that is text is a function at
+    "module:name", imported when it is called. `group` is the command whose commands these are; only a whole program
+    has a version.
+
+    Raises:
+        UserError: no such command; names the nearest, or all.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage, end="")
+        return 0
+    name, *rest = arguments
+    if not group and name in ("--version", "-V"):
+        print(f"asgc {importlib.metadata.version('asgc')}")
+        return 0
+    if name not in commands:
+        raise UserError(f"unknown command {f'{group} {name}'.strip()!r}{suggestion(name, tuple(commands))}")
+    found = commands[name]
+    command: Command = pkgutil.resolve_name(found) if isinstance(found, str) else found
+    return command(rest)

@@ -28,11 +28,9 @@ class Entry:
     faults: list[str] = field(default_factory=list)
 
     def at(self, key: object) -> str:
-        """The place of a key."""
         return f"{self.where}.{key}" if self.where else str(key)
 
     def fault(self, key: object, text: str) -> None:
-        """Note what is wrong with a key."""
         self.faults.append(f"{self.at(key)}{text}")
 
     def known(self, keys: Sequence[str]) -> None:

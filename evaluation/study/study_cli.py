@@ -8,9 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError
-from evaluation.cli.parser import Flags
+from evaluation.cli.parser import Flags, dispatch
 from evaluation.cli.values import suggestion
 from evaluation.study import program, spec
 from evaluation.study.driver import Driver

@@ -142,7 +142,6 @@ class StudyFolder(StudyFiles, Closing):
             write_json(self.path / FAILED, self.failures)
 
     def close(self) -> None:
-        """Free the lock."""
         self._lock.release()
 
     def refuse(self, conflicts: list[str]) -> None:

@@ -18,11 +18,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from evaluation.study.engines.base import Job
-from evaluation.study.engines.local import THREAD_VARIABLES, Attempt, LocalEngine, die_with_parent
+from evaluation.study.engines.local import THREAD_VARIABLES, Child, LocalEngine, die_with_parent
 
 
 class ForkedEngine(LocalEngine):
@@ -43,23 +42,11 @@ class ForkedEngine(LocalEngine):
         own = "evaluation.study.engines.forked_preload"
         self._context.set_forkserver_preload([own, script.module, *preload])
 
-    def _start(self, job: Job) -> Attempt:
-        return Fork(job, self._context, self._script)
-
-
-class Fork(Attempt):
-    """A job as a fork of the server."""
-
-    process: ForkServerProcess
-
-    def __init__(self, job: Job, context: ForkServerContext, script: EntryPoint) -> None:
-        super().__init__(job)
-        arguments = (script.value, job.command(), str(job.log), dict(job.environment))
-        self.process = context.Process(target=_run, args=arguments, daemon=False)
-        self.process.start()
-
-    def code(self) -> int | None:
-        return self.process.exitcode
+    def _start(self, job: Job) -> Child:
+        arguments = (self._script.value, job.command(), str(job.log), dict(job.environment))
+        process = self._context.Process(target=_run, args=arguments, daemon=False)
+        process.start()
+        return process
 
 
 def console_script(program: tuple[str, ...]) -> EntryPoint | None:

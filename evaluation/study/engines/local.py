@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
 from evaluation.cli.errors import EXIT_USER_ERROR, reason
@@ -23,24 +23,24 @@ from evaluation.study.engines.base import Engine, Job, Outcome
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 0.05
+Child = subprocess.Popen[bytes] | BaseProcess
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)  # looked up here: nothing is to be loaded between fork and exec
 
 
 class Attempt:
-    """A job under way as a process that leads a session of its own; subclasses say how it is started and watched."""
+    """A job under way, as a process that leads a session of its own."""
 
-    process: subprocess.Popen[bytes] | BaseProcess
-
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, start: Callable[[Job], Child]) -> None:
         self.job = job
         self._started = time.monotonic()
         job.log.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = job.log.stat().st_size if job.log.exists() else 0
+        self.process = start(job)
 
     def code(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
-        raise NotImplementedError
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
 
     def kill(self) -> None:
         """End it, and what it started, at once."""
@@ -67,31 +67,6 @@ class Attempt:
         return Outcome(self.job.run, how, code == EXIT_USER_ERROR, seconds)
 
 
-class Process(Attempt):
-    """A job as a new process."""
-
-    process: subprocess.Popen[bytes]
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        own = dict.fromkeys(THREAD_VARIABLES, str(job.threads)) | {"PYTHONUNBUFFERED": "1", **job.environment}
-        with job.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                job.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | own,
-                # Ctrl-C at the terminal is for the study: a trainer that met it would add a checkpoint off schedule,
-                # and the resumed run would not be the uninterrupted one.
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
-
-    def code(self) -> int | None:
-        return self.process.poll()
-
-
 class LocalEngine(Engine):
     """Runs jobs as processes of this machine.
 
@@ -112,7 +87,7 @@ class LocalEngine(Engine):
             gpu = min(self._gpus, key=lambda one: load[one])
             job = dataclasses.replace(job, environment={**job.environment, GPU_VARIABLE: gpu})
         try:
-            self._running[job.run] = self._start(job)
+            self._running[job.run] = Attempt(job, self._start)
         except OSError as error:
             self._failed_to_start.append(Outcome(job.run, f"cannot start it: {reason(error)}", final=True))
 
@@ -131,8 +106,20 @@ class LocalEngine(Engine):
         while self._running:
             self._running.popitem()[1].kill()
 
-    def _start(self, job: Job) -> Attempt:
-        return Process(job)
+    def _start(self, job: Job) -> Child:
+        own = dict.fromkeys(THREAD_VARIABLES, str(job.threads)) | {"PYTHONUNBUFFERED": "1", **job.environment}
+        with job.log.open("ab") as log:
+            return subprocess.Popen(
+                job.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | own,
+                # Ctrl-C at the terminal is for the study: a trainer that met it would add a checkpoint off schedule,
+                # and the resumed run would not be the uninterrupted one.
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
 
 
 def die_with_parent() -> None:
