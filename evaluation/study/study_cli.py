@@ -70,13 +70,11 @@ def run(
         folder.adopt(plan)
         url = options.storage or f"sqlite:///{(path / SEARCH_DB).absolute()}"
         storage = Storage(url) if planner.searches else None
-        with (
-            choose.make(command, options) as engine,
-            TerminalDisplay(folder, choose.places(options)) as display,
-        ):
-            how = {"threads": options.threads, "retries": options.retries, "storage": storage, "parts": parts}
+        how = {"threads": options.threads, "retries": options.retries, "storage": storage, "parts": parts}
+        with choose.make(command, options) as engine:
             try:
-                progress = Driver(folder, planner, engine, command, display, **how).run()
+                with TerminalDisplay(folder, choose.places(options)) as display:
+                    progress = Driver(folder, planner, engine, command, display, **how).run()
             except KeyboardInterrupt:
                 again = f"{options.study}{f' --dir {options.dir}' if options.dir else ''}"
                 print(f"stopped; go on with: asgc-eval study run {again}", file=sys.stderr)
