@@ -1,7 +1,7 @@
 """Configurations: dataclasses whose fields are made with `option`, in groups that are dataclasses themselves.
 
 The fields are the single source: flags, keys of YAML files, keyword arguments, help pages, commented dumps and checks
-are made from them, and `Setting.read` takes or refuses a value whichever way it comes. A trainer's configuration is its
+are made from them, and `Setting.put` takes or refuses a value whichever way it comes. A trainer's configuration is its
 dataclasses (all with defaults) below `Config`; `evaluation.cli.train_command` makes its command line.
 """
 
@@ -57,18 +57,14 @@ class Setting:
         words = next((typing.get_args(part) for part in parts if typing.get_origin(part) is Literal), ())
         return self.marks["help"] + (f" ({', '.join(words)})" if words else "")
 
-    def read(self, value: Any) -> Any:
-        """`value`, or what its text means, as the option's type; ValueError: what is allowed."""
-        return read(value, self.hint, self.marks["allowed"])
-
     def get(self, config: Any) -> Any:
         """The value in a configuration."""
         return functools.reduce(getattr, self.path.split("."), config)
 
     def put(self, config: Any, value: Any) -> None:
-        """Set the value in a configuration, as it is."""
+        """Set `value`, or what its text means, in a configuration; ValueError: what is allowed."""
         *groups, name = self.path.split(".")
-        setattr(functools.reduce(getattr, groups, config), name, value)
+        setattr(functools.reduce(getattr, groups, config), name, read(value, self.hint, self.marks["allowed"]))
 
 
 class Config:
@@ -80,14 +76,12 @@ class Config:
 
     FOLDER: ClassVar[str] = ""  # of its presets in `configs/`
     PRESETS: ClassVar[tuple[str, ...]] = ()  # their names, the usual one first
-    _settings: ClassVar[dict[str, Setting]]
 
     @classmethod
+    @functools.cache
     def settings(cls) -> dict[str, Setting]:
         """All options by their dotted paths, in the order of their fields."""
-        if "_settings" not in cls.__dict__:
-            cls._settings = {one.path: one for one in _settings(cls())}
-        return cls._settings
+        return {one.path: one for one in _settings(cls())}
 
     def update(self, values: Mapping[str, Any], source: str, faults: list[str] | None = None) -> None:
         """Put a layer on top: nested mappings of options, or dotted paths.
@@ -118,7 +112,7 @@ class Config:
                 fault = f"{path} is a single option, not a group"
             else:
                 try:
-                    known[path].put(self, known[path].read(value))
+                    known[path].put(self, value)
                 except ValueError as error:
                     fault = f"{path} {show(value)}: {error}"
             if not fault:
@@ -194,7 +188,7 @@ class Config:
             if value is one.default:
                 continue  # right, and half of all
             try:
-                one.put(self, one.read(value))
+                one.put(self, value)
             except ValueError as error:
                 together = False
                 yield self.wrong(path, str(error))
