@@ -87,3 +87,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read what `write_json` wrote."""
     return from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def tail(path: Path, start: int = 0, size: int = 4096) -> str:
+    """The last `size` bytes of a text file that grows, or what there is of it behind the byte `start`."""
+    with path.open("rb") as file:
+        file.seek(max(start, path.stat().st_size - size))
+        return file.read().decode(errors="replace")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import sys
 from collections.abc import Sequence
 
-from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import main_guard
+from evaluation.cli.parser import dispatch
 
 USAGE = """\
 asgc-eval: studies, statistics, pictures and reports of training runs
@@ -23,7 +21,7 @@ asgc-eval: studies, statistics, pictures and reports of training runs
   asgc-eval COMMAND --help        options of a command
   asgc-eval --version             version
 """
-COMMANDS = {  # imported when they are called
+COMMANDS = {
     "study": "evaluation.study.study_cli:main",
     "plot": "evaluation.plots.plot_cli:main",
     "report": "evaluation.report.report_cli:main",
@@ -35,13 +33,7 @@ COMMANDS = {  # imported when they are called
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-eval` with these arguments; returns the exit code (0 done, 1 runs failed, 2 the user can mend it)."""
-    commands = {name: functools.partial(_run, place) for name, place in COMMANDS.items()}
-    return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
-
-
-def _run(place: str, arguments: list[str]) -> int:
-    module, _, function = place.partition(":")
-    return int(getattr(importlib.import_module(module), function)(arguments))
+    return dispatch(sys.argv[1:] if argv is None else argv, COMMANDS, USAGE)
 
 
 if __name__ == "__main__":

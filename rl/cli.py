@@ -6,9 +6,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
-from evaluation.cli.parser import Flags
+from evaluation.cli.parser import Command, Flags, dispatch
 from evaluation.cli.train_command import TrainCommand
 from rl import tasks
 from rl.config import TrainConfig, options_of_others
@@ -33,12 +32,8 @@ COMMAND = TrainCommand(
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
-    "rl.trainer",
-    "evaluation.runs.display",
-    "asgc.implementations.cpu.launch",
-    "envpool",
-    "pandas",
-    "pyarrow.parquet",
+    *("rl.trainer", "evaluation.runs.display", "asgc.implementations.cpu.launch"),
+    *("envpool", "pandas", "pyarrow.parquet"),
 )
 
 USAGE = """\
@@ -58,17 +53,9 @@ asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clippi
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-rl` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
-    commands = {
-        "train": train_command,
-        "eval": eval_command,
-        "bench": bench_command,
-        "check": COMMAND.check,
-        "games": games_command,
-    }
+    commands: dict[str, Command | str] = {"train": train_command, "eval": eval_command}
+    commands |= {"bench": "benchmarks.training:main", "check": COMMAND.check, "games": games_command}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
-
-
-# train ------------------------------------------------------------------------------------------------------------
 
 
 def train_command(argv: list[str]) -> int:
@@ -87,9 +74,6 @@ def train_command(argv: list[str]) -> int:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
-
-
-# eval, bench, games -----------------------------------------------------------------------------------------
 
 
 def eval_command(argv: list[str]) -> int:
@@ -112,25 +96,18 @@ def eval_command(argv: list[str]) -> int:
     agent = load_agent(namespace.run, namespace.device)
     game, env = agent.config.game, agent.config.env
     family = tasks.find(game).family
-    changes = {name: value for name in ("mode", "difficulty") if (value := getattr(namespace, name)) is not None}
     others = {one.path for one in options_of_others(family)}
-    for name in changes:
-        if f"env.{name}" in others:
+    for name in ("mode", "difficulty"):
+        value = getattr(namespace, name)
+        if value is not None and f"env.{name}" in others:
             raise UserError(f"--{name}: {game} is {family.title} and has none")
-    env = dataclasses.replace(env, **changes)
+        env = env if value is None else dataclasses.replace(env, **{name: value})
     how = {"episodes": namespace.episodes, "seed": namespace.seed, "epsilon": namespace.epsilon}
     scores = evaluate(agent.act, game, env, **how)
     signed = signature(game, env, **how)
     print(f"score={scores.mean():.2f} std={scores.std():.2f} min={scores.min():g} max={scores.max():g}")
     print(" ".join(f"{key}={value}" for key, value in signed.items()))
     return 0
-
-
-def bench_command(argv: list[str]) -> int:
-    """`asgc-rl bench`: throughput of training beside another library's."""
-    from benchmarks import training as bench
-
-    return bench.main(argv)
 
 
 def games_command(argv: list[str]) -> int:

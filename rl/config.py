@@ -19,6 +19,7 @@ from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import show
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
+from rl.algorithms import ALGORITHMS
 from rl.tasks import EnvConfig
 
 
@@ -80,7 +81,7 @@ class TrainConfig(Config):
     """One DQN run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
 
     game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
-    algorithm: Literal["dqn"] = option("dqn", "what learns")
+    algorithm: Literal[tuple(ALGORITHMS)] = option("dqn", "what learns")  # type: ignore[valid-type]
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,33 +114,35 @@ def differences(
     and is no difference while it is None: an option of a later version that is left to its own default. `defaults` are
     what other options mean that `old` does not have.
     """
-    ignored = tuple(ignore)
+    names = tuple(ignore)
     flat_old, flat_new, flat_defaults = (flatten(plain(config)) for config in (old, new, defaults or {}))
     found = {}
     for key in dict.fromkeys([*flat_old, *flat_new]):
         before, after = flat_old.get(key, flat_defaults.get(key, ABSENT)), flat_new.get(key, ABSENT)
-        unset = key not in flat_old or key not in flat_new
-        if any(key == name or key.startswith(f"{name}.") for name in ignored) or _same(before, after):
-            continue
-        if unset and (before is None or after is None):
-            continue
-        found[key] = (before, after)
+        ignored = any(key == name or key.startswith(f"{name}.") for name in names)
+        unset = (before is None or after is None) and (key not in flat_old or key not in flat_new)
+        if not (ignored or unset or _same(before, after)):
+            found[key] = (before, after)
     return found
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted keys: {"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}."""
-    if not isinstance(value, dict) or (not value and prefix):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def leaves(
+    values: Mapping[Any, Any], is_leaf: Callable[[Mapping[Any, Any]], bool] = lambda value: False, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that nested mappings hold; a mapping that `is_leaf` is a value itself."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and not is_leaf(value):
+            yield from leaves(value, is_leaf, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping by dotted keys: {"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}. Empty ones stay."""
+    return dict(leaves(values, lambda value: not value))
 
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, bool) != isinstance(other, bool):
         return False  # Python takes True for 1
-    if isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other):
-        return True
-    return bool(one == other)
+    return bool(one == other or (one != one and other != other))  # a NaN is not itself

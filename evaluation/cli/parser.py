@@ -1,4 +1,4 @@
-"""Command-line flags with short help pages and errors of one line that name the nearest flag.
+"""Programs with commands, and their flags: short help pages, and errors of one line that name the nearest flag.
 
 argparse holds the flags and writes the pages; reading is our own. It finds all faults of a line, takes "1e6", "32,64"
 and -1e-4 as people write them, and takes a hundredth of the time that jsonargparse or tyro do for our dataclasses
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.metadata
+import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evaluation.cli.errors import UserError
-from evaluation.cli.values import did_you_mean, read, show
+from evaluation.cli.values import did_you_mean, read, show, suggestion
 
+Command = Callable[[list[str]], int]  # of arguments, to an exit code
 
-class _HelpFormatter(argparse.HelpFormatter):
-    """Flags and texts in two columns; argparse leaves the flags 24 characters, ours are longer."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34)
+# Flags and texts in two columns: argparse leaves the flags 24 characters, ours are longer.
+_FORMATTER = functools.partial(argparse.HelpFormatter, max_help_position=34)
 
 
 class Flags(argparse.ArgumentParser):
@@ -34,16 +34,14 @@ class Flags(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, usage: str, description: str, *, epilog: str = "", add_help: bool = True) -> None:
-        super().__init__(prog, f"{prog} {usage}", description, epilog, formatter_class=_HelpFormatter, add_help=False)
+        super().__init__(prog, f"{prog} {usage}", description, epilog, formatter_class=_FORMATTER, add_help=False)
         if add_help:
             self.section("general").add_argument("-h", "--help", action="store_true", help="show this page")
 
     def section(self, title: str) -> Any:
         """The group of flags with this heading, made on first use."""
-        for group in self._action_groups:
-            if group.title == title:
-                return group
-        return self.add_argument_group(title)
+        known = {group.title: group for group in self._action_groups}
+        return known.get(title) or self.add_argument_group(title)
 
     def option(
         self, section: str, name: str, hint: Any, default: Any, help: str, *, allowed: str = "", hidden: bool = False
@@ -101,7 +99,9 @@ class Flags(argparse.ArgumentParser):
             if not equals and tokens and not _is_flag(tokens[0]) and (action is None or action.nargs != 0):
                 text, equals = tokens.pop(0), "="  # an unknown flag takes what may be its value with it
             if action is None:
-                faults.append(self._unknown(name))
+                flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+                hint = did_you_mean(name.replace("_", "-"), flags).replace("'", "")
+                faults.append(f"unknown option {name}{hint or f'; `{self.prog} --help` lists them'}")
                 continue
             try:
                 values[action.dest] = _value(action, text if equals else None)
@@ -109,11 +109,6 @@ class Flags(argparse.ArgumentParser):
                 value = f" {show(text)}" if equals else ""
                 faults.append(f"{action.option_strings[-1]}{value}: {error}")
         return values, faults
-
-    def _unknown(self, name: str) -> str:
-        candidates = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        hint = did_you_mean(name.replace("_", "-"), candidates).replace("'", "")
-        return f"unknown option {name}{hint or f'; `{self.prog} --help` lists them'}"
 
 
 def _value(action: argparse.Action, text: str | None) -> Any:
@@ -128,12 +123,11 @@ def _value(action: argparse.Action, text: str | None) -> Any:
 
 
 def _is_flag(token: str) -> bool:
-    if not token.startswith("-") or token == "-":
-        return False
+    """Whether it starts with a dash, and is neither a dash alone nor a number below 0."""
     try:
         float(token)
     except ValueError:
-        return True
+        return token.startswith("-") and token != "-"
     return False
 
 
@@ -143,3 +137,27 @@ def _metavar(name: str, hint: Any) -> str:
         if part in text:
             return shown
     return "N" if "float" in text else re.split("[.-]", name)[-1].upper()
+
+
+def dispatch(arguments: Sequence[str], commands: Mapping[str, Command | str], usage: str, *, group: str = "") -> int:
+    """Run the command that the first argument names on the others; returns its exit code.
+
+    Without arguments, or with a plea for help, `usage` is printed. A command that is text is a function at
+    "module:name", imported when it is called. `group` is the command whose commands these are; only a whole program
+    has a version.
+
+    Raises:
+        UserError: no such command; names the nearest, or all.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage, end="")
+        return 0
+    name, *rest = arguments
+    if not group and name in ("--version", "-V"):
+        print(f"asgc {importlib.metadata.version('asgc')}")
+        return 0
+    if name not in commands:
+        raise UserError(f"unknown command {f'{group} {name}'.strip()!r}{suggestion(name, tuple(commands))}")
+    found = commands[name]
+    command: Command = pkgutil.resolve_name(found) if isinstance(found, str) else found
+    return command(rest)

@@ -1,7 +1,7 @@
 """Configurations: dataclasses whose fields are made with `option`, in groups that are dataclasses themselves.
 
 The fields are the single source: flags, keys of YAML files, keyword arguments, help pages, commented dumps and checks
-are made from them, and `Setting.read` takes or refuses a value whichever way it comes. A trainer's configuration is its
+are made from them, and `Setting.put` takes or refuses a value whichever way it comes. A trainer's configuration is its
 dataclasses (all with defaults) below `Config`; `evaluation.cli.train_command` makes its command line.
 """
 
@@ -38,19 +38,12 @@ def option(default: Any, help: str, allowed: str = "", **marks: Any) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """One option of a configuration.
+    """One option of a configuration."""
 
-    Attributes:
-        path: dotted, "optimizer.lr".
-        hint: type of the value, as `evaluation.cli.values.read` understands it.
-        default: of the dataclass.
-        marks: the field's metadata.
-    """
-
-    path: str
-    hint: Any
+    path: str  # dotted, "optimizer.lr"
+    hint: Any  # type of the value, as `evaluation.cli.values.read` understands it
     default: Any
-    marks: Mapping[str, Any]
+    marks: Mapping[str, Any]  # the field's metadata
 
     @property
     def flag(self) -> str:
@@ -64,18 +57,14 @@ class Setting:
         words = next((typing.get_args(part) for part in parts if typing.get_origin(part) is Literal), ())
         return self.marks["help"] + (f" ({', '.join(words)})" if words else "")
 
-    def read(self, value: Any) -> Any:
-        """`value`, or what its text means, as the option's type; ValueError: what is allowed."""
-        return read(value, self.hint, self.marks["allowed"])
-
     def get(self, config: Any) -> Any:
         """The value in a configuration."""
         return functools.reduce(getattr, self.path.split("."), config)
 
     def put(self, config: Any, value: Any) -> None:
-        """Set the value in a configuration, as it is."""
+        """Set `value`, or what its text means, in a configuration; ValueError: what is allowed."""
         *groups, name = self.path.split(".")
-        setattr(functools.reduce(getattr, groups, config), name, value)
+        setattr(functools.reduce(getattr, groups, config), name, read(value, self.hint, self.marks["allowed"]))
 
 
 class Config:
@@ -83,21 +72,16 @@ class Config:
 
     A group may have a method `prepare(values)`: it is called with what a layer says of the group, before that is set.
     A group with an option `name` may be given by it alone (`optimizer: adam`).
-
-    Attributes:
-        FOLDER, PRESETS: where its presets are in `configs/`, and their names, the usual one first.
     """
 
-    FOLDER: ClassVar[str] = ""
-    PRESETS: ClassVar[tuple[str, ...]] = ()
-    _settings: ClassVar[dict[str, Setting]]
+    FOLDER: ClassVar[str] = ""  # of its presets in `configs/`
+    PRESETS: ClassVar[tuple[str, ...]] = ()  # their names, the usual one first
 
     @classmethod
+    @functools.cache
     def settings(cls) -> dict[str, Setting]:
         """All options by their dotted paths, in the order of their fields."""
-        if "_settings" not in cls.__dict__:
-            cls._settings = {one.path: one for one in _settings(cls())}
-        return cls._settings
+        return {one.path: one for one in _settings(cls())}
 
     def update(self, values: Mapping[str, Any], source: str, faults: list[str] | None = None) -> None:
         """Put a layer on top: nested mappings of options, or dotted paths.
@@ -128,13 +112,14 @@ class Config:
                 fault = f"{path} is a single option, not a group"
             else:
                 try:
-                    known[path].put(self, known[path].read(value))
+                    known[path].put(self, value)
                 except ValueError as error:
                     fault = f"{path} {show(value)}: {error}"
-            if fault and faults is None:
+            if not fault:
+                continue
+            if faults is None:
                 raise UserError(f"{where}: {fault}")
-            if fault and faults is not None:
-                faults.append(f"{where}: {fault}")
+            faults.append(f"{where}: {fault}")
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
@@ -189,11 +174,7 @@ class Config:
         return "\n".join(lines) + "\n"
 
     def validate(self) -> None:
-        """Check every option alone, then together, and write canonical values back.
-
-        Raises:
-            UserError: one line that names the flag, its value and what is allowed.
-        """
+        """Raise the first of the `faults` as `UserError`."""
         for fault in self.faults():
             raise UserError(fault)
 
@@ -207,7 +188,7 @@ class Config:
             if value is one.default:
                 continue  # right, and half of all
             try:
-                one.put(self, one.read(value))
+                one.put(self, value)
             except ValueError as error:
                 together = False
                 yield self.wrong(path, str(error))

@@ -22,23 +22,15 @@ TOLD = ("total_steps", "game")  # options that `check` tells beside the whole co
 
 @dataclass(frozen=True)
 class TrainCommand(Generic[C]):
-    """The commands `train` and `check` of a program. Later layers win: a preset, the file of --config, flags.
-
-    Attributes:
-        prog, usage, description: of the help page of `train`.
-        config: class of the configuration; one of its options is `run_dir`.
-        default_words: which preset is meant where none is named.
-        common: {heading: dotted paths} of what `train --help` shows; `train --help-all` shows every option.
-        headings: {group: heading} on the page of all options, where it is not the group's own name.
-    """
+    """The commands `train` and `check` of a program. Later layers win: a preset, the file of --config, flags."""
 
     prog: str
     usage: str
     description: str
-    config: type[C]
-    default_words: str
-    common: Mapping[str, Sequence[str]]
-    headings: Mapping[str, str]
+    config: type[C]  # one of its options is `run_dir`
+    default_words: str  # which preset is meant where none is named
+    common: Mapping[str, Sequence[str]]  # {heading: dotted paths} of what `train --help` shows; `--help-all` shows all
+    headings: Mapping[str, str]  # {group: heading} on the page of all options, where it is not the group's own name
 
     def flags(self, config: C | None = None, everything: bool = False) -> Flags:
         """The flags of `train`, with the values of `config` as the defaults shown."""
@@ -132,11 +124,8 @@ class TrainCommand(Generic[C]):
         for line in text.splitlines():
             values, errors = self._checked(line, parser)
             all_right &= not errors
-            answer: dict[str, Any] = {"ok": not errors}
-            if errors:
-                answer["errors"] = errors
-            else:
-                answer |= {name: values[name] for name in TOLD if name in values} | {"config": values}
+            told = {name: values[name] for name in TOLD if name in values} | {"config": values}
+            answer = {"ok": not errors} | ({"errors": errors} if errors else told)
             print(json.dumps(to_json(answer), allow_nan=False))
         return 0 if all_right else 2
 

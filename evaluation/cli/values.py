@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import types
@@ -28,8 +29,9 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return did_you_mean(name, known) or f"; there are {', '.join(known)}"
 
 
-def coerce(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` of a config field; text is read as on a command line ("1e6" is a whole number).
+def read(value: Any, hint: Any, allowed: str = "") -> Any:
+    """`value` or what its text means ("1e6" is a whole number), as the type `hint` and within the interval `allowed`
+    ("" allows all; of a list each number): the one way in which flags, files and Python give values to options.
 
     Raises:
         ValueError: what was expected.
@@ -38,74 +40,46 @@ def coerce(value: Any, hint: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.lower() in ("null", "none", "~")):
             return None
-        return coerce(value, next(arg for arg in args if arg is not types.NoneType))
+        return read(value, next(arg for arg in args if arg is not types.NoneType), allowed)
     if origin is Literal:
         if value in args:
             return value
         *others, last = map(str, args)
         raise ValueError(f"must be {', '.join(others)} or {last}" if others else f"must be {last} or null")
     if origin in (list, tuple):
-        return _coerce_sequence(value, origin, args)
+        if isinstance(value, str):
+            value = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
+        if not isinstance(value, list | tuple) or not value or (origin is tuple and len(value) != len(args)):
+            count = f"{len(args)} " if origin is tuple else ""
+            kind = "whole numbers such as 32,64" if args[0] is int else "numbers such as 0.9,0.999"
+            raise ValueError(f"must be {count}{kind}")
+        return origin(read(item, args[0], allowed) for item in value)
     if hint is bool:
-        return _coerce_bool(value)
+        text = str(value).lower()
+        if text not in ("true", "yes", "on", "false", "no", "off"):
+            raise ValueError("must be true or false")
+        return text in ("true", "yes", "on")
     if hint is str:
         if isinstance(value, str) and value:
             return value
         raise ValueError("must be text")
-    return _coerce_number(value, hint)
+    found = _as_number(value, whole=hint is int)
+    if allowed and not in_range(found, allowed):
+        raise ValueError(f"must be {describe_range(allowed)}")
+    return found
 
 
-def _coerce_sequence(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
-    if isinstance(value, str):
-        value = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
-    kind = "whole numbers" if args[0] is int else "numbers"
-    count = f"{len(args)} {kind}" if origin is tuple else kind
-    if not isinstance(value, list | tuple) or not value or (origin is tuple and len(value) != len(args)):
-        raise ValueError(f"must be {count} such as {'32,64' if args[0] is int else '0.9,0.999'}")
-    return origin(coerce(item, args[0]) for item in value)
-
-
-def _coerce_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).lower()
-    if text in ("true", "yes", "on", "false", "no", "off"):
-        return text in ("true", "yes", "on")
-    raise ValueError("must be true or false")
-
-
-def _coerce_number(value: Any, hint: type) -> int | float:
-    kind = "a whole number" if hint is int else "a number"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"must be {kind}")
-    if hint is int and isinstance(value, int):
-        return value
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(f"must be {kind}") from None
-    if hint is float:
-        return number
-    if isinstance(value, str) and value.strip().lstrip("+-").replace("_", "").isdecimal():
-        return int(value)  # exact, also beyond 2^53
-    if not number.is_integer():
-        raise ValueError(f"must be {kind}")
-    return int(number)
-
-
-def read(value: Any, hint: Any, allowed: str = "") -> Any:
-    """`value` or what its text means, as the type `hint` and within the interval `allowed` ("" allows all; of a list
-    each number): the one way in which flags, files and Python give values to options.
-
-    Raises:
-        ValueError: what was expected.
-    """
-    result = coerce(value, hint)
-    if allowed and result is not None:
-        for number in result if isinstance(result, list | tuple) else [result]:
-            if not in_range(number, allowed):
-                raise ValueError(f"must be {describe_range(allowed)}")
-    return result
+def _as_number(value: Any, whole: bool) -> int | float:
+    found = None
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        if whole and not isinstance(value, float):
+            with contextlib.suppress(ValueError):
+                return int(value)  # exact, also beyond 2^53
+        with contextlib.suppress(ValueError, OverflowError):
+            found = float(value)
+    if found is None or (whole and not found.is_integer()):
+        raise ValueError(f"must be {'a whole number' if whole else 'a number'}")
+    return int(found) if whole else found
 
 
 def show(value: Any) -> str:

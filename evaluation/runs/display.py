@@ -129,12 +129,8 @@ class LiveDisplay(Watcher):
     def _render(self) -> Panel:
         info, stats = self._info, self._stats
         step, total = stats.get("step", 0), info["total_steps"]
-        bar = Table.grid(expand=True, padding=(0, 1))
-        bar.add_column(ratio=1)
-        bar.add_column(no_wrap=True)
-        eta = self._speed.eta_s
-        progress = f"{step:,}/{total:,} {100 * step / total:3.0f}%  ETA {_duration(eta)}"
-        bar.add_row(ProgressBar(total=total, completed=step), Text(progress))
+        eta = _duration(self._speed.eta_s)
+        bar = progress_bar(total, step, f"{step:,}/{total:,} {100 * step / total:3.0f}%  ETA {eta}")
 
         numbers = Table.grid(expand=True, padding=(0, 1))
         for _ in range(3):
@@ -154,6 +150,15 @@ class LiveDisplay(Watcher):
         # Three columns stay free for the "^C" that a terminal echoes: a wrapped line would upset the redrawing.
         width = max(20, self._console.width - 3)
         return Panel(Group(bar, numbers), title=f"{title}{seed}", title_align="left", width=width)
+
+
+def progress_bar(total: int, completed: int, text: str) -> Table:
+    """A bar over the whole width, and a text behind it."""
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    bar.add_row(ProgressBar(total=total, completed=completed), Text(text))
+    return bar
 
 
 def _missing(value: Any) -> bool:

@@ -21,42 +21,26 @@ WAIT_S = 0.5  # between two looks at the display while nothing ends
 class Display(Protocol):
     """What is shown while a study runs; `status` has the terminal's."""
 
-    def update(self, progress: Progress) -> None:
-        """Show how far it is."""
-        ...
+    def update(self, progress: Progress) -> None: ...
 
-    def ended(self, outcome: Outcome, progress: Progress) -> None:
-        """A run ended."""
-        ...
+    def ended(self, outcome: Outcome, progress: Progress) -> None: ...
 
-    def message(self, text: str) -> None:
-        """Something a person should know."""
-        ...
+    def message(self, text: str) -> None: ...
 
 
 @dataclass
 class Driver:
-    """One session of a study.
-
-    Attributes:
-        folder: the study's folder, held.
-        engine: carries out the runs.
-        program: the trainer as `program.resolve` gives it.
-        threads: of each run.
-        retries: attempts after a failure that a new attempt may not meet (a kill, a crash).
-        storage: where the searches' trials are written besides; None: nowhere.
-        parts: only these parts; None: all.
-    """
+    """One session of a study."""
 
     folder: StudyFolder
     planner: Planner
     engine: Engine
-    program: tuple[str, ...]
+    program: tuple[str, ...]  # the trainer as `program.resolve` gives it
     display: Display
-    threads: int = 1
-    retries: int = 1
-    storage: Storage | None = None
-    parts: set[str] | None = None
+    threads: int = 1  # of each run
+    retries: int = 1  # attempts after a failure that a new attempt may not meet (a kill, a crash)
+    storage: Storage | None = None  # where the searches' trials are written besides
+    parts: set[str] | None = None  # only these parts; None: all
 
     def __post_init__(self) -> None:
         self.attempts: Counter[RunId] = Counter()
@@ -65,7 +49,7 @@ class Driver:
     def run(self) -> Progress:
         """Carry out everything that is missing; failed runs of earlier sessions are tried again."""
         self._replan()
-        self._store()
+        self._store(beginning=True)
         progress = self.progress
         while True:
             for run in self._todo():
@@ -73,7 +57,7 @@ class Driver:
                     break
                 self._start(run)
             if not progress.started:
-                self._store_if_possible()
+                self._store()
                 return progress
             for outcome in self.engine.wait(WAIT_S):
                 self._take_in(outcome)
@@ -86,23 +70,22 @@ class Driver:
         finished = [run.id for run in plan.runs if self.folder.summary(run.id) is not None]
         self.progress.states |= dict.fromkeys(finished, State.FINISHED)
 
-    def _store(self) -> None:
-        """Bring the database of the searches up to date."""
-        if self.storage is not None:
+    def _store(self, beginning: bool = False) -> None:
+        """Bring the database of the searches up to date. Once the study has begun, the run folders are what counts,
+        and a later attempt writes what is missing."""
+        if self.storage is None:
+            return
+        try:
             for search in self.planner.searches.values():
                 self.storage.add(self.folder.study.name, search)
-
-    def _store_if_possible(self) -> None:
-        """The same in mid-study: the run folders are what counts, and a later attempt writes what is missing."""
-        try:
-            self._store()
         except UserError as error:
+            if beginning:
+                raise
             self.display.message(f"{error}; the study goes on")
 
     def _todo(self) -> list[PlannedRun]:
-        states, parts = self.progress.states, self.parts
-        missing = [run for run in self.progress.plan.runs if states[run.id] is State.MISSING]
-        return [run for run in missing if parts is None or run.id.part in parts]
+        missing = set(self.progress.of(State.MISSING, parts=self.parts))
+        return [run for run in self.progress.plan.runs if run.id in missing]
 
     def _start(self, run: PlannedRun) -> None:
         self.attempts[run.id] += 1
@@ -126,4 +109,4 @@ class Driver:
         self.display.ended(outcome, progress)
         if progress.plan.waiting and run.cell in self.planner.searches:
             self._replan()
-            self._store_if_possible()
+            self._store()

@@ -7,18 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evaluation.cli.config_file import leaves
 from evaluation.cli.values import number, suggestion
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """{"optimizer": {"lr": "1e-3"}} -> {"optimizer.lr": 0.001}: dotted keys, numbers as numbers."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        path = prefix + str(key).replace("-", "_")
-        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: number(value)}
-    return flat
+    return {name.replace("-", "_"): number(value) for name, value in leaves(values)}
 
 
 @dataclass
@@ -31,11 +28,9 @@ class Entry:
     faults: list[str] = field(default_factory=list)
 
     def at(self, key: object) -> str:
-        """The place of a key."""
         return f"{self.where}.{key}" if self.where else str(key)
 
     def fault(self, key: object, text: str) -> None:
-        """Note what is wrong with a key."""
         self.faults.append(f"{self.at(key)}{text}")
 
     def known(self, keys: Sequence[str]) -> None:

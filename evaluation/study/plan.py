@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,10 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.values import show
 from evaluation.study import space as spaces
 from evaluation.study.run_id import Cell, RunId
-from evaluation.study.search import SEED, Search, Trial
+from evaluation.study.search import SEED, Objective, Search
 from evaluation.study.spec import DEFAULT, Options, Part, Study
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_=,-]")  # in the name of a folder
-
-Objective = Callable[[RunId, str], float | None]  # "final" or "curve" -> its value; None: not finished
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,8 @@ class PlannedRun:
     """One training run and its place in the study. `options` is everything beyond the program's defaults."""
 
     id: RunId
-    kind: str
-    purpose: str
-    options: Mapping[str, Any]
+    part: Part
+    options: Options
 
     def arguments(self) -> list[str]:
         """The options as command-line arguments of the program's `train`."""
@@ -37,7 +34,7 @@ class PlannedRun:
     def entry(self) -> dict[str, Any]:
         """The run as a line of the study's index."""
         part, *others = self.id._asdict().items()
-        labels = dict([part, ("kind", self.kind), *others, ("purpose", self.purpose)])
+        labels = dict([part, ("kind", self.part.kind), *others, ("purpose", self.part.purpose)])
         return {"id": str(self.id), "path": str(self.id), **labels, "options": dict(self.options)}
 
 
@@ -56,15 +53,8 @@ class Planner:
         """`begun`: the options of runs that have begun (`StudyFiles.begun`)."""
         self.study = study
         self.faults: list[str] = []  # found by `samples`
-        self.searches: dict[Cell, Search] = {}
-        for part in study.parts.values():
-            for cell in _cells(part) if part.kind == "search" else ():
-                search = self.searches[cell] = Search(part, cell)
-                for number, seed in itertools.product(range(part.trials), part.seeds):
-                    options = (begun or {}).get(_trial(cell, number, seed))
-                    if options is not None:
-                        names = [one.name for one in search.space]
-                        search.begun[number] = {name: options[name] for name in names if name in options}
+        searches = [part for part in study.parts.values() if part.kind == "search"]
+        self.searches = {cell: Search(part, cell, begun or {}) for part in searches for cell in _cells(part)}
 
     def plan(self, objective: Objective) -> Plan:
         """All runs that are determined, in the order of the parts. In a part the seeds vary slowest (in a search the
@@ -93,99 +83,76 @@ class Planner:
                 for values in tuned:
                     base = self._layers(part, cell) | values
                     try:
-                        variants = list(self._variants(part, cell, base))
+                        runs = [run for run in self._variants(part, cell, base) if run.id.seed == part.seeds[0]]
                     except UserError as error:
                         self.faults.append(str(error))
                         continue
-                    for variant, options in variants:
-                        yield _planned(part, RunId(*cell, variant, part.seeds[0]), base | options)
+                    yield from runs
 
     def _search(self, cell: Cell, objective: Objective) -> tuple[list[PlannedRun], list[RunId]]:
         search = self.searches[cell]
-        part, base = search.part, self._layers(search.part, cell)
-
-        def value(trial: Trial) -> float | None:
-            values = [objective(_trial(cell, trial.number, seed), part.objective) for seed in part.seeds]
-            known = [one for one in values if one is not None]
-            return sum(known) / len(known) if len(known) == len(values) else None
-
-        search.advance(value)
-        runs = [
-            _planned(part, _trial(cell, trial.number, seed), base | trial.options)
-            for trial in search.trials
-            for seed in part.seeds
-        ]
-        missing = itertools.product(range(len(search.trials), part.trials), part.seeds)
-        return runs, [_trial(cell, number, seed) for number, seed in missing]
+        search.advance(objective)
+        part, known = search.part, len(search.trials)
+        base = self._layers(part, cell)
+        runs = [PlannedRun(run, part, base | one.options) for one in search.trials for run in search.runs(one.number)]
+        return runs, [run for number in range(known, part.trials) for run in search.runs(number)]
 
     def _fixed(self, part: Part, cell: Cell) -> tuple[list[PlannedRun], list[RunId]]:
         base = self._layers(part, cell)
-        known = True
         if part.tuned is not None:
             search = self.searches[cell._replace(part=part.tuned, setting=part.tuned_setting or cell.setting)]
-            known = search.finished
-            base |= search.best.options if known else {}
-        runs = [
-            _planned(part, RunId(*cell, variant, seed), base | options)
-            for variant, options in self._variants(part, cell, base, sample=not known)
-            for seed in part.seeds
-        ]
-        return (runs, []) if known else ([], [run.id for run in runs])
+            if not search.finished:
+                return [], [run.id for run in self._variants(part, cell, base, sample=True)]
+            base |= search.best.options
+        return list(self._variants(part, cell, base)), []
 
     def _layers(self, part: Part, cell: Cell) -> Options:
         study = self.study
         of_cell = study.tasks[cell.task] | study.settings[cell.setting] | study.optimizers[cell.optimizer]
         return study.options | of_cell | part.options
 
-    def _variants(self, part: Part, cell: Cell, base: Options, sample: bool = False) -> Iterator[tuple[str, Options]]:
-        """(name, options) of each variant; as a `sample`, factors of values that are not known yet are left out."""
+    def _variants(self, part: Part, cell: Cell, base: Options, sample: bool = False) -> Iterator[PlannedRun]:
+        """The runs of all variants and seeds; as a `sample`, factors of values that are not known yet are left out."""
+        variants: Iterable[tuple[str, Options]] = [(DEFAULT, {})]
         if part.kind == "ablation":
-            yield from part.variants.items()
+            variants = part.variants.items()
         elif part.kind == "robustness":
             dimensions = spaces.of(part.space, cell.optimizer)
-            for i, point in enumerate(spaces.uniform(part.draws, len(dimensions), SEED)):
-                yield f"draw-{i:03d}", {one.name: one.at(float(u)) for one, u in zip(dimensions, point, strict=True)}
+            points = spaces.uniform(part.draws, len(dimensions), SEED)
+            variants = [(f"draw-{i:03d}", spaces.options(dimensions, point)) for i, point in enumerate(points)]
         elif part.kind == "grid":
-            lists = {**part.values, **part.multiply}
-            for point in itertools.product(*lists.values()):
-                chosen = dict(zip(lists, point, strict=True))
-                options = {
-                    key: value if key in part.values else self._product(part, key, base, value, sample)
-                    for key, value in chosen.items()
-                }
-                name = ",".join(
-                    f"{key.rpartition('.')[2]}{'x' if key in part.multiply else '='}{show(value)}"
-                    for key, value in chosen.items()
-                )
-                yield _UNSAFE.sub("_", name), {key: value for key, value in options.items() if value is not None}
-        else:
-            yield DEFAULT, {}
+            variants = _grid(part, base, sample)
+        for variant, options in variants:
+            for seed in part.seeds:
+                yield PlannedRun(RunId(*cell, variant, seed), part, base | options)
 
-    def _product(self, part: Part, key: str, base: Options, factor: float, sample: bool) -> float | None:
-        value = base.get(key)
-        if isinstance(value, int | float):
-            return float(f"{value * factor:.10g}")
-        if sample:
-            return None
-        raise UserError(
-            f"{part.name}: multiply {key} has no number to multiply for every optimizer: give it in the options, "
-            "or tune it"
-        )
+
+def _grid(part: Part, base: Options, sample: bool) -> Iterator[tuple[str, Options]]:
+    """(name, options) of each point of a grid."""
+    lists = {**part.values, **part.multiply}
+    for point in itertools.product(*lists.values()):
+        names: list[str] = []
+        options: Options = {}
+        for key, value in zip(lists, point, strict=True):
+            names.append(f"{key.rpartition('.')[2]}{'x' if key in part.multiply else '='}{show(value)}")
+            before = base.get(key)
+            if key in part.values:
+                options[key] = value
+            elif isinstance(before, int | float):
+                options[key] = float(f"{before * value:.10g}")
+            elif not sample:
+                raise UserError(
+                    f"{part.name}: multiply {key} has no number to multiply for every optimizer: give it in the "
+                    "options, or tune it"
+                )
+        yield _UNSAFE.sub("_", ",".join(names)), {key: value for key, value in options.items() if value is not None}
 
 
 def _cells(part: Part) -> Iterator[Cell]:
     return (Cell(part.name, *names) for names in itertools.product(part.tasks, part.settings, part.optimizers))
 
 
-def _trial(cell: Cell, number: int, seed: int) -> RunId:
-    return RunId(*cell, f"trial-{number:03d}", seed)
-
-
-def _planned(part: Part, run: RunId, options: Options) -> PlannedRun:
-    return PlannedRun(run, part.kind, part.purpose, options)
-
-
-def _corners(space: tuple[spaces.Dimension, ...], optimizer: str) -> list[Options]:
+def _corners(space: Sequence[spaces.Dimension], optimizer: str) -> list[Options]:
     """All low ends, all high ends, and every choice of the discrete ones."""
     dimensions = spaces.of(space, optimizer)
     count = max([2, *(len(one.choices) for one in dimensions)])

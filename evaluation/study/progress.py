@@ -27,39 +27,23 @@ class State(StrEnum):
 UNFINISHED = tuple(state for state in State if state is not State.FINISHED)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Runs still to be done and their seconds on one core (or GPU share); `unknown` tasks have no figure yet."""
-
-    runs: int
-    seconds: float
-    unknown: tuple[str, ...]
-
-
 @dataclass
 class Progress:
-    """How far a study is.
+    """How far a study is."""
 
-    Attributes:
-        plan: as the results determine it by now.
-        declared: task -> seconds of a run, as the definition says.
-        states: of every run, those whose options wait for a search included.
-        started: running ones -> `time.monotonic()` at their start.
-        seconds: task -> those that finished runs took.
-    """
-
-    plan: Plan
-    declared: Mapping[str, float] = field(default_factory=dict)
-    states: dict[RunId, State] = field(default_factory=dict)
-    started: dict[RunId, float] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    plan: Plan  # as the results determine it by now
+    declared: Mapping[str, float]  # task -> seconds of a run, as the definition says
+    states: dict[RunId, State] = field(default_factory=dict)  # those whose options wait for a search included
+    started: dict[RunId, float] = field(default_factory=dict)  # running ones -> `time.monotonic()` at their start
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # task -> those that finished runs took
 
     def __post_init__(self) -> None:
         self.replan(self.plan)
 
-    def of(self, *states: State) -> list[RunId]:
-        """The runs in these states, in the plan's order."""
-        return [run for run, state in self.states.items() if state in states]
+    def of(self, *states: State, parts: set[str] | None = None) -> list[RunId]:
+        """The runs in these states, in the plan's order; `parts`: only of these, None: of all."""
+        found = [run for run, state in self.states.items() if state in states]
+        return [run for run in found if parts is None or run.part in parts]
 
     def replan(self, plan: Plan) -> None:
         """Take a later plan; runs keep their states."""
@@ -67,12 +51,12 @@ class Progress:
         ids = [run.id for run in plan.runs] + plan.waiting
         self.states = {run: self.states.get(run, State.MISSING) for run in ids}
 
-    def cost(self, runs: Iterable[RunId]) -> Cost:
-        """Of runs, by those of their tasks that have finished, else as declared."""
+    def cost(self, runs: Iterable[RunId]) -> tuple[float, list[str]]:
+        """Seconds of runs on one core (or GPU share), by those of their tasks that have finished, else as declared;
+        and the tasks of which neither is known."""
         known = {**self.declared, **{task: fmean(values) for task, values in self.seconds.items()}}
         tasks = [run.task for run in runs]
-        unknown = sorted({task for task in tasks if task not in known})
-        return Cost(len(tasks), sum(known.get(task, 0.0) for task in tasks), tuple(unknown))
+        return sum(known.get(task, 0.0) for task in tasks), sorted(set(tasks) - known.keys())
 
 
 def look(planner: Planner, files: StudyFiles) -> Progress:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Cell(NamedTuple):
@@ -29,19 +28,9 @@ class RunId(NamedTuple):
     variant: str
     seed: int
 
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> RunId:
-        """The run of a line of the index."""
-        return cls(*(entry[name] for name in cls._fields))
-
     @property
     def cell(self) -> Cell:
-        """All but variant and seed."""
         return Cell(*self[:4])
 
-    def joined(self, separator: str) -> str:
-        """All fields as one name."""
-        return separator.join((*self[:5], f"s{self.seed}"))
-
     def __str__(self) -> str:
-        return self.joined("/")
+        return "/".join((*self[:5], f"s{self.seed}"))

@@ -7,22 +7,23 @@ So a search gives the same trials on one core and on a cluster, killed and resum
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.seeding import derive
 from evaluation.study import space as spaces
-from evaluation.study.run_id import Cell
+from evaluation.study.run_id import Cell, RunId
 from evaluation.study.space import Dimension
 from evaluation.study.spec import Options, Part
 
 if TYPE_CHECKING:
     import optuna
+
+Objective = Callable[[RunId, str], float | None]  # "final" or "curve" -> its value; None: not finished
 
 HUGE = 1e300
 SEED = 0  # of the points and the sampler: a definition, not a random choice
@@ -43,9 +44,8 @@ class Search:
 
     part: Part
     cell: Cell
+    begun: Mapping[RunId, Options]  # options of runs that have begun: another version of Optuna may propose others
     trials: list[Trial] = field(default_factory=list)
-    # Options of trials that have begun, by number: another version of Optuna may propose others.
-    begun: dict[int, Options] = field(default_factory=dict)
 
     @property
     def space(self) -> tuple[Dimension, ...]:
@@ -60,36 +60,39 @@ class Search:
     @property
     def best(self) -> Trial:
         """The finished trial of highest value; the earliest of equals. A diverged one (NaN) is below all others."""
-        return max(self.trials, key=lambda trial: (_ranked(trial), -trial.number))
+        return max(self.trials, key=_ranked)
 
-    def advance(self, value: Callable[[Trial], float | None]) -> None:
+    def runs(self, number: int) -> list[RunId]:
+        """The runs of a trial, one for each tuning seed."""
+        return [RunId(*self.cell, f"trial-{number:03d}", seed) for seed in self.part.seeds]
+
+    def advance(self, objective: Objective) -> None:
         """Take in the values of finished trials and propose the next batch if all before it have finished."""
         while True:
             for trial in self.trials:
                 if trial.value is None:
-                    trial.value = value(trial)
-            waiting = any(trial.value is None for trial in self.trials)
-            if waiting and len(self.trials) >= min(self.part.startup, self.part.trials):
-                return
-            if len(self.trials) >= self.part.trials:
+                    values = [objective(run, self.part.objective) for run in self.runs(trial.number)]
+                    known = [value for value in values if value is not None]
+                    trial.value = sum(known) / len(known) if len(known) == len(values) else None
+            if len(self.trials) >= self.part.trials or any(trial.value is None for trial in self.trials):
                 return
             self.trials += self._propose()
 
     def _propose(self) -> list[Trial]:
-        first = len(self.trials)
+        first, part = len(self.trials), self.part
         if first == 0:  # the points are the same whatever the number of trials, so that trials can be added later
-            points = spaces.latin_hypercube(self.part.startup, len(self.space), SEED)
-            count = min(self.part.startup, self.part.trials)
-            return [Trial(number, self._options(points[number])) for number in range(count)]
-        count = min(self.part.batch, self.part.trials - first)
-        if self.part.sampler == "random":
-            points = spaces.uniform(self.part.trials, len(self.space), SEED + 1)  # the first ones are always the same
-            return [Trial(first + i, self._options(points[first + i])) for i in range(count)]
-        numbers = range(first, first + count)
-        return [Trial(number, self.begun.get(number) or self._suggest(number)) for number in numbers]
+            points = spaces.latin_hypercube(part.startup, len(self.space), SEED)[: part.trials]
+            return [Trial(number, spaces.options(self.space, point)) for number, point in enumerate(points)]
+        numbers = range(first, min(first + part.batch, part.trials))
+        if part.sampler == "random":
+            points = spaces.uniform(part.trials, len(self.space), SEED + 1)  # the first ones are always the same
+            return [Trial(number, spaces.options(self.space, points[number])) for number in numbers]
+        return [Trial(number, self._begun(number) or self._suggest(number)) for number in numbers]
 
-    def _options(self, point: Sequence[float] | np.ndarray) -> Options:
-        return {one.name: one.at(float(u)) for one, u in zip(self.space, point, strict=True)}
+    def _begun(self, number: int) -> Options:
+        """What a trial's runs have begun with, if they have."""
+        options = next((self.begun[run] for run in self.runs(number) if run in self.begun), {})
+        return {one.name: options[one.name] for one in self.space if one.name in options}
 
     def _suggest(self, number: int) -> Options:
         """TPE's proposal for one trial, from the trials that have finished."""
@@ -101,10 +104,7 @@ class Search:
         )
         study.add_trials([self.record(trial) for trial in self.trials if trial.value is not None])
         asked = study.ask(self.distributions())
-        return {
-            one.name: asked.params[one.name] if one.choices else one.rounded(asked.params[one.name])
-            for one in self.space
-        }
+        return {one.name: one.rounded(asked.params[one.name]) for one in self.space}
 
     def distributions(self) -> dict[str, Any]:
         """The space in Optuna's words."""
@@ -121,8 +121,7 @@ class Search:
 
     def record(self, trial: Trial) -> optuna.trial.FrozenTrial:
         """A finished trial as Optuna keeps it. Values are finite there: infinite ones and NaN become very large."""
-        optuna = quiet_optuna()
-        return optuna.trial.create_trial(
+        return quiet_optuna().trial.create_trial(
             params=trial.options,
             distributions=self.distributions(),
             value=min(max(_ranked(trial), -HUGE), HUGE),
@@ -161,16 +160,13 @@ class Storage:
         Raises:
             UserError: it holds a study of that name with other trials.
         """
-        optuna = quiet_optuna()
         name = f"{study}/{search.cell}"
         try:
-            stored = optuna.create_study(
+            stored = quiet_optuna().create_study(
                 storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
             )
             known = {trial.user_attrs.get("number"): trial.params for trial in stored.get_trials(deepcopy=False)}
-            for trial in search.trials:
-                if trial.value is None:
-                    return
+            for trial in itertools.takewhile(lambda trial: trial.value is not None, search.trials):
                 if trial.number not in known:
                     stored.add_trial(search.record(trial))
                 elif known[trial.number] != trial.options:

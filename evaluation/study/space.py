@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.cli.values import coerce, number
+from evaluation.cli.config_file import leaves
+from evaluation.cli.values import number, read
 from evaluation.study.entry import Entry
 
 _KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
@@ -18,22 +19,15 @@ _KEYS = ("low", "high", "log", "integer", "choices", "optimizers")
 
 @dataclass(frozen=True)
 class Dimension:
-    """One option and what it may be: an interval (logarithmic by default), or some choices.
+    """One option and what it may be: an interval (logarithmic by default), or some choices."""
 
-    Attributes:
-        name: dotted option, "optimizer.lr".
-        low, high: the interval; log: uniform in the logarithm; integer: whole numbers.
-        choices: the values to choose from; empty for an interval.
-        optimizers: the optimizers that have this option; empty: all.
-    """
-
-    name: str
+    name: str  # dotted, "optimizer.lr"
     low: float = 0.0
     high: float = 0.0
-    log: bool = True
+    log: bool = True  # uniform in the logarithm
     integer: bool = False
-    choices: tuple[Any, ...] = ()
-    optimizers: tuple[str, ...] = ()
+    choices: tuple[Any, ...] = ()  # empty for an interval
+    optimizers: tuple[str, ...] = ()  # those that have this option; empty: all
 
     def at(self, u: float) -> Any:
         """The value at `u` in [0, 1): the inverse of the distribution function, rounded to four digits."""
@@ -43,8 +37,10 @@ class Dimension:
         value = low + u * (high - low)
         return self.rounded(math.exp(value) if self.log else value)
 
-    def rounded(self, value: float) -> float | int:
+    def rounded(self, value: Any) -> Any:
         """`value` as it is handed to a run: four significant digits, within the interval."""
+        if self.choices:
+            return value
         if self.integer:
             return round(value)
         return min(max(float(f"{value:.4g}"), self.low), self.high)
@@ -55,33 +51,34 @@ def of(space: Sequence[Dimension], optimizer: str) -> tuple[Dimension, ...]:
     return tuple(one for one in space if not one.optimizers or optimizer in one.optimizers)
 
 
+def options(dimensions: Sequence[Dimension], point: NDArray[np.float64]) -> dict[str, Any]:
+    """The options at a point of the unit cube, one coordinate a dimension."""
+    return {one.name: one.at(float(u)) for one, u in zip(dimensions, point, strict=True)}
+
+
 def latin_hypercube(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
     """Points (points, dimensions) in the unit cube: in every dimension one in each of `points` equal strata (McKay et
     al., 1979). The first dimensions are the same whatever their number, so that optimizers with more options share
     the points of those with fewer."""
-    columns = []
-    for dimension in range(dimensions):
-        rng = np.random.default_rng([seed, dimension])
-        columns.append((rng.permutation(points) + rng.random(points)) / points)
-    return np.stack(columns, axis=1) if columns else np.zeros((points, 0))
+    rngs = [np.random.default_rng([seed, dimension]) for dimension in range(dimensions)]
+    columns = [(rng.permutation(points) + rng.random(points)) / points for rng in rngs]
+    return np.array(columns).reshape(dimensions, points).T
 
 
 def uniform(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:
     """Independent uniform points (points, dimensions); the first points and dimensions are the same whatever their
     number, so that draws can be added later."""
     columns = [np.random.default_rng([seed, dimension]).random(points) for dimension in range(dimensions)]
-    return np.stack(columns, axis=1) if columns else np.zeros((points, 0))
+    return np.array(columns).reshape(dimensions, points).T
 
 
 def read_space(entry: Entry, key: str, optimizers: Sequence[str]) -> tuple[Dimension, ...]:
-    """The dimensions at a key of a definition.
-
-    An option's range is a mapping (low, high, ...), a list of choices, or a list of such mappings for different
-    optimizers.
-    """
+    """The dimensions at a key of a definition. An option's range is a mapping (low, high, ...), a list of choices, or
+    a list of such mappings for different optimizers."""
     space = entry.child(key)
     found: list[Dimension] = []
-    for name, item in _leaves(space.values):
+    for option, item in leaves(space.values, is_leaf=lambda value: any(key in value for key in _KEYS)):
+        name = option.replace("-", "_")
         several = isinstance(item, list) and item and all(isinstance(one, Mapping) for one in item)
         for index, one in enumerate(item if several else [item]):
             at = space.at(f"{name}[{index}]" if several else name)
@@ -99,18 +96,6 @@ def read_space(entry: Entry, key: str, optimizers: Sequence[str]) -> tuple[Dimen
     return tuple(found)
 
 
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The options below a mapping of groups: a mapping with one of the keys of a range is a range."""
-    found: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        name = prefix + str(key).replace("-", "_")
-        if isinstance(item, Mapping) and not item.keys() & set(_KEYS):
-            found += _leaves(item, f"{name}.")
-        else:
-            found.append((name, item))
-    return found
-
-
 def _dimension(name: str, entry: Entry, optimizers: Sequence[str]) -> list[Dimension]:
     """The dimension that a range describes, if it does."""
     item, before = entry.values, len(entry.faults)
@@ -123,8 +108,8 @@ def _dimension(name: str, entry: Entry, optimizers: Sequence[str]) -> list[Dimen
         entry.fault("choices", ": must be a list of values")
         return []
     try:
-        low, high = coerce(item.get("low", ""), float), coerce(item.get("high", ""), float)
-        log, integer = coerce(item.get("log", True), bool), coerce(item.get("integer", False), bool)
+        low, high = read(item.get("low", ""), float), read(item.get("high", ""), float)
+        log, integer = read(item.get("log", True), bool), read(item.get("integer", False), bool)
     except ValueError as error:
         what = "low and high must be numbers, log and integer true or false"
         entry.faults.append(f"{entry.where}: {what} ({error})")

@@ -116,12 +116,12 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    own = resources.files("configs").joinpath("studies")
-    shipped = {Path(item.name).stem: item for item in own.iterdir()} if own.is_dir() else {}
-    if path.is_dir() and (path / DEFINITION).is_file():
+    if (path / DEFINITION).is_file():
         return path / DEFINITION
+    own = resources.files("configs").joinpath("studies")
+    shipped = {Path(item.name).stem: Path(str(item)) for item in own.iterdir()} if own.is_dir() else {}
     if name in shipped:
-        return Path(str(shipped[name]))
+        return shipped[name]
     hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
     raise UserError(f"no such study file: {name}{hint}")
 
@@ -140,14 +140,6 @@ def load(path: Path) -> Study:
 def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     """A definition from its mapping; `name` is the study's where it gives none, `where` is named in errors."""
     entry = Entry(values)
-    study = _study(entry, name)
-    if entry.faults:
-        raise StudyFaults(where, entry.faults)
-    return study
-
-
-def _study(entry: Entry, name: str) -> Study:
-    values = entry.values
     single = "parts" not in values
     of_parts = {*_PART, *(key for keys in _OF_KIND.values() for key in keys)} - set(_TOP) if single else set()
     entry.known((*_TOP, *sorted(of_parts)))
@@ -179,7 +171,7 @@ def _study(entry: Entry, name: str) -> Study:
     words = program if isinstance(program, list) else [program]
     if not words or not all(isinstance(word, str) and word for word in words):
         entry.fault(f"program {program!r}", ": must be a command, or a list of its words")
-    return Study(
+    study = Study(
         name=name,
         question=" ".join(str(values.get("question", "")).split()),
         program=tuple(map(str, words)),
@@ -189,6 +181,9 @@ def _study(entry: Entry, name: str) -> Study:
         parts=parts,
         definition=dict(values),
     )
+    if entry.faults:
+        raise StudyFaults(where, entry.faults)
+    return study
 
 
 def _part(

@@ -7,21 +7,21 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.files import tail
+from evaluation.runs.closing import Closing
+from evaluation.runs.display import progress_bar
 from evaluation.runs.run_folder import METRICS
 from evaluation.study.engines.base import Outcome
 from evaluation.study.progress import UNFINISHED, Progress, State
 from evaluation.study.study_folder import StudyFiles
 
 SHOWN_FAILURES = 10
-TAIL = 4096  # bytes of metrics.jsonl that surely hold its last row
 
 
 def duration(seconds: float) -> str:
@@ -35,12 +35,13 @@ def duration(seconds: float) -> str:
 
 def page(progress: Progress, files: StudyFiles) -> Group:
     """What `asgc-eval study status` shows: the table, what runs, what failed, what is left to do."""
-    left = progress.cost(progress.of(*UNFINISHED))
-    known = f"about {duration(left.seconds)} of one core" if not left.unknown else "cost unknown"
+    left = progress.of(*UNFINISHED)
+    seconds, unknown = progress.cost(left)
+    known = "cost unknown" if unknown else f"about {duration(seconds)} of one core"
     running = [f"{run}: {_position(files.run(run))}" for run in progress.of(State.RUNNING)]
     failed = [f"failed: {run}: {why}" for run, why in files.failures.items()]
     more = [f"... and {len(failed) - SHOWN_FAILURES} more failed runs"] if len(failed) > SHOWN_FAILURES else []
-    return Group(table(progress), *running, *failed[:SHOWN_FAILURES], *more, f"{left.runs} runs to do, {known}")
+    return Group(table(progress), *running, *failed[:SHOWN_FAILURES], *more, f"{len(left)} runs to do, {known}")
 
 
 def table(progress: Progress) -> Table:
@@ -67,30 +68,26 @@ def table(progress: Progress) -> Table:
 
 def _position(run: Path) -> str:
     try:
-        with (run / METRICS).open("rb") as file:
-            file.seek(max(0, (run / METRICS).stat().st_size - TAIL))
-            rows = file.read().splitlines()[1:]
-        return f"step {max(json.loads(row)['step'] for row in rows if row.endswith(b'}')):,}"
+        rows = [row for row in tail(run / METRICS).splitlines()[1:] if row.endswith("}")]
+        return f"step {max(json.loads(row)['step'] for row in rows):,}"
     except (OSError, ValueError, KeyError):
         return "starting"
 
 
-class TerminalDisplay:
+class TerminalDisplay(Closing):
     """A live panel on a terminal; a line for each finished run elsewhere."""
 
     def __init__(self, files: StudyFiles, jobs: int) -> None:
         self._console = Console(file=sys.stderr, highlight=False)
         self._files, self._jobs = files, jobs
         self._live: Live | None = None
-
-    def __enter__(self) -> TerminalDisplay:
         if self._console.is_terminal:
             # No refreshing thread: the engine forks, and update() comes twice a second.
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
-        return self
 
-    def __exit__(self, *_: Any) -> None:
+    def close(self) -> None:
+        """Leave the last panel on the screen."""
         if self._live is not None:
             self._live.stop()
 
@@ -115,16 +112,13 @@ class TerminalDisplay:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def _left(self, progress: Progress) -> str:
-        left = progress.cost(progress.of(State.RUNNING, State.MISSING))
-        return "time unknown" if left.unknown else duration(left.seconds / self._jobs)
+        seconds, unknown = progress.cost(progress.of(State.RUNNING, State.MISSING))
+        return "time unknown" if unknown else duration(seconds / self._jobs)
 
     def _render(self, progress: Progress) -> Group:
         finished = len(progress.of(State.FINISHED))
-        bar = Table.grid(expand=True, padding=(0, 1))
-        bar.add_column(ratio=1)
-        bar.add_column(no_wrap=True)
-        text = f"{finished}/{len(progress.states)} runs, {self._left(progress)} left"
-        bar.add_row(ProgressBar(total=len(progress.states), completed=finished), Text(text))
+        total = len(progress.states)
+        bar = progress_bar(total, finished, f"{finished}/{total} runs, {self._left(progress)} left")
         now = time.monotonic()
         lines = [Text(f"{run} {duration(now - start)}", style="dim") for run, start in progress.started.items()]
         return Group(table(progress), bar, *lines[:8])

@@ -7,11 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from evaluation.cli.commands import dispatch
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError
-from evaluation.cli.parser import Flags
+from evaluation.cli.parser import Flags, dispatch
 from evaluation.cli.values import suggestion
 from evaluation.study import program, spec
 from evaluation.study.driver import Driver
@@ -41,19 +39,16 @@ def main(argv: Sequence[str]) -> int:
 
 def run_command(argv: Sequence[str]) -> int:
     """`asgc-eval study run`: exit code 0 when all runs have finished, 1 when some failed, 130 when interrupted."""
-    flags = _flags("run", "Run what is missing of a study; stop and go on at any time.")
-    dry = "print the runs and their cost, and run nothing"
-    flags.section("general").add_argument("--dry-run", action="store_true", help=dry)
-    _dir_option(flags)
+    description = "Run what is missing of a study; stop and go on at any time."
+    flags = _flags("run", description, "--dry-run", "print the runs and their cost, and run nothing")
     flags.option("general", "--parts", str | None, None, "run only these parts, separated by commas")
     flags.option("general", "--retries", int, 1, "new attempts at a run that was killed or crashed", allowed="[0, 100]")
     database = "database of the searches' trials, postgresql://...; null: SQLite in the folder"
     flags.option("general", "--storage", str | None, None, database)
     choose.add_flags(flags)
-    options, _ = flags.read(argv)
-    study = _study(options.study)
+    options = flags.read(argv)[0]
+    study, path = _study(options)
     command = program.resolve(study.program)
-    path = _folder(options, study)
     files = StudyFiles(path)
     planner = Planner(study, files.begun())
     parts = _parts(options.parts, study)
@@ -75,18 +70,18 @@ def run(
         folder.adopt(plan)
         url = options.storage or f"sqlite:///{(path / SEARCH_DB).absolute()}"
         storage = Storage(url) if planner.searches else None
+        how = {"threads": options.threads, "retries": options.retries, "storage": storage, "parts": parts}
         with choose.make(command, options) as engine:
             try:
                 with TerminalDisplay(folder, choose.places(options)) as display:
-                    limits = (options.threads, options.retries, storage, parts)
-                    progress = Driver(folder, planner, engine, command, display, *limits).run()
+                    progress = Driver(folder, planner, engine, command, display, **how).run()
             except KeyboardInterrupt:
                 again = f"{options.study}{f' --dir {options.dir}' if options.dir else ''}"
                 print(f"stopped; go on with: asgc-eval study run {again}", file=sys.stderr)
                 return EXIT_INTERRUPTED
     done, failed = len(progress.of(State.FINISHED)), len(progress.of(State.FAILED))
     print(f"{done} of {len(progress.states)} runs finished in {path}; see: asgc-eval report {path}")
-    left = [one for one in progress.of(State.MISSING) if parts is None or one.part in parts]
+    left = progress.of(State.MISSING, parts=parts)
     if left:
         print(f"{len(left)} runs wait for the end of a search: {left[0]}, ...", file=sys.stderr)
     if failed:
@@ -96,12 +91,10 @@ def run(
 
 def status_command(argv: Sequence[str]) -> int:
     """`asgc-eval study status`: on a terminal it follows the study until Ctrl-C or its end."""
-    flags = _flags("status", "What is finished, running, failed and missing of a study.")
-    flags.section("general").add_argument("--once", action="store_true", help="print it once, on a terminal too")
-    _dir_option(flags)
-    options, _ = flags.read(argv)
-    study = _study(options.study)
-    path = _folder(options, study)
+    description = "What is finished, running, failed and missing of a study."
+    flags = _flags("status", description, "--once", "print it once, on a terminal too")
+    options = flags.read(argv)[0]
+    study, path = _study(options)
     if not (path / DEFINITION).is_file():
         raise UserError(f"{path} is no study folder yet: asgc-eval study run {options.study} begins it")
 
@@ -110,22 +103,15 @@ def status_command(argv: Sequence[str]) -> int:
 
     from evaluation.study.status import page
 
-    def read() -> tuple[Any, bool]:
-        files = StudyFiles(path)
-        progress = look(Planner(study, files.begun()), files)
-        return page(progress, files), not progress.of(*UNFINISHED)
-
     console = Console(highlight=False)
-    content, finished = read()
-    if options.once or not console.is_terminal or finished:
-        console.print(content)
-        return 0
-    with Live(content, console=console, auto_refresh=False) as live:
-        while not finished:
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            files = StudyFiles(path)
+            progress = look(Planner(study, files.begun()), files)
+            live.update(page(progress, files), refresh=True)
+            if options.once or not console.is_terminal or not progress.of(*UNFINISHED):
+                return 0
             time.sleep(REFRESH_S)
-            content, finished = read()
-            live.update(content, refresh=True)
-    return 0
 
 
 def dry_run(planner: Planner, files: StudyFiles, jobs: int, parts: set[str] | None) -> int:
@@ -133,42 +119,37 @@ def dry_run(planner: Planner, files: StudyFiles, jobs: int, parts: set[str] | No
     from evaluation.study.status import duration
 
     progress = look(planner, files)
-    left = [run for run in progress.of(*UNFINISHED) if parts is None or run.part in parts]
+    left = progress.of(*UNFINISHED, parts=parts)
     known = {run.id: run for run in progress.plan.runs}
     for run in left:
         what = f"{' '.join(planner.study.program)} train {' '.join(known[run].arguments())}" if run in known else ""
         print(f"{run}: {what or 'its options wait for the search'}")
-    cost = progress.cost(left)
-    print(f"{cost.runs} runs to do, {len(progress.of(State.FINISHED))} finished", end="")
-    if cost.unknown:
-        print(f"; what {', '.join(cost.unknown)} costs is not known before a run has finished (or give `seconds`)")
-    else:
-        print(f": {duration(cost.seconds)} of one core, {duration(cost.seconds / jobs)} with {jobs} runs at a time")
+    seconds, unknown = progress.cost(left)
+    cost = f": {duration(seconds)} of one core, {duration(seconds / jobs)} with {jobs} runs at a time"
+    if unknown:
+        cost = f"; what {', '.join(unknown)} costs is not known before a run has finished (or give `seconds`)"
+    print(f"{len(left)} runs to do, {len(progress.of(State.FINISHED))} finished{cost}")
     return 0
 
 
-def _flags(command: str, description: str) -> Flags:
+def _flags(command: str, description: str, switch: str, help: str) -> Flags:
+    """What both commands take, with a switch of their own."""
     flags = Flags(f"asgc-eval study {command}", "STUDY [options]", description)
+    general = flags.section("general")
     what = "YAML file, name of a shipped study, or study folder"
-    flags.section("general").add_argument("study", metavar="STUDY", nargs="?", help=what)
+    general.add_argument("study", metavar="STUDY", nargs="?", help=what)
+    general.add_argument(switch, action="store_true", help=help)
+    flags.option("general", "--dir", str | None, None, "study folder; null: runs/NAME")
     return flags
 
 
-def _dir_option(flags: Flags) -> None:
-    flags.option("general", "--dir", str | None, None, "study folder; null: runs/NAME")
-
-
-def _study(name: str | None) -> Study:
-    if name is None:
+def _study(options: argparse.Namespace) -> tuple[Study, Path]:
+    """The study and its folder: named by --dir, or as the study itself, or runs/NAME."""
+    if options.study is None:
         raise UserError("say which study: a YAML file or the name of a shipped one")
-    return spec.load(spec.find(name))
-
-
-def _folder(options: argparse.Namespace, study: Study) -> Path:
-    """The study's folder: named by --dir, or as the study itself, or runs/NAME."""
-    if options.dir is not None:
-        return Path(options.dir)
-    return Path(options.study) if Path(options.study).is_dir() else Path("runs") / study.name
+    study = spec.load(spec.find(options.study))
+    own = Path(options.study) if Path(options.study).is_dir() else Path("runs") / study.name
+    return study, own if options.dir is None else Path(options.dir)
 
 
 def _parts(names: str | None, study: Study) -> set[str] | None:

@@ -10,8 +10,9 @@ PART/TASK/SETTING/OPTIMIZER/VARIANT/sSEED/   the run folders
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,13 @@ MAX_NAMED = 5
 
 
 class StudyFiles:
-    """The files of a study's folder, whoever runs it. `failures` has the reasons of failed runs by their folders."""
+    """The files of a study's folder, whoever runs it. `failures` has the reasons of failed runs by their folders.
+
+    Raises (on opening):
+        UserError: the index cannot be read. Where there is none yet, it is empty.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Read the index; empty where there is none yet.
-
-        Raises:
-            UserError: it cannot be read.
-        """
         self.path = path
         self._summaries: dict[RunId, dict[str, Any]] = {}
         self.failures: dict[str, str] = dict(read_json(path / FAILED)) if (path / FAILED).is_file() else {}
@@ -46,7 +46,7 @@ class StudyFiles:
         try:
             lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
             entries = [from_json(json.loads(line)) for line in lines]
-            self._index: dict[RunId, dict[str, Any]] = {RunId.of(entry): entry for entry in entries}
+            self._index = {RunId(*(entry[name] for name in RunId._fields)): entry for entry in entries}
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
             raise UserError(why) from error
@@ -79,7 +79,7 @@ class StudyFiles:
         return self._summaries[run]
 
     def objective(self, run: RunId, name: str) -> float | None:
-        """`plan.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
+        """`search.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
         summary = self.summary(run)
         return None if summary is None else float(summary[name])
 
@@ -109,7 +109,7 @@ class StudyFolder(StudyFiles, Closing):
 
     def log(self, run: RunId) -> Path:
         """Where the output of a run goes."""
-        return self.path / LOGS / f"{run.joined('__')}.log"
+        return self.path / LOGS / f"{str(run).replace('/', '__')}.log"
 
     def adopt(self, plan: Plan) -> None:
         """Make this definition the folder's, if the runs that have begun are among those it asks for. What was planned
@@ -121,30 +121,27 @@ class StudyFolder(StudyFiles, Closing):
         self._index = {run: entry for run, entry in self._index.items() if self.has_begun(run)}
         asked = {*plan.waiting, *(run.id for run in plan.runs)}
         gone = [f"{run} is not in this one" for run in self._index if run not in asked]
-        self.refuse(gone + self._changed(plan.runs))
+        self._check(plan.runs, gone)
         definition = {**self.study.definition, "name": self.study.name}
         text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(self.path / DEFINITION, text)
         self._write(plan.runs)
 
-    def record(self, runs: Iterable[PlannedRun]) -> None:
+    def record(self, runs: Sequence[PlannedRun]) -> None:
         """Bring the index up to date with a plan."""
-        runs = list(runs)
-        self.refuse(self._changed(runs))
+        self._check(runs)
         if any(run.id not in self._index for run in runs):
             self._write(runs)
 
     def fail(self, run: RunId, why: str | None) -> None:
         """Note why a run failed, or (None) that it has not."""
-        if why is None and str(run) not in self.failures:
-            return
-        self.failures.pop(str(run), None)
+        before = self.failures.pop(str(run), None)
         if why is not None:
             self.failures[str(run)] = why
-        write_json(self.path / FAILED, self.failures)
+        if before != why:
+            write_json(self.path / FAILED, self.failures)
 
     def close(self) -> None:
-        """Free the lock."""
         self._lock.release()
 
     def refuse(self, conflicts: list[str]) -> None:
@@ -156,17 +153,15 @@ class StudyFolder(StudyFiles, Closing):
                 "choose another --dir, or give the study another name"
             )
 
-    def _write(self, runs: Iterable[PlannedRun]) -> None:
+    def _write(self, runs: Sequence[PlannedRun]) -> None:
         self._index |= {run.id: run.entry() for run in runs}
         lines = [json.dumps(to_json(entry), allow_nan=False) for entry in self._index.values()]
         atomic_write(self.path / INDEX, "\n".join(lines) + "\n")
 
-    def _changed(self, runs: Iterable[PlannedRun]) -> list[str]:
-        changed = []
-        for run in runs:
-            if run.id in self._index:
-                changed += changes(run.id, self._index[run.id]["options"], run.options)
-        return changed
+    def _check(self, runs: Sequence[PlannedRun], gone: Sequence[str] = ()) -> None:
+        known = [run for run in runs if run.id in self._index]
+        changed = [changes(run.id, self._index[run.id]["options"], run.options) for run in known]
+        self.refuse([*gone, *itertools.chain(*changed)])
 
 
 def changes(run: RunId, before: Any, now: Any) -> list[str]:

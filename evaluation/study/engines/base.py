@@ -19,25 +19,15 @@ from evaluation.study.run_id import RunId
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be carried out.
-
-    Attributes:
-        run: which one of the study.
-        program: the trainer's command, ("asgc-rl",).
-        arguments: options of its `train`.
-        folder: the run folder.
-        log: where its output goes, appended.
-        threads: threads it may use.
-        environment: variables set for it besides, CUDA_VISIBLE_DEVICES for one.
-    """
+    """A run to be carried out."""
 
     run: RunId
-    program: tuple[str, ...]
-    arguments: tuple[str, ...]
+    program: tuple[str, ...]  # the trainer's command, ("asgc-rl",)
+    arguments: tuple[str, ...]  # options of its `train`
     folder: Path
-    log: Path
+    log: Path  # where its output goes, appended
     threads: int = 1
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # set for it besides
 
     def command(self) -> list[str]:
         """What is executed: a run folder that exists is resumed."""
@@ -57,15 +47,16 @@ class Outcome:
 
 
 class Engine(Closing, ABC):
-    """Something that carries out jobs, up to `jobs` at a time; closed, it kills what still runs."""
+    """Something that carries out jobs, up to `jobs` at a time. `close` ends at once what still runs; another time it
+    goes on from its last checkpoint."""
 
     def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
+        self._jobs = jobs
         self._running: dict[RunId, Any] = {}  # what the engine knows a running job by
 
     def free(self) -> bool:
         """Whether there is room for another job."""
-        return len(self._running) < self.jobs
+        return len(self._running) < self._jobs
 
     @abstractmethod
     def submit(self, job: Job) -> None:
@@ -74,12 +65,3 @@ class Engine(Closing, ABC):
     @abstractmethod
     def wait(self, seconds: float) -> list[Outcome]:
         """The jobs that have ended, as soon as one has; none after `seconds`."""
-
-    @abstractmethod
-    def cancel(self, run: RunId) -> None:
-        """End a running job at once; another time it goes on from its last checkpoint."""
-
-    def close(self) -> None:
-        """Cancel what still runs."""
-        for run in list(self._running):
-            self.cancel(run)

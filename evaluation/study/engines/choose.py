@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
@@ -13,13 +12,12 @@ from evaluation.study.engines.forked import ForkedEngine, console_script
 from evaluation.study.engines.local import LocalEngine
 from evaluation.study.engines.ray import RayEngine
 
-JOBS = "runs at a time; null: as many as cores (local)"
-
 
 def add_flags(flags: Flags) -> None:
     """Which engine, and the options of all."""
     flags.option("engine", "--engine", str, "local", "local (this machine) or ray (a cluster)")
-    flags.option("engine", "--jobs", int | None, None, JOBS, allowed="[1, 100000]")
+    jobs = "runs at a time; null: as many as cores (local)"
+    flags.option("engine", "--jobs", int | None, None, jobs, allowed="[1, 100000]")
     flags.option("engine", "--threads", int, 1, "CPU threads of each run", allowed="[1, 1024]")
     flags.option("engine", "--gpus", str | None, None, "local: GPUs to spread the runs over, such as 0,1")
     flags.option("engine", "--runs-per-gpu", int, 1, "runs that share one GPU", allowed="[1, 1000]")
@@ -33,9 +31,14 @@ def make(program: tuple[str, ...], options: argparse.Namespace) -> Engine:
     Raises:
         UserError: there is no such engine, or it cannot start.
     """
-    if options.engine not in ENGINES:
-        raise UserError(f"--engine {options.engine}: there are {' and '.join(ENGINES)}")
-    return ENGINES[options.engine](program, options)
+    match options.engine:
+        case "local":
+            script, jobs, gpus = console_script(program), places(options), _gpus(options)
+            return ForkedEngine(script, options.threads, jobs, gpus) if script else LocalEngine(jobs, gpus)
+        case "ray":
+            how = {"jobs": options.jobs, "threads": options.threads, "gpus": options.gpu_share}
+            return RayEngine(options.address, retries=options.retries, **how)
+    raise UserError(f"--engine {options.engine}: there are local and ray")
 
 
 def places(options: argparse.Namespace) -> int:
@@ -46,16 +49,3 @@ def places(options: argparse.Namespace) -> int:
 
 def _gpus(options: argparse.Namespace) -> list[str]:
     return [gpu.strip() for gpu in (options.gpus or "").split(",") if gpu.strip()]
-
-
-def _local(program: tuple[str, ...], options: argparse.Namespace) -> Engine:
-    script, jobs, gpus = console_script(program), places(options), _gpus(options)
-    return ForkedEngine(script, options.threads, jobs, gpus) if script else LocalEngine(jobs, gpus)
-
-
-def _ray(program: tuple[str, ...], options: argparse.Namespace) -> Engine:
-    share, retries = options.gpu_share, options.retries
-    return RayEngine(options.address, jobs=options.jobs, threads=options.threads, gpus=share, retries=retries)
-
-
-ENGINES: dict[str, Callable[[tuple[str, ...], argparse.Namespace], Engine]] = {"local": _local, "ray": _ray}

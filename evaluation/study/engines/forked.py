@@ -12,18 +12,16 @@ import importlib
 import importlib.metadata
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from evaluation.study.engines.base import Job
-from evaluation.study.engines.local import LocalEngine
-from evaluation.study.engines.processes import THREAD_VARIABLES, Attempt, die_with_parent
+from evaluation.study.engines.local import THREAD_VARIABLES, Child, LocalEngine, die_with_parent
 
 
 class ForkedEngine(LocalEngine):
@@ -44,24 +42,11 @@ class ForkedEngine(LocalEngine):
         own = "evaluation.study.engines.forked_preload"
         self._context.set_forkserver_preload([own, script.module, *preload])
 
-    def _start(self, job: Job) -> Attempt:
-        return Fork(job, self._context, self._script)
-
-
-class Fork(Attempt):
-    """A job as a fork of the server."""
-
-    process: ForkServerProcess
-
-    def __init__(self, job: Job, context: ForkServerContext, script: EntryPoint) -> None:
-        super().__init__(job)
-        arguments = (script.module, script.attr, job.command(), str(job.log), dict(job.environment))
-        self.process = context.Process(target=_run, args=arguments, daemon=False)
-        self.process.start()
-
-    def code(self) -> int | None:
-        """The exit code; None while it runs."""
-        return self.process.exitcode
+    def _start(self, job: Job) -> Child:
+        arguments = (self._script.value, job.command(), str(job.log), dict(job.environment))
+        process = self._context.Process(target=_run, args=arguments, daemon=False)
+        process.start()
+        return process
 
 
 def console_script(program: tuple[str, ...]) -> EntryPoint | None:
@@ -84,7 +69,7 @@ def _die_with_study() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(module: str, function: str, command: list[str], log: str, environment: dict[str, str]) -> None:
+def _run(script: str, command: list[str], log: str, environment: dict[str, str]) -> None:
     """In the fork: become the program."""
     os.setsid()
     die_with_parent()
@@ -97,5 +82,4 @@ def _run(module: str, function: str, command: list[str], log: str, environment: 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = list(command)
     sys.orig_argv[:] = command  # what the run's provenance records
-    main: Callable[[], Any] = getattr(importlib.import_module(module), function)
-    sys.exit(main())
+    sys.exit(pkgutil.resolve_name(script)())

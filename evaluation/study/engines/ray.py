@@ -7,14 +7,14 @@ same command as the local engine does.
 from __future__ import annotations
 
 import logging
+import math
 import socket
-import time
 from typing import Any
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.run_folder import is_finished
 from evaluation.study.engines.base import Engine, Job, Outcome
-from evaluation.study.engines.processes import POLL_S, Process
+from evaluation.study.engines.local import LocalEngine
 from evaluation.study.run_id import RunId
 
 CONNECT_S = 5.0
@@ -45,13 +45,8 @@ class RayEngine(Engine):
         self._ray, self._started = ray, not ray.is_initialized()
         if self._started:
             try:
-                ray.init(
-                    address=None if address == "local" else address,
-                    log_to_driver=False,
-                    include_dashboard=False,
-                    configure_logging=True,
-                    logging_level=logging.ERROR,
-                )
+                where = None if address == "local" else address
+                ray.init(where, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
                 raise _no_cluster(address, error) from error
         places = sum(_places(node["Resources"], threads, gpus) for node in ray.nodes() if node["Alive"])
@@ -68,7 +63,6 @@ class RayEngine(Engine):
         self._running[job.run] = self._task.options(name=str(job.run)).remote(job)
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """The jobs that have ended, as soon as one has; none after `seconds`."""
         ready, _ = self._ray.wait(list(self._running.values()), num_returns=1, timeout=seconds)
         ended = [run for run, reference in self._running.items() if reference in ready]
         return [self._outcome(run, self._running.pop(run)) for run in ended]
@@ -79,13 +73,10 @@ class RayEngine(Engine):
         except self._ray.exceptions.RayError as error:
             return Outcome(run, f"lost by Ray: {reason(error)}")
 
-    def cancel(self, run: RunId) -> None:
-        """Have Ray kill a job."""
-        self._ray.cancel(self._running.pop(run), force=True)
-
     def close(self) -> None:
-        """Cancel what still runs and leave the cluster."""
-        super().close()
+        """Have Ray kill what still runs, and leave the cluster."""
+        while self._running:
+            self._ray.cancel(self._running.popitem()[1], force=True)
         if self._started:
             self._ray.shutdown()
 
@@ -119,10 +110,6 @@ def _execute(job: Job) -> Outcome:
         return Outcome(job.run, f"{study} is not on storage that this node shares", final=True)
     if is_finished(job.folder):
         return Outcome(job.run)
-    try:
-        attempt = Process(job)
-    except OSError as error:
-        return Outcome(job.run, f"cannot start it: {reason(error)}", final=True)
-    while (outcome := attempt.poll()) is None:
-        time.sleep(POLL_S)
-    return outcome
+    with LocalEngine(jobs=1) as engine:
+        engine.submit(job)
+        return engine.wait(math.inf)[0]
