@@ -12,10 +12,19 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.data.run_key import RunKey
-from evaluation.plots import gradient_tables as tables
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, series
-from evaluation.plots.gradient_tables import STAGES, Array, Source
+from evaluation.plots.gradient_tables import (
+    STAGES,
+    Array,
+    Source,
+    around_shifts,
+    histograms,
+    natural,
+    quantiles,
+    series_by_update,
+    shifts,
+)
 from evaluation.plots.study_data import Found, figure_or_reason, steps_axis
 from evaluation.runs.gradient_columns import HISTOGRAM_EDGES
 from evaluation.runs.recorder import OFFSETS
@@ -28,7 +37,7 @@ MAX_SYNCS = 60  # more marks than these would be a grey bar
 
 def magnitudes(source: Source) -> Found:
     """Quantiles of |g| by layer and training stage, one row an optimizer."""
-    found = tables.histograms(source)
+    found = histograms(source)
     if not found:
         return [Omitted("gradients", NOTHING)]
     figures: Found = []
@@ -36,7 +45,7 @@ def magnitudes(source: Source) -> Found:
     for where, keys in cells.items():
         panels = []
         for key in keys:
-            layers = sorted({layer for other, layer, _ in found if other == key}, key=tables.natural)
+            layers = sorted({layer for other, layer, _ in found if other == key}, key=natural)
             for stage in STAGES:
                 drawn: list[Series] = []
                 for label, role in ((BEFORE, "before"), (AFTER, "after")):
@@ -61,18 +70,18 @@ def magnitudes(source: Source) -> Found:
 
 
 def _boxes(label: str, role: str, counts: list[tuple[int, Array, int]], key: RunKey) -> Series:
-    found = np.array([tables.quantiles(histogram) for _, histogram, _ in counts])
+    found = np.array([quantiles(histogram) for _, histogram, _ in counts])
     how = {"low": found[:, 0], "high": found[:, 4], "inner": found[:, [1, 3]].T, "n": [n for _, _, n in counts]}
     return series(label, found[:, 2], [i for i, _, _ in counts], role=role, runs=key, **how)
 
 
 def distributions(source: Source) -> Found:
     """Histograms of log10 |g| of a single run, one row a layer, one column a stage."""
-    found = tables.histograms(source)
+    found = histograms(source)
     if not found:
         return [Omitted("gradients", NOTHING)]
     panels = []
-    for layer in sorted({layer for _, layer, _ in found}, key=tables.natural):
+    for layer in sorted({layer for _, layer, _ in found}, key=natural):
         for stage in STAGES:
             cells = [cell for (_, other, at), cell in found.items() if (other, at) == (layer, stage)]
             drawn = []
@@ -105,8 +114,8 @@ def thresholds(source: Source, *, single: bool = False) -> Found:
 
     `single`: of a single run, named without task and setting.
     """
-    found = tables.series_by_update(source, ("threshold", "grad_rms", "after_rms"))
-    syncs = tables.shifts(source)
+    found = series_by_update(source, ("threshold", "grad_rms", "after_rms"))
+    syncs = shifts(source)
     clipping = {key for (key, _), values in found.items() if np.isfinite(values["threshold"]).any()}
     if not found:
         return [Omitted("thresholds", NOTHING)]
@@ -116,7 +125,7 @@ def thresholds(source: Source, *, single: bool = False) -> Found:
     cells = _by_cell(clipping)
     for where, keys in cells.items():
         panels = []
-        layers = sorted({layer for key, layer in found if key in keys}, key=tables.natural)
+        layers = sorted({layer for key, layer in found if key in keys}, key=natural)
         for layer in layers:
             for key in keys:
                 values = found.get((key, layer))
@@ -152,13 +161,14 @@ def _over_time(values: Mapping[str, Array], key: RunKey) -> list[Series]:
 
 def sync_response(source: Source, *, single: bool = False) -> Found:
     """Gradient size around target synchronizations, relative to the last update before each; `single` as above."""
-    sides = {"before": tables.around_shifts(source, "grad_rms"), "after": tables.around_shifts(source, "after_rms")}
+    columns = {"before": "grad_rms", "after": "after_rms"}
+    sides = {side: around_shifts(source, column) for side, column in columns.items()}
     if not sides["before"]:
         return [Omitted("sync-response", "no gradients were recorded around a synchronization of the target network")]
     figures: Found = []
     cells = _by_cell(key for key, _ in sides["before"])
     for where, keys in cells.items():
-        layers = sorted({layer for key, layer in sides["before"] if key in keys}, key=tables.natural)
+        layers = sorted({layer for key, layer in sides["before"] if key in keys}, key=natural)
         panels, n = [], []
         last = max(values["since"].max() for (key, _), values in sides["before"].items() if key in keys)
         for layer in layers:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.data.dataset import of_one_run
-from evaluation.plots import gradient_figures as gradients
-from evaluation.plots import gradient_tables as tables
 from evaluation.plots import style
 from evaluation.plots.diagnostic_figures import WORDS
 from evaluation.plots.figure import Axis, Mark, Omitted, Panel, series
+from evaluation.plots.gradient_figures import NOTHING
+from evaluation.plots.gradient_tables import natural, series_by_update
 from evaluation.plots.study_data import Found, figure_or_reason, steps_axis
 from evaluation.runs.metrics_file import MetricRow
 from evaluation.runs.run_folder import is_finished, load_config, load_summary, read_metrics
@@ -118,9 +118,9 @@ def _small_multiples(run: RunData, name: str, splits: Iterable[str], caption: st
 
 def layers(run: RunData) -> Found:
     """Clipping, step size and tails by layer over time."""
-    found = tables.series_by_update(run, LAYERS)
+    found = series_by_update(run, LAYERS)
     panels = []
-    for (_, layer), values in sorted(found.items(), key=lambda item: tables.natural(item[0][1])):
+    for (_, layer), values in sorted(found.items(), key=lambda item: natural(item[0][1])):
         for column, (words, log) in LAYERS.items():
             known = np.isfinite(values[column]) & ((values[column] > 0) | (not log))
             line = series(run.optimizer, values["step"][known], values[column][known], n=1)
@@ -133,4 +133,4 @@ def layers(run: RunData) -> Found:
     )
     how: dict[str, Any] = {"row_name": "layer", "column_name": "quantity", "columns": ("step", "value")}
     how |= {"per_panel": (2.2, 1.15), "member": run.title}
-    return [figure_or_reason("layers", panels, gradients.NOTHING, "Layers", caption, **how)]
+    return [figure_or_reason("layers", panels, NOTHING, "Layers", caption, **how)]

@@ -15,9 +15,9 @@ from evaluation.analysis.data.run_rows import (
     RUNS,
     SCORE,
     SCORE_STD,
-    gradient_columns,
     names,
     quoted,
+    select_gradients,
 )
 from evaluation.cli.errors import reason
 from evaluation.files import read_json
@@ -99,7 +99,7 @@ def _gradients(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, p
     file = quoted(str(root / GRADIENT_FILE))
     try:
         has = {row[0] for row in connection.execute(f"SELECT name FROM parquet_schema({file})").fetchall()}
-        source = f"(SELECT run, {gradient_columns(set(LATER) <= has)} FROM read_parquet({file}))"
+        source = f"(SELECT run, {select_gradients(set(LATER) <= has)} FROM read_parquet({file}))"
         select = _select(source, prefix, {"run": "VARCHAR", **GRADIENTS})
         connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({select})")  # reads all of it
     except duckdb.Error as error:

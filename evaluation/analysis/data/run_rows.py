@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.analysis.data.run_reader import Problem, Run
 from evaluation.cli.errors import UserError, reason
-from evaluation.runs import gradient_columns as gradients
+from evaluation.runs import gradient_columns
 from evaluation.runs.metrics_file import read_rows
 from evaluation.runs.run_folder import METRICS, SUMMARY
 from evaluation.runs.run_metrics import EVALUATION_SECONDS
@@ -34,12 +34,12 @@ METRIC_ROW = {**_PLACE, "split": "VARCHAR", "name": "VARCHAR", "value": "DOUBLE"
 NUMBERS = {"number": "INTEGER", "run": "VARCHAR"}
 GRADIENT_PARTS = {"part": "VARCHAR", "run": "VARCHAR"}
 _GRADIENT_TYPES = (
-    dict.fromkeys(gradients.INTEGERS, "BIGINT")
-    | dict.fromkeys(gradients.TEXTS, "VARCHAR")
-    | dict.fromkeys(gradients.FIGURES, "DOUBLE")
-    | dict.fromkeys(gradients.HISTOGRAMS, "BIGINT[]")
+    dict.fromkeys(gradient_columns.INTEGERS, "BIGINT")
+    | dict.fromkeys(gradient_columns.TEXTS, "VARCHAR")
+    | dict.fromkeys(gradient_columns.FIGURES, "DOUBLE")
+    | dict.fromkeys(gradient_columns.HISTOGRAMS, "BIGINT[]")
 )
-GRADIENTS = {name: _GRADIENT_TYPES[name] for name in gradients.COLUMNS}
+GRADIENTS = {name: _GRADIENT_TYPES[name] for name in gradient_columns.COLUMNS}
 
 
 def columns(schema: dict[str, str]) -> str:
@@ -207,29 +207,29 @@ def gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run],
             problems.append(Problem(part, why))
             del parts[part]
         else:
-            (complete if set(gradients.LATER) <= set(has) else earlier).append(part)
+            (complete if set(gradient_columns.LATER) <= set(has) else earlier).append(part)
     if not parts:
         return []
     connection.execute(f"CREATE TABLE gradient_parts ({columns(GRADIENT_PARTS)})")
     insert(connection, "gradient_parts", GRADIENT_PARTS, [{"part": part, "run": run} for part, run in parts.items()])
     return [
-        f"SELECT run, {gradient_columns(present)} FROM read_parquet([{files}], filename = 'part') "
+        f"SELECT run, {select_gradients(present)} FROM read_parquet([{files}], filename = 'part') "
         "JOIN gradient_parts USING (part)"
         for some, present in ((complete, True), (earlier, False))
         if (files := ", ".join(map(quoted, some)))
     ]
 
 
-def gradient_columns(later: bool) -> str:
+def select_gradients(later: bool) -> str:
     """The columns of a SELECT from a file of gradients; those that files of earlier versions lack are NaN there."""
     return ", ".join(
-        f"""'nan'::{kind} AS "{name}\"""" if name in gradients.LATER and not later else f'"{name}"'
+        f"""'nan'::{kind} AS "{name}\"""" if name in gradient_columns.LATER and not later else f'"{name}"'
         for name, kind in GRADIENTS.items()
     )
 
 
 def _lacking(has: Sequence[str]) -> str:
-    lacks = [name for name in GRADIENTS if name not in has and name not in gradients.LATER]
+    lacks = [name for name in GRADIENTS if name not in has and name not in gradient_columns.LATER]
     return f"foreign: a parquet file without {lacks[0]!r}" if lacks else ""
 
 

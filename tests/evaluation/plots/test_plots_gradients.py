@@ -11,8 +11,7 @@ import pyarrow
 import pytest
 
 from evaluation.analysis.data.run_key import RunKey
-from evaluation.plots import gradient_figures as gradients
-from evaluation.plots import gradient_tables as tables
+from evaluation.plots import gradient_figures, gradient_tables
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.runs.gradient_columns import BINS, COLUMNS, HISTOGRAM_EDGES
 
@@ -59,15 +58,15 @@ class TestQuantiles:
     @pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0])
     def test_of_a_known_sample(self, scale: float) -> None:
         magnitudes = scale * np.abs(np.random.default_rng(0).standard_normal(100_000))
-        found = tables.quantiles(np.array(counts(magnitudes)))
-        expected = np.quantile(np.log10(magnitudes), tables.QUANTILES)
+        found = gradient_tables.quantiles(np.array(counts(magnitudes)))
+        expected = np.quantile(np.log10(magnitudes), gradient_tables.QUANTILES)
         np.testing.assert_allclose(found, expected, atol=0.05)  # bins are 0.25 wide, linear within
 
     def test_lie_in_their_bins_where_neighbours_are_empty(self) -> None:
         histogram = np.zeros(BINS)
         histogram[30] = 96  # below, then a gap, then a few above
         histogram[50] = 4
-        found = tables.quantiles(histogram)
+        found = gradient_tables.quantiles(histogram)
         assert (found[:4] > EDGES[29]).all()
         assert (found[:4] < EDGES[30]).all()
         assert found[4] <= EDGES[30]
@@ -75,14 +74,14 @@ class TestQuantiles:
     def test_zeros_do_not_count(self) -> None:
         histogram = np.zeros(BINS)
         histogram[[0, 40]] = 1_000, 1
-        assert EDGES[39] < tables.quantiles(histogram)[2] < EDGES[40]
+        assert EDGES[39] < gradient_tables.quantiles(histogram)[2] < EDGES[40]
         histogram[40] = 0
-        assert np.isnan(tables.quantiles(histogram)).all()
+        assert np.isnan(gradient_tables.quantiles(histogram)).all()
 
     def test_infinite_elements_are_at_the_end(self) -> None:
         histogram = np.zeros(BINS)
         histogram[-1] = 3
-        assert (tables.quantiles(histogram) > EDGES[-2]).all()
+        assert (gradient_tables.quantiles(histogram) > EDGES[-2]).all()
 
 
 class TestStages:
@@ -94,7 +93,7 @@ class TestStages:
                 before[update + 10], after[update + 20] = 1, 2
                 rows.append(record(update, run=run, before=before, after=after))
         rows.append(record(4, event="shift", before=[7] * BINS))  # around a synchronization: not regular
-        found = tables.histograms(Records(rows, ("r1", "r2")))
+        found = gradient_tables.histograms(Records(rows, ("r1", "r2")))
         assert {stage for _, _, stage in found} == {"early", "middle", "late"}
         for stage, bins in (("early", [0, 1, 2, 0, 1]), ("middle", [3, 4, 5, 2, 3]), ("late", [6, 7, 8, 4, 5])):
             cell = found[KEY, "layers.0.weight", stage]
@@ -113,7 +112,7 @@ class TestSyncResponse:
                 for since, size in ((0, 8.0), (1, 4.0), (20, 1.0))
             ]
         rows.append(record(350, since_shift=150, grad_rms=9.0))  # a regular record, at no offset of the recorder
-        found = tables.around_shifts(Records(rows), "grad_rms")
+        found = gradient_tables.around_shifts(Records(rows), "grad_rms")
         [(key, values)] = found.items()
         assert key == (KEY, "layers.0.weight")
         assert values["since"].tolist() == [-1, 0, 1, 20]
@@ -122,7 +121,7 @@ class TestSyncResponse:
 
     def test_without_the_update_before_there_is_nothing_to_compare_with(self) -> None:
         rows = [record(100, event="shift", since_shift=0), record(101, event="shift", since_shift=1)]
-        [found] = gradients.sync_response(Records(rows))
+        [found] = gradient_figures.sync_response(Records(rows))
         assert isinstance(found, Omitted)
 
 
@@ -133,7 +132,7 @@ class TestThresholds:
             for run, threshold in (("r1", 1.0), ("r2", 2.0), ("r3", 9.0))
             for update in (0, 1)
         ]
-        [figure] = gradients.thresholds(Records(rows, ("r1", "r2", "r3")))
+        [figure] = gradient_figures.thresholds(Records(rows, ("r1", "r2", "r3")))
         assert isinstance(figure, Figure)
         drawn = {one.role: one for one in figure.panels[0].series}
         assert drawn["threshold"].y.tolist() == [2, 4]
@@ -142,13 +141,13 @@ class TestThresholds:
         assert figure.name == "thresholds-T-plain"
 
     def test_an_optimizer_without_a_threshold_is_left_out(self) -> None:
-        [found] = gradients.thresholds(Records([record(0, threshold=np.inf)]))
+        [found] = gradient_figures.thresholds(Records([record(0, threshold=np.inf)]))
         assert isinstance(found, Omitted)
         assert "threshold" in found.reason
 
     def test_marks_are_the_recorded_synchronizations(self) -> None:
         rows = [record(0), record(3, since_shift=0, event="shift"), record(9, since_shift=6)]
-        [figure] = gradients.thresholds(Records(rows))
+        [figure] = gradient_figures.thresholds(Records(rows))
         assert isinstance(figure, Figure)
         assert [(mark.value, mark.rug) for mark in figure.panels[0].marks] == [(12, True)]
 
@@ -156,7 +155,7 @@ class TestThresholds:
 def test_magnitudes_of_a_study(demo_study: Path) -> None:
     from evaluation.analysis.data import dataset
 
-    figures = gradients.magnitudes(dataset.load(demo_study))
+    figures = gradient_figures.magnitudes(dataset.load(demo_study))
     names = {figure.name for figure in figures}
     assert names == {f"gradients-{task}-{setting}" for task in ("CartPole", "Acrobot") for setting in ("plain", "mse")}
     figure = next(figure for figure in figures if figure.name == "gradients-CartPole-plain")
@@ -175,4 +174,9 @@ def test_magnitudes_of_a_study(demo_study: Path) -> None:
 
 def test_layers_sort_by_number() -> None:
     layers = ["layers.10.weight", "layers.2.bias", "layers.2.weight", "head"]
-    assert sorted(layers, key=tables.natural) == ["head", "layers.2.weight", "layers.2.bias", "layers.10.weight"]
+    assert sorted(layers, key=gradient_tables.natural) == [
+        "head",
+        "layers.2.weight",
+        "layers.2.bias",
+        "layers.10.weight",
+    ]
