@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.analysis.stats.aggregate import mean
-from evaluation.analysis.stats.censored import reached_by
+from evaluation.analysis.stats.aggregate import mean, reached_by
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, curve, seeds_in_words
 from evaluation.plots.study_data import Part, StudyData, dots, figure_or_reason, names_high, steps_axis
 

@@ -32,11 +32,12 @@ from evaluation.analysis.stats.aggregate import (
     interquartile_mean,
     mean,
     median,
+    median_time,
     optimality_gap,
+    restricted_mean_time,
     statistic,
 )
 from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
-from evaluation.analysis.stats.censored import median_time, restricted_mean_time
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean
 
