@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from evaluation.analysis.comparisons.compare import compare
-    from evaluation.analysis.comparisons.matched_grid import matched_grid
+    from evaluation.analysis.comparisons.matched import matched_grid
     from evaluation.analysis.comparisons.retention import retention
     from evaluation.analysis.comparisons.robustness import robustness
     from evaluation.analysis.data.dataset import load

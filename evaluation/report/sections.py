@@ -9,8 +9,7 @@ from typing import Any
 
 from evaluation.analysis.comparisons import claims
 from evaluation.analysis.comparisons.compare import AggregateRow, Comparison, PairRow
-from evaluation.analysis.comparisons.matched import MatchedRow
-from evaluation.analysis.comparisons.matched_grid import MatchedGridRow
+from evaluation.analysis.comparisons.matched import MatchedGridRow, MatchedRow
 from evaluation.analysis.comparisons.robustness import RobustnessRow
 from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data.run_key import Cell, Method, RunKey
