@@ -4,10 +4,8 @@
     result.sentences                                        # one for each claim, losses included
     result.cells, result.aggregates, result.pairs, result.cell_pairs    # Tables: .rows(), .csv(), iteration
 
-Everything is a stratified bootstrap (`stats.bootstrap`) from one seed, which is in the result. A method is *better*
-than the baseline if both say so: the interval of its probability of improvement lies above 1/2, and the exact rank
-test's p value, adjusted by Holm for all comparisons of the same table, is at most 1 - level; *worse* likewise; else *no
-difference shown*, which is not the same as "equal" (`verdicts.judge`).
+Everything is a stratified bootstrap (`stats.bootstrap`) from one seed, which is in the result. `verdicts.judge` says
+when a method is *better* or *worse* than the baseline; else *no difference* is *shown*, which is not "equal".
 """
 
 from __future__ import annotations
