@@ -7,22 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.analysis.data import run_rows
 from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, Problem, Source
-from evaluation.analysis.data.run_rows import (
-    EFFECTIVE_STEPS,
-    EVALUATION,
-    EVALUATIONS,
-    GRADIENTS,
-    METRIC_ROW,
-    NOT_YET,
-    RUN,
-    RUNS,
-    SCORE,
-    SCORE_STD,
-    names,
-    quoted,
-    scalar,
-)
 from evaluation.cli.errors import reason
 from evaluation.files import read_json
 from evaluation.runs.gradient_columns import LATER
@@ -32,11 +18,11 @@ if TYPE_CHECKING:
     import duckdb
 
 FILES = {  # table -> its file and its columns
-    "runs": (ARCHIVE, RUNS),
-    "evaluations": ("evaluations.parquet", EVALUATIONS),
-    "effective_steps": ("steps.parquet", EFFECTIVE_STEPS),
-    "records": ("records.parquet", RUN | METRIC_ROW),
-    "gradients": ("gradients.parquet", RUN | GRADIENTS),
+    "runs": (ARCHIVE, run_rows.RUNS),
+    "evaluations": ("evaluations.parquet", run_rows.EVALUATIONS),
+    "effective_steps": ("steps.parquet", run_rows.EFFECTIVE_STEPS),
+    "records": ("records.parquet", run_rows.RUN | run_rows.METRIC_ROW),
+    "gradients": ("gradients.parquet", run_rows.RUN | run_rows.GRADIENTS),
 }
 FORMAT = 1
 
@@ -85,20 +71,21 @@ def _problems(root: Path) -> list[Problem]:
 
 def _add_metrics(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Problem]) -> None:
     """The evaluations and the records as rows of metrics."""
-    first = scalar(connection, "SELECT coalesce(max(number) + 1, 0) FROM run_numbers")
+    first = run_rows.scalar(connection, "SELECT coalesce(max(number) + 1, 0) FROM run_numbers")
     runs = _select(source, "runs")
     connection.execute(
         f"INSERT INTO run_numbers SELECT {first} + row_number() OVER (ORDER BY run) - 1, run FROM ({runs})"
     )
-    for name, column in ((SCORE, "value"), (SCORE_STD, "std"), (EVALUATION_SECONDS, "evaluation_s")):
+    split, metrics = run_rows.EVALUATION, {"value": run_rows.SCORE, "std": run_rows.SCORE_STD}
+    for column, name in (metrics | {"evaluation_s": EVALUATION_SECONDS}).items():
         connection.execute(
-            f"""INSERT INTO metric_rows SELECT number, step, samples, wall_s, '{EVALUATION}', '{name}', "{column}"
+            f"""INSERT INTO metric_rows SELECT number, step, samples, wall_s, '{split}', '{name}', "{column}"
             FROM evaluations JOIN run_numbers USING (run) WHERE number >= {first} AND "{column}" IS NOT NULL"""
         )
     if (source.root / FILES["records"][0]).is_file():
         with _reported(source.root / FILES["records"][0], "corrupt", problems):
             connection.execute(
-                f"""INSERT INTO metric_rows SELECT number, {names(METRIC_ROW)}
+                f"""INSERT INTO metric_rows SELECT number, {run_rows.names(run_rows.METRIC_ROW)}
                 FROM ({_select(source, "records")}) JOIN run_numbers USING (run)"""
             )
 
@@ -108,9 +95,9 @@ def _gradients(connection: duckdb.DuckDBPyConnection, source: Source, problems: 
     if not path.is_file():
         return []
     with _reported(path, "corrupt", problems):
-        found = connection.execute(f"SELECT name FROM parquet_schema({quoted(str(path))})").fetchall()
+        found = connection.execute(f"SELECT name FROM parquet_schema({run_rows.quoted(str(path))})").fetchall()
         earlier = not set(LATER) <= {name for (name,) in found}
-        query = _select(source, "gradients", NOT_YET if earlier else {})
+        query = _select(source, "gradients", run_rows.NOT_YET if earlier else {})
         connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({query})")  # reads all of it
         return [query]
     return []
@@ -120,5 +107,5 @@ def _select(source: Source, table: str, shown: Mapping[str, str] = {}) -> str:
     """A SELECT of a table's columns from its file, in their types; the prefix goes before the runs' names."""
     file, schema = FILES[table]
     typed = {name: f'"{name}"::{kind}' for name, kind in schema.items()}
-    given = {**typed, "run": f"{quoted(source.prefix)} || run", **shown}
-    return f"SELECT {names(schema, given)} FROM read_parquet({quoted(str(source.root / file))})"
+    given = {**typed, "run": f"{run_rows.quoted(source.prefix)} || run", **shown}
+    return f"SELECT {run_rows.names(schema, given)} FROM read_parquet({run_rows.quoted(str(source.root / file))})"

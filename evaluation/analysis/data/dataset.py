@@ -19,17 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.analysis.data import archive_reader
-from evaluation.analysis.data.run_reader import Problem, Run, RunReader, find_sources, gradient_parts
-from evaluation.analysis.data.run_rows import (
-    RUNS,
-    add_runs,
-    create_gradients,
-    create_tables,
-    gradient_selects,
-    insert,
-    scalar,
-)
+from evaluation.analysis.data import archive_reader, run_rows
+from evaluation.analysis.data.run_reader import Problem, Run, find_sources, gradient_parts, read_runs
 from evaluation.cli.errors import UserError
 from evaluation.runs.closing import Closing
 
@@ -113,15 +104,14 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
         if repeated := next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None):
             raise UserError(f"two of the folders are named {repeated.rstrip('/')}: rename one, or load them apart")
     connection = _connect()
-    create_tables(connection)
-    reader = RunReader(problems)
-    runs = [run for source in sources if source.kind != "archive" for run in reader.runs(source)]
-    selects = add_runs(connection, runs, problems)
+    run_rows.create_tables(connection)
+    runs = [run for source in sources if source.kind != "archive" for run in read_runs(source, problems)]
+    selects = run_rows.add_runs(connection, runs, problems)
     for source in sources:
         if source.kind == "archive":
             selects += archive_reader.add(connection, source, problems)
-    create_gradients(connection, selects)
-    if not problems and not scalar(connection, "SELECT count(*) FROM runs"):
+    run_rows.create_gradients(connection, selects)
+    if not problems and not run_rows.scalar(connection, "SELECT count(*) FROM runs"):
         raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")
     names = dict.fromkeys(source.name for source in sources)
     return Dataset("+".join(names), connection, problems, sources[0].definition if len(sources) == 1 else {}, roots)
@@ -130,11 +120,11 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
 def of_one_run(folder: Path, labels: Mapping[str, Any]) -> Dataset:
     """One run, finished or not, as tables: `runs` with these labels only, and `gradients`."""
     connection = _connect()
-    create_tables(connection)
-    run = Run({**dict.fromkeys(RUNS), **labels}, "", None, gradient_parts(folder))
-    insert(connection, "runs", RUNS, [run.row])
+    run_rows.create_tables(connection)
+    run = Run({**dict.fromkeys(run_rows.RUNS), **labels}, "", None, gradient_parts(folder))
+    run_rows.insert(connection, "runs", run_rows.RUNS, [run.row])
     problems: list[Problem] = []
-    create_gradients(connection, gradient_selects(connection, [run], problems))
+    run_rows.create_gradients(connection, run_rows.gradient_selects(connection, [run], problems))
     return Dataset(str(run.row["run"]), connection, problems, {}, [folder])
 
 

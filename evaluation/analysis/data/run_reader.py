@@ -103,93 +103,90 @@ def _labelled_source(folder: Path, root: Path, kind: Literal["study", "archive"]
     return Source(folder, str(name or folder.resolve().name), kind, prefix, definition)
 
 
-class RunReader:
-    """Reads the runs of sources; `problems` collects what was left out."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-
-    def runs(self, source: Source) -> Iterator[Run]:
-        """The whole runs of a study or of plain folders."""
-        plain: Iterable[tuple[Path, dict[str, Any] | None]] = ((folder, None) for folder in source.folders)
-        for folder, labels in self._indexed(source.root) if source.kind == "study" else plain:
-            try:
-                run = self._read(str(folder), labels)
-            except NotARun as error:
-                self.problems.append(Problem(str(folder), str(error)))
-                continue
-            relative = folder.relative_to(source.root).as_posix()
-            name = source.prefix + (labels["id"] if labels else relative if relative != "." else source.name)
-            run.row = {"run": name, "path": relative, "study": source.name, **run.row}
-            yield run
-
-    def _indexed(self, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """The runs that a study planned, and its runs that nobody planned as problems."""
-        planned: dict[Path, dict[str, Any]] = {}
-        ids: set[str] = set()
+def read_runs(source: Source, problems: list[Problem]) -> Iterator[Run]:
+    """The whole runs of a study or of plain folders; `problems` collects what was left out."""
+    plain: Iterable[tuple[Path, dict[str, Any] | None]] = ((folder, None) for folder in source.folders)
+    for folder, labels in _indexed(source.root, problems) if source.kind == "study" else plain:
         try:
-            lines = (root / INDEX).read_bytes().splitlines()
-        except OSError as error:
-            self.problems.append(Problem(str(root / INDEX), f"cannot read the study's index of runs: {reason(error)}"))
-            lines = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                entry = from_json(json.loads(line))
-                path = Path(entry["path"])
-                labels = {key: entry[key] for key in ("id", *LABELS)} | {"options": entry.get("options") or {}}
-                wrong = ""
-            except (ValueError, KeyError, TypeError) as error:
-                wrong = f"not the entry of a run ({type(error).__name__}: {error})"
-            if not wrong and (path.is_absolute() or ".." in path.parts):
-                wrong = f"the run's path {path} leads out of the study"
-            if not wrong and (labels["id"] in ids or root / path in planned):
-                wrong = f"the run {labels['id']} is listed twice"
-            if wrong:
-                self.problems.append(Problem(f"{root / INDEX}, line {number}", wrong))
-                continue
-            ids.add(labels["id"])
-            planned[root / path] = labels
-        self._report_unplanned(root, planned)
-        yield from planned.items()
+            run = _read(str(folder), labels)
+        except NotARun as error:
+            problems.append(Problem(str(folder), str(error)))
+            continue
+        relative = folder.relative_to(source.root).as_posix()
+        name = source.prefix + (labels["id"] if labels else relative if relative != "." else source.name)
+        run.row = {"run": name, "path": relative, "study": source.name, **run.row}
+        yield run
 
-    def _report_unplanned(self, root: Path, planned: Mapping[Path, Any]) -> None:
-        known = {os.path.normpath(path) for path in planned}  # of the study ".", os.walk says "./a"
-        parts = {path.relative_to(root).parts[0] for path in planned}
-        for folder, directories, files in os.walk(root):
-            if os.path.normpath(folder) in known:
-                directories.clear()
-                continue
-            if any(name in files for name in (CONFIG, METRICS, SUMMARY)):
-                self.problems.append(Problem(folder, f"foreign: a run that {INDEX} does not list"))
-                directories.clear()
-            elif files and not directories and Path(folder).relative_to(root).parts[:1] in {(part,) for part in parts}:
-                self.problems.append(Problem(folder, f"foreign: not a run folder, and {INDEX} does not list it"))
-            directories[:] = sorted(name for name in directories if not name.startswith("."))
 
-    def _read(self, folder: str, labels: Mapping[str, Any] | None) -> Run:
-        # Plain strings here: Path objects would take longer than reading the files.
+def _indexed(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The runs that a study planned, and its runs that nobody planned as problems."""
+    planned: dict[Path, dict[str, Any]] = {}
+    ids: set[str] = set()
+    try:
+        lines = (root / INDEX).read_bytes().splitlines()
+    except OSError as error:
+        problems.append(Problem(str(root / INDEX), f"cannot read the study's index of runs: {reason(error)}"))
+        lines = []
+    for number, line in enumerate(lines, start=1):
         try:
-            entries = set(os.listdir(folder))  # noqa: PTH208
-        except FileNotFoundError:
-            raise NotARun("missing: planned, but not run") from None
-        except OSError as error:
-            raise NotARun(f"cannot be read: {reason(error)}") from error
-        if CONFIG not in entries:
-            raise NotARun(f"not a run folder: it has no {CONFIG}" if entries else "missing: an empty folder")
-        if SUMMARY not in entries:
-            raise NotARun(f"unfinished: it has no {SUMMARY}; let the run finish, or resume it")
-        for name in (METRICS, PROVENANCE):
-            if name not in entries:
-                raise NotARun(f"half-written: it has no {name}")
-        found = _found(folder, ROW in entries)
-        summary = found["summary"]
-        try:
-            row = _row(found["config"], summary, found["provenance"], labels)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise NotARun(f"corrupt: {SUMMARY} or {CONFIG}: {type(error).__name__}: {error}") from error
-        parts = gradient_parts(folder) if GRADIENTS in entries else []
-        evaluations = summary.get("evaluations")
-        return Run(row, f"{folder}/{METRICS}", evaluations if isinstance(evaluations, int) else None, parts)
+            entry = from_json(json.loads(line))
+            path = Path(entry["path"])
+            labels = {key: entry[key] for key in ("id", *LABELS)} | {"options": entry.get("options") or {}}
+            wrong = ""
+        except (ValueError, KeyError, TypeError) as error:
+            wrong = f"not the entry of a run ({type(error).__name__}: {error})"
+        if not wrong and (path.is_absolute() or ".." in path.parts):
+            wrong = f"the run's path {path} leads out of the study"
+        if not wrong and (labels["id"] in ids or root / path in planned):
+            wrong = f"the run {labels['id']} is listed twice"
+        if wrong:
+            problems.append(Problem(f"{root / INDEX}, line {number}", wrong))
+            continue
+        ids.add(labels["id"])
+        planned[root / path] = labels
+    _report_unplanned(root, planned, problems)
+    yield from planned.items()
+
+
+def _report_unplanned(root: Path, planned: Mapping[Path, Any], problems: list[Problem]) -> None:
+    known = {os.path.normpath(path) for path in planned}  # of the study ".", os.walk says "./a"
+    parts = {path.relative_to(root).parts[0] for path in planned}
+    for folder, directories, files in os.walk(root):
+        if os.path.normpath(folder) in known:
+            directories.clear()
+            continue
+        if any(name in files for name in (CONFIG, METRICS, SUMMARY)):
+            problems.append(Problem(folder, f"foreign: a run that {INDEX} does not list"))
+            directories.clear()
+        elif files and not directories and Path(folder).relative_to(root).parts[:1] in {(part,) for part in parts}:
+            problems.append(Problem(folder, f"foreign: not a run folder, and {INDEX} does not list it"))
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+
+
+def _read(folder: str, labels: Mapping[str, Any] | None) -> Run:
+    # Plain strings here: Path objects would take longer than reading the files.
+    try:
+        entries = set(os.listdir(folder))  # noqa: PTH208
+    except FileNotFoundError:
+        raise NotARun("missing: planned, but not run") from None
+    except OSError as error:
+        raise NotARun(f"cannot be read: {reason(error)}") from error
+    if CONFIG not in entries:
+        raise NotARun(f"not a run folder: it has no {CONFIG}" if entries else "missing: an empty folder")
+    if SUMMARY not in entries:
+        raise NotARun(f"unfinished: it has no {SUMMARY}; let the run finish, or resume it")
+    for name in (METRICS, PROVENANCE):
+        if name not in entries:
+            raise NotARun(f"half-written: it has no {name}")
+    found = _found(folder, ROW in entries)
+    summary = found["summary"]
+    try:
+        row = _row(found["config"], summary, found["provenance"], labels)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotARun(f"corrupt: {SUMMARY} or {CONFIG}: {type(error).__name__}: {error}") from error
+    parts = gradient_parts(folder) if GRADIENTS in entries else []
+    evaluations = summary.get("evaluations")
+    return Run(row, f"{folder}/{METRICS}", evaluations if isinstance(evaluations, int) else None, parts)
 
 
 def _found(folder: str, has_row: bool) -> dict[str, dict[str, Any]]:
