@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def build(study: StudyData, root: Path | None = None) -> str:
         budget=str(study.data.definition.get("budget") or ""),
         facts=setup.facts(study),
         looks=payload.looks(study.looks),
-        problems=[(_below(problem.path, root), problem.reason) for problem in study.data.problems],
+        problems=[(problem.below([root] if root else []), problem.reason) for problem in study.data.problems],
         filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
         style=_text(STYLE),
         scripts=[_text(name) for name in SCRIPTS],
@@ -135,18 +136,8 @@ def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[A
 
 
 def _by_part(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:
-    """Sheets by the part they belong to, in their order."""
-    groups: dict[str, list[Sheet]] = {}
-    for sheet in sheets:
-        groups.setdefault(sheet.part, []).append(sheet)
-    return list(groups.items())
-
-
-def _below(path: str, root: Path | None) -> str:
-    """A path as seen from `root`, if it lies below it."""
-    if root is None or not Path(path).is_relative_to(root):
-        return path
-    return Path(path).relative_to(root).as_posix()
+    """Sheets by the part they belong to; those of a part stand together."""
+    return [(part, list(some)) for part, some in itertools.groupby(sheets, key=lambda sheet: sheet.part)]
 
 
 def _payload(study: StudyData, contents: Contents) -> dict[str, Any]:

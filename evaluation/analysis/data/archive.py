@@ -88,7 +88,7 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
         kept[file] = _write_thinned(connection, source, names(schema, shown), folder / file, max_bytes)
     if dataset.definition:
         atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
-    problems = [[_relative(problem.path, dataset.roots), problem.reason] for problem in dataset.problems]
+    problems = [[problem.below(dataset.roots), problem.reason] for problem in dataset.problems]
     write_json(folder / ABOUT, {"format": FORMAT, "name": dataset.name, "kept": kept, "problems": problems})
 
 
@@ -111,14 +111,6 @@ def _portable(roots: Sequence[Path]) -> str:
     for root in roots:
         command = f"replace({command}, {quoted(f'{root.resolve()}/')}, {quoted(f'{root.resolve().name}/')})"
     return command
-
-
-def _relative(path: str, roots: Sequence[Path]) -> str:
-    """A path below one of the folders that were loaded, without that folder: it is of no use elsewhere."""
-    for root in roots:
-        if Path(path).is_relative_to(root):
-            return Path(path).relative_to(root).as_posix()
-    return path
 
 
 def _write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:

@@ -37,6 +37,11 @@ class Problem:
     path: str
     reason: str
 
+    def below(self, roots: Iterable[Path]) -> str:
+        """The path without the one of these folders that it lies below: that is of no use elsewhere."""
+        seen = (Path(self.path).relative_to(root) for root in roots if Path(self.path).is_relative_to(root))
+        return next((path.as_posix() for path in seen), self.path)
+
 
 @dataclass
 class Source:
