@@ -7,6 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table as Shown
+
+from evaluation.analysis.comparisons.claims import interval, number
+from evaluation.analysis.comparisons.compare import Comparison, compare
+from evaluation.analysis.comparisons.matched import matched_grid
+from evaluation.analysis.comparisons.retention import retention
+from evaluation.analysis.comparisons.robustness import RobustnessRow, robustness
+from evaluation.analysis.data.archive import export
+from evaluation.analysis.data.dataset import load
+from evaluation.analysis.result_table import Table
+from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
 
@@ -15,17 +27,15 @@ TABLES = ("cells", "aggregates", "pairs", "cell_pairs")
 
 def main(argv: Sequence[str]) -> int:
     """Print the sentences and a table of scores; with --out write all tables as CSV."""
-    flags = Flags(
-        "asgc-eval compare", "STUDY [options]", "Compare the optimizers of a study, with intervals and tests."
-    )
+    description = "Compare the optimizers of a study, with intervals and tests."
+    flags = Flags("asgc-eval compare", "STUDY [options]", description)
     general = flags.section("general")
     general.add_argument("study", metavar="STUDY", nargs="?", help="a study, folder of runs, or archive")
     flags.option("general", "--part", str | None, None, "part of the study; null: its only comparison")
     flags.option("general", "--baseline", str | None, None, "what to compare with; null: adam, or an ablation's full")
     flags.option("general", "--metric", str, "final", "final, auc, last, mean_score, std, ttt_steps, ...")
-    flags.option(
-        "general", "--keeps-of", str | None, None, "also: what is kept of the score of this part's plain setting"
-    )
+    kept_of = "also: what is kept of the score of this part's plain setting"
+    flags.option("general", "--keeps-of", str | None, None, kept_of)
     general.add_argument("--by-task", action="store_true", help="a sentence for each task and setting, too")
     flags.option("general", "--out", str | None, None, "folder for the tables as CSV")
     flags.option("statistics", "--seed", int, 0, "seed of the bootstrap", allowed="[0, 4294967295]")
@@ -34,15 +44,6 @@ def main(argv: Sequence[str]) -> int:
     options, _ = flags.read(list(argv))
     if options.study is None:
         raise UserError("say which study: asgc-eval compare STUDY")
-
-    from rich.console import Console
-
-    from evaluation.analysis.comparisons.compare import compare
-    from evaluation.analysis.comparisons.matched_grid import matched_grid
-    from evaluation.analysis.comparisons.retention import retention
-    from evaluation.analysis.comparisons.robustness import robustness
-    from evaluation.analysis.data.dataset import load
-    from evaluation.analysis.stats.bootstrap import Bootstrap
 
     how: dict[str, Any] = {"metric": options.metric}
     how["how"] = Bootstrap(options.seed, options.level, options.repetitions)
@@ -83,41 +84,31 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _scores(result: Any) -> Any:
-    """The table of scores of a `compare.Comparison` for the terminal."""
-    from evaluation.analysis.comparisons.claims import interval
-
+def _scores(result: Comparison) -> Shown:
+    """The table of scores for the terminal."""
+    numbers = ("runs", f"IQM of the {result.metric.words} [interval]", "mean")
     rows = (
         (row.cell.task, row.cell.group, row.method.name, str(row.n), interval(row.iqm), f"{row.mean.value:.4g}")
         for row in result.cells
     )
-    numbers = ("runs", f"IQM of the {result.metric.words} [interval]", "mean")
-    return _table(("task", "setting", "method"), numbers, rows)
+    return _shown(("task", "setting", "method"), numbers, rows)
 
 
-def _near(table: Any) -> Any:
-    """A table of `robustness.RobustnessRow`s for the terminal."""
-    from evaluation.analysis.comparisons.claims import interval, number
-
+def _near(table: Table[RobustnessRow]) -> Shown:
+    """What random settings give, for the terminal."""
     rows = (
         (row.cell.task, row.cell.group, row.optimizer.name, str(row.settings), number(row.best), *map(interval, two))
         for row in table
         for two in [(row.near, row.area)]
     )
     title = f"\n{table.title} (near the best: share of settings within 5 %)"
-    return _table(("task", "setting", "optimizer"), ("settings", "best", "near the best", "area"), rows, title)
+    return _shown(("task", "setting", "optimizer"), ("settings", "best", "near the best", "area"), rows, title)
 
 
-def _table(
-    words: Iterable[str], numbers: Iterable[str], rows: Iterable[tuple[str, ...]], title: str | None = None
-) -> Any:
-    from rich.table import Table
-
-    shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    for name in words:
-        shown.add_column(name)
-    for name in numbers:
-        shown.add_column(name, justify="right")
+def _shown(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Shown:
+    shown = Shown(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
+    for name in (*words, *numbers):
+        shown.add_column(name, justify="right" if name in numbers else "left")
     for row in rows:
         shown.add_row(*(cell.replace("[", r"\[") for cell in row))
     return shown
@@ -125,26 +116,16 @@ def _table(
 
 def export_main(argv: Sequence[str]) -> int:
     """`asgc-eval export STUDY FOLDER`: the results in a few small files that every command reads like the study."""
-    flags = Flags(
-        "asgc-eval export", "STUDY FOLDER", "Write a study's results as a few small files, to commit or send."
-    )
+    description = "Write a study's results as a few small files, to commit or send."
+    flags = Flags("asgc-eval export", "STUDY FOLDER", description)
     general = flags.section("general")
     general.add_argument("study", metavar="STUDY", nargs="?", help="a study or folder of runs")
     general.add_argument("folder", metavar="FOLDER", nargs="?", help="where to; an earlier archive there is replaced")
-    flags.option(
-        "general",
-        "--max-bytes",
-        int,
-        600_000,
-        "bound on the file of gradients and on that of diagnostics",
-        allowed="[1, inf]",
-    )
+    bound = "bound on the file of gradients and on that of diagnostics"
+    flags.option("general", "--max-bytes", int, 600_000, bound, allowed="[1, inf]")
     options, _ = flags.read(list(argv))
     if options.study is None or options.folder is None:
         raise UserError("say what and where to: asgc-eval export STUDY FOLDER")
-
-    from evaluation.analysis.data.archive import export
-    from evaluation.analysis.data.dataset import load
 
     with load(options.study) as dataset:
         folder = export(dataset, options.folder, max_bytes=options.max_bytes)

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from evaluation.analysis.stats.aggregate import mean
-from evaluation.analysis.stats.censored import reached_by
+from evaluation.analysis.stats.aggregate import mean, reached_by
 from evaluation.plots.figure import Axis, Figure, Omitted, Panel, behind, curve, seeds_in_words
 from evaluation.plots.study_data import Part, StudyData, dots, names_high, steps_axis, target_marks
 

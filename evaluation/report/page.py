@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.analysis.comparisons.compare import Comparison
-from evaluation.analysis.comparisons.matched import matched_steps
-from evaluation.analysis.comparisons.matched_grid import matched_grid
+from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import robustness
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError

@@ -4,10 +4,8 @@
     result.sentences                                        # one for each claim, losses included
     result.cells, result.aggregates, result.pairs, result.cell_pairs    # Tables: .rows(), .csv(), iteration
 
-Everything is a stratified bootstrap (`stats.bootstrap`) from one seed, which is in the result. A method is *better*
-than the baseline if both say so: the interval of its probability of improvement lies above 1/2, and the exact rank
-test's p value, adjusted by Holm for all comparisons of the same table, is at most 1 - level; *worse* likewise; else *no
-difference shown*, which is not the same as "equal" (`verdicts.judge`).
+Everything is a stratified bootstrap (`stats.bootstrap`) from one seed, which is in the result. `verdicts.judge` says
+when a method is *better* or *worse* than the baseline; else *no difference* is *shown*, which is not "equal".
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -32,11 +30,12 @@ from evaluation.analysis.stats.aggregate import (
     interquartile_mean,
     mean,
     median,
+    median_time,
     optimality_gap,
+    restricted_mean_time,
     statistic,
 )
-from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
-from evaluation.analysis.stats.censored import median_time, restricted_mean_time
+from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean
 
@@ -91,7 +90,7 @@ class PairRow:
     p: float
     p_holm: float
     verdict: Verdict
-    sentence: str
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def compare(
     *,
     baseline: str | None = None,
     metric: str = "final",
-    how: Bootstrap = Bootstrap(),  # noqa: B008  (frozen)
+    how: Bootstrap = DEFAULT,
 ) -> Comparison:
     """Compare the methods of a part with a baseline (default: adam, or in an ablation the variant full or default).
 
@@ -162,23 +161,20 @@ def _pair_rows(
 ) -> list[PairRow]:
     """Every method against the baseline over the cells of each group, corrected for their number. A single cell
     (`Cell.task` is given) is in the task's own units, else values are normalized."""
-    found: list[tuple[Cell, Method, Contrast, dict[str, int]]] = []
+    found: list[tuple[tuple[Any, ...], Contrast]] = []  # the fields of a row before the judgement
     is_time = selection.metric.kind == "time"
     for group, cells in groups.items():
         horizon = selection.horizons.get(group, 1.0)
         center = partial(restricted_mean_time, horizon=horizon) if is_time else interquartile_mean
-        for method in _complete(selection, cells, baseline):
+        methods = _complete(selection, cells)
+        for method in (method for method in methods if baseline in methods and method != baseline):
             of = selection.cells[group] if group.task else {m: selection.matrix(cells, m) for m in (method, baseline)}
             x, y = of[method], of[baseline]
-            sizes = {"cells": len(cells), "n": x.shape[0], "n_baseline": y.shape[0]}
-            found.append((group, method, contrast(x, y, how, center, selection.metric.higher_is_better), sizes))
+            one = contrast(x, y, how, center, selection.metric.higher_is_better)
+            found.append(((group, method, baseline, len(cells), x.shape[0], y.shape[0], one.method, one.baseline), one))
     rows = []
-    for (group, method, one, sizes), judged in zip(found, judge([one for *_, one, _ in found], how), strict=True):
-        row = PairRow(
-            group, method, baseline, **sizes, center=one.method, baseline_center=one.baseline,
-            difference=judged.difference, improvement=one.improvement, p=one.p, p_holm=judged.p_holm,
-            verdict=judged.verdict, sentence="",
-        )  # fmt: skip
+    for (about, _), judged in zip(found, judge([one for _, one in found], how), strict=True):
+        row = PairRow(*about, **vars(judged))
         rows.append(replace(row, sentence=_sentence(row, selection.metric, selection.unit)))
     return rows
 
@@ -203,15 +199,14 @@ def _sentence(row: PairRow, metric: Metric, unit: str) -> str:
 def _cell_rows(selection: Selection, how: Bootstrap) -> list[CellRow]:
     """Every method of every cell on its own."""
     is_time, rows = selection.metric.kind == "time", []
-    for cell, methods in selection.cells.items():
-        in_the_middle: tuple[Statistic, ...] = (mean, _run_median)
+    for cell in selection.cells:
+        statistics: list[Statistic] = [mean, _run_median, interquartile_mean]
         if is_time:
-            in_the_middle = (partial(restricted_mean_time, horizon=selection.horizons[cell]), median_time)
-        for method in (method for method in selection.methods if method in methods):
-            values = methods[method]
+            statistics[:2] = partial(restricted_mean_time, horizon=selection.horizons[cell]), median_time
+        for method in _complete(selection, [cell]):
+            values = selection.cells[cell][method]
             reached = int(np.isfinite(values).sum()) if is_time else None
-            estimates = (how.estimate(of_runs, values) for of_runs in (*in_the_middle, interquartile_mean))
-            rows.append(CellRow(cell, method, values.size, reached, *estimates))
+            rows.append(CellRow(cell, method, values.size, reached, *(how.estimate(of, values) for of in statistics)))
     return rows
 
 
@@ -255,9 +250,8 @@ def choose_baseline(selection: Selection, baseline: str | None) -> Method:
     methods = {method.name: method for method in selection.methods}
     names = ", ".join(methods)
     if baseline is None:
-        for name in BASELINES:
-            if name in methods:
-                return methods[name]
+        baseline = next((name for name in BASELINES if name in methods), None)
+    if baseline is None:
         raise UserError(f"part {selection.part} has no {BASELINES[0]}: name a baseline of {names}")
     if baseline not in methods:
         hint = did_you_mean(baseline, list(methods))
@@ -273,12 +267,9 @@ def _groups(selection: Selection) -> dict[Cell, list[Cell]]:
     return ({Cell(): list(selection.cells)} if len(settings) > 1 else {}) | settings
 
 
-def _complete(selection: Selection, cells: Sequence[Cell], baseline: Method | None = None) -> list[Method]:
-    """The methods with runs on all of `cells`; given a baseline, those that can be compared with it."""
-    complete = [name for name in selection.methods if all(name in selection.cells[cell] for cell in cells)]
-    if baseline is None:
-        return complete
-    return [name for name in complete if name != baseline] if baseline in complete else []
+def _complete(selection: Selection, cells: Sequence[Cell]) -> list[Method]:
+    """The methods with runs on all of `cells`."""
+    return [method for method in selection.methods if all(method in selection.cells[cell] for cell in cells)]
 
 
 def _missing(selection: Selection, groups: Mapping[Cell, Sequence[Cell]]) -> list[str]:
@@ -289,10 +280,9 @@ def _missing(selection: Selection, groups: Mapping[Cell, Sequence[Cell]]) -> lis
             if lacks := [str(cell) for cell in cells if method not in selection.cells[cell]]:
                 notes.append(f"{method} is left out of {group.group}: it has no runs on {', '.join(lacks)}")
     fewest = min(values.size for methods in selection.cells.values() for values in methods.values())
+    unit, narrow = selection.unit, f"bootstrap intervals of fewer than {FEW_RUNS} are too narrow"
     if fewest == 1:
-        notes.append(f"some cells have a single {selection.unit[:-1]}, of which there is no interval")
+        notes.append(f"some cells have a single {unit[:-1]}, of which there is no interval")
     elif fewest < FEW_RUNS:
-        notes.append(
-            f"some cells have {fewest} {selection.unit}: bootstrap intervals of fewer than {FEW_RUNS} are too narrow"
-        )
+        notes.append(f"some cells have {fewest} {unit}: {narrow}")
     return notes

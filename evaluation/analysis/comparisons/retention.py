@@ -15,13 +15,13 @@ import numpy as np
 
 from evaluation.analysis.comparisons.claims import interval, p_value, size, where
 from evaluation.analysis.comparisons.compare import bootstrap_note, choose_baseline
-from evaluation.analysis.comparisons.selection import refuse_two_protocols, run_rows, select
+from evaluation.analysis.comparisons.selection import refuse_no_score, refuse_two_protocols, run_rows, select
 from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, judge
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import Array, interquartile_mean, statistic
-from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 
 
@@ -58,7 +58,7 @@ def retention(
     reference_setting: str = "plain",
     baseline: str | None = None,
     metric: str = "final",
-    how: Bootstrap = Bootstrap(),  # noqa: B008  (frozen)
+    how: Bootstrap = DEFAULT,
 ) -> Table[RetentionRow]:
     """Changes of every method of a part from the reference setting, which may be in another part (default: the same).
 
@@ -67,8 +67,7 @@ def retention(
     """
     selection = select(dataset, part, metric)
     references = selection if reference_part in (None, part) else select(dataset, reference_part, metric)
-    if selection.metric.kind != "score":
-        raise UserError(f"what is kept is shown for a score, not for {metric!r}: final, auc, last or mean_score")
+    refuse_no_score(metric, "what is kept is")
     settings = list(dict.fromkeys(cell.group for cell in references.cells))
     if reference_setting not in settings:
         have = ", ".join(settings)
@@ -80,7 +79,7 @@ def retention(
     groups: dict[Cell, list[Cell]] = {}
     for cell in (cell for cell in selection.cells if cell.group != reference_setting):
         groups.setdefault(replace(cell, task=""), []).append(cell)
-    found: list[tuple[Cell, Method, list[Cell], list[Array]]] = []
+    found: list[tuple[Cell, Method, int, list[Array]]] = []
     for group, hard in groups.items():
         for place, cells in [*([(group, hard)] if len(hard) > 1 else []), *((cell, [cell]) for cell in hard)]:
             sides = ((selection, cells), (references, [easy.get(cell.task, Cell()) for cell in cells]))
@@ -88,21 +87,20 @@ def retention(
                 pair = (method, chosen)
                 if all(name in side.cells.get(cell, {}) for name in pair for side, at in sides for cell in at):
                     scores = [side.matrix(at, name) for name in pair for side, at in sides]
-                    found.append((place, method, cells, scores))
+                    found.append((place, method, len(cells), scores))
     contrasts = [_contrast(scores, how) for *_, scores in found]
     rows = []
-    for (at, method, cells, scores), one, judged in zip(found, contrasts, judge(contrasts, how), strict=True):
+    for (at, method, count, scores), one, judged in zip(found, contrasts, judge(contrasts, how), strict=True):
         runs = min(array.shape[0] for array in scores)
-        hard_score, easy_score = (interquartile_mean(array) for array in scores[:2])
-        tested = (judged.difference, one.p, judged.p_holm, judged.verdict)
-        about = f"(IQM of the {selection.metric.words}, normalized; {size(len(cells), runs, selection.unit)})"
+        hard_score, easy_score = map(interquartile_mean, scores[:2])
+        about = f"(IQM of the {selection.metric.words}, normalized; {size(count, runs, selection.unit)})"
         sentence = (
             f"{where(at)}: from {reference_setting}, {method} changes by {interval(one.method)} and {chosen} by "
             f"{interval(one.baseline)} {about}; an advantage of {interval(judged.difference)}, Holm-adjusted p "
             f"{p_value(judged.p_holm)}: {judged.verdict}."
         )
-        numbers = (len(cells), runs, easy_score, hard_score, one.method, one.baseline)
-        rows.append(RetentionRow(at, method, chosen, *numbers, *tested, sentence))
+        numbers = (count, runs, easy_score, hard_score, one.method, one.baseline, judged.difference)
+        rows.append(RetentionRow(at, method, chosen, *numbers, one.p, judged.p_holm, judged.verdict, sentence))
     note = f"{bootstrap_note(selection, how)}; p adjusted by Holm over this table"
     return Table(f"{selection.metric.words}: what is kept of that in {reference_setting}", rows, note)
 

@@ -12,20 +12,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
 
-from evaluation.analysis.comparisons.selection import Row, Selection, refuse_mixed, run_rows, select
+from evaluation.analysis.comparisons.selection import (
+    Row,
+    Selection,
+    part_kinds,
+    refuse_mixed,
+    refuse_no_score,
+    run_rows,
+    select,
+)
 from evaluation.analysis.data.dataset import Dataset
-from evaluation.analysis.data.normalization import normalize
+from evaluation.analysis.data.normalization import Reference, normalize
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import Array, Statistic, interquartile_mean, statistic
-from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 
 LEARNING_RATE = "optimizer.lr"
@@ -81,51 +89,43 @@ def sensitivity(
     put into bins of half a decade. The other options vary along: in a search these are the scores of its trials, not of
     the best ones. Raises `UserError` for an unknown part, an option that no run has, and runs of two protocols.
     """
-    if metric not in ("final", "auc", "last", "mean_score"):
-        raise UserError(f"sensitivity is shown for a score, not for {metric!r}: final, auc, last or mean_score")
+    refuse_no_score(metric, "sensitivity is")
     rows = run_rows(dataset, metric)
     chosen = [row for row in rows if (row["part"] == part if part else row["kind"] in SENSITIVITY_KINDS)]
     if part and not chosen:
         raise UserError(f"{dataset.name} has no runs of a part {part!r}")
-    chosen = _with_diverged(chosen, metric)
+    # A diverged run (NaN) has the worst score of its task and setting, if there is one.
+    known = [row for row in chosen if not math.isnan(row[metric])]
+    worst = {_cell(row): row[metric] for row in sorted(known, key=lambda row: row[metric], reverse=True)}
+    chosen = [row for row in chosen if _cell(row) in worst]
     found = [(row, value) for row in chosen if (value := _option(row, option)) is not None]
     if chosen and not found:
         raise UserError(f"no run of these parts has a number {option}")
-    groups: dict[tuple[str, Cell, str], list[tuple[float, float]]] = defaultdict(list)
     for name in dict.fromkeys(row["part"] for row, _ in found):
         refuse_mixed([row for row, _ in found if row["part"] == name])
+    groups: dict[tuple[str, Cell, str], list[tuple[float, float]]] = defaultdict(list)
     for row, value in found:
-        groups[row["part"], Cell(row["task"], row["setting"]), row["optimizer"]].append((value, row[metric]))
+        score = worst[_cell(row)] if math.isnan(row[metric]) else row[metric]
+        groups[row["part"], _cell(row), row["optimizer"]].append((value, score))
     result = []
     for labels, points in groups.items():
         for values, scores in _bins(points):
-            first, last = float(min(values)), float(max(values))
+            first, last = float(values.min()), float(values.max())
             middle = first
             if first < last:
-                middle = float(np.exp(np.mean(np.log(values)))) if first > 0 else float(np.mean(values))
+                middle = float(np.exp(np.log(values).mean()) if first > 0 else values.mean())
             iqm = how.estimate(interquartile_mean, scores)
             result.append(SensitivityRow(*labels, middle, first, last, scores.size, iqm))
     note = f"IQM of the runs, diverged ones as the worst; {how.level:.0%} intervals by the bootstrap, seed {how.seed}"
     return Table(f"{metric} score by {option}", result, note)
 
 
-def _with_diverged(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """Rows in which a diverged run (NaN) has the worst score of its task and setting; without those that have none."""
-    worst: dict[tuple[str, str], float] = {}
-    for row in rows:
-        if not math.isnan(row[metric]):
-            cell = row["task"], row["setting"]
-            worst[cell] = min(row[metric], worst.get(cell, math.inf))
-    known = [row for row in rows if (row["task"], row["setting"]) in worst]
-    return [row | {metric: worst[row["task"], row["setting"]]} if math.isnan(row[metric]) else row for row in known]
+def _cell(row: Row) -> Cell:
+    return Cell(row["task"], row["setting"])
 
 
 def robustness(
-    dataset: Dataset,
-    part: str | None = None,
-    *,
-    metric: str = "final",
-    how: Bootstrap = Bootstrap(),  # noqa: B008  (frozen)
+    dataset: Dataset, part: str | None = None, *, metric: str = "final", how: Bootstrap = DEFAULT
 ) -> Table[RobustnessRow]:
     """What the optimizers of a robustness part (default: the study's only one) reach at random settings, or those of a
     grid at its points.
@@ -133,7 +133,7 @@ def robustness(
     The bootstrap draws settings; of a grid, whose points are all there are, it draws the runs of each point. Raises
     `UserError` where there is no such part, and as `selection.select`.
     """
-    kinds = {row["part"]: row["kind"] for row in dataset.rows("SELECT DISTINCT part, kind FROM runs ORDER BY part")}
+    kinds = part_kinds(dataset)
     names = [name for name, kind in kinds.items() if kind == "robustness"]
     if part is None and len(names) != 1:
         raise UserError(
@@ -143,21 +143,18 @@ def robustness(
     if kinds.get(name, "robustness") not in ("robustness", "grid"):
         raise UserError(f"part {name} is a {kinds[name]}, not of kind robustness or grid")
     selection = select(dataset, name, metric)
-    if selection.metric.kind != "score":
-        raise UserError(f"robustness is shown for a score, not for {metric!r}: final, auc, last or mean_score")
+    refuse_no_score(metric, "robustness is")
     random = selection.kind == "robustness"
     how = replace(how, tasks=random)
     rows = []
     for cell, methods in _settings(selection).items():
-        best = max(float(scores.mean(axis=0).max()) for scores in methods.values())
+        best = {method: float(scores.mean(axis=0).max()) for method, scores in methods.items()}
+        of_any = max(best.values())
+        near, area = _near_and_area(selection.references[cell.task], of_any)
         for method in (method for method in selection.methods if method in methods):
             scores = methods[method]
-            statistics = _near_and_area(selection, cell, best)
-            row = RobustnessRow(
-                name, cell, method, scores.shape[1], float(scores.mean(axis=0).max()), best,
-                *(how.estimate(one, scores) for one in statistics),
-            )  # fmt: skip
-            rows.append(row)
+            shares = how.estimate(near, scores), how.estimate(area, scores)
+            rows.append(RobustnessRow(name, cell, method, scores.shape[1], best[method], of_any, *shares))
     drawn, where = ("settings", "random settings") if random else ("the runs of each point", "the points of the grid")
     note = f"{how.level:.0%} intervals by the bootstrap over {drawn}, {how}"
     return Table(f"{selection.metric.words} at {where}", rows, note)
@@ -168,15 +165,11 @@ def _settings(selection: Selection) -> dict[Cell, dict[Method, Array]]:
 
     Random settings are one "run" each, a mean over their seeds; what is drawn of them are the settings.
     """
-    if selection.kind == "robustness":
-        return {
-            cell: {method: values[None, :] for method, values in methods.items()}
-            for cell, methods in selection.cells.items()
-        }
     points: dict[Cell, dict[Method, list[Array]]] = defaultdict(lambda: defaultdict(list))
     for cell, methods in selection.cells.items():
         for method, values in methods.items():
-            points[replace(cell, point="")][method].append(values)
+            settings = values[:, None] if selection.kind == "robustness" else [values]
+            points[replace(cell, point="")][method].extend(settings)
     return {
         cell: {
             method: np.stack([one[: min(map(len, some))] for one in some], axis=1) for method, some in methods.items()
@@ -185,9 +178,8 @@ def _settings(selection: Selection) -> dict[Cell, dict[Method, Array]]:
     }
 
 
-def _near_and_area(selection: Selection, cell: Cell, best: float) -> tuple[Statistic, Statistic]:
+def _near_and_area(to: Reference, best: float) -> tuple[Statistic, Statistic]:
     """Of scores (R, S): the share of the settings within `NEAR` of the best, and the mean cut normalized score."""
-    to = selection.references[cell.task]
     bound = best - NEAR * (to.high - to.low)
 
     @statistic
@@ -212,18 +204,12 @@ def _option(row: Row, option: str) -> float | None:
         return None
 
 
-def _bins(points: Sequence[tuple[float, float]]) -> list[tuple[list[float], Array]]:
+def _bins(points: Sequence[tuple[float, float]]) -> list[tuple[Array, Array]]:
     """(value, score) pairs -> the values and the scores of each distinct value, or of each bin of them."""
-    by_value: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    distinct = Counter(value for value, _ in points)
+    positive = all(0 < value < math.inf for value in distinct)
+    binned = positive and np.median([*distinct.values()]) < 2 < len(points)
+    bins: dict[float, list[tuple[float, float]]] = defaultdict(list)
     for value, score in points:
-        by_value[value].append((value, score))
-    positive = all(0 < value < math.inf for value in by_value)
-    if positive and np.median([len(same) for same in by_value.values()]) < 2 < len(points):
-        bins: dict[float, list[tuple[float, float]]] = defaultdict(list)
-        for value, score in points:
-            bins[math.floor(math.log10(value) * BINS_PER_DECADE)].append((value, score))
-        by_value = bins
-    return [
-        ([value for value, _ in by_value[key]], np.array([score for _, score in by_value[key]]))
-        for key in sorted(by_value)
-    ]
+        bins[math.floor(math.log10(value) * BINS_PER_DECADE) if binned else value].append((value, score))
+    return [(np.array(some)[:, 0], np.array(some)[:, 1]) for _, some in sorted(bins.items())]

@@ -7,10 +7,10 @@ budget a cell, one step size a method in a cell, no seed twice.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,17 @@ MAX_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a run. `kind`: a "score" (higher is better), a "time" to the target (infinite: not reached) or a
-    "spread" of scores; of the last two, lower is better. `unit` stands behind a time in a sentence, `end` is the column
-    of `runs` that says where a run ends on its axis."""
+    """One number of a run."""
 
     name: str
     words: str
-    kind: str
-    unit: str = ""
-    end: str = ""
+    kind: str  # a "score", a "time" to the target (infinite: not reached) or a "spread" of scores
+    unit: str = ""  # stands behind a time in a sentence
+    end: str = ""  # of a time, the column of `runs` that says where a run ends on its axis
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger value is the better one."""
+        """So it is for scores only."""
         return self.kind == "score"
 
 
@@ -64,28 +62,17 @@ METRICS = {
 
 @dataclass
 class Selection:
-    """Values of a metric.
-
-    Attributes:
-        part, kind: of the study.
-        metric: what the values are.
-        methods: by name, plain optimizers first.
-        cells: cell -> method -> values (n,), in order of the seeds.
-        runs: cell -> method -> names of the runs behind the values.
-        horizons: cell -> where runs end on a time metric's axis.
-        references: task -> scores that count as 0 and 1.
-        notes: what a reader has to know: versions that differ, missing seeds, diverged runs.
-    """
+    """Values of a metric in one part of a study."""
 
     part: str
     kind: str
     metric: Metric
-    methods: list[Method]
-    cells: dict[Cell, dict[Method, Array]]
-    runs: dict[Cell, dict[Method, list[str]]] = field(default_factory=dict)
-    horizons: dict[Cell, float] = field(default_factory=dict)
-    references: dict[str, Reference] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    methods: list[Method]  # by name, plain optimizers first
+    notes: list[str]  # what a reader has to know: versions that differ, missing seeds, diverged runs
+    cells: dict[Cell, dict[Method, Array]] = field(default_factory=dict)  # values (n,), in order of the seeds
+    runs: dict[Cell, dict[Method, list[str]]] = field(default_factory=dict)  # names of those behind the values
+    horizons: dict[Cell, float] = field(default_factory=dict)  # where runs end on a time metric's axis
+    references: dict[str, Reference] = field(default_factory=dict)  # task -> scores that count as 0 and 1
 
     @property
     def unit(self) -> str:
@@ -121,11 +108,10 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
         raise UserError(f"part {name} of {dataset.name} has no finished test runs")
     refuse_mixed(rows)
     notes = _version_notes(rows)
-    rows = _with_methods(rows, kind, metric)
-    selection = Selection(name, kind, METRICS[metric], _order(rows), {}, notes=notes)
-    grouped: dict[Cell, dict[Method, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        grouped[row["cell"]][row["method"]].append(row)
+    grouped = _by_cell(rows, kind, metric)
+    found = {method for methods in grouped.values() for method in methods}
+    plain_first = sorted(found, key=lambda one: (one.name not in (one.optimizer, one.variant), one.name))
+    selection = Selection(name, kind, METRICS[metric], plain_first, notes)
     for cell, methods in grouped.items():
         if kind != "robustness":
             _refuse_two_settings(cell, methods)
@@ -133,7 +119,8 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
     if not selection.cells:
         raise UserError(f"no run of part {name} has a target: {metric} needs one (--evaluation.target)")
     for task in dict.fromkeys(cell.task for cell in selection.cells):
-        selection.references[task] = task_reference([row for row in rows if row["task"] == task], selection.notes)
+        of_task = [row for cell, methods in grouped.items() if cell.task == task for row in chain(*methods.values())]
+        selection.references[task] = _task_reference(of_task, selection.notes)
     return selection
 
 
@@ -143,79 +130,84 @@ def run_rows(dataset: Dataset, metric: str, condition: str = "true", *parameters
     "auc" is the mean score of a run over its evaluations, trapezoidal in steps: the area under its learning curve
     divided by the curve's length; the only score of a run with one evaluation.
     """
-    rows = dataset.rows(f"SELECT * FROM runs WHERE {condition} ORDER BY run", *parameters)
-    if metric == "auc":
-        found = dataset.rows(
-            """SELECT run, sum(width * ("value" + before) / 2) / sum(width) AS area, any_value("value") AS only FROM (
-                SELECT run, "value", step - lag(step) OVER curve AS width, lag("value") OVER curve AS before
-                FROM evaluations WINDOW curve AS (PARTITION BY run ORDER BY step)
-            ) GROUP BY run"""
-        )
-        areas = {row["run"]: row["only"] if row["area"] is None else row["area"] for row in found}
-        for row in rows:
-            row["auc"] = areas[row["run"]]
-    return rows
+    areas = """JOIN (
+        SELECT run, coalesce(sum(width * ("value" + before) / 2) / sum(width), any_value("value")) AS auc FROM (
+            SELECT run, "value", step - lag(step) OVER curve AS width, lag("value") OVER curve AS before
+            FROM evaluations WINDOW curve AS (PARTITION BY run ORDER BY step)
+        ) GROUP BY run
+    ) USING (run)"""
+    joined = areas if metric == "auc" else ""
+    return dataset.rows(f"SELECT * FROM runs {joined} WHERE {condition} ORDER BY run", *parameters)
+
+
+def refuse_no_score(metric: str, what: str) -> None:
+    """`UserError` for a metric that is no score."""
+    if metric not in METRICS or METRICS[metric].kind != "score":
+        raise UserError(f"{what} shown for a score, not for {metric!r}: final, auc, last or mean_score")
 
 
 def refuse_mixed(rows: Sequence[Row]) -> None:
     """`UserError` where runs of one task were scored under two protocols, or those of one cell had two budgets."""
     refuse_two_protocols(rows)
-    by_cell: dict[Cell, dict[int, str]] = defaultdict(dict)
-    for row in rows:
-        by_cell[Cell(row["task"], row["setting"])].setdefault(row["total_steps"], row["run"])
-    for cell, budgets in by_cell.items():
-        if len(budgets) > 1:
-            (steps, run), (more, other) = itertools.islice(budgets.items(), 2)
-            raise UserError(
-                f"runs of {cell} have two budgets, {steps:,} and {more:,} steps "
-                f"(such as {run} and {other}): compare runs of one length"
-            )
+    for cell, (steps, run), (more, other) in _unequal(rows, "total_steps", ("task", "setting")):
+        raise UserError(
+            f"runs of {Cell(*cell)} have two budgets, {steps:,} and {more:,} steps "
+            f"(such as {run} and {other}): compare runs of one length"
+        )
 
 
 def refuse_two_protocols(rows: Iterable[Row]) -> None:
     """`UserError` where runs of one task were scored under two protocols; names the field and examples."""
-    by_task: dict[str, dict[str, str]] = defaultdict(dict)
+    for (task,), (one, run), (two, other) in _unequal(rows, "protocol", ("task",)):
+        raise UserError(
+            f"scores of two protocols cannot be put together: {Protocol.read(one).difference(Protocol.read(two))} "
+            f"in runs of {task} (such as {run} and {other}); load or select one of them"
+        )
+
+
+def _unequal(rows: Iterable[Row], column: str, within: Sequence[str]) -> Iterator[tuple[Any, Any, Any]]:
+    """Where runs that are equal in the columns `within` are not in `column`: what they are equal in, and the first two
+    values, each with the name of a run."""
+    found: dict[tuple[str, ...], dict[Any, str]] = defaultdict(dict)
     for row in rows:
-        by_task[row["task"]].setdefault(row["protocol"], row["run"])
-    for task, protocols in by_task.items():
-        if len(protocols) > 1:
-            (one, run), (two, other) = itertools.islice(protocols.items(), 2)
-            raise UserError(
-                f"scores of two protocols cannot be put together: {Protocol.read(one).difference(Protocol.read(two))} "
-                f"in runs of {task} (such as {run} and {other}); load or select one of them"
-            )
+        found[tuple(row[name] for name in within)].setdefault(row[column], row["run"])
+    for place, values in found.items():
+        if len(values) > 1:
+            one, two = islice(values.items(), 2)
+            yield place, one, two
 
 
-def _with_methods(rows: list[Row], kind: str, metric: str) -> list[Row]:
-    """Rows with their "method" and "cell"; of random settings one row each."""
-    optimizers = {row["optimizer"] for row in rows}
-    variants = {row["variant"] for row in rows}
+def _by_cell(rows: Sequence[Row], kind: str, metric: str) -> dict[Cell, dict[Method, list[Row]]]:
+    """The rows by cell and method; of random settings one row each, with means over its runs."""
+    one_optimizer = len({row["optimizer"] for row in rows}) == 1
+    has_variants = kind in ("compare", "ablation") and len({row["variant"] for row in rows}) > 1
+    cells: dict[Cell, dict[Method, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         optimizer, variant = row["optimizer"], row["variant"]
         point = variant if kind == "grid" and variant != "default" else ""
-        row["method"], row["cell"] = Method(optimizer), Cell(row["task"], row["setting"], point)
-        if kind in ("compare", "ablation") and len(variants) > 1:
-            if len(optimizers) == 1:
-                row["method"] = Method(optimizer, variant, name=variant)
-            elif variant != "default":
-                row["method"] = Method(optimizer, variant, name=f"{optimizer} {variant}")
-    if kind != "robustness":
-        return rows
-    drawn: dict[tuple[Cell, Method, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        drawn[row["cell"], row["method"], row["variant"]].append(row)
-    return [
-        same[0] | {"seed": 0} | {name: _mean([row[name] for row in same]) for name in {metric, "final"}}
-        for same in drawn.values()
-    ]
+        method = Method(optimizer)
+        if has_variants and one_optimizer:
+            method = Method(optimizer, variant, name=variant)
+        elif has_variants and variant != "default":
+            method = Method(optimizer, variant, name=f"{optimizer} {variant}")
+        cells[Cell(row["task"], row["setting"], point)][method].append(row)
+    if kind == "robustness":
+        for methods in cells.values():
+            for method, some in methods.items():
+                settings: dict[str, list[Row]] = defaultdict(list)
+                for row in some:
+                    settings[row["variant"]].append(row)
+                methods[method] = [_mean(same, {metric, "final"}) for same in settings.values()]
+    return cells
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+def _mean(rows: Sequence[Row], columns: Iterable[str]) -> Row:
+    """The first of the rows, with the mean of these columns (None: one of the rows has no value)."""
+    values = {name: [row[name] for row in rows] for name in columns}
+    return rows[0] | {name: None if None in of else float(np.mean(of)) for name, of in values.items()}
 
 
-def task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
+def _task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
     """The references of the task of `rows`; where none are published, its worst final score and its target (or best
     final score), with a note."""
     task = rows[0]["task"]
@@ -223,20 +215,24 @@ def task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
     if known is not None:
         return known
     scores = [row["final"] for row in rows if np.isfinite(row["final"])] or [0.0]
-    low, high = min(scores), max(scores)
+    low, high, words = min(scores), max(scores), "the best run"
     target = rows[0]["target"]
     if target is not None and target > low:
         high, words = target, "the target"
-    else:
-        high, words = (high if high > low else low + 1.0), "the best run"
+    elif high == low:
+        high = low + 1.0
     notes.append(f"{task} has no published reference scores: 0 is its worst run ({low:.4g}), 1 is {words} ({high:.4g})")
     return Reference(low, high, f"worst run and {words}")
 
 
+def part_kinds(dataset: Dataset) -> dict[str, str]:
+    """The parts that have runs, and the kind of each."""
+    found = dataset.rows("SELECT DISTINCT part, kind FROM runs ORDER BY part, kind")
+    return {row["part"]: row["kind"] for row in found}
+
+
 def _part(dataset: Dataset, part: str | None) -> tuple[str, str]:
-    found = {
-        row["part"]: row["kind"] for row in dataset.rows("SELECT DISTINCT part, kind FROM runs ORDER BY part, kind")
-    }
+    found = part_kinds(dataset)
     if not found:
         raise UserError(f"{dataset.name} has no finished runs ({len(dataset.problems)} folders were left out)")
     if part is None:
@@ -254,13 +250,8 @@ def _part(dataset: Dataset, part: str | None) -> tuple[str, str]:
     return part, found[part]
 
 
-def _order(rows: Sequence[Row]) -> list[Method]:
-    """Methods by name, plain optimizers first: the order of the study's index is not kept."""
-    found = {row["method"] for row in rows}
-    return sorted(found, key=lambda method: (method.name not in (method.optimizer, method.variant), method.name))
-
-
 def _fill(selection: Selection, cell: Cell, methods: dict[Method, list[Row]]) -> None:
+    """Take up the values of a cell; a note says why where there are none."""
     metric, rows = selection.metric, [row for found in methods.values() for row in found]
     if metric.kind == "time":
         if any(row["target"] is None for row in rows):

@@ -44,20 +44,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Contrast:
-    """A method beside the baseline.
-
-    Attributes:
-        method, baseline: what is compared of the two.
-        draws: of their difference (repetitions,).
-        p: of a test that they are equal; NaN: there is none, and each contrast is judged on its own.
-        improvement: the probability that a run of the method is better, where that decides, else the difference does.
-    """
+    """A method beside the baseline: what is compared of the two."""
 
     method: Estimate
     baseline: Estimate
-    draws: Array
-    p: float = math.nan
-    improvement: Estimate = UNKNOWN
+    draws: Array  # of their difference (repetitions,)
+    p: float = math.nan  # of a test that they are equal; NaN: there is none, and each contrast is judged on its own
+    improvement: Estimate = UNKNOWN  # probability that a run of the method is better; else the difference decides
 
     @property
     def difference(self) -> float:
@@ -67,9 +60,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Judged:
-    """A contrast after the correction for many comparisons."""
+    """A contrast after the correction for many comparisons: fields of the rows that show it."""
 
     difference: Estimate
+    improvement: Estimate
+    p: float
     p_holm: float
     verdict: Verdict
 
@@ -100,16 +95,19 @@ def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
     """
     if not contrasts:
         return []
-    if all(math.isnan(one.p) for one in contrasts):
-        own = (how.around(one.difference, one.draws) for one in contrasts)
-        return [Judged(difference, math.nan, _verdict(difference, 0.0)) for difference in own]
-    draws = np.stack([one.draws for one in contrasts], axis=1)
-    together = simultaneous_estimates([one.difference for one in contrasts], draws, how.level)
+    p_values = np.array([one.p for one in contrasts])
+    if np.isnan(p_values).all():
+        differences, adjusted = [how.around(one.difference, one.draws) for one in contrasts], p_values
+    else:
+        draws = np.stack([one.draws for one in contrasts], axis=1)
+        differences = simultaneous_estimates([one.difference for one in contrasts], draws, how.level)
+        adjusted = holm(p_values)
     judged = []
-    for one, difference, p in zip(contrasts, together, holm([one.p for one in contrasts]), strict=True):
+    for one, difference, p in zip(contrasts, differences, map(float, adjusted), strict=True):
         by_difference = math.isnan(one.improvement.value)
         shown = _verdict(difference, 0.0) if by_difference else _verdict(one.improvement, 0.5)
-        judged.append(Judged(difference, float(p), shown if p <= 1 - how.level else Verdict.NOT_SHOWN))
+        verdict = Verdict.NOT_SHOWN if p > 1 - how.level else shown
+        judged.append(Judged(difference, one.improvement, one.p, p, verdict))
     return judged
 
 

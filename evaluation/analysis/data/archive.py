@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from evaluation.analysis.data.archive_reader import EVALUATION_FILE, FORMAT, GRADIENT_FILE, RECORD_FILE, STEP_FILE
-from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.archive_reader import FILES, FORMAT
+from evaluation.analysis.data.dataset import EFFECTIVE, Dataset
 from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, STUDY
-from evaluation.analysis.data.run_rows import EFFECTIVE_STEPS, GRADIENTS, RUNS, insert, quoted
+from evaluation.analysis.data.run_rows import GRADIENTS, names, quoted, scalar
 from evaluation.cli.errors import UserError
 from evaluation.files import atomic_write, write_json
 
@@ -52,60 +52,46 @@ def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) ->
     or the data set has no runs.
     """
     folder = Path(folder)
-    if not dataset.connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
+    if not scalar(dataset.connection, "SELECT count(*) FROM runs"):
         raise UserError(f"{dataset.name} has no finished runs to export")
-    foreign = folder.exists() and (
-        not folder.is_dir() or any(not file.match(f"{SCRATCH}*") for file in folder.iterdir())
-    )
-    if foreign and not (folder / ARCHIVE).is_file():
+    used = folder.is_file() or (folder.is_dir() and any(not file.match(f"{SCRATCH}*") for file in folder.iterdir()))
+    if used and not (folder / ARCHIVE).is_file():
         raise UserError(f"{folder} exists and is not an archive: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     # Written whole before the earlier archive is touched: a stop in between leaves that as it was.
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
         _write_all(dataset, Path(scratch), max_bytes)
-        for name in (RECORD_FILE, GRADIENT_FILE):  # not every data set has them
-            (folder / name).unlink(missing_ok=True)
+        for table in ("records", "gradients"):  # not every data set has them
+            (folder / FILES[table][0]).unlink(missing_ok=True)
         for file in Path(scratch).iterdir():
             file.replace(folder / file.name)
     return folder
 
 
 def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
-    shown = {name: f'round("{name}", {SECONDS})' for name in _TIMES} | {"command": _portable(dataset.roots)}
-    runs = ", ".join(f"""{shown.get(name, f'"{name}"')} AS "{name}\"""" for name in RUNS)
-    _write(dataset.connection, f"SELECT {runs} FROM runs ORDER BY run", folder / ARCHIVE)
-    _write(
-        dataset.connection,
-        f"""SELECT run, step, samples, round(wall_s, {SECONDS})::FLOAT AS wall_s,
-        round(evaluation_s, {SECONDS})::FLOAT AS evaluation_s, "value", {_single("std")} AS std
-        FROM evaluations ORDER BY run, step""",
-        folder / EVALUATION_FILE,
-    )
-    kept = {
-        file: _write_thinned(dataset.connection, table, shown, folder / file, max_bytes)
-        for file, table, shown in (
-            (
-                RECORD_FILE,
-                _RECORDS,
-                f"run, step, samples, round(wall_s, {SECONDS})::FLOAT AS wall_s, split, name, "
-                f'{_single("value")} AS "value"',
-            ),
-            (GRADIENT_FILE, "gradients", f"run, {_NARROW}"),
-        )
-    }
-    steps = dataset.effective_steps()
-    rows = [{"run": run, "step": step} for run, step in sorted(steps.items())]
-    dataset.connection.execute("CREATE OR REPLACE TEMP TABLE exported_steps (run VARCHAR, step DOUBLE)")
-    insert(dataset.connection, "exported_steps", EFFECTIVE_STEPS, rows)
-    query = f"SELECT run, {_single('step')} AS step FROM exported_steps ORDER BY run"
-    _write(dataset.connection, query, folder / STEP_FILE)
+    connection = dataset.connection
+    times = {name: f'round("{name}", {SECONDS})' for name in ("training_s", "wall_s", "evaluation_s")}
+    short = {name: f"{time}::FLOAT" for name, time in times.items()}
+    for table, source, order, shown in (
+        ("runs", "runs", "run", times | {"command": _portable(dataset.roots)}),
+        ("evaluations", "evaluations", "run, step", short | {"std": _single("std")}),
+        ("effective_steps", f"({EFFECTIVE})", "run", {"step": _single("step")}),
+    ):
+        file, schema = FILES[table]
+        _write(connection, f"SELECT {names(schema, shown)} FROM {source} ORDER BY {order}", folder / file)
+    kept = {}
+    for table, source, shown in (
+        ("records", _RECORDS, short | {"value": _single("value")}),
+        ("gradients", "gradients", {name: _narrow(name, kind) for name, kind in GRADIENTS.items()}),
+    ):
+        file, schema = FILES[table]
+        kept[file] = _write_thinned(connection, source, names(schema, shown), folder / file, max_bytes)
     if dataset.definition:
         atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
     problems = [[problem.below(dataset.roots), problem.reason] for problem in dataset.problems]
     write_json(folder / ABOUT, {"format": FORMAT, "name": dataset.name, "kept": kept, "problems": problems})
 
 
-_TIMES = ("training_s", "wall_s")
 _RECORDS = f"(SELECT * FROM metrics WHERE split IN {RECORD_SPLITS})"
 
 
@@ -115,12 +101,8 @@ def _single(column: str) -> str:
     return f"CASE WHEN abs({name}) > 3.4e38 THEN sign({name}) * 'inf'::FLOAT ELSE {name}::FLOAT END"
 
 
-def _narrow(name: str, kind: str) -> str:
-    column = _single(name) if kind == "DOUBLE" else f'"{name}"::{ {"BIGINT[]": "INTEGER[]"}.get(kind, kind) }'
-    return f'{column} AS "{name}"'
-
-
-_NARROW = ", ".join(_narrow(name, kind) for name, kind in GRADIENTS.items())
+def _narrow(column: str, kind: str) -> str:
+    return _single(column) if kind == "DOUBLE" else f'"{column}"::{ {"BIGINT[]": "INTEGER[]"}.get(kind, kind) }'
 
 
 def _portable(roots: Sequence[Path]) -> str:
@@ -146,7 +128,7 @@ def _write_thinned(
     shift = "min(event) = 'shift'" if table == "gradients" else "false"
     connection.execute(_KEYS.format(table=table, sync=sync, shift=shift))
     count = "SELECT coalesce(sum(n), 0) FROM thinned WHERE " + _KEPT
-    rows = {rung: connection.execute(count.format(*rung)).fetchall()[0][0] for rung in THINNING}
+    rows = {rung: scalar(connection, count.format(*rung)) for rung in THINNING}
     if not rows[THINNING[0]]:
         return None
 

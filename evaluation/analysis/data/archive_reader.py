@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.analysis.data import run_rows
 from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, Problem, Source
-from evaluation.analysis.data.run_rows import (
-    EFFECTIVE_STEPS,
-    EVALUATION,
-    EVALUATIONS,
-    GRADIENTS,
-    METRIC_ROW,
-    RUNS,
-    SCORE,
-    SCORE_STD,
-    names,
-    quoted,
-    select_gradients,
-)
 from evaluation.cli.errors import reason
 from evaluation.files import read_json
 from evaluation.runs.gradient_columns import LATER
@@ -27,8 +17,13 @@ from evaluation.runs.run_metrics import EVALUATION_SECONDS
 if TYPE_CHECKING:
     import duckdb
 
-EVALUATION_FILE, RECORD_FILE, GRADIENT_FILE = "evaluations.parquet", "records.parquet", "gradients.parquet"
-STEP_FILE = "steps.parquet"
+FILES = {  # table -> its file and its columns
+    "runs": (ARCHIVE, run_rows.RUNS),
+    "evaluations": ("evaluations.parquet", run_rows.EVALUATIONS),
+    "effective_steps": ("steps.parquet", run_rows.EFFECTIVE_STEPS),
+    "records": ("records.parquet", run_rows.RUN | run_rows.METRIC_ROW),
+    "gradients": ("gradients.parquet", run_rows.RUN | run_rows.GRADIENTS),
+}
 FORMAT = 1
 
 
@@ -37,22 +32,30 @@ def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Pr
 
     Damaged files become problems; without its runs or evaluations nothing of the archive is taken.
     """
-    import duckdb
-
     root = source.root
     problems.extend(_problems(root))
+    known = len(problems)
     connection.execute("BEGIN")
-    try:
-        connection.execute(f"INSERT INTO runs {_from(root / ARCHIVE, source.prefix, RUNS)}")
-        connection.execute(f"INSERT INTO evaluations {_from(root / EVALUATION_FILE, source.prefix, EVALUATIONS)}")
-        connection.execute(f"INSERT INTO effective_steps {_from(root / STEP_FILE, source.prefix, EFFECTIVE_STEPS)}")
-    except duckdb.Error as error:
+    with _reported(root, "corrupt archive", problems):
+        for table in ("runs", "evaluations", "effective_steps"):
+            connection.execute(f"INSERT INTO {table} {_select(source, table)}")
+    if len(problems) > known:
         connection.execute("ROLLBACK")
-        problems.append(Problem(str(root), f"corrupt archive: {reason(error)}"))
         return []
     connection.execute("COMMIT")
-    _add_metrics(connection, root, source.prefix, problems)
-    return _gradients(connection, root, source.prefix, problems)
+    _add_metrics(connection, source, problems)
+    return _gradients(connection, source, problems)
+
+
+@contextlib.contextmanager
+def _reported(path: Path, what: str, problems: list[Problem]) -> Iterator[None]:
+    """What DuckDB cannot read becomes a problem."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        problems.append(Problem(str(path), f"{what}: {reason(error)}"))
 
 
 def _problems(root: Path) -> list[Problem]:
@@ -66,54 +69,43 @@ def _problems(root: Path) -> list[Problem]:
         return [Problem(str(root / ABOUT), f"corrupt: {reason(error)}; what had been left out is not known")]
 
 
-def _add_metrics(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, problems: list[Problem]) -> None:
+def _add_metrics(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Problem]) -> None:
     """The evaluations and the records as rows of metrics."""
-    import duckdb
-
-    (first,) = connection.execute("SELECT coalesce(max(number) + 1, 0) FROM run_numbers").fetchall()[0]
+    first = run_rows.scalar(connection, "SELECT coalesce(max(number) + 1, 0) FROM run_numbers")
+    runs = _select(source, "runs")
     connection.execute(
-        f"""INSERT INTO run_numbers SELECT {first} + row_number() OVER (ORDER BY run) - 1, run
-        FROM ({_from(root / ARCHIVE, prefix, {"run": "VARCHAR"})})"""
+        f"INSERT INTO run_numbers SELECT {first} + row_number() OVER (ORDER BY run) - 1, run FROM ({runs})"
     )
-    for name, column in ((SCORE, "value"), (SCORE_STD, "std"), (EVALUATION_SECONDS, "evaluation_s")):
+    split, metrics = run_rows.EVALUATION, {"value": run_rows.SCORE, "std": run_rows.SCORE_STD}
+    for column, name in (metrics | {"evaluation_s": EVALUATION_SECONDS}).items():
         connection.execute(
-            f"""INSERT INTO metric_rows SELECT number, step, samples, wall_s, '{EVALUATION}', '{name}', "{column}"
+            f"""INSERT INTO metric_rows SELECT number, step, samples, wall_s, '{split}', '{name}', "{column}"
             FROM evaluations JOIN run_numbers USING (run) WHERE number >= {first} AND "{column}" IS NOT NULL"""
         )
-    if not (root / RECORD_FILE).is_file():
-        return
-    try:
-        connection.execute(
-            f"""INSERT INTO metric_rows SELECT number, {names(METRIC_ROW)}
-            FROM ({_from(root / RECORD_FILE, prefix, {"run": "VARCHAR", **METRIC_ROW})}) JOIN run_numbers USING (run)"""
-        )
-    except duckdb.Error as error:
-        problems.append(Problem(str(root / RECORD_FILE), f"corrupt: {reason(error)}"))
+    if (source.root / FILES["records"][0]).is_file():
+        with _reported(source.root / FILES["records"][0], "corrupt", problems):
+            connection.execute(
+                f"""INSERT INTO metric_rows SELECT number, {run_rows.names(run_rows.METRIC_ROW)}
+                FROM ({_select(source, "records")}) JOIN run_numbers USING (run)"""
+            )
 
 
-def _gradients(connection: duckdb.DuckDBPyConnection, root: Path, prefix: str, problems: list[Problem]) -> list[str]:
-    import duckdb
-
-    if not (root / GRADIENT_FILE).is_file():
+def _gradients(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Problem]) -> list[str]:
+    path = source.root / FILES["gradients"][0]
+    if not path.is_file():
         return []
-    file = quoted(str(root / GRADIENT_FILE))
-    try:
-        has = {row[0] for row in connection.execute(f"SELECT name FROM parquet_schema({file})").fetchall()}
-        source = f"(SELECT run, {select_gradients(set(LATER) <= has)} FROM read_parquet({file}))"
-        select = _select(source, prefix, {"run": "VARCHAR", **GRADIENTS})
-        connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({select})")  # reads all of it
-    except duckdb.Error as error:
-        problems.append(Problem(str(root / GRADIENT_FILE), f"corrupt: {reason(error)}"))
-        return []
-    return [select]
+    with _reported(path, "corrupt", problems):
+        found = connection.execute(f"SELECT name FROM parquet_schema({run_rows.quoted(str(path))})").fetchall()
+        earlier = not set(LATER) <= {name for (name,) in found}
+        query = _select(source, "gradients", run_rows.NOT_YET if earlier else {})
+        connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({query})")  # reads all of it
+        return [query]
+    return []
 
 
-def _from(path: Path, prefix: str, schema: dict[str, str]) -> str:
-    return _select(f"read_parquet({quoted(str(path))})", prefix, schema)
-
-
-def _select(source: str, prefix: str, schema: dict[str, str]) -> str:
-    """A SELECT of a file's columns in the order and the types of `schema`, `prefix` before the runs' names."""
-    shown = [f'"{name}"::{kind} AS "{name}"' for name, kind in schema.items() if name != "run"]
-    run = f"{quoted(prefix)} || run AS run"
-    return f"SELECT {', '.join([run, *shown])} FROM {source}"
+def _select(source: Source, table: str, shown: Mapping[str, str] = {}) -> str:
+    """A SELECT of a table's columns from its file, in their types; the prefix goes before the runs' names."""
+    file, schema = FILES[table]
+    typed = {name: f'"{name}"::{kind}' for name, kind in schema.items()}
+    given = {**typed, "run": f"{run_rows.quoted(source.prefix)} || run", **shown}
+    return f"SELECT {run_rows.names(schema, given)} FROM read_parquet({run_rows.quoted(str(source.root / file))})"

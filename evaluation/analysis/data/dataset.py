@@ -13,15 +13,14 @@ Half-written, unfinished, foreign and corrupt folders are never in a table: they
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.analysis.data import archive_reader
-from evaluation.analysis.data.run_reader import Problem, Run, RunReader, find_sources, gradient_parts
-from evaluation.analysis.data.run_rows import RUNS, add_runs, create_gradients, create_tables, gradient_selects, insert
+from evaluation.analysis.data import archive_reader, run_rows
+from evaluation.analysis.data.run_reader import Problem, Run, find_sources, gradient_parts, read_runs
 from evaluation.cli.errors import UserError
 from evaluation.runs.closing import Closing
 
@@ -30,26 +29,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Problem", "load"]
 
+EFFECTIVE = """
+    SELECT * FROM (
+        SELECT run, median(ratio) AS step FROM (
+            SELECT run, "update", sqrt(sum(numel * update_rms ** 2) / sum(numel * weight_rms ** 2)) AS ratio
+            FROM gradients WHERE event = 'interval' AND run NOT IN (SELECT run FROM effective_steps)
+            GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
+        ) GROUP BY run UNION ALL SELECT run, step FROM effective_steps
+    ) WHERE step > 0 AND NOT isnan(step)"""
 SHOWN_ALIKE = 3  # problems that are named of those with one reason
 
 
 @dataclass
 class Dataset(Closing):
-    """The tables of one or several studies. A context manager that closes the connection.
+    """The tables of one or several studies. A context manager that closes the connection."""
 
-    Attributes:
-        name: the study's name; of several, their names joined by "+".
-        connection: DuckDB, in memory.
-        problems: what was left out, and why.
-        definition: study.yaml as a mapping ({} for plain runs and for several studies).
-        roots: the folders that were loaded; a problem's path begins with one of them.
-    """
-
-    name: str
-    connection: duckdb.DuckDBPyConnection
-    problems: list[Problem] = field(default_factory=list)
-    definition: dict[str, Any] = field(default_factory=dict)
-    roots: list[Path] = field(default_factory=list)
+    name: str  # the study's; of several, their names joined by "+"
+    connection: duckdb.DuckDBPyConnection  # in memory
+    problems: list[Problem]  # what was left out, and why
+    definition: dict[str, Any]  # study.yaml as a mapping ({} for plain runs and for several studies)
+    roots: list[Path]  # the folders that were loaded; a problem's path begins with one of them
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         """The result of a query as one mapping a row."""
@@ -67,14 +66,7 @@ class Dataset(Closing):
 
         Updates recorded around target syncs are left out: they are not typical. Runs without a record are absent.
         """
-        found = self.rows(
-            """SELECT run, median(ratio) AS step FROM (
-                SELECT run, "update", sqrt(sum(numel * update_rms ** 2) / sum(numel * weight_rms ** 2)) AS ratio
-                FROM gradients WHERE event = 'interval' AND run NOT IN (SELECT run FROM effective_steps)
-                GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
-            ) GROUP BY run UNION ALL SELECT run, step FROM effective_steps"""
-        )
-        return {row["run"]: row["step"] for row in found if row["step"] > 0}
+        return {row["run"]: row["step"] for row in self.rows(EFFECTIVE)}
 
     def left_out(self) -> list[str]:
         """The problems, a line each; of a reason that many share the first few, and how many more."""
@@ -112,15 +104,14 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
         if repeated := next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None):
             raise UserError(f"two of the folders are named {repeated.rstrip('/')}: rename one, or load them apart")
     connection = _connect()
-    create_tables(connection)
-    reader = RunReader(problems)
-    runs = [run for source in sources if not source.archive for run in reader.runs(source)]
-    selects = add_runs(connection, runs, problems)
+    run_rows.create_tables(connection)
+    runs = [run for source in sources if source.kind != "archive" for run in read_runs(source, problems)]
+    selects = run_rows.add_runs(connection, runs, problems)
     for source in sources:
-        if source.archive:
+        if source.kind == "archive":
             selects += archive_reader.add(connection, source, problems)
-    create_gradients(connection, selects)
-    if not problems and not connection.execute("SELECT count(*) FROM runs").fetchall()[0][0]:
+    run_rows.create_gradients(connection, selects)
+    if not problems and not run_rows.scalar(connection, "SELECT count(*) FROM runs"):
         raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")
     names = dict.fromkeys(source.name for source in sources)
     return Dataset("+".join(names), connection, problems, sources[0].definition if len(sources) == 1 else {}, roots)
@@ -129,12 +120,12 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
 def of_one_run(folder: Path, labels: Mapping[str, Any]) -> Dataset:
     """One run, finished or not, as tables: `runs` with these labels only, and `gradients`."""
     connection = _connect()
-    create_tables(connection)
-    row = {**dict.fromkeys(RUNS), **labels}
-    insert(connection, "runs", RUNS, [row])
+    run_rows.create_tables(connection)
+    run = Run({**dict.fromkeys(run_rows.RUNS), **labels}, "", None, gradient_parts(folder))
+    run_rows.insert(connection, "runs", run_rows.RUNS, [run.row])
     problems: list[Problem] = []
-    create_gradients(connection, gradient_selects(connection, [Run(row, "", None, gradient_parts(folder))], problems))
-    return Dataset(str(row["run"]), connection, problems, roots=[folder])
+    run_rows.create_gradients(connection, run_rows.gradient_selects(connection, [run], problems))
+    return Dataset(str(run.row["run"]), connection, problems, {}, [folder])
 
 
 def _connect() -> duckdb.DuckDBPyConnection:

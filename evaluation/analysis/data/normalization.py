@@ -71,8 +71,12 @@ _BY_LETTERS = {name.lower(): reference for name, reference in REFERENCES.items()
 def reference(task: str) -> Reference | None:
     """The reference scores of an Atari game or a control task in any spelling ("space_invaders", "CartPole-v1"); None
     where there are none."""
-    letters = "".join(character for character in task.split("-v")[0].lower() if character.isalnum())
-    return _BY_LETTERS.get(letters)
+    return _BY_LETTERS.get(letters(task.split("-v")[0]))
+
+
+def letters(name: str) -> str:
+    """A name as it is compared in any spelling: its letters and digits only, in small."""
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def normalize(scores: ArrayLike, to: Reference) -> NDArray[np.float64]:

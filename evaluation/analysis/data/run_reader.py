@@ -13,12 +13,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from evaluation.analysis.data.normalization import letters
 from evaluation.analysis.data.protocol import Protocol
 from evaluation.cli.config_file import read_config
 from evaluation.cli.errors import UserError, reason
-from evaluation.files import from_json
+from evaluation.files import from_json, read_json
 from evaluation.runs.analysis_row import ROW, analysis_row
 from evaluation.runs.run_folder import CONFIG, METRICS, PROVENANCE, SUMMARY
 
@@ -44,14 +45,13 @@ class Problem:
 
 @dataclass
 class Source:
-    """One study, folder of plain runs or archive. `prefix` goes before its runs' names so that they stay unique."""
+    """One study, folder of plain runs or archive."""
 
     root: Path
     name: str
-    prefix: str = ""
+    kind: Literal["plain", "study", "archive"] = "plain"
+    prefix: str = ""  # before its runs' names, so that they stay unique
     definition: dict[str, Any] = field(default_factory=dict)
-    archive: bool = False
-    study: bool = False
     folders: list[Path] = field(default_factory=list)  # of plain runs
 
 
@@ -78,9 +78,8 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
     plain = Source(path, path.resolve().name)
     for folder, directories, files in os.walk(path):
         here = Path(folder)
-        kind = "archive" if ARCHIVE in files else "study" if STUDY in files else ""
-        if kind:
-            found.append(_labelled_source(here, path, kind, problems))
+        if ARCHIVE in files or STUDY in files:
+            found.append(_labelled_source(here, path, "archive" if ARCHIVE in files else "study", problems))
         elif CONFIG in files:
             plain.folders.append(here)
         elif METRICS in files or SUMMARY in files:
@@ -94,7 +93,7 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
     return found + ([plain] if plain.folders or not found else [])
 
 
-def _labelled_source(folder: Path, root: Path, kind: str, problems: list[Problem]) -> Source:
+def _labelled_source(folder: Path, root: Path, kind: Literal["study", "archive"], problems: list[Problem]) -> Source:
     definition: dict[str, Any] = {}
     if (folder / STUDY).is_file():
         try:
@@ -103,94 +102,96 @@ def _labelled_source(folder: Path, root: Path, kind: str, problems: list[Problem
             problems.append(Problem(str(folder / STUDY), f"corrupt: {error}"))
     name = definition.get("name")
     if kind == "archive" and not name:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # `archive.add` reports a damaged one
-            name = json.loads((folder / ABOUT).read_bytes()).get("name")
-    name = str(name or folder.resolve().name)
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # `archive_reader.add` reports a damaged one
+            name = read_json(folder / ABOUT).get("name")
     prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
-    return Source(folder, name, prefix, definition, archive=kind == "archive", study=kind == "study")
+    return Source(folder, str(name or folder.resolve().name), kind, prefix, definition)
 
 
-class RunReader:
-    """Reads the runs of sources; `problems` collects what was left out."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-
-    def runs(self, source: Source) -> Iterator[Run]:
-        """The whole runs of a study or of plain folders."""
-        plain: Iterable[tuple[Path, dict[str, Any] | None]] = ((folder, None) for folder in source.folders)
-        for folder, labels in self._indexed(source) if source.study else plain:
-            try:
-                run = self._read(str(folder), labels)
-            except NotARun as error:
-                self.problems.append(Problem(str(folder), str(error)))
-                continue
-            relative = folder.relative_to(source.root).as_posix()
-            name = source.prefix + (labels["id"] if labels else relative if relative != "." else source.name)
-            run.row = {"run": name, "path": relative, "study": source.name, **run.row}
-            yield run
-
-    def _indexed(self, source: Source) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """The runs that a study planned, and its runs that nobody planned as problems."""
-        planned: dict[Path, dict[str, Any]] = {}
-        ids: set[str] = set()
-        for number, line in enumerate(_lines(source.root / INDEX, self.problems), start=1):
-            where = f"{source.root / INDEX}, line {number}"
-            try:
-                entry = from_json(json.loads(line))
-                path = Path(entry["path"])
-                labels = {key: entry[key] for key in ("id", *LABELS)} | {"options": entry.get("options") or {}}
-            except (ValueError, KeyError, TypeError) as error:
-                self.problems.append(Problem(where, f"not the entry of a run ({type(error).__name__}: {error})"))
-                continue
-            if path.is_absolute() or ".." in path.parts:
-                self.problems.append(Problem(where, f"the run's path {path} leads out of the study"))
-            elif labels["id"] in ids or source.root / path in planned:
-                self.problems.append(Problem(where, f"the run {labels['id']} is listed twice"))
-            else:
-                ids.add(labels["id"])
-                planned[source.root / path] = labels
-        self._report_unplanned(source.root, planned)
-        yield from planned.items()
-
-    def _report_unplanned(self, root: Path, planned: Mapping[Path, Any]) -> None:
-        known = {os.path.normpath(path) for path in planned}  # of the study ".", os.walk says "./a"
-        parts = {path.relative_to(root).parts[0] for path in planned}
-        for folder, directories, files in os.walk(root):
-            if os.path.normpath(folder) in known:
-                directories.clear()
-                continue
-            if any(name in files for name in (CONFIG, METRICS, SUMMARY)):
-                self.problems.append(Problem(folder, f"foreign: a run that {INDEX} does not list"))
-                directories.clear()
-            elif files and not directories and Path(folder).relative_to(root).parts[:1] in {(part,) for part in parts}:
-                self.problems.append(Problem(folder, f"foreign: not a run folder, and {INDEX} does not list it"))
-            directories[:] = sorted(name for name in directories if not name.startswith("."))
-
-    def _read(self, folder: str, labels: Mapping[str, Any] | None) -> Run:
-        # Plain strings here: Path objects would take longer than reading the files.
+def read_runs(source: Source, problems: list[Problem]) -> Iterator[Run]:
+    """The whole runs of a study or of plain folders; `problems` collects what was left out."""
+    plain: Iterable[tuple[Path, dict[str, Any] | None]] = ((folder, None) for folder in source.folders)
+    for folder, labels in _indexed(source.root, problems) if source.kind == "study" else plain:
         try:
-            entries = set(os.listdir(folder))  # noqa: PTH208
-        except FileNotFoundError:
-            raise NotARun("missing: planned, but not run") from None
-        except OSError as error:
-            raise NotARun(f"cannot be read: {reason(error)}") from error
-        if CONFIG not in entries:
-            raise NotARun(f"not a run folder: it has no {CONFIG}" if entries else "missing: an empty folder")
-        if SUMMARY not in entries:
-            raise NotARun(f"unfinished: it has no {SUMMARY}; let the run finish, or resume it")
-        for name in (METRICS, PROVENANCE):
-            if name not in entries:
-                raise NotARun(f"half-written: it has no {name}")
-        found = _found(folder, ROW in entries)
-        summary = found["summary"]
+            run = _read(str(folder), labels)
+        except NotARun as error:
+            problems.append(Problem(str(folder), str(error)))
+            continue
+        relative = folder.relative_to(source.root).as_posix()
+        name = source.prefix + (labels["id"] if labels else relative if relative != "." else source.name)
+        run.row = {"run": name, "path": relative, "study": source.name, **run.row}
+        yield run
+
+
+def _indexed(root: Path, problems: list[Problem]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The runs that a study planned, and its runs that nobody planned as problems."""
+    planned: dict[Path, dict[str, Any]] = {}
+    ids: set[str] = set()
+    try:
+        lines = (root / INDEX).read_bytes().splitlines()
+    except OSError as error:
+        problems.append(Problem(str(root / INDEX), f"cannot read the study's index of runs: {reason(error)}"))
+        lines = []
+    for number, line in enumerate(lines, start=1):
         try:
-            row = _row(found["config"], summary, found["provenance"], labels)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise NotARun(f"corrupt: {SUMMARY} or {CONFIG}: {type(error).__name__}: {error}") from error
-        parts = gradient_parts(folder) if GRADIENTS in entries else []
-        evaluations = summary.get("evaluations")
-        return Run(row, f"{folder}/{METRICS}", evaluations if isinstance(evaluations, int) else None, parts)
+            entry = from_json(json.loads(line))
+            path = Path(entry["path"])
+            labels = {key: entry[key] for key in ("id", *LABELS)} | {"options": entry.get("options") or {}}
+            wrong = ""
+        except (ValueError, KeyError, TypeError) as error:
+            wrong = f"not the entry of a run ({type(error).__name__}: {error})"
+        if not wrong and (path.is_absolute() or ".." in path.parts):
+            wrong = f"the run's path {path} leads out of the study"
+        if not wrong and (labels["id"] in ids or root / path in planned):
+            wrong = f"the run {labels['id']} is listed twice"
+        if wrong:
+            problems.append(Problem(f"{root / INDEX}, line {number}", wrong))
+            continue
+        ids.add(labels["id"])
+        planned[root / path] = labels
+    _report_unplanned(root, planned, problems)
+    yield from planned.items()
+
+
+def _report_unplanned(root: Path, planned: Mapping[Path, Any], problems: list[Problem]) -> None:
+    known = {os.path.normpath(path) for path in planned}  # of the study ".", os.walk says "./a"
+    parts = {path.relative_to(root).parts[0] for path in planned}
+    for folder, directories, files in os.walk(root):
+        if os.path.normpath(folder) in known:
+            directories.clear()
+            continue
+        if any(name in files for name in (CONFIG, METRICS, SUMMARY)):
+            problems.append(Problem(folder, f"foreign: a run that {INDEX} does not list"))
+            directories.clear()
+        elif files and not directories and Path(folder).relative_to(root).parts[:1] in {(part,) for part in parts}:
+            problems.append(Problem(folder, f"foreign: not a run folder, and {INDEX} does not list it"))
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+
+
+def _read(folder: str, labels: Mapping[str, Any] | None) -> Run:
+    # Plain strings here: Path objects would take longer than reading the files.
+    try:
+        entries = set(os.listdir(folder))  # noqa: PTH208
+    except FileNotFoundError:
+        raise NotARun("missing: planned, but not run") from None
+    except OSError as error:
+        raise NotARun(f"cannot be read: {reason(error)}") from error
+    if CONFIG not in entries:
+        raise NotARun(f"not a run folder: it has no {CONFIG}" if entries else "missing: an empty folder")
+    if SUMMARY not in entries:
+        raise NotARun(f"unfinished: it has no {SUMMARY}; let the run finish, or resume it")
+    for name in (METRICS, PROVENANCE):
+        if name not in entries:
+            raise NotARun(f"half-written: it has no {name}")
+    found = _found(folder, ROW in entries)
+    summary = found["summary"]
+    try:
+        row = _row(found["config"], summary, found["provenance"], labels)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotARun(f"corrupt: {SUMMARY} or {CONFIG}: {type(error).__name__}: {error}") from error
+    parts = gradient_parts(folder) if GRADIENTS in entries else []
+    evaluations = summary.get("evaluations")
+    return Run(row, f"{folder}/{METRICS}", evaluations if isinstance(evaluations, int) else None, parts)
 
 
 def _found(folder: str, has_row: bool) -> dict[str, dict[str, Any]]:
@@ -216,15 +217,10 @@ def _row(
     optimizer = config["optimizer.name"]
     if labels is None:
         labels = {
-            **dict.fromkeys(("setting", "variant"), "default"),
-            "part": "runs",
-            "kind": "compare",
-            "purpose": "test",
-            "options": {},
-            "task": config["game"] if "game" in config else config["task"],
-            "optimizer": optimizer,
-            "seed": config["seed"],
-        }
+            "part": "runs", "kind": "compare", "task": config["game"] if "game" in config else config["task"],
+            "setting": "default", "optimizer": optimizer, "variant": "default", "seed": config["seed"],
+            "purpose": "test", "options": {},
+        }  # fmt: skip
     else:
         _refuse_another_run(config, labels)
     signature, spread = summary["signature"], summary["stability"]
@@ -267,17 +263,13 @@ def _refuse_another_run(config: Mapping[str, Any], labels: Mapping[str, Any]) ->
     for key, value in planned.items():
         found = config.get(key, value)
         if isinstance(value, str) and isinstance(found, str):
-            same = _letters(value) == _letters(found)  # games are planned in any spelling
+            same = letters(value) == letters(found)  # games are planned in any spelling
         elif isinstance(value, int | float) and isinstance(found, int | float):
             same = math.isclose(value, found, rel_tol=1e-9)  # commands carry ten digits
         else:
             continue
         if not same:
             raise NotARun(f"foreign: its {CONFIG} has {key} {found}, where {INDEX} planned {value}")
-
-
-def _letters(text: str) -> str:
-    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def gradient_parts(folder: str | Path) -> list[str]:
@@ -288,21 +280,12 @@ def gradient_parts(folder: str | Path) -> list[str]:
 def _mapping(folder: str, name: str) -> dict[str, Any]:
     """A file of `files.write_json`."""
     try:
-        with open(f"{folder}/{name}", encoding="utf-8") as file:  # noqa: PTH123
-            value = from_json(json.load(file))
+        value = read_json(Path(folder, name))
     except (OSError, ValueError) as error:
         raise NotARun(f"corrupt: cannot read {name}: {reason(error)}") from error
     if not isinstance(value, dict):
         raise NotARun(f"corrupt: {name} is not a JSON object")
     return value
-
-
-def _lines(path: Path, problems: list[Problem]) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines()
-    except OSError as error:
-        problems.append(Problem(str(path), f"cannot read the study's index of runs: {reason(error)}"))
-        return []
 
 
 def _number(value: Any) -> float | None:

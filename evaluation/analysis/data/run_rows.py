@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,9 @@ RUNS = (
     | dict.fromkeys(("version", "envpool", "torch", "device", "command"), "VARCHAR")
 )
 _PLACE = {"step": "BIGINT", "samples": "BIGINT", "wall_s": "DOUBLE"}
-EVALUATIONS = {"run": "VARCHAR", **_PLACE, "evaluation_s": "DOUBLE", "value": "DOUBLE", "std": "DOUBLE"}
-EFFECTIVE_STEPS = {"run": "VARCHAR", "step": "DOUBLE"}
+RUN = {"run": "VARCHAR"}
+EVALUATIONS = {**RUN, **_PLACE, "evaluation_s": "DOUBLE", "value": "DOUBLE", "std": "DOUBLE"}
+EFFECTIVE_STEPS = {**RUN, "step": "DOUBLE"}
 METRIC_ROW = {**_PLACE, "split": "VARCHAR", "name": "VARCHAR", "value": "DOUBLE"}
 NUMBERS = {"number": "INTEGER", "run": "VARCHAR"}
 GRADIENT_PARTS = {"part": "VARCHAR", "run": "VARCHAR"}
@@ -40,6 +41,7 @@ _GRADIENT_TYPES = (
     | dict.fromkeys(gradient_columns.HISTOGRAMS, "BIGINT[]")
 )
 GRADIENTS = {name: _GRADIENT_TYPES[name] for name in gradient_columns.COLUMNS}
+NOT_YET = {name: f"'nan'::{GRADIENTS[name]}" for name in gradient_columns.LATER}  # in files that lack these columns
 
 
 def columns(schema: dict[str, str]) -> str:
@@ -47,9 +49,14 @@ def columns(schema: dict[str, str]) -> str:
     return ", ".join(f'"{name}" {kind}' for name, kind in schema.items())
 
 
-def names(schema: dict[str, str]) -> str:
-    """The columns of a SELECT."""
-    return ", ".join(f'"{name}"' for name in schema)
+def names(schema: Iterable[str], shown: Mapping[str, str] = {}) -> str:
+    """The columns of a SELECT, those in `shown` by an expression."""
+    return ", ".join(f'{shown[name]} AS "{name}"' if name in shown else f'"{name}"' for name in schema)
+
+
+def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
+    """The only value of a query."""
+    return connection.execute(query).fetchall()[0][0]
 
 
 def quoted(text: str) -> str:
@@ -130,34 +137,34 @@ def _read_metrics(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run]) ->
     insert(connection, "run_numbers", NUMBERS, [{"number": n, "run": run.metrics} for n, run in enumerate(runs)])
     connection.execute("CREATE TYPE metrics_path AS ENUM (SELECT run FROM run_numbers ORDER BY number)")
     connection.execute("DELETE FROM run_numbers")
-    _read_files(connection, [run.metrics for run in runs])
+    kinds = ", ".join(f"{name}: '{kind}'" for name, kind in METRIC_ROW.items())
+    query = f"""INSERT INTO metric_rows SELECT enum_code(filename::metrics_path), {names(METRIC_ROW)}
+        FROM read_json(?, format = 'newline_delimited', columns = {{{kinds}}}, filename = true, ignore_errors = true)"""
+    # A file that cannot be read at all is passed over: that its run has no evaluations is seen by `_damaged`.
+    _read(connection, query, [run.metrics for run in runs])
 
 
-def _read_files(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> None:
+def _read(connection: duckdb.DuckDBPyConnection, query: str, files: list[str]) -> tuple[list[Any], dict[str, str]]:
+    """What a query returns of files, and those that DuckDB cannot read, with the reason: found by halving."""
     import duckdb
 
-    kinds = ", ".join(f"{name}: '{kind}'" for name, kind in METRIC_ROW.items())
     try:
-        connection.execute(
-            f"""INSERT INTO metric_rows SELECT enum_code(filename::metrics_path), {names(METRIC_ROW)}
-            FROM read_json(?, format = 'newline_delimited', columns = {{{kinds}}}, filename = true,
-                ignore_errors = true)""",
-            [paths],
-        )
+        return connection.execute(query, [files]).fetchall(), {}
     except duckdb.OutOfMemoryException:
         raise
-    except duckdb.Error:
-        # One of the files cannot be read at all. Without it: that its run has no evaluations is seen by `_damaged`.
-        if len(paths) > 1:
-            half = len(paths) // 2
-            _read_files(connection, paths[:half])
-            _read_files(connection, paths[half:])
+    except duckdb.Error as error:
+        if len(files) == 1:
+            return [], {files[0]: reason(error)}
+    middle = len(files) // 2
+    (found, bad), (more, worse) = (_read(connection, query, half) for half in (files[:middle], files[middle:]))
+    return found + more, bad | worse
 
 
 def _damaged(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run]) -> dict[int, str]:
     """The runs whose metrics are not whole, number -> reason. Rows that were no rows are removed."""
     is_null = " OR ".join(f'"{name}" IS NULL' for name in METRIC_ROW)
-    suspects = connection.execute(f"SELECT DISTINCT number FROM metric_rows WHERE {is_null}").fetchall()
+    found = connection.execute(f"SELECT DISTINCT number FROM metric_rows WHERE {is_null}").fetchall()
+    suspects = {number for (number,) in found}
     connection.execute(f"DELETE FROM metric_rows WHERE {is_null}")
     counted = connection.execute(
         f"""SELECT number, count(*), count(*) - count(DISTINCT step) FROM (
@@ -166,18 +173,16 @@ def _damaged(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run]) -> dict
     ).fetchall()
     evaluations = {number: (count, repeated) for number, count, repeated in counted}
     bad: dict[int, str] = {}
-    for (number,) in suspects:
-        if why := _damage(Path(runs[number].metrics)):
-            bad[number] = why
     for number, run in enumerate(runs):
         count, repeated = evaluations.get(number, (0, 0))
-        if number in bad:
-            continue
-        if count == 0:
-            bad[number] = _damage(Path(run.metrics)) or f"corrupt: {METRICS} has no rows {EVALUATION}/{SCORE}"
+        why = _damage(Path(run.metrics)) if number in suspects or not count else ""
+        if why:
+            bad[number] = why
+        elif not count:
+            bad[number] = f"corrupt: {METRICS} has no rows {EVALUATION}/{SCORE}"
         elif repeated:
             bad[number] = f"corrupt: {METRICS} has {repeated} rows {EVALUATION}/{SCORE} at a step that has one already"
-        elif run.evaluations is not None and count != run.evaluations:
+        elif run.evaluations not in (None, count):
             bad[number] = f"corrupt: {METRICS} has {count} evaluations, where {SUMMARY} counts {run.evaluations}"
     return bad
 
@@ -199,51 +204,25 @@ def _damage(path: Path) -> str:
 def gradient_selects(connection: duckdb.DuckDBPyConnection, runs: Sequence[Run], problems: list[Problem]) -> list[str]:
     """One SELECT over all whole gradient parts; a part that is not whole becomes a problem, its run stays."""
     parts = {part: run.row["run"] for run in runs for part in run.gradients}
-    complete: list[str] = []
-    earlier: list[str] = []
-    for part, has in _columns_of_parts(connection, list(parts)).items():
-        why = has if isinstance(has, str) else _lacking(has)
-        if why:
-            problems.append(Problem(part, why))
-            del parts[part]
-        else:
-            (complete if set(gradient_columns.LATER) <= set(has) else earlier).append(part)
     if not parts:
         return []
+    query = "SELECT file_name, list(name) FROM parquet_schema(?) GROUP BY ALL"
+    found, unreadable = _read(connection, query, list(parts))
+    problems += [Problem(part, f"corrupt: not a parquet file ({why})") for part, why in unreadable.items()]
+    complete: list[str] = []
+    earlier: list[str] = []
+    for part, has in found:
+        lacks = [name for name in GRADIENTS if name not in has]
+        if foreign := [name for name in lacks if name not in gradient_columns.LATER]:
+            problems.append(Problem(part, f"foreign: a parquet file without {foreign[0]!r}"))
+        else:
+            (earlier if lacks else complete).append(part)
+    whole = [{"part": part, "run": parts[part]} for part in complete + earlier]
     connection.execute(f"CREATE TABLE gradient_parts ({columns(GRADIENT_PARTS)})")
-    insert(connection, "gradient_parts", GRADIENT_PARTS, [{"part": part, "run": run} for part, run in parts.items()])
+    insert(connection, "gradient_parts", GRADIENT_PARTS, whole)
     return [
-        f"SELECT run, {select_gradients(present)} FROM read_parquet([{files}], filename = 'part') "
-        "JOIN gradient_parts USING (part)"
-        for some, present in ((complete, True), (earlier, False))
-        if (files := ", ".join(map(quoted, some)))
+        f"SELECT run, {names(GRADIENTS, shown)} FROM read_parquet([{', '.join(map(quoted, files))}], "
+        "filename = 'part') JOIN gradient_parts USING (part)"
+        for files, shown in ((complete, {}), (earlier, NOT_YET))
+        if files
     ]
-
-
-def select_gradients(later: bool) -> str:
-    """The columns of a SELECT from a file of gradients; those that files of earlier versions lack are NaN there."""
-    return ", ".join(
-        f"""'nan'::{kind} AS "{name}\"""" if name in gradient_columns.LATER and not later else f'"{name}"'
-        for name, kind in GRADIENTS.items()
-    )
-
-
-def _lacking(has: Sequence[str]) -> str:
-    lacks = [name for name in GRADIENTS if name not in has and name not in gradient_columns.LATER]
-    return f"foreign: a parquet file without {lacks[0]!r}" if lacks else ""
-
-
-def _columns_of_parts(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> dict[str, list[str] | str]:
-    """Parquet file -> names of its columns, or why it is none."""
-    import duckdb
-
-    if not parts:
-        return {}
-    try:
-        found = connection.execute("SELECT file_name, list(name) FROM parquet_schema(?) GROUP BY ALL", [parts])
-        return dict(found.fetchall())
-    except duckdb.Error as error:
-        if len(parts) == 1:
-            return {parts[0]: f"corrupt: not a parquet file ({reason(error)})"}
-        half = len(parts) // 2
-        return _columns_of_parts(connection, parts[:half]) | _columns_of_parts(connection, parts[half:])

@@ -3,8 +3,10 @@
 Formulas of Agarwal et al., "Deep RL at the Edge of the Statistical Precipice" (NeurIPS 2021) and its library rliable.
 Shapes: scores are (R, T), R runs (seeds) of each of T tasks, normalized where tasks are to be compared; (R,) is one
 task. NaN is an error, since dropping a diverged run would flatter the method: give it the task's worst score.
-Infinite scores (censored times) are taken as they are. `censored` has the statistics of times to a target, which are
-used in the same way.
+
+Times to a target (steps, seconds or samples) are censored where a run ended before it got there: infinite
+(`run_metrics.time_to_threshold`), "not reached" at any time. All runs of a study end at the same step, so shares of all
+runs are what the Kaplan-Meier estimator gives as well (seen in the tests).
 """
 
 from __future__ import annotations
@@ -77,33 +79,55 @@ def probability_of_improvement(scores_x: Array, scores_y: Array) -> Array:
     return np.asarray(((x > y).mean(axis=(-3, -2, -1)) + (x >= y).mean(axis=(-3, -2, -1))) / 2)
 
 
+@statistic
+def median_time(scores: Array) -> Array:
+    """First time by which half of all runs have reached the target; infinite where fewer than half ever do.
+
+    The smallest t with P(time <= t) >= 1/2, the inverse of the Kaplan-Meier curve at 1/2: never a mean of two.
+    """
+    ordered = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    return np.asarray(ordered[..., (ordered.shape[-1] + 1) // 2 - 1])
+
+
+@statistic
+def restricted_mean_time(scores: Array, horizon: float) -> Array:
+    """Mean of min(time, horizon): the area above the time-to-target profile up to `horizon` (Royston & Parmar 2013).
+
+    Finite even where runs are censored, if `horizon` is at most the length of the runs.
+    """
+    return np.asarray(np.minimum(scores, horizon).mean(axis=(-2, -1)))
+
+
 def above(scores: ArrayLike, thresholds: ArrayLike) -> Array:
     """1 where a score (R, T) is above a threshold (N,), else 0: (R, T, N). Its mean over runs and tasks is rliable's
     performance profile, the run-score distribution: ``Bootstrap(...).band(above(scores, thresholds), mean)``."""
     return np.asarray(as_scores(scores)[..., None] > np.asarray(thresholds, dtype=np.float64), dtype=np.float64)
 
 
+def reached_by(times: ArrayLike, at: ArrayLike) -> Array:
+    """1 where a run (R, T) has reached the target by a time of `at` (N,), else 0: (R, T, N). Its mean over runs and
+    tasks is the time-to-target profile."""
+    reached = as_scores(times)[..., None] <= np.asarray(at, dtype=np.float64)
+    # Runs that never do have not at infinity, either.
+    return np.asarray(reached & np.isfinite(as_scores(times))[..., None], dtype=np.float64)
+
+
 def as_scores(scores: ArrayLike) -> Array:
     """Scores as an array (R, T); (R,) is one task. ValueError for other shapes, none at all, and NaN."""
-    array = np.asarray(scores, dtype=np.float64)
-    if array.ndim == 1:
-        array = array[:, None]
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"scores must be (runs, tasks) or (runs,), not empty; got shape {array.shape}")
-    return _not_nan(array)
+    return _with_tasks(scores, 2, "scores must be (runs, tasks) or (runs,)")
 
 
 def as_curves(scores: ArrayLike) -> Array:
     """Curves as an array (R, T, E); (R, E) is one task. ValueError as `as_scores`."""
+    return _with_tasks(scores, 3, "curves must be (runs, tasks, points) or (runs, points)")
+
+
+def _with_tasks(scores: ArrayLike, axes: int, expected: str) -> Array:
     array = np.asarray(scores, dtype=np.float64)
-    if array.ndim == 2:
-        array = array[:, None, :]
-    if array.ndim != 3 or array.size == 0:
-        raise ValueError(f"curves must be (runs, tasks, points) or (runs, points), not empty; got shape {array.shape}")
-    return _not_nan(array)
-
-
-def _not_nan(array: Array) -> Array:
+    if array.ndim == axes - 1:
+        array = array[:, None]
+    if array.ndim != axes or array.size == 0:
+        raise ValueError(f"{expected}, not empty; got shape {array.shape}")
     if np.isnan(array).any():
         raise ValueError("scores hold NaN: give a diverged run its task's worst score, do not drop it")
     return array
@@ -111,10 +135,7 @@ def _not_nan(array: Array) -> Array:
 
 def batched(statistic: Statistic) -> Callable[..., Array]:
     """The form of a statistic that takes many resamples (B, R, T) at once -> (B,)."""
-    function, options = statistic, {}
-    if isinstance(statistic, functools.partial) and not statistic.args:
-        function, options = statistic.func, statistic.keywords
-    at_once: Callable[..., Array] | None = getattr(function, "batched", None)
-    if at_once is not None:
-        return functools.partial(at_once, **options)
+    given = statistic if isinstance(statistic, functools.partial) else functools.partial(statistic)
+    if hasattr(given.func, "batched") and not given.args:
+        return functools.partial(given.func.batched, **given.keywords)
     return lambda *drawn: np.array([statistic(*one) for one in zip(*drawn, strict=True)])

@@ -12,7 +12,7 @@ Shapes as in `aggregate`: scores (R, T) or (R,), R runs of each of T tasks; curv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,8 +82,7 @@ class Bootstrap:
 
     def around(self, value: float, draws: Array) -> Estimate:
         """`value` with the percentile interval of its `draws` (repetitions,)."""
-        low, high = percentiles(draws, self.level)
-        return Estimate(float(value), float(low), float(high))
+        return Estimate(float(value), *map(float, percentiles(draws, self.level)))
 
     def band(self, curves: ArrayLike, statistic: Statistic = interquartile_mean) -> Band:
         """A statistic of the runs at each of E points of learning curves, (R, T, E) or (R, E), with its pointwise
@@ -95,37 +94,34 @@ class Bootstrap:
         array = as_curves(curves)
         of_points = batched(statistic)
         middle = of_points(np.moveaxis(array, -1, 0))
-        if array.shape[0] < 2 and not self.tasks:
-            return Band(middle, np.full_like(middle, np.nan), np.full_like(middle, np.nan))
-        draws = [of_points(np.moveaxis(drawn, -1, 1)) for (drawn,) in self._resamples(array)]
-        return Band(middle, *percentiles(np.concatenate(draws), self.level))
+        draws = self._drawn(lambda drawn: of_points(np.moveaxis(drawn, -1, 1)), array)
+        low, high = (np.broadcast_to(end, middle.shape) for end in percentiles(draws, self.level))
+        return Band(middle, low, high)
 
     def draws(self, statistic: Statistic, *scores: ArrayLike) -> Array:
         """The statistic of each resample, (repetitions,)."""
-        of_scores, arrays = batched(statistic), tuple(map(as_scores, scores))
-        if self._says_nothing(arrays):
-            return np.full(self.repetitions, np.nan)
-        return np.concatenate([of_scores(*drawn) for drawn in self._resamples(*arrays)])
+        return self._drawn(batched(statistic), *map(as_scores, scores))
 
     def difference_draws(self, statistic: Statistic, scores_x: ArrayLike, scores_y: ArrayLike) -> Array:
         """The difference of the statistic of each resample, (repetitions,).
 
         ValueError where a draw of the statistic is infinite: two infinite numbers have no difference.
         """
-        of_scores, arrays = batched(statistic), (as_scores(scores_x), as_scores(scores_y))
-        if self._says_nothing(arrays):
-            return np.full(self.repetitions, np.nan)
-        draws = []
-        for x, y in self._resamples(*arrays):
-            of_x, of_y = of_scores(x), of_scores(y)
-            if not (np.isfinite(of_x).all() and np.isfinite(of_y).all()):
-                raise ValueError("the difference of infinite statistics is not defined: use a restricted mean time")
-            draws.append(of_x - of_y)
-        return np.concatenate(draws)
+        of_scores = batched(statistic)
 
-    def _says_nothing(self, arrays: tuple[Array, ...]) -> bool:
-        """The only run of a task can only be drawn again."""
-        return not self.tasks and min(array.shape[0] for array in arrays) < 2
+        def difference(x: Array, y: Array) -> Array:
+            both = np.stack([of_scores(x), of_scores(y)])
+            if not np.isfinite(both).all():
+                raise ValueError("the difference of infinite statistics is not defined: use a restricted mean time")
+            return np.asarray(both[0] - both[1])
+
+        return self._drawn(difference, as_scores(scores_x), as_scores(scores_y))
+
+    def _drawn(self, of_resamples: Callable[..., Array], *arrays: Array) -> Array:
+        """`of_resamples` of each resample of the arrays, (repetitions, ...)."""
+        if not self.tasks and min(array.shape[0] for array in arrays) < 2:  # its only run can only be drawn again
+            return np.full(self.repetitions, np.nan)
+        return np.concatenate([of_resamples(*drawn) for drawn in self._resamples(*arrays)])
 
     def _resamples(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """Resamples (B, R, T, ...) of each array (R, T, ...), `repetitions` in all, a handful B of them at a time."""
@@ -143,6 +139,9 @@ class Bootstrap:
                 drawn = generator.integers(shapes[0][2], size=(count, 1, shapes[0][2]))
                 of_task = [np.broadcast_to(drawn, shape) for shape in shapes]
             yield tuple(array[picks[0 if self.paired else i], of_task[i]] for i, array in enumerate(arrays))
+
+
+DEFAULT = Bootstrap()
 
 
 def percentiles(draws: Array, level: float) -> tuple[Array, Array]:

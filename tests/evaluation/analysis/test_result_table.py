@@ -8,8 +8,7 @@ import io
 import pytest
 
 from evaluation.analysis.comparisons.compare import AggregateRow, CellRow, PairRow
-from evaluation.analysis.comparisons.matched import MatchedRow
-from evaluation.analysis.comparisons.matched_grid import MatchedGridRow
+from evaluation.analysis.comparisons.matched import MatchedGridRow, MatchedRow
 from evaluation.analysis.comparisons.retention import RetentionRow
 from evaluation.analysis.comparisons.robustness import RobustnessRow, SensitivityRow
 from evaluation.analysis.comparisons.verdicts import Verdict

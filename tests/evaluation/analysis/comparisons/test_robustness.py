@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from evaluation.analysis import compare_cli
-from evaluation.analysis.comparisons.matched import matched_steps
-from evaluation.analysis.comparisons.matched_grid import matched_grid
+from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import NEAR, robustness, sensitivity
 from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data import dataset

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.analysis.stats.aggregate import mean
+from evaluation.analysis.stats.aggregate import mean, median_time, reached_by, restricted_mean_time
 from evaluation.analysis.stats.bootstrap import Bootstrap
-from evaluation.analysis.stats.censored import median_time, reached_by, restricted_mean_time
 
 HORIZON = 100.0
 TIMES = st.lists(st.sampled_from([10.0, 20.0, 20.0, 50.0, 90.0, math.inf]), min_size=1, max_size=12)
