@@ -87,10 +87,11 @@ def noise(seed: int, step: int, layer: int, start: int, count: int, device: torc
 def noise_at(index: Tensor, seed: int, step: int, layer: int) -> Tensor:
     """Noise of the elements with the given row-major indices in the whole tensor (int64): float32, index's shape."""
     out = torch.empty(index.shape, dtype=torch.float32, device=index.device)
-    highs = index >> 32
-    for high in highs.unique().tolist():  # type: ignore[no-untyped-call]
-        here = highs == high
-        out[here] = _eps(seed, step, layer, high, index[here].to(torch.int32))
+    last = int(index.max()) >> 32 if index.numel() else -1
+    for place, piece in zip(torch.split(out.view(-1), _CHUNK), torch.split(index.reshape(-1), _CHUNK), strict=True):
+        for high in range(last + 1):
+            eps = _eps(seed, step, layer, high, piece.to(torch.int32))
+            place.copy_(torch.where(piece >> 32 == high, eps, place))
     return out
 
 
