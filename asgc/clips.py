@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
@@ -57,9 +58,12 @@ class Clip:
     """
 
     name: ClassVar[str]
+    fresh: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {}
+    )  # what it remembers from step to step, as attributes: their values before the first
 
     def __init__(self, **options: Any) -> None:
-        self.__dict__.update(resolve_clip(self.name, options))
+        self.__dict__.update(resolve_clip(self.name, options), **copy.deepcopy(dict(self.fresh)))
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         """Change the gradients in place and the clip's own state; returns a ``Bound`` for each layer."""
@@ -69,11 +73,14 @@ class Clip:
         """Look at all parameters of the optimizer, in its order, before the first step and when some are added."""
 
     def state(self) -> State:
-        """What has to be saved beside the options: numbers, tensors, and lists and dicts of them."""
-        return {}
+        """What has to be saved beside the options: numbers, tensors, dicts of them; lists of numbers as tensors."""
+        own = {name: copy.copy(getattr(self, name)) for name in self.fresh}
+        return {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v for k, v in own.items()}
 
     def load(self, state: State) -> None:
         """Inverse of ``state``."""
+        for name, value in self.fresh.items():
+            setattr(self, name, state[name].tolist() if isinstance(value, list) else copy.copy(state[name]))
 
 
 def norms(layers: Sequence[LayerGradient]) -> Tensor:

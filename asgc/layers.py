@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .placement import is_dtensor, problem
 
-__all__ = ["check_gradient", "check_parameter", "first_dtensor", "layer_name"]
+__all__ = ["check_gradients", "check_parameter", "first_dtensor", "layer_name"]
 
 Group = dict[str, Any]
 
@@ -43,9 +43,16 @@ def check_parameter(param: Tensor, name: str) -> None:
         raise ValueError(f"{name} {reason}")
 
 
-def check_gradient(grad: Tensor, name: str) -> None:
+def check_gradients(groups: list[Group]) -> None:
     """RuntimeError for a gradient ASGC cannot transform."""
-    if grad.layout is not torch.strided:
-        raise RuntimeError(f"{name} has a sparse gradient, which is not supported: use dense gradients (sparse=False)")
-    if grad.is_complex():
-        raise RuntimeError(f"{name} has a complex gradient: only real floating-point gradients are supported")
+    for gi, group in enumerate(groups):
+        for pi, param in enumerate(group["params"]):
+            grad = param.grad
+            if grad is None or (grad.layout is torch.strided and not grad.is_complex()):
+                continue
+            name = layer_name(groups, gi, pi)
+            if grad.layout is not torch.strided:
+                raise RuntimeError(
+                    f"{name} has a sparse gradient, which is not supported: use dense gradients (sparse=False)"
+                )
+            raise RuntimeError(f"{name} has a complex gradient: only real floating-point gradients are supported")

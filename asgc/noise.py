@@ -15,47 +15,51 @@ An index of 2^32 or more first folds its high word into the key, ``k0 = mix(k0 +
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
-__all__ = ["mix", "noise", "noise_at", "noise_like"]
+__all__ = ["noise", "noise_at", "noise_like"]
 
 MASK = 0xFFFFFFFF
 SCALE = float(torch.tensor(1 / 209.0217, dtype=torch.float32))
-_CHUNK = 1 << 18  # elements hashed at a time: the int64 temporaries stay in the cache
-
-Word = TypeVar("Word", int, Tensor)
+_CHUNK = 1 << 16  # elements hashed at a time: the temporaries stay in the cache
 
 
-def mix(x: Word) -> Word:
-    """Hash of 32-bit words, given and returned as Python integers or int64 tensors in [0, 2^32).
-
-    An int64 product wraps around, which leaves its low 32 bits right.
-    """
-    x = x ^ (x >> 16)
+def _mix(x: int) -> int:
+    x ^= x >> 16
     x = (x * 0x7FEB352D) & MASK
-    x = x ^ (x >> 15)
+    x ^= x >> 15
     x = (x * 0x846CA68B) & MASK
     return x ^ (x >> 16)
 
 
-def _keys(seed: int, step: int, layer: int, high: int) -> tuple[int, int]:
-    k0 = mix((seed & MASK) ^ 0x243F6A88)
-    k0 = mix((k0 + step) & MASK)
-    k0 = mix((k0 + layer) & MASK)
+def _signed(word: int) -> int:
+    """A 32-bit word as the signed integer of the same bits."""
+    return (word ^ 0x80000000) - 0x80000000
+
+
+def _mix_(x: Tensor) -> Tensor:
+    """``_mix`` in place on int32 words: shifts are arithmetic there, so the copied sign bits are masked away."""
+    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+    x.mul_(0x7FEB352D)
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
+    x.mul_(_signed(0x846CA68B))
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+
+
+def _eps(seed: int, step: int, layer: int, high: int, a: Tensor) -> Tensor:
+    """Noise of the elements whose indices have this high word; ``a``: their low words, int32, overwritten."""
+    k0 = _mix((_mix((_mix((seed & MASK) ^ 0x243F6A88) + step) & MASK) + layer) & MASK)
     if high:
-        k0 = mix((k0 + high) & MASK)
-    return k0, mix(k0 ^ 0x85A308D3)
-
-
-def _eps(low: Tensor, k0: Word, k1: Word) -> Tensor:
-    a = mix(low ^ k0)
-    b = mix((a + k1) & MASK)
-    pairs = (a & 0x00FF00FF) + ((a >> 8) & 0x00FF00FF) + (b & 0x00FF00FF) + ((b >> 8) & 0x00FF00FF)
-    total = (pairs & 0xFFFF) + (pairs >> 16)
-    return (total - 1020).to(torch.float32) * SCALE
+        k0 = _mix((k0 + high) & MASK)
+    _mix_(a.bitwise_xor_(_signed(k0)))
+    b = _mix_(a + _signed(_mix(k0 ^ 0x85A308D3)))
+    for word in (a, b):  # sums of its bytes in pairs
+        high_bytes = (word >> 8).bitwise_and_(0x00FF00FF)
+        word.bitwise_and_(0x00FF00FF).add_(high_bytes)
+    a.add_(b)
+    b = a >> 16
+    return a.bitwise_and_(0xFFFF).add_(b).sub_(1020).to(torch.float32).mul_(SCALE)
 
 
 def noise(seed: int, step: int, layer: int, start: int, count: int, device: torch.device | str | None = None) -> Tensor:
@@ -74,8 +78,8 @@ def noise(seed: int, step: int, layer: int, start: int, count: int, device: torc
     while done < count:
         high, low = divmod(start + done, 1 << 32)
         size = min(_CHUNK, count - done, (1 << 32) - low)  # one chunk has one high word
-        k0, k1 = _keys(seed, step, layer, high)
-        out[done : done + size] = _eps(torch.arange(low, low + size, dtype=torch.int64, device=device), k0, k1)
+        index = torch.arange(size, dtype=torch.int32, device=device).add_(_signed(low))
+        out[done : done + size] = _eps(seed, step, layer, high, index)
         done += size
     return out
 
@@ -83,11 +87,11 @@ def noise(seed: int, step: int, layer: int, start: int, count: int, device: torc
 def noise_at(index: Tensor, seed: int, step: int, layer: int) -> Tensor:
     """Noise of the elements with the given row-major indices in the whole tensor (int64): float32, index's shape."""
     out = torch.empty(index.shape, dtype=torch.float32, device=index.device)
-    base, _ = _keys(seed, step, layer, 0)
+    last = int(index.max()) >> 32 if index.numel() else -1
     for place, piece in zip(torch.split(out.view(-1), _CHUNK), torch.split(index.reshape(-1), _CHUNK), strict=True):
-        high = piece >> 32
-        k0 = torch.where(high > 0, mix((base + high) & MASK), base)
-        place.copy_(_eps(piece & MASK, k0, mix(k0 ^ 0x85A308D3)))
+        for high in range(last + 1):
+            eps = _eps(seed, step, layer, high, piece.to(torch.int32))
+            place.copy_(torch.where(piece >> 32 == high, eps, place))
     return out
 
 

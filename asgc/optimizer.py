@@ -20,7 +20,7 @@ from . import functional, rules
 from . import gradient_statistics as statistics
 from .diagnostics import describe
 from .implementations import REGISTRY
-from .layers import check_gradient, check_parameter, first_dtensor, layer_name
+from .layers import check_gradients, check_parameter, first_dtensor
 from .nonfinite import found_nonfinite
 from .options import (
     ASGC_DEFAULTS,
@@ -187,11 +187,7 @@ class ASGC(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for gi, group in enumerate(self.param_groups):
-            for pi, param in enumerate(group["params"]):
-                grad = param.grad
-                if grad is not None and (grad.layout is not torch.strided or grad.is_complex()):
-                    check_gradient(grad, layer_name(self.param_groups, gi, pi))
+        check_gradients(self.param_groups)
         implementation = REGISTRY[self._choose_implementation()]
         # With DTensors the ranks decide together, in the step.
         if implementation.dtensors or not found_nonfinite(self.param_groups, lambda group: group, self.layer_state):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from typing import Any
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, State, ValueClip, norms
+from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, ValueClip, norms
 from .noise import noise_like
 
 __all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
@@ -31,19 +31,16 @@ class AGC(Clip):
     clip_ratio: float
     weight_floor: float
     exclude_head: bool
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._head = 1 << 62
+    head = 1 << 62  # number of its first tensor
 
     def begin(self, params: Sequence[Tensor]) -> None:
         matrices = [number for number, param in enumerate(params) if param.dim() >= 2]
-        self._head = matrices[-1] if matrices and self.exclude_head else len(params)
+        self.head = matrices[-1] if matrices and self.exclude_head else len(params)
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []
         for number, param, grad in layers:
-            if number >= self._head:
+            if number >= self.head:
                 bounds.append(Bound())
                 continue
             largest = self.clip_ratio * _unit_norms(param.detach()).clamp(min=self.weight_floor)
@@ -67,26 +64,18 @@ class AutoClip(GlobalNormClip):
 
     name = "autoclip"
     percentile: float
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._norms: list[float] = []  # sorted
+    norms: list[float]  # sorted
+    fresh = MappingProxyType({"norms": []})
 
     def bound(self, total: Tensor) -> Scalar:
         norm = float(total)
         if math.isfinite(norm):
-            bisect.insort(self._norms, norm)
-        if not self._norms:
+            bisect.insort(self.norms, norm)
+        if not self.norms:
             return math.inf
-        place = self.percentile / 100 * (len(self._norms) - 1)
-        low, high = self._norms[math.floor(place)], self._norms[math.ceil(place)]
+        place = self.percentile / 100 * (len(self.norms) - 1)
+        low, high = self.norms[math.floor(place)], self.norms[math.ceil(place)]
         return low + (high - low) * (place - math.floor(place))
-
-    def state(self) -> State:
-        return {"norms": torch.tensor(self._norms, dtype=torch.float64)}
-
-    def load(self, state: State) -> None:
-        self._norms = state["norms"].tolist()
 
 
 class ZClip(GlobalNormClip):
@@ -101,33 +90,25 @@ class ZClip(GlobalNormClip):
     ema_decay: float
     warmup_steps: int
     max_norm: float
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._first: list[float] = []
-        self._mean = 0.0
-        self._var = 0.0
+    first: list[float]
+    mean: float
+    var: float
+    fresh = MappingProxyType({"first": [], "mean": 0.0, "var": 0.0})
 
     def bound(self, total: Tensor) -> Scalar:
         norm = float(total)
-        if len(self._first) < self.warmup_steps:
-            self._first.append(norm)
-            if len(self._first) == self.warmup_steps:
-                self._mean = sum(self._first) / self.warmup_steps
-                self._var = sum((x - self._mean) ** 2 for x in self._first) / self.warmup_steps
+        if len(self.first) < self.warmup_steps:
+            self.first.append(norm)
+            if len(self.first) == self.warmup_steps:
+                self.mean = sum(self.first) / self.warmup_steps
+                self.var = sum((x - self.mean) ** 2 for x in self.first) / self.warmup_steps
             return self.max_norm
-        std = math.sqrt(self._var)
-        z = (norm - self._mean) / (std + EPS)
-        taken = self._mean + self.z_threshold * std / (z / self.z_threshold) if z > self.z_threshold else norm
-        self._mean = self.ema_decay * self._mean + (1 - self.ema_decay) * taken
-        self._var = self.ema_decay * self._var + (1 - self.ema_decay) * (taken - self._mean) ** 2
+        std = math.sqrt(self.var)
+        z = (norm - self.mean) / (std + EPS)
+        taken = self.mean + self.z_threshold * std / (z / self.z_threshold) if z > self.z_threshold else norm
+        self.mean = self.ema_decay * self.mean + (1 - self.ema_decay) * taken
+        self.var = self.ema_decay * self.var + (1 - self.ema_decay) * (taken - self.mean) ** 2
         return min(taken if z > self.z_threshold else math.inf, self.max_norm)
-
-    def state(self) -> State:
-        return {"first": torch.tensor(self._first, dtype=torch.float64), "mean": self._mean, "var": self._var}
-
-    def load(self, state: State) -> None:
-        self._first, self._mean, self._var = state["first"].tolist(), state["mean"], state["var"]
 
 
 class AdaGC(Clip):
@@ -141,18 +122,16 @@ class AdaGC(Clip):
     ema_decay: float
     warmup_steps: int
     max_norm: float
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._step = 0
-        self._means: dict[int, Tensor] = {}
+    step: int
+    means: dict[int, Tensor]
+    fresh = MappingProxyType({"step": 0, "means": {}})
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         each = norms(layers)
         for layer, norm in zip(layers, each, strict=True):
-            self._means.setdefault(layer.number, norm.clone() if self.warmup_steps == 0 else norm * math.inf)
-        means = torch.stack([self._means[layer.number] for layer in layers])
-        if self._step < self.warmup_steps:
+            self.means.setdefault(layer.number, norm.clone() if self.warmup_steps == 0 else norm * math.inf)
+        means = torch.stack([self.means[layer.number] for layer in layers])
+        if self.step < self.warmup_steps:
             largest = torch.full_like(each, math.inf)
             scale = torch.clamp(self.max_norm / torch.linalg.vector_norm(each), max=1.0).expand_as(each)
             means = torch.fmin(means, scale * each)  # fmin: inf * 0 of a gradient that is zero
@@ -161,16 +140,10 @@ class AdaGC(Clip):
             scale = torch.where(each > largest, largest / each, 1.0)
             means = self.ema_decay * means + (1 - self.ema_decay) * scale * each
         torch._foreach_mul_([layer.grad for layer in layers], list(scale.unbind()))
-        self._means.update({layer.number: mean.clone() for layer, mean in zip(layers, means, strict=True)})
-        self._step += 1
+        self.means.update({layer.number: mean.clone() for layer, mean in zip(layers, means, strict=True)})
+        self.step += 1
         sizes = [math.sqrt(max(1, layer.grad.numel())) for layer in layers]
         return [Bound(limit / size, clipped=one < 1) for limit, size, one in zip(largest, sizes, scale, strict=True)]
-
-    def state(self) -> State:
-        return {"step": self._step, "means": dict(self._means)}
-
-    def load(self, state: State) -> None:
-        self._step, self._means = state["step"], dict(state["means"])
 
 
 class Spamp(Clip):
@@ -184,29 +157,21 @@ class Spamp(Clip):
     name = "spamp"
     ema_decay: float
     min_power: float
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._means: dict[int, Tensor] = {}
+    means: dict[int, Tensor]
+    fresh = MappingProxyType({"means": {}})
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []
         for (number, _, grad), norm in zip(layers, norms(layers), strict=True):
-            before = self._means.get(number, norm)
+            before = self.means.get(number, norm)
             tau = self.ema_decay * before + (1 - self.ema_decay) * norm
-            self._means[number] = tau.clone()
+            self.means[number] = tau.clone()
             power = self.min_power + (1 - self.min_power) * torch.clamp(tau / norm, max=1.0).nan_to_num(1.0)
             grad.copy_(grad.sign() * grad.abs() ** power)
             shaped = torch.linalg.vector_norm(grad)
             grad.mul_(torch.where(shaped > tau, tau / shaped, 1.0))
             bounds.append(Bound(tau / math.sqrt(max(1, grad.numel()))))
         return bounds
-
-    def state(self) -> State:
-        return {"means": dict(self._means)}
-
-    def load(self, state: State) -> None:
-        self._means = dict(state["means"])
 
 
 class GradientNoise(Clip):
@@ -218,23 +183,15 @@ class GradientNoise(Clip):
     eta: float
     noise_decay: float
     seed: int
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._step = 0
+    step: int
+    fresh = MappingProxyType({"step": 0})
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
-        std = math.sqrt(self.eta / (1 + self._step) ** self.noise_decay)
+        std = math.sqrt(self.eta / (1 + self.step) ** self.noise_decay)
         for number, _, grad in layers:
-            grad.add_(noise_like(grad, self.seed, self._step, number).to(grad.dtype), alpha=std)
-        self._step += 1
+            grad.add_(noise_like(grad, self.seed, self.step, number).to(grad.dtype), alpha=std)
+        self.step += 1
         return [Bound(clipped=0.0, noise_std=std) for _ in layers]
-
-    def state(self) -> State:
-        return {"step": self._step}
-
-    def load(self, state: State) -> None:
-        self._step = state["step"]
 
 
 CLASSES: dict[str, type[Clip]] = {

@@ -61,17 +61,15 @@ def preview(optimizer: Optimizer) -> list[Preview]:
 
 def preview_asgc(opt: Stepped, make: Callable[..., Any]) -> list[Preview]:
     """``ASGC.preview`` (``make``: ASGC), by the implementation that steps, or by the reference while none is chosen."""
+    states = {p: {**opt.state.get(p, {}), "layer": opt.layer_number(p)} for g in opt.param_groups for p in g["params"]}
     if first_dtensor(opt.param_groups) is not None:
-        states = {
-            p: {**opt.state.get(p, {}), "layer": opt.layer_number(p)} for g in opt.param_groups for p in g["params"]
-        }
         return preview_sharded(opt.param_groups, states, lambda group: group)
-    layers: list[Stepping] = []
-    for group in opt.param_groups:
-        for param in group["params"]:
-            if param.grad is not None:
-                state = {**opt.state.get(param, {}), "layer": opt.layer_number(param)}
-                layers.append((param, state, adapt.coming(param.grad, state, group)))
+    layers: list[Stepping] = [
+        (param, states[param], adapt.coming(param.grad, states[param], group))
+        for group in opt.param_groups
+        for param in group["params"]
+        if param.grad is not None
+    ]
     implementation = opt.param_groups[0]["implementation"]
     if implementation in REGISTRY and REGISTRY[implementation].fast_preview:
         return _preview_fast(make, layers, implementation)
@@ -81,14 +79,12 @@ def preview_asgc(opt: Stepped, make: Callable[..., Any]) -> list[Preview]:
 @torch.no_grad()
 def preview_transform(layers: Iterable[Stepping]) -> list[Preview]:
     """``functional.transform`` of layers, nothing kept. A state may lack what the first step makes."""
-    layers = _with_gradient(layers)
     result: list[tuple[Stepping, Tensor, Tensor]] = []
-    for layer in layers:
-        param, state, options = layer
-        assert param.grad is not None
-        stats = _statistics(param, state, options)
-        new = functional.transform(param.grad, stats, _time(state), state["layer"], options)
-        result.append((layer, new.grad, new.stats))
+    for param, state, options in layers:
+        if param.grad is not None:
+            stats = _statistics(param, state, options)
+            new = functional.transform(param.grad, stats, _time(state), state["layer"], options)
+            result.append(((param, state, options), new.grad, new.stats))
     return _previews(result)
 
 
@@ -128,9 +124,8 @@ def preview_sharded(
 
 
 @torch.no_grad()
-def _preview_fast(make: Callable[..., Any], layers: Iterable[Stepping], implementation: str) -> list[Preview]:
+def _preview_fast(make: Callable[..., Any], layers: list[Stepping], implementation: str) -> list[Preview]:
     """One step of plain SGD at learning rate 1 from zero, behind copies of the statistics: it ends at -seen."""
-    layers = _with_gradient(layers)
     if not layers:
         return []
     copies = [torch.zeros_like(param) for param, _, _ in layers]
@@ -151,10 +146,6 @@ def _preview_fast(make: Callable[..., Any], layers: Iterable[Stepping], implemen
     shadow.step()
     stats = [shadow.state[copy]["stats"] for copy in copies]
     return _previews([(layer, copy.neg_(), new) for layer, copy, new in zip(layers, copies, stats, strict=True)])
-
-
-def _with_gradient(layers: Iterable[Stepping]) -> list[Stepping]:
-    return [layer for layer in layers if layer[0].grad is not None]
 
 
 def _statistics(param: Tensor, state: Mapping[str, Any], options: Mapping[str, Any]) -> Tensor:
@@ -183,16 +174,13 @@ def _previews(layers: list[tuple[Stepping, Tensor, Tensor]]) -> list[Preview]:
         if refused:
             seen, attenuation = torch.zeros_like(seen), 0.0
         own = (options["clip_factor"], options["clip_sharpness"])
-        result.append(Preview(param, seen, threshold, clipped, attenuation, _noise_std(param, state, options), *own))
+        stats = _statistics(param, state, options)
+        assert param.grad is not None
+        if options["noise_scale"] != 0 and 0.0 in stats[statistics.N].tolist():
+            stats, _ = statistics.start(stats, statistics.measure(param.grad, stats[statistics.MEAN]))
+        noise = noise_std(stats, _time(state), options)
+        result.append(Preview(param, seen, threshold, clipped, attenuation, noise, *own))
     return result
-
-
-def _noise_std(param: Tensor, state: Mapping[str, Any], options: Mapping[str, Any]) -> float:
-    assert param.grad is not None
-    stats = _statistics(param, state, options)
-    if options["noise_scale"] != 0 and 0.0 in stats[statistics.N].tolist():
-        stats, _ = statistics.start(stats, statistics.measure(param.grad, stats[statistics.MEAN]))
-    return noise_std(stats, _time(state), options)
 
 
 def noise_std(stats: Tensor, t: int, options: Mapping[str, Any]) -> float:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from . import functional
 from . import gradient_statistics as statistics
 from .diagnostics import describe
-from .layers import check_gradient, check_parameter, first_dtensor, layer_name
+from .layers import check_gradients, check_parameter, first_dtensor, layer_name
 from .nonfinite import found_nonfinite
 from .options import TRANSFORM_DEFAULTS, is_tensor_free, resolve_transform
 from .preview import Preview, preview_sharded, preview_transform
@@ -86,10 +86,7 @@ class Wrapped(OptimizerProxy):
             RuntimeError: as ``ASGC.step``; nothing has changed then.
         """
         loss = self._evaluate(closure)
-        for gi, group in enumerate(self.param_groups):
-            for pi, param in enumerate(group["params"]):
-                if param.grad is not None:
-                    check_gradient(param.grad, layer_name(self.param_groups, gi, pi))
+        check_gradients(self.param_groups)
         with torch.no_grad():
             changes = self._changes()
         if changes is None:

@@ -1,8 +1,8 @@
 """Vectorized eager path of ASGC, for CPUs without a C++ compiler.
 
-Each layer's gradient is copied and walked in chunks that stay in the cache: sums in fp64, then noise (the hash on int32
-words, in place), clip and the norms for the diagnostics; what is one number a layer is computed for all layers at once.
-The base rule is torch.optim's own functional form (fused where torch has that), fed with the transformed gradients.
+Each layer's gradient is copied and walked in chunks that stay in the cache: sums in fp64, then noise, clip, norms for
+the diagnostics; what is one number a layer is computed for all layers at once. The base rule is torch.optim's own
+functional form (fused where torch has that), fed with the transformed gradients.
 
 Cost: about a dozen reads of each chunk from the cache instead of one, and one copy of the gradients in memory (with
 noise_at="update" also one of the noise). It serves fp32 parameters on the CPU and statistics by layer, without
@@ -32,7 +32,7 @@ __all__ = ["step", "unsupported"]
 
 State = dict[str, Any]
 Group = dict[str, Any]
-CHUNK = 1 << 16  # elements; six buffers of 256 KiB
+CHUNK = 1 << 16  # elements; buffers of 256 KiB
 
 
 def unsupported(opt: Stepped) -> str | None:
@@ -56,8 +56,6 @@ class _Buffers:
     """Work space of one chunk; made anew for each step, since optimizers may step in several threads at once."""
 
     def __init__(self, size: int) -> None:
-        self.index = torch.arange(size, dtype=torch.int32)
-        self.words = [torch.empty(size, dtype=torch.int32) for _ in range(3)]
         self.floats = [torch.empty(size) for _ in range(2)]
         self.mask = torch.empty(size, dtype=torch.bool)
         self.doubles = torch.empty(size, dtype=torch.float64)
@@ -201,7 +199,7 @@ def _pass(
     for number, chunk in enumerate(_chunks(flat)):
         first, length = number * CHUNK, chunk.numel()
         if scalars.noise:
-            added = _gaussians(scalars.key, first, buffers, length).mul_(scalars.noise)
+            added = noise.noise(*scalars.key, first, length).mul_(scalars.noise)
             if not group["noise_zeros"]:
                 added.mul_(torch.ne(chunk, 0, out=buffers.mask[:length]))
             if quiet is not None:
@@ -236,39 +234,6 @@ def _clip(chunk: Tensor, tau: float, sharpness: float, buffers: _Buffers) -> Ten
         ratio.abs_().pow_(sharpness).add_(1).pow_(-1 / sharpness)
     chunk.mul_(ratio)
     return beyond
-
-
-def _signed(word: int) -> int:
-    """A 32-bit word as the signed integer of the same bits."""
-    word &= 0xFFFFFFFF
-    return word - (1 << 32) if word >= 1 << 31 else word
-
-
-def _mix(x: Tensor, scratch: Tensor) -> Tensor:
-    """``noise.mix`` in place on int32 words: shifts are arithmetic there, so the copied sign bits are masked away."""
-    x.bitwise_xor_(torch.bitwise_right_shift(x, 16, out=scratch).bitwise_and_(0xFFFF))
-    x.mul_(0x7FEB352D)
-    x.bitwise_xor_(torch.bitwise_right_shift(x, 15, out=scratch).bitwise_and_(0x1FFFF))
-    x.mul_(_signed(0x846CA68B))
-    return x.bitwise_xor_(torch.bitwise_right_shift(x, 16, out=scratch).bitwise_and_(0xFFFF))
-
-
-def _gaussians(key: tuple[int, int, int], first: int, buffers: _Buffers, length: int) -> Tensor:
-    """eps of ``length`` elements from ``first`` on, the same bits as ``noise.noise``; of one high word."""
-    a, b, scratch = (words[:length] for words in buffers.words)
-    high, low = divmod(first, 1 << 32)
-    k0, k1 = noise._keys(*key, high)
-    torch.add(buffers.index[:length], _signed(low), out=a).bitwise_xor_(_signed(k0))
-    _mix(a, scratch)
-    _mix(torch.add(a, _signed(k1), out=b), scratch)
-    bytes_ = 0x00FF00FF
-    torch.bitwise_right_shift(a, 8, out=scratch).bitwise_and_(bytes_)
-    a.bitwise_and_(bytes_).add_(scratch)
-    torch.bitwise_right_shift(b, 8, out=scratch).bitwise_and_(bytes_)
-    a.add_(b.bitwise_and_(bytes_)).add_(scratch)
-    torch.bitwise_right_shift(a, 16, out=scratch)
-    a.bitwise_and_(0xFFFF).add_(scratch).sub_(1020)
-    return buffers.floats[0][:length].copy_(a).mul_(noise.SCALE)
 
 
 def _rule(params: list[Tensor], grads: list[Tensor], states: list[State], group: Group) -> None:

@@ -34,7 +34,11 @@ def plain_noise(seed: int, step: int, layer: int, index: int) -> float:
 
 @pytest.mark.parametrize(
     ("seed", "step", "layer", "start"),
-    [(0, 0, 0, 0), (1, 2, 3, 4), (U32 - 1, U32 - 1, 1000, 123456789), (7, 10**9, 5, U32 - 20), (7, 3, 1, 5 * U32 - 9)],
+    [
+        *[(0, 0, 0, 0), (1, 2, 3, 4), (U32 - 1, U32 - 1, 1000, 123456789), (7, 10**9, 5, U32 - 20)],
+        *[(7, 3, 1, 5 * U32 - 9), (U32 - 1, 3, 0, U32 // 2 - 25), (7, U32 // 2, 9, U32 // 2 - 25)],  # the sign bit
+        (7, U32 // 2, 9, U32 + 3),
+    ],
 )
 def test_equals_plain_integers(seed: int, step: int, layer: int, start: int) -> None:
     expected = [plain_noise(seed, step, layer, start + i) for i in range(50)]

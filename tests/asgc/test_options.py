@@ -84,7 +84,9 @@ def test_clips_declare_the_attributes_of_their_options() -> None:
 
     assert set(CLASSES) == set(CLIPS)
     for name, cls in CLASSES.items():
-        declared = {key: hint for key, hint in get_type_hints(cls).items() if key != "name"}
+        hints = get_type_hints(cls)
+        assert set(cls.fresh) <= set(hints)
+        declared = {key: hint for key, hint in hints.items() if key not in ("name", "fresh", *cls.fresh)}
         assert declared == {option.name: option.type for option in CLIPS[name].options}
         assert {key: getattr(cls(), key) for key in declared} == {o.name: o.default for o in CLIPS[name].options}
 

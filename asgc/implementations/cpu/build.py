@@ -29,20 +29,7 @@ from ...noise import noise
 __all__ = ["BuildError", "cache_folder", "library", "unavailable"]
 
 _log = logging.getLogger("asgc")
-_HEADERS = (
-    "pipeline.h",
-    "tile.h",
-    "row.h",
-    "layer.h",
-    "rules.h",
-    "sums.h",
-    "clip.h",
-    "noise.h",
-    "simd.h",
-    "adapt.h",
-    "sensitivity.h",
-)
-_SOURCES = ("kernel.cpp", *_HEADERS)
+_SOURCE = "kernel.cpp"
 # Not -ffast-math: infinities and NaN are handled. Its two harmless parts let sqrt and comparisons vectorize.
 _COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _TIMEOUT = 300  # seconds, for one call of the compiler
@@ -139,7 +126,7 @@ def _run(command: list[str]) -> str:
 def _load_or_build() -> ctypes.CDLL:
     compiler, cpu = _compiler(), _cpu()
     sources = Path(__file__).parent
-    parts = [(sources / name).read_text() for name in _SOURCES]
+    parts = [file.read_text() for file in (sources / _SOURCE, *sorted(sources.glob("*.h")))]
     parts += [cpu, " ".join(compiler), _run([*compiler, "--version"]), repr((_COMMON, _variants(cpu)))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     folder = cache_folder()
@@ -151,7 +138,7 @@ def _load_or_build() -> ctypes.CDLL:
         for compile_flags, link_flags in _variants(cpu):
             built = Path(scratch) / "kernel.so"
             try:
-                _compile(compiler, sources / _SOURCES[0], built, compile_flags, link_flags)
+                _compile(compiler, sources / _SOURCE, built, compile_flags, link_flags)
                 loaded = _open(built)
             except BuildError as error:
                 reason = error

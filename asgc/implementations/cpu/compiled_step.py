@@ -13,7 +13,16 @@ from ... import functional
 from ... import gradient_statistics as statistics
 from ..base import Stepped
 from . import adaptation, build
-from .layer_structs import LayerStruct, as_laid_out, group_values, memory_order, same_order, state_keys, units_adjacent
+from .layer_structs import (
+    LayerStruct,
+    as_laid_out,
+    group_values,
+    memory_order,
+    same_order,
+    state_keys,
+    units_adjacent,
+    unsupported_order,
+)
 
 __all__ = ["step", "unsupported"]
 
@@ -42,17 +51,13 @@ def _unsupported_parameter(param: Tensor, units: int) -> str | None:
         return f"a parameter is a {type(param).__name__}, not a plain tensor"
     if param.device.type != "cpu" or param.dtype != torch.float32 or param.layout != torch.strided:
         return f"a parameter of shape {shape} is not a dense float32 tensor on the CPU"
-    order = memory_order(param)
-    if order is None:
-        return f"a parameter of shape {shape} has gaps or overlaps in memory (strides {param.stride()})"
-    if order.size and param.numel() >= 1 << 32:
-        return f"a parameter of shape {shape} has 2^32 elements or more in an order that is not row-major"
-    if units > 1 and not units_adjacent(param):
+    reason = unsupported_order(param)
+    if reason is None and not units_adjacent(param, units):
         return (
             f"granularity='unit' and a parameter of shape {shape} whose units (indices of dimension 0) are interleaved "
             f"in memory (strides {param.stride()}): param.contiguous() has them one after the other"
         )
-    return None
+    return reason
 
 
 class _Table:
@@ -64,7 +69,7 @@ class _Table:
     """
 
     def __init__(self, opt: Stepped) -> None:
-        self.params = [(param, index) for index, group in enumerate(opt.param_groups) for param in group["params"]]
+        self.params = _members(opt)
         count = len(self.params)
         self.layers = (LayerStruct * count)()
         self.rows = list(self.layers)
@@ -77,15 +82,12 @@ class _Table:
         self.adapts = (adaptation.AdaptStruct * count)()
 
     def fits(self, opt: Stepped) -> bool:
-        if self.adapting != _adapting(opt):
-            return False
-        i = 0
-        for index, group in enumerate(opt.param_groups):
-            for param in group["params"]:
-                if i == len(self.params) or self.params[i][0] is not param or self.params[i][1] != index:
-                    return False
-                i += 1
-        return i == len(self.params)
+        found = _members(opt)
+        return (
+            self.adapting == _adapting(opt)
+            and len(found) == len(self.params)
+            and all(p is known and index == at for (p, index), (known, at) in zip(found, self.params, strict=True))
+        )
 
     def point(self, i: int, tensors: list[Tensor], names: list[str], slots: list[int], state: State) -> None:
         """Check the tensors of layer i (parameter, then state by name) and write its row."""
@@ -133,6 +135,11 @@ class _Table:
 
 
 _tables: WeakKeyDictionary[Stepped, _Table] = WeakKeyDictionary()
+
+
+def _members(opt: Stepped) -> list[tuple[Tensor, int]]:
+    """All parameters, with the number of their group."""
+    return [(param, index) for index, group in enumerate(opt.param_groups) for param in group["params"]]
 
 
 def _adapting(opt: Stepped) -> bool:

@@ -56,45 +56,26 @@ class LayerStruct(ctypes.Structure):
 # struct Group, in order; every value is passed as a double.
 GROUP_FIELDS = (
     *("rule", "norm", "lr", "weight_decay", "eps", "maximize", "decoupled", "beta1", "beta2", "amsgrad", "momentum"),
-    *("dampening", "nesterov", "alpha", "centered", "lr_decay", "clip_factor", "threshold", "sharpness"),
+    *("dampening", "nesterov", "alpha", "centered", "lr_decay", "clip_factor", "threshold", "clip_sharpness"),
     *("noise_scale", "noise_decay", "noise_zeros", "langevin", "stats_decay", "outlier_share", "seed"),
 )
 
 
-def group_values(group: dict[str, Any]) -> list[float]:
-    """The options of a parameter group in the order of ``GROUP_FIELDS``; read at every step, tensors too."""
-    get = group.get
-    betas = get("betas", (0.0, 0.0))
-    threshold = group["threshold"]
-    rule = group["rule"]
-    return [
-        RULE_CODES[rule],
-        group["mode"] == "norm",
-        float(group["lr"]),
-        float(group["weight_decay"]),
-        get("eps", 0.0),
-        group["maximize"],
-        rule == "adamw" or get("decoupled_weight_decay", False),
-        float(betas[0]),
-        float(betas[1]),
-        get("amsgrad", False),
-        get("momentum", 0.0),
-        get("dampening", 0.0),
-        get("nesterov", False),
-        get("alpha", 0.0),
-        get("centered", False),
-        get("lr_decay", 0.0),
-        group["clip_factor"],
-        math.nan if threshold is None else threshold,
-        group["clip_sharpness"],
-        group["noise_scale"],
-        group["noise_decay"],
-        group["noise_zeros"],
-        group["noise_at"] == "update",
-        group["stats_decay"],
-        group["outlier_share"],
-        group["seed"],
-    ]
+def group_values(group: dict[str, Any], fields: tuple[str, ...] = GROUP_FIELDS) -> list[Any]:
+    """The options of a parameter group in the order of ``fields``, 0 where its rule has none: numbers and tensors."""
+    rule, threshold = group["rule"], group["threshold"]
+    beta1, beta2 = group.get("betas", (0.0, 0.0))
+    derived = {
+        "rule": RULE_CODES[rule],
+        "norm": group["mode"] == "norm",
+        "decoupled": rule == "adamw" or group.get("decoupled_weight_decay", False),
+        "beta1": beta1,
+        "beta2": beta2,
+        "threshold": math.nan if threshold is None else threshold,
+        "langevin": group["noise_at"] == "update",
+    }
+    full = {**group, **derived}
+    return [full.get(name, 0.0) for name in fields]
 
 
 def state_keys(group: dict[str, Any]) -> tuple[str | None, ...]:
@@ -141,10 +122,19 @@ def memory_order(tensor: Tensor) -> Order | None:
     return Order(tuple(size for size, _ in merged), tuple(stride for _, stride in merged))
 
 
-def units_adjacent(tensor: Tensor) -> bool:
-    """Whether the units of a dense tensor (index along dimension 0) lie one after the other in memory."""
-    units = tensor.shape[0]
-    return units == 1 or tensor.numel() == 0 or tensor.stride(0) * units == tensor.numel()
+def units_adjacent(tensor: Tensor, units: int) -> bool:
+    """Whether the units of a dense tensor (one, or index along dimension 0) lie one after the other in memory."""
+    return units <= 1 or tensor.numel() == 0 or tensor.stride(0) * units == tensor.numel()
+
+
+def unsupported_order(param: Tensor) -> str | None:
+    """Why the kernels cannot walk a parameter in its memory order, or None."""
+    order = memory_order(param)
+    if order is None:
+        return f"a parameter of shape {tuple(param.shape)} has gaps or overlaps in memory (strides {param.stride()})"
+    if order.size and param.numel() >= 1 << 32:
+        return f"a parameter of shape {tuple(param.shape)} has 2^32 elements or more in an order that is not row-major"
+    return None
 
 
 def same_order(a: Tensor, b: Tensor) -> bool:
@@ -155,6 +145,6 @@ def same_order(a: Tensor, b: Tensor) -> bool:
     return all(s == o for s, o, size in zip(sizes, other, a.shape, strict=True) if size != 1)
 
 
-def as_laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """A copy of ``tensor`` with the memory order of ``like``, fp32."""
-    return torch.empty_like(like, dtype=torch.float32, memory_format=torch.preserve_format).copy_(tensor)
+def as_laid_out(tensor: Tensor, like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A copy of ``tensor`` with the memory order and on the device of ``like``."""
+    return torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format).copy_(tensor)

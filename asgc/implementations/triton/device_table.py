@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ... import functional
-from ..cpu.layer_structs import memory_order, state_keys
+from ..cpu.layer_structs import RULE_CODES, group_values, memory_order, state_keys
 from . import fields
 
-__all__ = ["Bucket", "Layer", "Table", "bucket", "kind", "option_values", "rule_keys", "unit_rows", "upload"]
+__all__ = ["Bucket", "Layer", "Table", "bucket", "kind", "option_values", "rule_keys", "upload"]
 
 Group = dict[str, Any]
 
@@ -64,7 +63,7 @@ def kind(group: Group) -> tuple[int, bool, bool, bool, int, int]:
     if norm or (not isinstance(limit, Tensor) and math.isinf(limit)):
         clip = fields.NO_CLIP
     noise = fields.NOISE_AT[group["noise_at"]] if isinstance(scale, Tensor) or scale != 0 else 0
-    return fields.RULES[rule], bool(flag), _nonzero(group.get("momentum", 0)), norm, clip, noise
+    return RULE_CODES[rule], bool(flag), _nonzero(group.get("momentum", 0)), norm, clip, noise
 
 
 def _nonzero(value: Any) -> bool:
@@ -74,13 +73,6 @@ def _nonzero(value: Any) -> bool:
 def rule_keys(group: Group) -> tuple[str | None, ...]:
     """Names of the rule's tensors, None where the options need none; a momentum that is a tensor counts as in use."""
     return state_keys({**group, "momentum": float(_nonzero(group.get("momentum", 0)))})
-
-
-def unit_rows(param: Tensor, group: Group) -> bool:
-    """Whether the units of a parameter lie one after the other in memory."""
-    if functional.units(param, group["granularity"]) <= 1 or param.numel() == 0:
-        return True
-    return param.stride(0) * param.shape[0] == param.numel()
 
 
 def bucket(param: Tensor, grad: torch.dtype, group: Group, units: int, addresses: Iterable[int]) -> Bucket:
@@ -99,35 +91,10 @@ def bucket(param: Tensor, grad: torch.dtype, group: Group, units: int, addresses
 
 def option_values(group: Group) -> tuple[list[float], list[tuple[str, Tensor]]]:
     """A group's options in the order of ``fields.OPTIONS``, and those that are on a device, to be copied there."""
-    get = group.get
-    beta1, beta2 = get("betas", (0.0, 0.0))
-    rule, threshold = group["rule"], group["threshold"]
-    on_device: list[tuple[str, Tensor]] = []
-
-    def number(name: str, value: Any) -> float:
-        if isinstance(value, Tensor) and value.device.type != "cpu":
-            on_device.append((name, value))
-            return 0.0
-        return float(value)
-
-    values = [
-        fields.RULES[rule],
-        group["mode"] == "norm",
-        number("lr", group["lr"]),
-        number("weight_decay", group["weight_decay"]),
-        number("eps", get("eps", 0.0)),
-        group["maximize"],
-        rule == "adamw" or get("decoupled_weight_decay", False),
-        number("beta1", beta1),
-        number("beta2", beta2),
-        *(number(name, get(name, 0.0)) for name in ("momentum", "dampening", "alpha", "lr_decay", "clip_factor")),
-        number("threshold", math.nan if threshold is None else threshold),
-        *(number(name, group[name]) for name in ("clip_sharpness", "noise_scale", "noise_decay")),
-        group["noise_zeros"],
-        *(number(name, group[name]) for name in ("stats_decay", "outlier_share")),
-        group["seed"],
-    ]
-    return values, on_device
+    named = list(zip(fields.OPTIONS, group_values(group, fields.OPTIONS), strict=True))
+    on_device = [(name, value) for name, value in named if isinstance(value, Tensor) and value.device.type != "cpu"]
+    elsewhere = {name for name, _ in on_device}
+    return [0.0 if name in elsewhere else float(value) for name, value in named], on_device
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:

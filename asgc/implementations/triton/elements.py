@@ -13,11 +13,7 @@ from . import fields
 INF = tl.constexpr(float("inf"))
 TINY = tl.constexpr(1.1754943508222875e-38)  # smallest normal fp32 number
 NOISE_UNIT = tl.constexpr(fields.NOISE_UNIT)
-NO_CLIP = tl.constexpr(fields.NO_CLIP)
-POWER_4 = tl.constexpr(fields.POWER_4)
-POWER_2 = tl.constexpr(fields.POWER_2)
-POWER_1 = tl.constexpr(fields.POWER_1)
-HARD = tl.constexpr(fields.HARD)
+NO_CLIP, POWER_4, POWER_2, POWER_1, HARD, _ = map(tl.constexpr, range(fields.ANY_POWER + 1))
 SIZE = tl.constexpr(fields.SIZE)
 STRIDE = tl.constexpr(fields.STRIDE)
 

@@ -54,7 +54,6 @@ COEFFICIENTS = (
 # the sum of the transformed gradient squared, and the number of clipped elements.
 CENTRED, SQUARE, DEVIATION, NONFINITE, AFTER, CLIPPED, SUM_FIELDS = range(7)
 
-RULES = {"sgd": 0, "adam": 1, "adamw": 1, "rmsprop": 2, "adagrad": 3}
 # Forms of the elementwise clip; the last one serves any sharpness.
 NO_CLIP, POWER_4, POWER_2, POWER_1, HARD, ANY_POWER = range(6)
 SHARPNESS = {4.0: POWER_4, 2.0: POWER_2, 1.0: POWER_1, float("inf"): HARD}

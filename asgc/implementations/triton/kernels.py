@@ -30,16 +30,12 @@ from . import fields
 from .elements import INF, clip, gaussian, mix, pointer, read, row_major, update, write
 
 NO_CLIP = tl.constexpr(fields.NO_CLIP)
-PARAM, STATE = tl.constexpr(fields.PARAM), tl.constexpr(fields.STATE)
-STATS, UNITS = tl.constexpr(fields.STATS), tl.constexpr(fields.UNITS)
-LAYER_FIELDS, ROW_FIELDS = tl.constexpr(fields.LAYER_FIELDS), tl.constexpr(fields.ROW_FIELDS)
-ROW_UNIT = tl.constexpr(fields.ROW_UNIT)
-BLOCK_LAYER, BLOCK_ROW = tl.constexpr(fields.BLOCK_LAYER), tl.constexpr(fields.BLOCK_ROW)
-BLOCK_BEGIN, BLOCK_COUNT = tl.constexpr(fields.BLOCK_BEGIN), tl.constexpr(fields.BLOCK_COUNT)
-BLOCK_FIELDS = tl.constexpr(fields.BLOCK_FIELDS)
-CENTRED, SQUARE, DEVIATION = tl.constexpr(fields.CENTRED), tl.constexpr(fields.SQUARE), tl.constexpr(fields.DEVIATION)
-NONFINITE, AFTER, CLIPPED = tl.constexpr(fields.NONFINITE), tl.constexpr(fields.AFTER), tl.constexpr(fields.CLIPPED)
-SUM_FIELDS = tl.constexpr(fields.SUM_FIELDS)
+PARAM, STATE, STATS, UNITS, LAYER_FIELDS = map(
+    tl.constexpr, (fields.PARAM, fields.STATE, fields.STATS, fields.UNITS, fields.LAYER_FIELDS)
+)
+ROW_UNIT, ROW_FIELDS = tl.constexpr(fields.ROW_UNIT), tl.constexpr(fields.ROW_FIELDS)
+BLOCK_LAYER, BLOCK_ROW, BLOCK_BEGIN, BLOCK_COUNT, BLOCK_FIELDS = map(tl.constexpr, range(fields.BLOCK_FIELDS + 1))
+CENTRED, SQUARE, DEVIATION, NONFINITE, AFTER, CLIPPED, SUM_FIELDS = map(tl.constexpr, range(fields.SUM_FIELDS + 1))
 COEFFICIENTS = tl.constexpr(len(fields.COEFFICIENTS))
 (
     TAU, NOISE_STD, NOISE_ZEROS, SHARPNESS, KEEP_INFINITE, MEAN, CEILING, INVERSE, FACTOR, SIGN, DECAY, KEEP, LR,
@@ -219,12 +215,8 @@ def main(
         g = pointer(grad, GRAD, ALIGNED) + begin
 
         k = coefficients + row * COEFFICIENTS
-        tau, std, zeros, sharpness = (
-            tl.load(k + TAU),
-            tl.load(k + NOISE_STD),
-            tl.load(k + NOISE_ZEROS),
-            tl.load(k + SHARPNESS),
-        )
+        tau, sharpness = tl.load(k + TAU), tl.load(k + SHARPNESS)
+        std, zeros = tl.load(k + NOISE_STD), tl.load(k + NOISE_ZEROS)
         keep_infinite, mean, ceiling = tl.load(k + KEEP_INFINITE), tl.load(k + MEAN), tl.load(k + CEILING)
         inverse, factor, sign, decay = tl.load(k + INVERSE), tl.load(k + FACTOR), tl.load(k + SIGN), tl.load(k + DECAY)
         keep, lr, eps, langevin = tl.load(k + KEEP), tl.load(k + LR), tl.load(k + EPS), tl.load(k + LANGEVIN)

@@ -10,9 +10,9 @@ from torch import Tensor
 from ... import functional
 from ... import gradient_statistics as statistics
 from ..base import Stepped
-from ..cpu.layer_structs import memory_order, same_order
+from ..cpu.layer_structs import as_laid_out, same_order, units_adjacent, unsupported_order
 from . import fields
-from .device_table import Bucket, Layer, Table, bucket, kind, rule_keys, unit_rows
+from .device_table import Bucket, Layer, Table, bucket, kind, rule_keys
 
 __all__ = ["DTYPES", "Plan", "make_plan", "unsupported_parameter"]
 
@@ -30,18 +30,10 @@ def unsupported_parameter(param: Tensor, group: Group) -> str | None:
         return f"a parameter of shape {shape} is on {param.device}, not on a GPU"
     if param.dtype not in DTYPES or param.layout != torch.strided:
         return f"a parameter of shape {shape} is not a dense float32, bfloat16 or float16 tensor"
-    order = memory_order(param)
-    if order is None:
-        return f"a parameter of shape {shape} has gaps or overlaps in memory (strides {param.stride()})"
-    if order.size and param.numel() >= 1 << 32:
-        return f"a parameter of shape {shape} has 2^32 elements or more in an order that is not row-major"
-    if not unit_rows(param, group):
+    reason = unsupported_order(param)
+    if reason is None and not units_adjacent(param, functional.units(param, group["granularity"])):
         return f"granularity='unit' needs dimension 0 outermost in memory, a parameter has strides {param.stride()}"
-    return None
-
-
-def _as_laid_out(tensor: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(like, dtype=dtype, memory_format=torch.preserve_format).copy_(tensor)
+    return reason
 
 
 def _gradient_dtype(grad: Tensor) -> torch.dtype:
@@ -139,7 +131,7 @@ def _address(param: Tensor, grad: Tensor, made_for: Bucket, keep: list[Tensor]) 
     if dtype is not made_for.grad:
         return None
     if grad.dtype is not dtype or grad.device != param.device or grad.is_neg() or not same_order(param, grad):
-        grad = _as_laid_out(grad, param, dtype)
+        grad = as_laid_out(grad, param, dtype)
         keep.append(grad)
     address = grad.data_ptr()
     return None if made_for.aligned and address % 16 else address
@@ -165,7 +157,7 @@ def _complete(opt: Stepped, param: Tensor, group: Group, fresh: list[Tensor]) ->
         if tensor.shape != param.shape:
             raise RuntimeError(f"the state {key!r} of a parameter of shape {shape} does not fit it")
         if tensor.dtype is not torch.float32 or tensor.device != param.device or not same_order(param, tensor):
-            state[key] = _as_laid_out(tensor, param, torch.float32)
+            state[key] = as_laid_out(tensor, param, torch.float32)
     expected = (len(statistics.STATISTICS), functional.units(param, group["granularity"]))
     if tuple(state["stats"].shape) != expected:
         raise RuntimeError(f"the statistics of a parameter of shape {shape} do not fit it")

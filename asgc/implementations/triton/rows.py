@@ -14,33 +14,17 @@ from .elements import INF, TINY, mix
 
 LARGEST = tl.constexpr(3.4028234663852886e38)
 COUNT_MAX = tl.constexpr(float(1 << 23))
-N, MEAN, VAR = tl.constexpr(statistics.N), tl.constexpr(statistics.MEAN), tl.constexpr(statistics.VAR)
-AGE, BURST, NONFINITE = (
-    tl.constexpr(statistics.AGE),
-    tl.constexpr(statistics.BURST),
-    tl.constexpr(statistics.NONFINITE),
+N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION = map(
+    tl.constexpr, range(len(statistics.STATISTICS))
 )
-THRESHOLD, CLIPPED = tl.constexpr(statistics.THRESHOLD), tl.constexpr(statistics.CLIPPED)
-ATTENUATION = tl.constexpr(statistics.ATTENUATION)
-
-LAYER_FIELDS, ROW_FIELDS = tl.constexpr(fields.LAYER_FIELDS), tl.constexpr(fields.ROW_FIELDS)
-LAYER_STATS, LAYER_STEP, LAYER_TIME = (
-    tl.constexpr(fields.STATS),
-    tl.constexpr(fields.STEP),
-    tl.constexpr(fields.TIME),
+LAYER_STATS, LAYER_STEP, LAYER_TIME, LAYER_NUMBER, LAYER_GROUP, LAYER_UNITS, LAYER_FIELDS = map(
+    tl.constexpr,
+    (fields.STATS, fields.STEP, fields.TIME, fields.NUMBER, fields.GROUP, fields.UNITS, fields.LAYER_FIELDS),
 )
-LAYER_NUMBER, LAYER_GROUP = tl.constexpr(fields.NUMBER), tl.constexpr(fields.GROUP)
-LAYER_UNITS = tl.constexpr(fields.UNITS)
-ROW_LAYER, ROW_UNIT, ROW_SIZE = (
-    tl.constexpr(fields.ROW_LAYER),
-    tl.constexpr(fields.ROW_UNIT),
-    tl.constexpr(fields.ROW_SIZE),
+ROW_LAYER, ROW_UNIT, ROW_SIZE, ROW_FIRST, ROW_LAST, ROW_FIELDS = map(tl.constexpr, range(fields.ROW_FIELDS + 1))
+SUM_CENTRED, SUM_SQUARE, SUM_DEVIATION, SUM_NONFINITE, SUM_AFTER, SUM_CLIPPED, SUM_FIELDS = map(
+    tl.constexpr, range(fields.SUM_FIELDS + 1)
 )
-ROW_FIRST, ROW_LAST = tl.constexpr(fields.ROW_FIRST), tl.constexpr(fields.ROW_LAST)
-SUM_FIELDS = tl.constexpr(fields.SUM_FIELDS)
-SUM_CENTRED, SUM_SQUARE = tl.constexpr(fields.CENTRED), tl.constexpr(fields.SQUARE)
-SUM_DEVIATION, SUM_NONFINITE = tl.constexpr(fields.DEVIATION), tl.constexpr(fields.NONFINITE)
-SUM_AFTER, SUM_CLIPPED = tl.constexpr(fields.AFTER), tl.constexpr(fields.CLIPPED)
 COEFFICIENTS = tl.constexpr(len(fields.COEFFICIENTS))
 (
     TAU, NOISE_STD, NOISE_ZEROS, SHARPNESS, KEEP_INFINITE, CENTRE, CEILING, INVERSE, FACTOR, SIGN, DECAY, KEEP, LR,

@@ -3,19 +3,10 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import torch
 
 from asgc import ASGC
 from asgc.implementations import foreach
-from asgc.noise import noise
-
-
-@pytest.mark.parametrize("first", [0, 1000, (1 << 31) - 50, (1 << 32) + 3])
-@pytest.mark.parametrize("key", [(0xFFFFFFFF, 3, 0), (7, 1 << 31, 9)])
-def test_noise_in_signed_words_has_the_same_bits(first: int, key: tuple[int, int, int]) -> None:
-    """Also where the index needs the sign bit or a high word."""
-    assert torch.equal(foreach._gaussians(key, first, foreach._Buffers(200), 150), noise(*key, first, 150))
 
 
 def test_is_clearly_cheaper_than_the_reference() -> None:

@@ -13,6 +13,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from asgc.implementations.cpu.layer_structs import RULE_CODES
 from asgc.implementations.triton import fields, kernels, rows
 from asgc.implementations.triton.device_table import TILE, WARPS
 from asgc.implementations.triton.triton_step import CHUNK
@@ -41,7 +42,7 @@ def main_of(
     flag: bool = False, momentum: bool = False, norm: bool = False, aligned: bool = True,
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     return kernels.main, {
-        "PARAM_DTYPE": types[0], "GRAD": types[1], "ALIGNED": aligned, "TILE": TILE, "RULE": fields.RULES[rule],
+        "PARAM_DTYPE": types[0], "GRAD": types[1], "ALIGNED": aligned, "TILE": TILE, "RULE": RULE_CODES[rule],
         "FLAG": flag, "MOMENTUM": momentum, "NORM": norm, "KIND": form, "NOISE": noise, "DIMS": dims,
     }  # fmt: skip
 
