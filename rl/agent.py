@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.hardware import select_device, select_precision
+from evaluation.runs.loop import BEST_MODEL
 from evaluation.runs.run_folder import MODEL, is_finished, load_config, newest_checkpoint
 from rl import tasks
 from rl.config import TrainConfig
@@ -68,8 +69,11 @@ class Agent:
         return np.where(explore, rng.integers(self.num_actions, size=len(greedy)), greedy)
 
 
-def load_agent(run: str | Path, device: str = "auto") -> Agent:
+def load_agent(run: str | Path, device: str = "auto", *, best: bool = False) -> Agent:
     """The agent of a run folder: its final model, or the newest checkpoint's if the run is not finished.
+
+    Args:
+        best: the model of the run's best evaluation instead.
 
     Raises:
         UserError: not a run folder, nothing saved in it yet, or no such device.
@@ -77,8 +81,8 @@ def load_agent(run: str | Path, device: str = "auto") -> Agent:
     run = Path(run)
     config = TrainConfig.from_dict(load_config(run))
     where = select_device(device)
-    path = run / MODEL
-    if not is_finished(run):
+    path = run / (BEST_MODEL if best else MODEL)
+    if not best and not is_finished(run):
         checkpoint = newest_checkpoint(run)
         if checkpoint is None:
             raise UserError(f"{run} holds no model yet: the run has not reached its first checkpoint")

@@ -198,6 +198,29 @@ def test_an_unfinished_run_gives_the_agent_of_its_newest_checkpoint(catch: None,
     assert actions.shape == (5,)
 
 
+def test_the_model_of_the_best_evaluation_is_kept(catch: None, tmp_path: Path) -> None:
+    kept: dict[str, torch.Tensor] = {}
+
+    class Keep(Watcher):
+        best = -np.inf
+
+        def evaluated(self, event: Any) -> None:
+            if event.score > self.best:
+                self.best = event.score
+                event.save_model(tmp_path / "model.pt")
+                kept.update(torch.load(tmp_path / "model.pt", weights_only=True)["network"])
+
+    train(
+        catch_config(tmp_path / "run", evaluation={"interval": 160, "episodes": 4, "epsilon": 0.5}), watchers=[Keep()]
+    )
+    scores = read_series(tmp_path / "run", "eval", "score")["value"]
+    assert scores.argmax() < len(scores) - 1  # else the last model would do
+    best, last = load_agent(tmp_path / "run", best=True), load_agent(tmp_path / "run")
+    for name, tensor in best.network.state_dict().items():
+        assert torch.equal(tensor, kept[name]), name
+    assert any(not torch.equal(tensor, last.network.state_dict()[name]) for name, tensor in kept.items())
+
+
 def test_another_seed_is_another_run(catch: None, tmp_path: Path) -> None:
     """What makes the equalities above worth something."""
     train(catch_config(tmp_path / "a"))
