@@ -113,7 +113,7 @@ def test_a_finished_run_of_the_run_folder_has_its_row(tmp_path):
     config = {"game": "CartPole", "seed": 3, "total_steps": 2, "optimizer": {"name": "adam", "lr": 0.25}}
     evaluations = [Evaluation(step, 4 * step, 0.5 * step, 0.0, 10.0 * step) for step in (1, 2)]
     signature = {"game": "CartPole", "protocol": "made up"}
-    with RunFolder.create(tmp_path / "runs" / "a", config, seeds={"seed": 3}, device="cpu", tensorboard=False) as run:
+    with RunFolder(tmp_path / "runs" / "a", config, seeds={"seed": 3}, device="cpu", tensorboard=False) as run:
         for one in evaluations:
             run.log(one.step, one.samples, one.wall_s, "eval", {"score": one.value})
         run.finish(summarize(evaluations, target=None, last_k=2, signature=signature))
