@@ -3,6 +3,7 @@
 ``matrix.py`` declares the configurations.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,11 +65,16 @@ def parameters(cell: Cell, shapes: Sequence[tuple[int, ...]] = SMALL) -> list[Te
 
 def gradient(time: int, index: int, param: Tensor) -> Tensor:
     """Gaussian with a mean; a burst at every fourth step; one exact zero."""
+    return _gradient(time, index, param.shape, param.device, param.dtype).clone()
+
+
+@functools.cache
+def _gradient(time: int, index: int, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(100 * time + index)
-    g = (torch.randn(param.shape, generator=generator) + 0.3) * (20.0 if time % 4 == 3 else 1.0)
+    g = (torch.randn(shape, generator=generator) + 0.3) * (20.0 if time % 4 == 3 else 1.0)
     if g.numel() > 1:
         g.view(-1)[time % g.numel()] = 0.0
-    return g.to(param.device, param.dtype)
+    return g.to(device, dtype)
 
 
 def assert_same(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
@@ -88,8 +94,8 @@ def assert_close(cell: Cell, a: Sequence[Tensor], b: Sequence[Tensor], factor: f
         torch.testing.assert_close(x.double(), y.double(), rtol=relative, atol=relative * size, check_device=False)
 
 
-# Several blocks of the kernel and chunks of foreach, a tail, a matrix, a filter, a bias, a scalar, an empty tensor.
-SHAPES: tuple[tuple[int, ...], ...] = ((70_001,), (40, 33), (8, 3, 5, 5), (17,), (), (0, 3))
+# Three blocks of the kernel with a tail, a matrix, a filter, a bias, a scalar, an empty tensor.
+SHAPES: tuple[tuple[int, ...], ...] = ((17_001,), (40, 33), (8, 3, 5, 5), (17,), (), (0, 3))
 
 Gradient = Callable[[int, int, Tensor, torch.Generator], Tensor | None]
 
@@ -115,9 +121,10 @@ def transposed(tensor: Tensor) -> Tensor:
 
 
 class Pair:
-    """The same parameters under the reference and under ``implementation``.
+    """The same parameters under the reference and under one other implementation, or several.
 
     Args:
+        implementation: "cpu", or ("cpu", "foreach"): each with parameters of its own, all beside one reference.
         layout: memory order of parameters and gradients.
         groups: parameter groups from the parameters.
         place: (index, tensor) -> the tensor for ``implementation``, where it is to get others (DTensors).
@@ -125,7 +132,7 @@ class Pair:
 
     def __init__(
         self,
-        implementation: str,
+        implementation: str | Sequence[str],
         shapes: Sequence[tuple[int, ...]] = SHAPES,
         layout: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         groups: Callable[[list[Tensor]], Any] = lambda params: params,
@@ -138,30 +145,40 @@ class Pair:
         self.options = {"lr": 1e-2, "noise_scale": 0.2, "noise_decay": 0.3, "seed": 5, **options}
         self.layout, self.place = layout, place or (lambda _, tensor: layout(tensor))
         self.expected = [layout(value.clone()) for value in values]
-        self.found = [self.place(i, value.clone()) for i, value in enumerate(values)]
         self.reference = ASGC(groups(self.expected), implementation="reference", **self.options)
-        self.fast = ASGC(groups(self.found), implementation=implementation, **self.options)
+        self.others: list[tuple[list[Tensor], ASGC]] = []
+        for name in [implementation] if isinstance(implementation, str) else implementation:
+            found = [self.place(i, value.clone()) for i, value in enumerate(values)]
+            self.others.append((found, ASGC(groups(found), implementation=name, **self.options)))
+        self.found, self.fast = self.others[0]
         self.generator = torch.Generator().manual_seed(11)
         self.steps = 0
         self.largest: dict[tuple[int, str], float] = {}
 
     def give(self, gradient: Gradient = bursts) -> None:
-        """Gradients of the coming step, the same to both."""
-        for i, (e, f) in enumerate(zip(self.expected, self.found, strict=True)):
+        """Gradients of the coming step, the same to all."""
+        for i, e in enumerate(self.expected):
             g = gradient(self.steps, i, e, self.generator)
             e.grad = None if g is None else self.layout(g.to(e.dtype))
-            f.grad = None if g is None else self.place(i, g.to(e.dtype, copy=True))
+            for found, _ in self.others:
+                found[i].grad = None if g is None else self.place(i, g.to(e.dtype, copy=True))
 
     def step(self, gradient: Gradient = bursts) -> None:
         self.give(gradient)
         self.reference.step()
-        self.fast.step()
+        for _, opt in self.others:
+            opt.step()
         self.steps += 1
 
     def check(self, ulps: float = 16.0) -> None:
         """Parameters, rule state and statistics agree up to a few roundings a step."""
-        for i, (e, f) in enumerate(zip(self.expected, self.found, strict=True)):
-            a, b = self.reference.state[e], self.fast.state[f]
+        for found, opt in self.others:
+            self._check(found, opt, ulps)
+
+    def _check(self, params: list[Tensor], opt: ASGC, ulps: float) -> None:
+        chosen = opt.param_groups[0]["implementation"]
+        for i, (e, f) in enumerate(zip(self.expected, params, strict=True)):
+            a, b = self.reference.state[e], opt.state[f]
             assert set(a) == set(b)
             if "stats" not in a:
                 continue
@@ -175,12 +192,12 @@ class Pair:
                     expected, found = expected / spread + 1, found / spread + 1
                 tolerance = {"rtol": 0.0 if exact else 5e-6, "atol": 0.0}
                 torch.testing.assert_close(
-                    found, expected, equal_nan=True, **tolerance, msg=lambda m, n=name: f"{n}: {m}"
+                    found, expected, equal_nan=True, **tolerance, msg=lambda m, n=name: f"{chosen}: {n}: {m}"
                 )
             rounding = ulps * 1.2e-7 * max(1, self.steps)
-            self._near(i, "parameter", f, e, rounding)
+            self._near(i, f"{chosen}: parameter", f, e, rounding)
             for key in set(a) - {"layer", "step", "noise_step", "stats"}:
-                self._near(i, key, b[key], a[key], rounding)
+                self._near(i, f"{chosen}: {key}", b[key], a[key], rounding)
 
     def _near(self, index: int, name: str, found: Tensor, expected: Tensor, relative: float) -> None:
         """Equal up to ``relative`` times the largest element so far (a momentum shrinks by cancellation)."""

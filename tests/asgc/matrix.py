@@ -127,8 +127,8 @@ CELLS = [
     Cell(options, implementation, dtype, device)
     for device in DEVICES
     for dtype in DTYPES
-    for implementation in IMPLEMENTATIONS
     for options in _configurations(both_modes=dtype == torch.float32)
+    for implementation in IMPLEMENTATIONS  # side by side, so that one process makes what all are compared with
 ]
 
 # Every base rule with every option that changes its arithmetic, several at a time.

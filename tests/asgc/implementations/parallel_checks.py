@@ -61,7 +61,7 @@ def replicas(implementation: str) -> Callable[[Path], None]:
         ddp = nn.parallel.DistributedDataParallel(model)
         opt = ASGC(ddp.parameters(), 1e-2, noise_scale=0.5, implementation=implementation)
         torch.manual_seed(dist.get_rank())  # data, and generator, of its own
-        for step in range(200):
+        for step in range(40):
             opt.zero_grad()
             x = torch.randn(4, 6) * (20 if step % 9 == 8 else 1)
             ddp(x).square().mean().backward()

@@ -1,5 +1,6 @@
 """Replicas, shards and meshes: checks of ``parallel_checks.py`` in groups of 2, 3 and 4 processes, one test each."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -16,7 +17,19 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reaso
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    folder = tmp_path_factory.mktemp("ranks")
+    """Made once, also where the tests of this file go to several workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ranks"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "results.json").exists():
+            _run(folder)
+    found: dict[str, dict[str, str]] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def _run(folder: Path) -> None:
     root = Path(__file__).parents[3]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     if sys.platform == "linux":
@@ -24,8 +37,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
     command = [sys.executable, "-m", "tests.asgc.implementations.parallel_checks", str(folder)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr
-    found: dict[str, dict[str, str]] = json.loads((folder / "results.json").read_text())
-    return found
 
 
 @pytest.mark.parametrize(
