@@ -42,7 +42,7 @@ class Transformed(NamedTuple):
     grad: Tensor  # the transformed gradient, in fp32 (fp64 for fp64 gradients)
     noise: Tensor | None  # c_t sigma eps, to be added after the rule (noise_at="update")
     stats: Tensor  # the statistics after this step; of a piece: without the two that ``figures`` give
-    figures: Tensor  # what ``statistics.complete`` takes: fp64, (3, units of the piece)
+    figures: Tensor  # what ``gradient_statistics.complete`` takes: fp64, (3, units of the piece)
 
 
 def transform(
@@ -52,12 +52,12 @@ def transform(
 
     Args:
         grad: raw gradient of the layer.
-        stats: its statistics, shape (len(STATISTICS), units) (``statistics.init``).
+        stats: its statistics, shape (len(STATISTICS), units) (``gradient_statistics.init``).
         t: steps this layer has done so far (0, 1, ...), the time of the noise.
         layer: the layer's number, for the noise.
         options: complete options (``asgc.functional.options``).
         whole: given where ``grad`` is only a piece of the layer. Then ``figures`` of all pieces, added up, complete the
-            statistics by ``statistics.complete``.
+            statistics by ``gradient_statistics.complete``.
     """
     mode, noise_scale = options["mode"], options["noise_scale"]
     g = grad if grad.dtype == torch.float64 else grad.to(torch.float32)

@@ -1,7 +1,7 @@
 """The ASGC optimizer: adaptive stochastic gradient clipping in front of a base rule of torch.optim.
 
 The reference implementation is ``functional.step``, layer by layer; ``asgc.implementations`` do the same faster, or for
-DTensors. Formulas: ``asgc.functional`` (clip), ``asgc.gradient_statistics``, ``asgc.noise``, ``asgc.rules``.
+DTensors. Formulas: ``asgc.smooth_clip``, ``asgc.gradient_statistics``, ``asgc.noise``, ``asgc.rules``.
 """
 
 from __future__ import annotations

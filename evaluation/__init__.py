@@ -1,6 +1,4 @@
-"""Run folders, checkpoints and metrics shared by every trainer of the toolkit.
+"""What every trainer shares, and what reads its runs: `runs`, `cli`, `study`, `analysis`, `plots`, `report`.
 
-Imports nothing from `rl` or `supervised`. The modules are small and are imported by name, so that reading metrics
-does not import torch: `runs` (the run folder), `checkpoint`, `metrics`, `seeding`, `provenance`, `resources`,
-`clock`, `errors`.
+Imports nothing from `rl` or `supervised`. Modules are imported by name, so that reading metrics does not import torch.
 """

@@ -32,8 +32,8 @@ COMMAND = TrainCommand(
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
-    *("rl.trainer", "evaluation.runs.display", "asgc.implementations.cpu.launch"),
-    *("envpool", "pandas", "pyarrow.parquet"),
+    *("rl.trainer", "rl.algorithms.dqn", "evaluation.runs.display", "asgc.optimizer", "asgc.implementations.cpu"),
+    *("envpool", "pandas", "pyarrow.parquet"),  # pyarrow imports pandas, where it is, at its first table
 )
 
 USAGE = """\

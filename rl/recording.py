@@ -16,7 +16,7 @@ from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Watcher
 from rl import tasks
 from rl.algorithms import pathologies
-from rl.algorithms.base import Algorithm, Part
+from rl.algorithms.algorithm import Algorithm, Part
 from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
 

@@ -15,7 +15,7 @@ from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column, Watcher, Watchers
 from rl import algorithms, tasks
-from rl.algorithms.base import Setup
+from rl.algorithms.algorithm import Setup
 from rl.config import TrainConfig
 from rl.evaluate import evaluate, signature
 from rl.preflight import check_resources, default_run_dir

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from importlib import import_module
 
-from .base import Implementation, Stepped
+from .implementation import Implementation, Stepped
 
 __all__ = ["REGISTRY", "Implementation", "Stepped"]
 

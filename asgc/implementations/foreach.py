@@ -26,7 +26,7 @@ from torch.optim.sgd import sgd
 
 from .. import functional, noise, rules
 from .. import gradient_statistics as statistics
-from .base import Stepped
+from .implementation import Stepped
 
 __all__ = ["step", "unsupported"]
 

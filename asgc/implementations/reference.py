@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import functional
-from .base import Stepped
+from .implementation import Stepped
 
 __all__ = ["step", "unsupported"]
 

@@ -41,7 +41,7 @@ from .. import functional, rules
 from .. import gradient_statistics as statistics
 from ..layers import layer_name
 from ..placement import Piece, is_dtensor, local, piece_of
-from .base import Stepped
+from .implementation import Stepped
 
 __all__ = ["Earlier", "make_shards", "step", "transform_all", "unsupported"]
 

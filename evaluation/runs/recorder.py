@@ -1,6 +1,6 @@
 """The gradient recorder: what every layer's gradient looks like before and after clipping, through a run.
 
-    <run>/gradients/part-NNNNNN.parquet     one row per (recorded update, layer), columns `gradients.COLUMNS`
+    <run>/gradients/part-NNNNNN.parquet     one row per (recorded update, layer), columns `gradient_columns.COLUMNS`
 
 Recorded are every `interval`-th update and, around the first shift of the loss (target-network synchronization) after
 each of those, the updates at given offsets. The training never notices: nothing of it is changed, no generator is used.

@@ -1,4 +1,4 @@
-"""What learns. An algorithm is a class with the protocol `base.Algorithm`, and a name here."""
+"""What learns. An algorithm is a class with the protocol `algorithm.Algorithm`, and a name here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rl.algorithms.base import Algorithm
+    from rl.algorithms.algorithm import Algorithm
 
 ALGORITHMS = {"dqn": "rl.algorithms.dqn:DQN"}  # not imported before it is needed: help pages need no PyTorch
 

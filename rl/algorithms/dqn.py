@@ -17,7 +17,7 @@ from evaluation.runs import seeding
 from evaluation.runs.hardware import select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.watchers import Column
-from rl.algorithms.base import Algorithm, Learner, Part, Setup
+from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup
 from rl.algorithms.heads import ExpectedValue
 from rl.config import ExplorationConfig, TrainConfig
 from rl.networks import QNetwork, build_network

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algorithms.base import Learner
+from rl.algorithms.algorithm import Learner
 from rl.step import Step
 
 DORMANT_TAU = 0.025  # shares of dormant units at different thresholds cannot be compared

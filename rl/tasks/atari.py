@@ -1,7 +1,7 @@
 """Atari environments stepped together by EnvPool, with its boundaries between episodes made explicit.
 
 With episodic life EnvPool ends an episode at a lost life, too, although the game, and with it the stack of frames, goes
-on. `AtariEnvs.step` says of every environment what happened, so that replay and returns need no guesses.
+on. `Environments.step` says of every environment what happened, so that replay and returns need no guesses.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -200,6 +201,13 @@ def test_version_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
 def test_games_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["games"]) == 0
     assert {"Pong", "Breakout", "SpaceInvaders"} <= set(capsys.readouterr().out.split())
+
+
+def test_what_studies_preload_is_there() -> None:
+    """The fork server swallows a module that is missing: every run would import it anew."""
+    from rl.cli import PRELOAD
+
+    assert [name for name in PRELOAD if name != "pandas" and importlib.util.find_spec(name) is None] == []
 
 
 def test_help_and_errors_do_not_import_torch() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ... import functional
 from ... import gradient_statistics as statistics
-from ..base import Stepped
+from ..implementation import Stepped
 from . import adaptation, build
 from .layer_structs import (
     LayerStruct,

@@ -1,5 +1,5 @@
 // The scalar arithmetic of one row (a layer, or one of its units) around the passes: statistics, threshold, noise scale.
-// Formulas: the reference in asgc/statistics.py and asgc/functional.py.
+// Formulas: the reference in asgc/gradient_statistics.py and asgc/functional.py.
 #pragma once
 #include <limits>
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ... import functional
 from ... import gradient_statistics as statistics
-from ..base import Stepped
 from ..cpu.layer_structs import as_laid_out, same_order, units_adjacent, unsupported_order
+from ..implementation import Stepped
 from . import fields
 from .device_table import Bucket, Layer, Table, bucket, kind, rule_keys
 

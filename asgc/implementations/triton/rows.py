@@ -1,6 +1,6 @@
 """The two kernels between the passes, one program a row, in fp64 scalars: statistics, threshold, coefficients.
 
-Formulas: asgc/statistics.py and asgc/functional.py (``transform``); the rules' coefficients: asgc/rules.py.
+Formulas: asgc/gradient_statistics.py and asgc/functional.py (``transform``); the rules' coefficients: asgc/rules.py.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..base import Stepped
+from ..implementation import Stepped
 from . import fields
 from .device_table import WARPS, option_values
 from .launch_plan import Plan, make_plan, unsupported_parameter
