@@ -90,7 +90,8 @@ def load_agent(run: str | Path, device: str = "auto", *, best: bool = False) -> 
     try:
         model = torch.load(path, map_location=where, weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: this run holds no model") from error
+        what = "no evaluation so far has kept its model" if best else "this run holds no model"
+        raise UserError(f"{path} is missing: {what}") from error
     except (KeyError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged and cannot be loaded ({reason(error)})") from error
     num_actions = model["num_actions"]

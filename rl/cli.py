@@ -80,7 +80,8 @@ def eval_command(argv: list[str]) -> int:
     """`asgc-rl eval RUN`: play games with a trained agent and print the mean score and how it was made."""
     flags = Flags("asgc-rl eval", "RUN [options]", "Play whole games with the agent of a run folder.")
     flags.section("general").add_argument("run", metavar="RUN", nargs="?", help="run folder of `asgc-rl train`")
-    flags.option("general", "--best", bool, False, "the model of the best evaluation in the place of the last one")
+    best = "take the model of the best evaluation in the place of the last one"
+    flags.section("general").add_argument("--best", action="store_true", help=best)
     flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")
     flags.option("general", "--epsilon", float | None, None, "share of random actions", allowed="[0, 1]")
     flags.option("general", "--mode", int | None, None, "game mode other than the trained one", allowed="[0, 255]")

@@ -106,7 +106,7 @@ class TrainConfig(Config):
     segment_steps: int = option(
         500_000,
         "environment steps after which environments are made anew and their games cut; a resume plays them again",
-        "[1, 1e12]",
+        "[1000, 1e12]",
     )
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")

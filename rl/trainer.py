@@ -190,7 +190,8 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.algorithm.load_state_dict(state)
-        self.tracker.load_state_dict(state["tracker"])
+        # Versions before segments kept the finished games of the interval elsewhere.
+        self.tracker.load_state_dict({"interval": state["interval"].get("scores", ())} | state["tracker"])
         self._saved_segment = state["segment"]
 
     def save(self, folder: Path) -> None:

@@ -183,6 +183,10 @@ class Config:
 
         What options must be to each other is looked at only with `together`, and where each alone is right.
         """
+        for name, group in vars(type(self)()).items():
+            if dataclasses.is_dataclass(group) and not isinstance(getattr(self, name), type(group)):
+                yield f"{name}: expected a {type(group).__name__}, got {getattr(self, name)!r}"
+                return
         for path, one in self.settings().items():
             value = one.get(self)
             if value is one.default:

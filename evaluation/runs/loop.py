@@ -189,6 +189,9 @@ def execute(
         run.watchers = everyone
         trainer = make(run, everyone)
         try:
+            names = [member.name for member in everyone.members if member.name]
+            if len(names) > len(set(names)):
+                raise ValueError(f"watchers that have a state need names of their own, not {', '.join(names)}")
             everyone.start(trainer.info() | dict(info or {}))
             return _Loop(run, trainer, everyone, config.checkpoint_minutes, program).run()
         finally:
@@ -227,7 +230,7 @@ class _Loop:
                     self._checkpoint()
                     if stop.is_set():
                         raise Interrupted(self.program, self.run_folder.path, step)
-            return self._finish()
+        return self._finish()  # a signal ends it at once: the last step has been saved
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
         self.run_folder.log(self.trainer.step, self.trainer.samples, self.clock.wall_s, split, values)
@@ -297,12 +300,12 @@ class _Loop:
         state = torch.load(checkpoint.path / STATE, map_location=trainer.device, weights_only=False)
         trainer.step = state["step"]
         self.evaluations, self.last_score = state["evaluations"], state["last_score"]
-        self.clock.load_state_dict(state["clock"])
         trainer.load_state_dict(state)
         trainer.load(checkpoint.path)
         # Versions before the watchers kept the recorder's state beside the rest.
         self.watchers.load_state_dict(state.get("watchers") or {"recording": state.get("recording", {})})
         seeding.set_rng_state(state["global_rng"])
+        self.clock.load_state_dict(state["clock"])  # last: the time that resuming takes is none of the run's
         self.watchers.message(f"resumed at step {trainer.step:,}")
 
 

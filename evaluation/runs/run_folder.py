@@ -180,8 +180,10 @@ class RunFolder(Closing):
     def close(self) -> None:
         """Close the files and free the lock; a second call does nothing."""
         self._metrics.close()
-        self.watchers.close(is_finished(self.path))
-        self._lock.release()
+        try:
+            self.watchers.close(is_finished(self.path))
+        finally:
+            self._lock.release()
 
 
 def read_metrics(run: Path | str) -> list[MetricRow]:

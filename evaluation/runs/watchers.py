@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,13 @@ class Watchers(Watcher):
         self.members = list(members)
 
     start, update, message, logged = _each("start"), _each("update"), _each("message"), _each("logged")
-    evaluated, shifted, close = _each("evaluated"), _each("shifted"), _each("close")
+    evaluated, shifted = _each("evaluated"), _each("shifted")
+
+    def close(self, finished: bool) -> None:
+        """Close all of them, also where one fails."""
+        with contextlib.ExitStack() as stack:
+            for member in reversed(self.members):
+                stack.callback(member.close, finished)
 
     def state_dict(self) -> dict[str, Any]:
         return {member.name: member.state_dict() for member in self.members if member.name}

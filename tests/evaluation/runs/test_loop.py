@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +254,24 @@ def test_checkpoints_come_by_the_clock_too(whole: Path, tmp_path: Path, monkeypa
     run(tmp_path / "b", checkpoint_interval=10**9, checkpoint_minutes=2.0)
     assert saved == [16, 44, 72, 100]
     assert rows(tmp_path / "a") == rows(tmp_path / "b") == rows(whole)
+
+
+def test_the_time_that_resuming_takes_is_none_of_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(Killed):
+        run(path, At(80, stop(Killed())))
+    real = Walk.load
+    monkeypatch.setattr(Walk, "load", lambda self, folder: (time.sleep(0.6), real(self, folder))[1])
+    run(path, resume=True)
+    assert max(row.wall_s for row in read_metrics(path)) < 0.5
+
+
+def test_watchers_with_a_state_have_names_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="names of their own, not at, at, best_model"):
+        run(tmp_path / "run", At(), At())
+    with pytest.raises(Killed):  # the lock is free, also after a callback that fails as it closes
+        run(tmp_path / "other", At(4, stop(Killed())))
+    run(tmp_path / "other", resume=True)
 
 
 def test_what_changes_no_number_may_change_on_a_resume(whole: Path, tmp_path: Path) -> None:

@@ -41,6 +41,23 @@ def test_the_protocol_is_whole() -> None:
     assert public <= set(vars(Watchers))
 
 
+def test_one_that_fails_to_close_keeps_no_other_from_it() -> None:
+    closed: list[int] = []
+
+    class Member(Watcher):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def close(self, finished: bool) -> None:
+            closed.append(self.number)
+            if self.number == 0:
+                raise RuntimeError("cannot")
+
+    with pytest.raises(RuntimeError, match="cannot"):
+        Watchers([Member(0), Member(1)]).close(False)
+    assert closed == [0, 1]
+
+
 def test_states_are_kept_by_name(tmp_path: Path) -> None:
     best = BestModel(tmp_path / "best.pt")
     best.evaluated(Evaluated(5, 1.5, lambda path: path.write_text("five") and None))
