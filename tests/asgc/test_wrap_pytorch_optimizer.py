@@ -24,6 +24,7 @@ CLASSES: dict[str, tuple[float, bool]] = {
     "AdEMAMix": (0.02, False),
     "MADGRAD": (0.01, False),
 }
+SLOW = ("LARS", "SophiaH")  # not at half the loss after 60 steps
 
 
 def make(name: str, params: Any, **options: Any) -> Any:
@@ -35,7 +36,8 @@ def make(name: str, params: Any, **options: Any) -> Any:
 def test_the_loss_falls(name: str, mode: str) -> None:
     net = model()
     opt = make(name, net.parameters(), mode=mode)
-    assert_falls(train(net, opt, 120, create_graph=CLASSES[name][1]))
+    steps = 120 if name in SLOW else 60
+    assert_falls(train(net, opt, steps, create_graph=CLASSES[name][1]))
     assert all(layer["threshold"] > 0 for layer in opt.diagnostics())
 
 

@@ -33,7 +33,7 @@ def test_none_is_forgotten() -> None:
 def test_the_loss_falls(name: str, mode: str) -> None:
     net = model(bias=name != "Muon")  # Muon takes matrices only
     opt = make(name, net.parameters(), mode=mode)
-    assert_falls(train(net, opt, 120))
+    assert_falls(train(net, opt, 60))
     assert len(opt.diagnostics()) == len(list(net.parameters()))
     assert all(layer["threshold"] > 0 for layer in opt.diagnostics())
 
