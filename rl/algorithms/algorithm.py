@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
+from rl.algorithms.heads import Head
 from rl.config import TrainConfig
 from rl.networks import Network
 from rl.step import Step
@@ -28,7 +29,7 @@ class Learner(ABC):
     """A network, its optimizer, and the loss between them: what recorders and diagnostics look at.
 
     Attributes:
-        network: the online network; `optimizer` steps its parameters.
+        network: the online network; `optimizer` steps its parameters, `head` says what its outputs mean.
         device, precision: where, and "bf16" or "fp32".
         around_step: called with the samples of each update once its gradients are there; the optimizer steps in the
             context that it returns.
@@ -36,6 +37,7 @@ class Learner(ABC):
 
     network: Network
     optimizer: torch.optim.Optimizer
+    head: Head
     device: torch.device
     precision: str
     num_actions: int
@@ -51,8 +53,7 @@ class Learner(ABC):
     def values(self, observation: Tensor) -> Tensor:
         """Q-values (N, A), float32, of observations (N, stack, ...)."""
         with self.autocast():
-            values: Tensor = self.network(observation.to(self.device))
-        return values
+            return self.head.values(self.network(observation.to(self.device)))
 
     def act(
         self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator, values: Tensor | None = None
