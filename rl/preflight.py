@@ -18,7 +18,7 @@ from rl.config import TrainConfig
 
 def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
-    memory = algorithms.find(config.algorithm).memory(config, tasks.find(config.game).observation(config.env))
+    memory: int = algorithms.find(config.algorithm).memory(config, tasks.find(config.game).observation(config.env))
     overhead = 1 << 30  # torch, EnvPool, the networks and their activations
     resources.check_memory(memory, "the replay", "--replay-size", device=str(device))
     resources.check_memory(overhead + (memory if device.type == "cpu" else 0), "this run", "--replay-size")

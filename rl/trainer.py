@@ -15,7 +15,7 @@ from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column, Watcher, Watchers
 from rl import algorithms, tasks
-from rl.algorithms.algorithm import Setup
+from rl.algorithms.algorithm import Algorithm, Setup
 from rl.config import TrainConfig
 from rl.evaluate import evaluate, signature
 from rl.preflight import check_resources, default_run_dir
@@ -86,7 +86,7 @@ class Trainer:
         self.segment = Segment(self._make_envs)
         spec, num_actions = self.task.observation(config.env), self.segment.envs.num_actions
         setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted)
-        self.algorithm = algorithms.find(config.algorithm)(setup)
+        self.algorithm: Algorithm = algorithms.find(config.algorithm)(setup)
         self.recording = Recording(config, run.path, self.algorithm, self.schedule)
         self.algorithm.learner.around_step = lambda part: self.recording.around_step(
             self.step, self.algorithm.updates, part

@@ -1,18 +1,14 @@
-"""What learns. An algorithm is a class with the protocol `algorithm.Algorithm`, and a name here."""
+"""What learns. An algorithm is a subclass of `algorithm.Algorithm` in a file of its own, and a name here."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rl.algorithms.algorithm import Algorithm
+from typing import Any
 
 ALGORITHMS = {"dqn": "rl.algorithms.dqn:DQN"}  # not imported before it is needed: help pages need no PyTorch
 
 
-def find(name: str) -> type[Algorithm]:
+def find(name: str) -> Any:
     """The class of the algorithm of this name."""
     module, _, attribute = ALGORITHMS[name].partition(":")
-    found: type[Algorithm] = getattr(importlib.import_module(module), attribute)
-    return found
+    return getattr(importlib.import_module(module), attribute)
