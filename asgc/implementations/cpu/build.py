@@ -26,7 +26,7 @@ import torch  # loads the OpenMP runtime the kernel is bound to
 
 from ...noise import noise
 
-__all__ = ["BuildError", "cache_folder", "library", "unavailable"]
+__all__ = ["BuildError", "cache_folder", "load_kernel", "unavailable"]
 
 _log = logging.getLogger("asgc")
 _SOURCE = "kernel.cpp"
@@ -43,7 +43,7 @@ class BuildError(RuntimeError):
     """The kernel cannot be compiled or loaded here; the message says why."""
 
 
-def library() -> ctypes.CDLL:
+def load_kernel() -> ctypes.CDLL:
     """The loaded kernel, compiled first where the cache has none for this machine.
 
     Raises:
@@ -65,7 +65,7 @@ def library() -> ctypes.CDLL:
 def unavailable() -> str | None:
     """Why there is no kernel on this machine, or None once it is loaded."""
     try:
-        library()
+        load_kernel()
     except BuildError as error:
         return str(error)
     return None

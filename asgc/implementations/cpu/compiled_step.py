@@ -217,7 +217,7 @@ def step(opt: Stepped) -> None:
     Raises:
         RuntimeError: a parameter, gradient or state tensor has changed its type or shape; nothing has been stepped.
     """
-    kernel = build.library()
+    kernel = build.load_kernel()
     table = _tables.get(opt)
     if table is None or not table.fits(opt):
         table = _tables[opt] = _Table(opt)

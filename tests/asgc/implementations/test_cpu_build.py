@@ -64,13 +64,13 @@ def test_compiles_once_says_so_and_notices_damage(fresh: Path, caplog: pytest.Lo
 
 
 def test_another_compiler_flag_or_cpu_builds_its_own(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build.library()
+    build.load_kernel()
     forget()
     monkeypatch.setattr(build, "_cpu", lambda: "another CPU")
-    build.library()
+    build.load_kernel()
     forget()
     monkeypatch.setattr(build, "_variants", lambda cpu: [(["-O0"], [])])
-    build.library()
+    build.load_kernel()
     assert len({file.name.split("-")[1] for file in fresh.iterdir()}) == 3
 
 
@@ -119,9 +119,9 @@ def test_a_kernel_that_computes_wrong_noise_is_refused(fresh: Path, monkeypatch:
 
 
 def build_twice() -> None:
-    build.library()
+    build.load_kernel()
     forget()
-    build.library()
+    build.load_kernel()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a new process would import torch")
@@ -141,7 +141,7 @@ def test_processes_that_build_at_the_same_time_share_one_file(fresh: Path) -> No
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the process's memory map")
 def test_there_is_one_openmp_runtime() -> None:
     """The kernel's threads are torch's: no second runtime is loaded, and torch.set_num_threads holds."""
-    build.library()
+    build.load_kernel()
     maps = Path("/proc/self/maps").read_text()
     runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
     assert len(runtimes) <= 1

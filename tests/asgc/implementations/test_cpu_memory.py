@@ -198,7 +198,7 @@ def test_results_do_not_depend_on_the_number_of_threads(mode: str) -> None:
 @pytest.mark.parametrize("start", [0, 5, (1 << 31) - 3, (1 << 32) - 100, (1 << 32) - 33, (1 << 32), (7 << 32) + 11])
 def test_noise_has_the_same_bits(start: int) -> None:
     out = torch.empty(100)
-    build.library().asgc_noise(out.data_ptr(), 100, start, 0xFFFFFFFF, 1 << 31, 12)
+    build.load_kernel().asgc_noise(out.data_ptr(), 100, start, 0xFFFFFFFF, 1 << 31, 12)
     assert torch.equal(out, noise(0xFFFFFFFF, 1 << 31, 12, start, 100))
     assert out.std() > 0.7
 
@@ -232,7 +232,7 @@ def test_clip_is_accurate(sharpness: float) -> None:
     x[::2] *= -1
     for tau in (1.0, 1e-12, 1e12):
         out = torch.empty_like(x)
-        build.library().asgc_clip(out.data_ptr(), x.data_ptr(), x.numel(), tau, sharpness)
+        build.load_kernel().asgc_clip(out.data_ptr(), x.data_ptr(), x.numel(), tau, sharpness)
         size, limit = x.abs().double(), torch.tensor(tau).double()
         low, high = torch.minimum(size, limit), torch.maximum(size, limit)
         exact = (
@@ -249,5 +249,5 @@ def test_infinite_elements_clip_to_the_threshold() -> None:
     x = torch.tensor([float("inf"), -float("inf"), 0.0])
     for sharpness in (4.0, 2.0, 1.0, 0.01, 3.0, float("inf")):
         out = torch.empty(3)
-        build.library().asgc_clip(out.data_ptr(), x.data_ptr(), 3, 2.5, sharpness)
+        build.load_kernel().asgc_clip(out.data_ptr(), x.data_ptr(), 3, 2.5, sharpness)
         assert out.tolist() == [2.5, -2.5, 0.0]
