@@ -12,6 +12,7 @@ from evaluation.runs import seeding
 from evaluation.runs.hardware import select_device
 from evaluation.runs.loop import EvaluationResult, execute
 from evaluation.runs.run_folder import RunFolder
+from evaluation.runs.run_metrics import SCORE_STD
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column, Watcher, Watchers
 from rl import algorithms, tasks
@@ -167,7 +168,7 @@ class Trainer:
         return EvaluationResult(
             score=mean,
             words=f"mean of {episodes} evaluation games",
-            values={"score_std": float(scores.std()), "games": episodes},
+            values={SCORE_STD: float(scores.std()), "games": episodes},
             others={DIAGNOSTICS: self.recording.audited(audit, self.algorithm.updates)},
             summary={"scores": scores.tolist(), "mean_score": mean},
         )

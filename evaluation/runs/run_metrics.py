@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from evaluation.runs.metrics_file import MetricRow
 
 Vector = NDArray[np.float64]
-EVALUATION, SCORE = "eval", "score"  # the split and name of an evaluation's score in metrics.jsonl
+EVALUATION, SCORE, SCORE_STD = "eval", "score", "score_std"  # split and names of evaluations in metrics.jsonl
 EVALUATION_SECONDS = "evaluation_s"
 
 

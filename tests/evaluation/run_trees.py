@@ -14,12 +14,19 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
-from evaluation.analysis.data.run_rows import EVALUATION, GRADIENTS, SCORE, SCORE_STD
+from evaluation.analysis.data.run_rows import GRADIENTS
 from evaluation.files import to_json, write_json
 from evaluation.runs.analysis_row import ROW, analysis_row
 from evaluation.runs.metrics_file import MetricRow
 from evaluation.runs.run_folder import CONFIG, METRICS, PROVENANCE, SUMMARY
-from evaluation.runs.run_metrics import EVALUATION_SECONDS, evaluations_from_rows, summarize
+from evaluation.runs.run_metrics import (
+    EVALUATION,
+    EVALUATION_SECONDS,
+    SCORE,
+    SCORE_STD,
+    evaluations_from_rows,
+    summarize,
+)
 
 NAMES = ("loss", "grad_norm", "epsilon", "return", "q", "steps_per_s", "episodes", "lr")  # of the training rows
 LAST_K = 5

@@ -12,7 +12,7 @@ from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, Problem, Source
 from evaluation.cli.errors import reason
 from evaluation.files import read_json
 from evaluation.runs.gradient_columns import LATER
-from evaluation.runs.run_metrics import EVALUATION_SECONDS
+from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE, SCORE_STD
 
 if TYPE_CHECKING:
     import duckdb
@@ -76,7 +76,7 @@ def _add_metrics(connection: duckdb.DuckDBPyConnection, source: Source, problems
     connection.execute(
         f"INSERT INTO run_numbers SELECT {first} + row_number() OVER (ORDER BY run) - 1, run FROM ({runs})"
     )
-    split, metrics = run_rows.EVALUATION, {"value": run_rows.SCORE, "std": run_rows.SCORE_STD}
+    split, metrics = EVALUATION, {"value": SCORE, "std": SCORE_STD}
     for column, name in (metrics | {"evaluation_s": EVALUATION_SECONDS}).items():
         connection.execute(
             f"""INSERT INTO metric_rows SELECT number, step, samples, wall_s, '{split}', '{name}', "{column}"

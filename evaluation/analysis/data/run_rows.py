@@ -11,12 +11,11 @@ from evaluation.cli.errors import UserError, reason
 from evaluation.runs import gradient_columns
 from evaluation.runs.metrics_file import read_rows
 from evaluation.runs.run_folder import METRICS, SUMMARY
-from evaluation.runs.run_metrics import EVALUATION_SECONDS
+from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE, SCORE_STD
 
 if TYPE_CHECKING:
     import duckdb
 
-EVALUATION, SCORE, SCORE_STD = "eval", "score", "score_std"  # split and names under which trainers log evaluations
 RUNS = (
     dict.fromkeys(("run", "path", "study", "part", "kind", "task", "setting", "optimizer", "variant"), "VARCHAR")
     | {"purpose": "VARCHAR", "seed": "BIGINT", "options": "VARCHAR", "lr": "DOUBLE", "total_steps": "BIGINT"}
