@@ -183,9 +183,10 @@ class Config:
 
         What options must be to each other is looked at only with `together`, and where each alone is right.
         """
-        for name, group in vars(type(self)()).items():
-            if dataclasses.is_dataclass(group) and not isinstance(getattr(self, name), type(group)):
-                yield f"{name}: expected a {type(group).__name__}, got {getattr(self, name)!r}"
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value, group = getattr(self, item.name), item.default_factory
+            if isinstance(group, type) and dataclasses.is_dataclass(group) and not isinstance(value, group):
+                yield f"{item.name}: expected a {group.__name__}, got {value!r}"
                 return
         for path, one in self.settings().items():
             value = one.get(self)

@@ -163,6 +163,13 @@ def test_values_set_from_python_are_checked_too() -> None:
         config.validate()
 
 
+def test_a_group_is_no_mapping_once_the_configuration_is_made() -> None:
+    for group, given in (("env", {"num_envs": 8}), ("optimizer", "adam")):
+        config = TrainConfig(**{"game": "CartPole", group: given})  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"{group}: expected a .*Config, got"):
+            config.validate()
+
+
 def test_options_are_checked_together() -> None:
     assert "--learning-starts 9000: must be below --total-steps 8000" in invalid(total_steps=8000, learning_starts=9000)
     assert "--network.strides 2: must be 2 numbers" in invalid(network={"strides": [2]})
