@@ -68,7 +68,7 @@ class Segment:
         np.save(folder / OBSERVATION, self.observation)
 
     def load(self, folder: Path, number: int, message: Callable[[str], None]) -> bool:
-        """Play segment `number` again as far as `save` found it.
+        """Play segment `number` again as far as `save` found it; comes before anything is played.
 
         Returns:
             Whether that led to the same observation. If not (or if an earlier version of this package saved no
@@ -76,7 +76,8 @@ class Segment:
         """
         if not (folder / ACTIONS).is_file():
             return False
-        self.renew(number)
+        if number != self.number:  # fresh ones of this number are what is needed
+            self.renew(number)
         self.start()
         played = np.load(folder / ACTIONS)
         told, total = 0, played.size
