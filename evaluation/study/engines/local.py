@@ -115,14 +115,14 @@ class LocalEngine(Engine):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | own,
-                # Ctrl-C at the terminal is for the study: a trainer that met it would add a checkpoint off schedule,
-                # and the resumed run would not be the uninterrupted one.
+                # Ctrl-C at the terminal is for the study, which ends its runs at once: each goes on from its checkpoint
+                # another time, and none holds the study up to save another.
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
 
 
 def die_with_parent() -> None:
-    """Linux: the kernel kills the run when the study's process goes, however it goes. SIGKILL for the reason above."""
+    """Linux: the kernel kills the run when the study's process goes, however it goes."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
