@@ -4,10 +4,12 @@
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -109,6 +111,49 @@ def bursts(step: int, index: int, param: Tensor, generator: torch.Generator) -> 
         g.view(-1)[step % 10] = 1e4
         g.view(-1)[10] = 0.0
     return g
+
+
+def bursts_now_and_then(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor | None:
+    """`bursts`, of which every third is missing: the parameter has no gradient in this step."""
+    g = bursts(step, index, param, generator)
+    return None if (step + index) % 3 == 0 else g
+
+
+def mixed_groups(*cuts: int) -> Callable[[list[Tensor]], list[dict[str, Any]]]:
+    """Three groups of different rules, modes and options, the parameters shared out at two places."""
+
+    def groups(params: list[Tensor]) -> list[dict[str, Any]]:
+        first, second = cuts
+        return [
+            {"params": params[:first], "rule": "sgd", "momentum": 0.9, "seed": 3},
+            {"params": params[first:second], "lr": torch.tensor(0.03), "betas": (0.5, 0.9), "mode": "value"},
+            {"params": params[second:], "rule": "rmsprop", "noise_scale": 0.0, "clip_factor": 1.3},
+        ]
+
+    return groups
+
+
+def assert_refused_step_counts_its_unit_only(policy: str, grad: Tensor, **options: Any) -> None:
+    """A NaN in unit 3 of 5 under nonfinite="skip" or "raise": nothing changes but the count of that unit.
+
+    Args:
+        grad: a finite gradient (5, n), on the device of the parameter.
+    """
+    p = torch.ones_like(grad)
+    opt = ASGC([p], 0.1, granularity="unit", nonfinite=policy, **options)
+    p.grad = grad
+    opt.step()
+    before = [p.clone(), *[value.clone() for value in opt.state[p].values() if isinstance(value, Tensor)]]
+    p.grad[3, 7] = math.nan
+    if policy == "raise":
+        with pytest.raises(RuntimeError, match="non-finite"):
+            opt.step()
+    else:
+        opt.step()
+        assert opt.state[p]["stats"][STATISTICS.index("nonfinite")].tolist() == [0, 0, 0, 1, 0]
+        opt.state[p]["stats"][STATISTICS.index("nonfinite")] = 0
+    after = [p, *[value for value in opt.state[p].values() if isinstance(value, Tensor)]]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def channels_last(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asgc import ASGC
 from asgc.implementations import foreach
-from tests.asgc.harness import SHAPES, Pair, bursts
+from tests.asgc.harness import SHAPES, Pair, bursts, bursts_now_and_then, mixed_groups
 from tests.asgc.matrix import COMBINATIONS
 
 BOTH = ("cpu", "foreach")  # beside one reference where no more than equality with it is tested
@@ -157,18 +157,7 @@ def test_skip_leaves_everything(implementation: str) -> None:
 
 @MODES
 def test_groups_parameters_without_gradient_and_changing_options(mode: str) -> None:
-    def groups(params: list[Tensor]) -> list[dict[str, Any]]:
-        return [
-            {"params": params[:2], "rule": "sgd", "momentum": 0.9, "seed": 3},
-            {"params": params[2:4], "lr": torch.tensor(0.03), "betas": (0.5, 0.9), "mode": "value"},
-            {"params": params[4:], "rule": "rmsprop", "noise_scale": 0.0, "clip_factor": 1.3},
-        ]
-
-    def gradient(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor | None:
-        g = bursts(step, index, param, generator)
-        return None if (step + index) % 3 == 0 else g
-
-    pair = Pair(BOTH, groups=groups, mode=mode)
+    pair = Pair(BOTH, groups=mixed_groups(2, 4), mode=mode)
     for step in range(12):
         for opt in (pair.reference, *(opt for _, opt in pair.others)):
             opt.param_groups[0]["lr"] = 0.01 / (1 + step)
@@ -176,7 +165,7 @@ def test_groups_parameters_without_gradient_and_changing_options(mode: str) -> N
             opt.param_groups[2]["momentum"] = 0.0
             if step == 6:
                 opt.param_groups[0]["momentum"] = 0.0
-        pair.step(gradient)
+        pair.step(bursts_now_and_then)
         pair.check()
 
 

@@ -10,7 +10,14 @@ from torch import Tensor
 from asgc import ASGC
 from asgc.gradient_statistics import STATISTICS
 from asgc.noise import noise
-from tests.asgc.harness import Pair, bursts, channels_last, transposed
+from tests.asgc.harness import (
+    Pair,
+    assert_refused_step_counts_its_unit_only,
+    bursts_now_and_then,
+    channels_last,
+    mixed_groups,
+    transposed,
+)
 from tests.asgc.matrix import COMBINATIONS
 
 pytest.importorskip("triton")
@@ -194,25 +201,14 @@ def test_memory_orders_and_alignments(mode: str, rule: str, granularity: str) ->
 
 @MODES
 def test_groups_parameters_without_gradient_and_changing_options(mode: str) -> None:
-    def groups(params: list[Tensor]) -> list[dict[str, Any]]:
-        return [
-            {"params": params[:1], "rule": "sgd", "momentum": 0.9, "seed": 3},
-            {"params": params[1:3], "lr": torch.tensor(0.03), "betas": (0.5, 0.9), "mode": "value"},
-            {"params": params[3:], "rule": "rmsprop", "noise_scale": 0.0, "clip_factor": 1.3},
-        ]
-
-    def gradient(step: int, index: int, param: Tensor, generator: torch.Generator) -> Tensor | None:
-        g = bursts(step, index, param, generator)
-        return None if (step + index) % 3 == 0 else g
-
-    pair = pair_of(groups=groups, mode=mode)
+    pair = pair_of(groups=mixed_groups(1, 3), mode=mode)
     for step in range(7):
         for opt in (pair.reference, pair.fast):
             opt.param_groups[0]["lr"] = 0.01 / (1 + step)
             opt.param_groups[1]["lr"].fill_(0.02 * (1 + step % 2))
             if step == 5:
                 opt.param_groups[0]["momentum"] = 0.0
-        pair.step(gradient)
+        pair.step(bursts_now_and_then)
         pair.check()
 
 
@@ -249,18 +245,5 @@ def test_scales_restarts_and_zero_gradients(mode: str) -> None:
 
 @pytest.mark.parametrize("policy", ["skip", "raise"])
 def test_a_refused_step_changes_nothing_but_the_count_of_that_unit(policy: str) -> None:
-    p = torch.ones(5, 30, device=DEVICE)
-    opt = ASGC([p], 0.1, granularity="unit", nonfinite=policy, implementation="triton")
-    p.grad = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    opt.step()
-    before = [p.clone(), *[value.clone() for value in opt.state[p].values() if isinstance(value, Tensor)]]
-    p.grad[3, 7] = math.nan
-    if policy == "raise":
-        with pytest.raises(RuntimeError, match="non-finite"):
-            opt.step()
-    else:
-        opt.step()
-        assert opt.state[p]["stats"][NONFINITE].tolist() == [0, 0, 0, 1, 0]
-        opt.state[p]["stats"][NONFINITE] = 0
-    after = [p, *[value for value in opt.state[p].values() if isinstance(value, Tensor)]]
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    grad = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    assert_refused_step_counts_its_unit_only(policy, grad, implementation="triton")
