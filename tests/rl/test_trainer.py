@@ -15,7 +15,7 @@ from evaluation.cli.errors import UserError
 from evaluation.runs.run_folder import load_summary, read_metrics, read_series
 from evaluation.runs.watchers import Watcher
 from rl import Interrupted, TrainConfig, load_agent, train
-from rl.algorithms.dqn import QLearner, epsilon_at
+from rl.algorithms.dqn import DQN, QLearner, epsilon_at
 from rl.config import ExplorationConfig
 from rl.tasks.atari import AtariEnvs
 from tests.rl.catch import SIZE, CatchPool
@@ -173,6 +173,43 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(catch: None, tmp_path:
     for stop in (1_500, 1_800):  # two more kills on the way
         with pytest.raises(Killed):
             train(catch_config(tmp_path / "killed", **options), resume=True, watchers=[StopAt(stop)])
+    train(catch_config(tmp_path / "killed", **options), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_environments_are_made_anew_at_fixed_steps_and_their_games_are_cut(
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the checkpoints do. Catch's games take 8 steps: after 125 all 8 environments are in the middle of one."""
+    renewed: list[tuple[int, int]] = []
+    finished: list[int] = []
+    real_renew, real_add = rl.trainer.Trainer._renew, rl.trainer.EpisodeTracker.add
+
+    def renew(self: rl.trainer.Trainer, segment: int) -> None:
+        assert isinstance(self.algorithm, DQN)
+        before = len(self.algorithm.replay)
+        self.tracker._running[:] = 50.0  # what a return would show if a game went on over the cut
+        real_renew(self, segment)
+        waiting = self.config.n_step - 1  # steps whose returns were not complete: cut, they are bootstrapped from
+        assert len(self.algorithm.replay) - before == 8 * waiting > 0
+        assert np.array_equal(self.segment.observation, self._make_envs(segment).reset())
+        renewed.append((self.step, segment))
+
+    def add(self: Any, step: Any) -> list[float]:
+        scores = real_add(self, step)
+        finished.extend(map(int, scores))
+        return scores
+
+    monkeypatch.setattr(rl.trainer.Trainer, "_renew", renew)
+    monkeypatch.setattr(rl.trainer.EpisodeTracker, "add", add)
+    options: dict[str, Any] = {"segment_steps": 1_000, "total_steps": 2_400}
+    train(catch_config(tmp_path / "whole", **options, checkpoint_interval=8))
+    assert renewed == [(1_000, 1), (2_000, 2)]
+    assert len(finished) > 200
+    assert set(finished) <= {-1, 1}
+    for stop in (600, 1_500):  # in the first segment and in the second
+        with pytest.raises(Killed):
+            train(catch_config(tmp_path / "killed", **options), resume=stop > 600, watchers=[StopAt(stop)])
     train(catch_config(tmp_path / "killed", **options), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
