@@ -180,7 +180,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(catch: None, tmp_path:
 def test_environments_are_made_anew_at_fixed_steps_and_their_games_are_cut(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the checkpoints do. Catch's games take 8 steps: after 125 all 8 environments are in the middle of one."""
+    """Whatever the checkpoints do. Games of Catch take 8 steps: after 125 all environments are in the middle of one."""
     renewed: list[tuple[int, int]] = []
     finished: list[int] = []
     real_renew, real_add = rl.trainer.Trainer._renew, rl.trainer.EpisodeTracker.add
