@@ -29,9 +29,10 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return did_you_mean(name, known) or f"; there are {', '.join(known)}"
 
 
-def read(value: Any, hint: Any, allowed: str = "") -> Any:
+def read(value: Any, hint: Any, allowed: str = "", optional: bool = False) -> Any:
     """`value` or what its text means ("1e6" is a whole number), as the type `hint` and within the interval `allowed`
-    ("" allows all; of a list each number): the one way in which flags, files and Python give values to options.
+    ("" allows all; of a list each number): the one way in which flags, files and Python give values to options. A hint
+    with None in it is `optional`.
 
     Raises:
         ValueError: what was expected.
@@ -40,12 +41,12 @@ def read(value: Any, hint: Any, allowed: str = "") -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.lower() in ("null", "none", "~")):
             return None
-        return read(value, next(arg for arg in args if arg is not types.NoneType), allowed)
+        return read(value, next(arg for arg in args if arg is not types.NoneType), allowed, optional=True)
     if origin is Literal:
         if value in args:
             return value
-        *others, last = map(str, args)
-        raise ValueError(f"must be {', '.join(others)} or {last}" if others else f"must be {last} or null")
+        *others, last = map(str, (*args, "null") if optional and len(args) == 1 else args)
+        raise ValueError(f"must be {', '.join(others)} or {last}" if others else f"must be {last}")
     if origin in (list, tuple):
         if isinstance(value, str):
             value = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
