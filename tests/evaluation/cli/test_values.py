@@ -43,7 +43,7 @@ def test_text_is_read_as_its_type(text: str, hint: Any, value: Any) -> None:
         ("0.9", tuple[float, float], "", "must be 2 numbers such as 0.9,0.999"),
         ("maybe", bool, "", "must be true or false"),
         ("c", Literal["a", "b"], "", "must be a or b"),
-        ("c", Literal["a"], "", "must be a"),
+        ("c", Literal["a"], "", "must be a$"),
         ("c", Literal["a"] | None, "", "must be a or null"),
         ("", str, "", "must be text"),
     ],
