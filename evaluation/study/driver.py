@@ -107,6 +107,6 @@ class Driver:
         else:
             progress.states[run] = State.MISSING  # to be tried again
         self.display.ended(outcome, progress)
-        if progress.plan.waiting and run.cell in self.planner.searches:
+        if progress.plan.waiting and run.arm in self.planner.searches:
             self._replan()
             self._store()

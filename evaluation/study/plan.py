@@ -11,7 +11,7 @@ from typing import Any
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import show
 from evaluation.study import space as spaces
-from evaluation.study.run_id import Cell, RunId
+from evaluation.study.run_id import Arm, RunId
 from evaluation.study.search import SEED, Objective, Search
 from evaluation.study.spec import DEFAULT, Options, Part, Study
 
@@ -54,7 +54,7 @@ class Planner:
         self.study = study
         self.faults: list[str] = []  # found by `samples`
         searches = [part for part in study.parts.values() if part.kind == "search"]
-        self.searches = {cell: Search(part, cell, begun or {}) for part in searches for cell in _cells(part)}
+        self.searches = {arm: Search(part, arm, begun or {}) for part in searches for arm in _arms(part)}
 
     def plan(self, objective: Objective) -> Plan:
         """All runs that are determined, in the order of the parts. In a part the seeds vary slowest (in a search the
@@ -62,8 +62,8 @@ class Planner:
         plan = Plan()
         for part in self.study.parts.values():
             found: list[PlannedRun] = []
-            for cell in _cells(part):
-                runs, missing = self._search(cell, objective) if part.kind == "search" else self._fixed(part, cell)
+            for arm in _arms(part):
+                runs, missing = self._search(arm, objective) if part.kind == "search" else self._fixed(part, arm)
                 found += runs
                 plan.waiting += missing
             order = {seed: i for i, seed in enumerate(part.seeds)}
@@ -74,57 +74,57 @@ class Planner:
         """One run of every combination of options that the definition can produce, tuned values at the ends of their
         ranges: what is to be checked before the first run."""
         for part in self.study.parts.values():
-            for cell in _cells(part):
+            for arm in _arms(part):
                 tuned: list[Options] = [{}]
                 if part.kind == "search":
-                    tuned = _corners(part.space, cell.optimizer)
+                    tuned = _corners(part.space, arm.optimizer)
                 elif part.tuned is not None:
-                    tuned = _corners(self.study.parts[part.tuned].space, cell.optimizer)[:1]
+                    tuned = _corners(self.study.parts[part.tuned].space, arm.optimizer)[:1]
                 for values in tuned:
-                    base = self._layers(part, cell) | values
+                    base = self._layers(part, arm) | values
                     try:
-                        runs = [run for run in self._variants(part, cell, base) if run.id.seed == part.seeds[0]]
+                        runs = [run for run in self._variants(part, arm, base) if run.id.seed == part.seeds[0]]
                     except UserError as error:
                         self.faults.append(str(error))
                         continue
                     yield from runs
 
-    def _search(self, cell: Cell, objective: Objective) -> tuple[list[PlannedRun], list[RunId]]:
-        search = self.searches[cell]
+    def _search(self, arm: Arm, objective: Objective) -> tuple[list[PlannedRun], list[RunId]]:
+        search = self.searches[arm]
         search.advance(objective)
         part, known = search.part, len(search.trials)
-        base = self._layers(part, cell)
+        base = self._layers(part, arm)
         runs = [PlannedRun(run, part, base | one.options) for one in search.trials for run in search.runs(one.number)]
         return runs, [run for number in range(known, part.trials) for run in search.runs(number)]
 
-    def _fixed(self, part: Part, cell: Cell) -> tuple[list[PlannedRun], list[RunId]]:
-        base = self._layers(part, cell)
+    def _fixed(self, part: Part, arm: Arm) -> tuple[list[PlannedRun], list[RunId]]:
+        base = self._layers(part, arm)
         if part.tuned is not None:
-            search = self.searches[cell._replace(part=part.tuned, setting=part.tuned_setting or cell.setting)]
+            search = self.searches[arm._replace(part=part.tuned, setting=part.tuned_setting or arm.setting)]
             if not search.finished:
-                return [], [run.id for run in self._variants(part, cell, base, sample=True)]
+                return [], [run.id for run in self._variants(part, arm, base, sample=True)]
             base |= search.best.options
-        return list(self._variants(part, cell, base)), []
+        return list(self._variants(part, arm, base)), []
 
-    def _layers(self, part: Part, cell: Cell) -> Options:
+    def _layers(self, part: Part, arm: Arm) -> Options:
         study = self.study
-        of_cell = study.tasks[cell.task] | study.settings[cell.setting] | study.optimizers[cell.optimizer]
-        return study.options | of_cell | part.options
+        of_arm = study.tasks[arm.task] | study.settings[arm.setting] | study.optimizers[arm.optimizer]
+        return study.options | of_arm | part.options
 
-    def _variants(self, part: Part, cell: Cell, base: Options, sample: bool = False) -> Iterator[PlannedRun]:
+    def _variants(self, part: Part, arm: Arm, base: Options, sample: bool = False) -> Iterator[PlannedRun]:
         """The runs of all variants and seeds; as a `sample`, factors of values that are not known yet are left out."""
         variants: Iterable[tuple[str, Options]] = [(DEFAULT, {})]
         if part.kind == "ablation":
             variants = part.variants.items()
         elif part.kind == "robustness":
-            dimensions = spaces.of(part.space, cell.optimizer)
+            dimensions = spaces.of(part.space, arm.optimizer)
             points = spaces.uniform(part.draws, len(dimensions), SEED)
             variants = [(f"draw-{i:03d}", spaces.options(dimensions, point)) for i, point in enumerate(points)]
         elif part.kind == "grid":
             variants = _grid(part, base, sample)
         for variant, options in variants:
             for seed in part.seeds:
-                yield PlannedRun(RunId(*cell, variant, seed), part, base | options)
+                yield PlannedRun(RunId(*arm, variant, seed), part, base | options)
 
 
 def _grid(part: Part, base: Options, sample: bool) -> Iterator[tuple[str, Options]]:
@@ -148,8 +148,8 @@ def _grid(part: Part, base: Options, sample: bool) -> Iterator[tuple[str, Option
         yield _UNSAFE.sub("_", ",".join(names)), {key: value for key, value in options.items() if value is not None}
 
 
-def _cells(part: Part) -> Iterator[Cell]:
-    return (Cell(part.name, *names) for names in itertools.product(part.tasks, part.settings, part.optimizers))
+def _arms(part: Part) -> Iterator[Arm]:
+    return (Arm(part.name, *names) for names in itertools.product(part.tasks, part.settings, part.optimizers))
 
 
 def _corners(space: Sequence[spaces.Dimension], optimizer: str) -> list[Options]:

@@ -47,7 +47,7 @@ def check(planner: Planner, program: Sequence[str]) -> None:
     for answer, run in zip(_ask(program, runs), runs.values(), strict=True):
         for fault in answer.get("errors", []):
             faults.setdefault(fault, run)
-    found = planner.faults + [f"{run.id.cell}: {fault}" for fault, run in faults.items()]
+    found = planner.faults + [f"{run.id.arm}: {fault}" for fault, run in faults.items()]
     if found:
         raise StudyFaults(planner.study.name, found)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Cell(NamedTuple):
-    """Where runs that differ in variant and seed alone belong."""
+class Arm(NamedTuple):
+    """The runs that differ in variant and seed alone: an optimizer on a task in a setting, in a part."""
 
     part: str
     task: str
@@ -29,8 +29,8 @@ class RunId(NamedTuple):
     seed: int
 
     @property
-    def cell(self) -> Cell:
-        return Cell(*self[:4])
+    def arm(self) -> Arm:
+        return Arm(*self[:4])
 
     def __str__(self) -> str:
         return "/".join((*self[:5], f"s{self.seed}"))

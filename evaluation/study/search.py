@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.seeding import derive
 from evaluation.study import space as spaces
-from evaluation.study.run_id import Cell, RunId
+from evaluation.study.run_id import Arm, RunId
 from evaluation.study.space import Dimension
 from evaluation.study.spec import Options, Part
 
@@ -43,14 +43,14 @@ class Search:
     """The tuning of one optimizer on one task in one setting."""
 
     part: Part
-    cell: Cell
+    arm: Arm
     begun: Mapping[RunId, Options]  # options of runs that have begun: another version of Optuna may propose others
     trials: list[Trial] = field(default_factory=list)
 
     @property
     def space(self) -> tuple[Dimension, ...]:
         """The options that are tuned."""
-        return spaces.of(self.part.space, self.cell.optimizer)
+        return spaces.of(self.part.space, self.arm.optimizer)
 
     @property
     def finished(self) -> bool:
@@ -64,7 +64,7 @@ class Search:
 
     def runs(self, number: int) -> list[RunId]:
         """The runs of a trial, one for each tuning seed."""
-        return [RunId(*self.cell, f"trial-{number:03d}", seed) for seed in self.part.seeds]
+        return [RunId(*self.arm, f"trial-{number:03d}", seed) for seed in self.part.seeds]
 
     def advance(self, objective: Objective) -> None:
         """Take in the values of finished trials and propose the next batch if all before it have finished."""
@@ -97,7 +97,7 @@ class Search:
     def _suggest(self, number: int) -> Options:
         """TPE's proposal for one trial, from the trials that have finished."""
         optuna = quiet_optuna()
-        seed = derive(SEED, *self.cell, number)
+        seed = derive(SEED, *self.arm, number)
         study = optuna.create_study(
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=len(self.space) > 1),
@@ -160,7 +160,7 @@ class Storage:
         Raises:
             UserError: it holds a study of that name with other trials.
         """
-        name = f"{study}/{search.cell}"
+        name = f"{study}/{search.arm}"
         try:
             stored = quiet_optuna().create_study(
                 storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
