@@ -58,9 +58,8 @@ class Clip:
     """
 
     name: ClassVar[str]
-    fresh: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {}
-    )  # what it remembers from step to step, as attributes: their values before the first
+    # What it remembers from step to step, as attributes: their values before the first.
+    fresh: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, **options: Any) -> None:
         self.__dict__.update(resolve_clip(self.name, options), **copy.deepcopy(dict(self.fresh)))

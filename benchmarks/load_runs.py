@@ -21,10 +21,9 @@ from unittest import mock
 import numpy as np
 
 from evaluation.analysis.data import dataset
-from evaluation.cli.errors import main_guard
+from evaluation.cli.errors import UserError, main_guard
 from evaluation.runs.analysis_row import ROW
 from evaluation.runs.run_folder import METRICS
-from tests.evaluation.run_trees import write_run  # the benchmark runs in a checkout
 
 EVALUATIONS = 20  # of a run
 MEANS = "SELECT split, name, step, avg(value), count(*) FROM metrics GROUP BY ALL"
@@ -32,6 +31,10 @@ MEANS = "SELECT split, name, step, avg(value), count(*) FROM metrics GROUP BY AL
 
 def _write_tree(root: Path, runs: int, rows: int, earlier: bool) -> int:
     """`runs` run folders; returns the bytes of their metrics."""
+    try:
+        from tests.evaluation.run_trees import write_run
+    except ImportError as error:
+        raise UserError("the made-up runs belong to the tests: call this in a checkout of the repository") from error
     with mock.patch("os.fsync"):  # nothing here has to survive a power failure
         for number in range(runs):
             optimizer, seed = ("adam", "asgc", "sgd")[number % 3], number
