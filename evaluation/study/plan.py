@@ -109,7 +109,8 @@ class Planner:
     def _layers(self, part: Part, arm: Arm) -> Options:
         study = self.study
         of_arm = study.tasks[arm.task] | study.settings[arm.setting] | study.optimizers[arm.optimizer]
-        return study.options | of_arm | part.options
+        given = part.given.get(arm.task, {}).get(arm.optimizer, {})
+        return study.options | of_arm | part.options | given
 
     def _variants(self, part: Part, arm: Arm, base: Options, sample: bool = False) -> Iterator[PlannedRun]:
         """The runs of all variants and seeds; as a `sample`, factors of values that are not known yet are left out."""

@@ -14,7 +14,8 @@
       comparison: {kind: compare, tuned: tuning, seeds: 101-110}
 
 A definition with a single part may write the part's keys at the top instead of `parts`. Later layers win: options,
-task, setting, optimizer, the part's options, the tuned values, the variant (grid cell, draw, ablation, trial).
+task, setting, optimizer, the part's options, values of a task and optimizer (`given`, or tuned ones), the variant (grid
+cell, draw, ablation, trial).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SAMPLERS = ("tpe", "random")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
 _TOP = ("name", "question", "budget", "program", "options", "tasks", "settings", "optimizers", "seconds", "parts")
-_PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "tuned", "tuned_setting", "note")
+_PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "tuned", "tuned_setting", "note")
 _OF_KIND = {
     "compare": (),
     "search": ("trials", "startup", "batch", "objective", "sampler", "space"),
@@ -75,6 +76,7 @@ class Part:
     optimizers: tuple[str, ...]
     seeds: tuple[int, ...]
     options: Options = field(default_factory=dict)
+    given: Mapping[str, Mapping[str, Options]] = field(default_factory=dict)  # by task and optimizer
     note: str = ""  # what this part is to show
     tuned: str | None = None  # the search whose best values are taken
     tuned_setting: str | None = None  # ... at this setting; None: at the run's own
@@ -203,6 +205,7 @@ def _part(
         **{key: item.choice(key, tuple(known)) for key, known in layers.items()},
         seeds=item.seeds("seeds"),
         options=item.options("options"),
+        given=_given(item.child("given"), layers),
         note=" ".join(str(item.values.get("note", "")).split()),
         tuned=item.values.get("tuned"),
         tuned_setting=item.values.get("tuned_setting"),
@@ -227,6 +230,15 @@ def _part(
         item.fault("values", ": give `values` or `multiply`, lists of what an option takes in turn")
     _check_tuned(part, item, before)
     return part
+
+
+def _given(item: Entry, layers: Mapping[str, Mapping[str, Options]]) -> dict[str, dict[str, Options]]:
+    """Options by task and optimizer, such as values that another study has tuned."""
+    item.known(tuple(layers["tasks"]))
+    given = {str(task): item.child(task) for task in item.values}
+    for of_task in given.values():
+        of_task.known(tuple(layers["optimizers"]))
+    return {task: {str(name): of_task.options(name) for name in of_task.values} for task, of_task in given.items()}
 
 
 def _check_tuned(part: Part, item: Entry, before: Mapping[str, Part]) -> None:

@@ -183,6 +183,27 @@ def test_kinds_and_the_order_of_layers() -> None:
     assert run.arguments() == ["--noise=0.5", "--steps=20", "--task=bowl", "--method=heavy", "--momentum=0", "--seed=1"]
 
 
+def test_values_given_for_a_task_and_an_optimizer_lie_below_tuned_ones_and_variants() -> None:
+    tuning = {"kind": "search", "trials": 1, "seeds": [1], "space": {"momentum": [0.5]}}
+    part = {"kind": "grid", "tuned": "tuning", "seeds": [11], "options": {"lr": 1}, "multiply": {"lr": [10]}}
+    given = {"valley": {"heavy": {"lr": 0.2, "momentum": 0.8}}, "bowl": {"plain": {"lr": 0.3}}}
+    planner = Planner(study(parts={"tuning": tuning, "grid": part | {"given": given}}))
+    results = Fake(planner)
+    results.options = {run.id: {"lr": 1.0} for run in planner.plan(results.objective).runs}
+    results.finished |= set(results.options)
+    found = {
+        (run.id.task, run.id.optimizer): (run.options["lr"], run.options["momentum"])
+        for run in planner.plan(results.objective).runs
+        if run.id.part == "grid"
+    }
+    assert found == {
+        ("valley", "heavy"): (2.0, 0.5),
+        ("valley", "plain"): (10.0, 0.5),
+        ("bowl", "heavy"): (10.0, 0.5),
+        ("bowl", "plain"): (3.0, 0.5),
+    }
+
+
 def test_a_factor_without_a_number_is_a_fault_before_the_first_run() -> None:
     tuning = DEFINITION["parts"]["tuning"]
     grid = {"kind": "grid", "tasks": ["valley"], "tuned": "tuning", "seeds": [11]}

@@ -55,6 +55,7 @@ def test_all_faults_are_told_at_once() -> None:
         "tuning": {"kind": "search", "trials": 0, "seeds": [1, 1], "space": {"lr": {"low": 1, "high": 0.1}}},
         "comparison": {"kind": "compare", "tuned": "tunin", "seeds": "x", "optimizers": ["heavi"]},
         "grid": {"kind": "gird"},
+        "given": {"kind": "compare", "seeds": [9], "given": {"valey": {}, "bowl": {"heavi": {"lr": 1}, "plain": 3}}},
         "ablation": {"kind": "ablation", "seeds": [1], "varants": {}},
         "logs": {"kind": "compare", "seeds": [1]},
         "many": {"kind": "search", "trials": "many", "seeds": [2], "space": {"lr": {"low": 1, "high": 2}}},
@@ -76,6 +77,9 @@ def test_all_faults_are_told_at_once() -> None:
         "parts.logs: the study folder has a file of that name",
         "parts.many.trials 'many': must be a whole number",
         "parts.list.tuned ['tuning']: must be a name",
+        "parts.given.given.valey: unknown key; did you mean 'valley'?",
+        "parts.given.given.bowl.heavi: unknown key; did you mean 'heavy'?",
+        "parts.given.given.bowl.plain: expected `name: value` lines, got 3",
         "program []: must be a command",
         "seconds.bow: must be a number of seconds for one of the tasks",
     ):
