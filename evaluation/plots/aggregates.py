@@ -63,7 +63,7 @@ def improvement(study: StudyData, part: Part) -> Figure | Omitted:
     )
     how: dict[str, Any] = {"names": ("setting", "", "probability", "method"), "aggregate": True}
     how["per_panel"] = names_high(panels, 2.5)
-    reason = "there is one method only, or none has runs on all tasks of the baseline"
+    reason = "there is one optimizer only, or one variant, or none has runs on all tasks of the baseline"
     title = f"Probability of improvement over {comparison.baseline}"
     return part.figure("improvement", title, panels, caption, reason, **how)
 
