@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.comparisons.clipping import clipping
 from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import robustness
 from evaluation.analysis.stats.bootstrap import Bootstrap
@@ -102,6 +103,7 @@ def gather(study: StudyData) -> Contents:
     for what, make, *kinds in (
         ("matched step sizes", _matched, "compare"),
         ("robustness", _robustness, "grid", "robustness"),
+        ("clipping", _clipping, "compare", "ablation"),
         ("matched step sizes", _matched_grid, "grid"),
     ):
         for part in study.parts(*kinds):
@@ -140,6 +142,13 @@ def _matched_grid(study: StudyData, part: Part) -> list[Sheet]:
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:
     table = robustness(study.data, part.name, how=Bootstrap(study.how.seed))
     return [sections.sheet("robustness", part.name, table, sections.ROBUSTNESS, method="optimizer")]
+
+
+def _clipping(study: StudyData, part: Part) -> list[Sheet]:
+    table = clipping(study.data, part.name)
+    found = sections.sheet("clipping", part.name, table, sections.CLIPPING)
+    found.lines.sort(key=lambda line: study.place(line.runs))
+    return [found] if found.lines else []
 
 
 def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[Any]:

@@ -306,6 +306,18 @@ MATCHED_GRID: tuple[Column, ...] = (
     ("difference", "of the scores, with its interval", "difference"),
 )
 
+CLIPPING: tuple[Column, ...] = (
+    *(TASK, SETTING, METHOD),
+    ("n", "runs with gradient records", "n"),
+    ("with a threshold", "share of the layers, over the run", "threshold"),
+    ("clipped", "share of the elements, in norm mode of the layers", "clipped"),
+    ("least", "of any run", "clipped_least"),
+    ("most", "of any run", "clipped_most"),
+    ("attenuation", "clipped gradient over gradient", "attenuation"),
+    ("noise / gradient", "root mean squares", "noise_to_gradient"),
+    ("update / weight", "root mean squares", "update_to_weight"),
+)
+
 # What optimizers reach at random settings, or at the points of a grid.
 ROBUSTNESS: tuple[Column, ...] = (
     *(TASK, SETTING),
