@@ -152,10 +152,10 @@ def _text(value: float) -> str:
 TASK: Column = ("task", "", lambda row: row.cell.task)
 SETTING: Column = ("setting", "", lambda row: row.cell.group)
 METHOD: Column = ("method", "", "method")
+VERDICT: Column = ("verdict", "", "verdict")  # before the numbers, where no screen is too narrow for it
 TESTS: tuple[Column, ...] = (
     ("P(better)", "probability of improvement: how often a run is better than one of the baseline", "improvement"),
     ("p", "exact rank test, adjusted by Holm", lambda row: p_value(row.p_holm)),
-    ("verdict", "", "verdict"),
 )
 
 
@@ -220,7 +220,7 @@ def _pairs(comparison: Comparison, name: str, unit: str) -> Sheet:
     by_task = any(row.cell.task for row in table)
     center = "mean time" if comparison.metric.kind == "time" else "IQM"
     columns: list[Column] = [TASK, SETTING] if by_task else [("settings", "", SETTING[-1])]
-    columns += [METHOD, ("n", f"{unit} in each cell", "n")]
+    columns += [METHOD, VERDICT, ("n", f"{unit} in each cell", "n")]
     columns += [(center, "of the method", "center")]
     columns += [(f"{center} of {comparison.baseline}", "of the baseline", "baseline_center")]
     together = "method less baseline; the intervals of the table hold together"
@@ -280,7 +280,7 @@ RULE = (
 
 # Methods against the baseline at their own effective step size.
 MATCHED: tuple[Column, ...] = (
-    *(TASK, SETTING, METHOD),
+    *(TASK, SETTING, METHOD, VERDICT),
     ("effective step", "|w' - w| / |w|, or the learning rate", "step"),
     ("baseline's", "effective step of the baseline in the comparison", "baseline_step"),
     ("matched runs", "of the baseline", lambda row: row.matched or "none near enough"),

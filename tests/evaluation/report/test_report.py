@@ -184,6 +184,13 @@ class TestFirstScreen:
                 assert f"{label} {explanation}".strip() in read.text
         assert 'data-label="P(better)"' in text  # where rows are blocks
 
+    def test_verdicts_stand_before_the_numbers(self, contents: page.Contents) -> None:
+        of_tests = [sheet for sheets in contents.sheets.values() for sheet in sheets if sheet.name.endswith("pairs")]
+        assert len(of_tests) > 5
+        for sheet in of_tests:
+            labels = [label for label, _ in sheet.columns]
+            assert labels.index("verdict") == labels.index("method") + 1
+
     def test_a_long_question_can_be_unfolded(self, text: str, study: StudyData) -> None:
         assert f'<details class="question"><summary>{study.data.definition["question"]}</summary>' in text
 
