@@ -55,7 +55,8 @@ def improvement(study: StudyData, part: Part) -> Figure | Omitted:
         )
         x, y = Axis(f"P(better than {comparison.baseline})", low=-0.02, high=1.02, share="x"), Axis(share="names")
         panels.append(Panel(group.group, "", x, y, points, (Mark("x", 0.5),), names))
-    over = f" ({size(pairs[0].cells, pairs[0].n, 'runs')})" if pairs else ""
+    unit = "random settings" if part.kind == "robustness" else "runs"
+    over = f" ({size(pairs[0].cells, pairs[0].n, unit)})" if pairs else ""
     caption = (
         f"P(better than {comparison.baseline}), the probability of improvement: how often a run has a better final "
         f"score than one of {comparison.baseline}, mean over tasks{over}; right of the line: more often than not. "

@@ -82,7 +82,7 @@ def _panel(panel: Panel, limits: tuple[Limits, Limits]) -> dict[str, Any]:
 
 def _axis(axis: Axis, limits: Limits) -> dict[str, Any]:
     places, texts = zip(*shown, strict=True) if (shown := ticks(axis, limits)) else ((), ())
-    found = {"label": axis.label, "range": [number(end, PLACE_DIGITS) for end in limits]}
+    found: dict[str, Any] = {"label": axis.label, "range": [number(end, PLACE_DIGITS) for end in limits]}
     found |= {"ticks": [[number(place, PLACE_DIGITS) for place in places], texts]} if shown else {}
     return found | _given(log=axis.log, exponent=axis.exponent, si=axis.si)
 
