@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.analysis.comparisons.claims import size
 from evaluation.analysis.comparisons.compare import Comparison
 from evaluation.analysis.comparisons.selection import select
-from evaluation.analysis.data.run_key import Cell
-from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel
-from evaluation.plots.study_data import Part, StudyData, dots, names_high, profiles
+from evaluation.analysis.data.run_key import Cell, RunKey
+from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, dot
+from evaluation.plots.study_data import Found, Part, StudyData, apart, dots, names_high, profiles
 
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap ↓"}
 PROFILE_POINTS = 141
@@ -39,27 +40,36 @@ def aggregates(study: StudyData, part: Part) -> Figure | Omitted:
 
 
 def improvement(study: StudyData, part: Part) -> Figure | Omitted:
-    """Probability that a run of each optimizer beats one of the baseline, over tasks."""
+    """Probability that a run of each method beats one of the baseline: over all tasks and settings, in a comparison of
+    optimizers also in each setting."""
     comparison = study.comparison(part, "final")
+    pairs = sorted(comparison.pairs, key=lambda row: study.place(RunKey.of(part.name, row.cell, row.method)))
+    groups = list(dict.fromkeys(row.cell for row in pairs))
     panels = []
-    for group in _groups(study, comparison):
-        found = {row.method.name: (row.improvement, row.n) for row in comparison.pairs if row.cell == group}
-        names = tuple(name for name in study.optimizers if name in found)
+    for group in groups if part.kind == "compare" else groups[:1]:
+        rows = [row for row in pairs if row.cell == group]
+        names = tuple(row.method.name for row in rows)
+        points = tuple(
+            dot(row.method.name, row.improvement, place, n=row.n, runs=RunKey.of(part.name, group, row.method))
+            for place, row in enumerate(rows)
+        )
         x, y = Axis(f"P(better than {comparison.baseline})", low=-0.02, high=1.02, share="x"), Axis(share="names")
-        panels.append(Panel(group.group, "", x, y, dots(part, group, found, names), (Mark("x", 0.5),), names))
+        panels.append(Panel(group.group, "", x, y, points, (Mark("x", 0.5),), names))
+    unit = "random settings" if part.kind == "robustness" else "runs"
+    over = f" ({size(pairs[0].cells, pairs[0].n, unit)})" if pairs else ""
     caption = (
-        f"Probability that a run of the optimizer has a better final score than one of {comparison.baseline}, mean "
-        f"over tasks ({_sizes(comparison)}); right of the line: better more often than not. Bars: "
-        f"{comparison.how.words}, each on its own; the verdicts of the report are corrected for their number."
+        f"P(better than {comparison.baseline}), the probability of improvement: how often a run has a better final "
+        f"score than one of {comparison.baseline}, mean over tasks{over}; right of the line: more often than not. "
+        f"Bars: {comparison.how.words}, each on its own; the verdicts of the report are corrected for their number."
     )
-    how: dict[str, Any] = {"names": ("setting", "", "probability", "optimizer"), "aggregate": True}
+    how: dict[str, Any] = {"names": ("setting", "", "probability", "method"), "aggregate": True}
     how["per_panel"] = names_high(panels, 2.5)
-    reason = "there is one optimizer only, or none has runs on all tasks of the baseline"
+    reason = "there is one optimizer only, or one variant, or none has runs on all tasks of the baseline"
     title = f"Probability of improvement over {comparison.baseline}"
     return part.figure("improvement", title, panels, caption, reason, **how)
 
 
-def performance_profiles(study: StudyData, part: Part) -> Figure | Omitted:
+def performance_profiles(study: StudyData, part: Part) -> Found:
     """Share of all runs above each normalized final score."""
     comparison, selection = study.comparison(part, "final"), select(study.data, part.name, "final")
     panels = []
@@ -78,7 +88,8 @@ def performance_profiles(study: StudyData, part: Part) -> Figure | Omitted:
         f"further right and higher is better. {NORMALIZED} (dashed). Band: pointwise {study.how.words}."
     )
     how: dict[str, Any] = {"names": ("setting", "", "normalized_score", "share"), "aggregate": True}
-    return part.figure("performance-profiles", "Performance profiles", panels, caption, INCOMPLETE, **how)
+    figure = part.figure("performance-profiles", "Performance profiles", panels, caption, INCOMPLETE, **how)
+    return apart(figure, study.baseline(part))
 
 
 def _groups(study: StudyData, comparison: Comparison) -> list[Cell]:

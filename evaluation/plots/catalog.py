@@ -17,7 +17,7 @@ Maker = Callable[..., Figure | Omitted | Found]
 # What makes a figure, or several, of (study, part), and the kinds of parts; without kinds, of all recorded gradients.
 STUDY: Mapping[str, tuple[Maker, tuple[str, ...]]] = {
     "aggregates": (aggregates.aggregates, ("compare",)),
-    "improvement": (aggregates.improvement, ("compare",)),
+    "improvement": (aggregates.improvement, ("compare", "grid", "robustness", "ablation")),
     "performance-profiles": (aggregates.performance_profiles, ("compare",)),
     "learning-curves": (scores.learning_curves, ("compare",)),
     "final-scores": (scores.final_scores, ("compare",)),

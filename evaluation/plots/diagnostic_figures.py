@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.plots.figure import Axis, Omitted, Panel, behind, curve, seeds_in_words
-from evaluation.plots.study_data import Found, Part, StudyData, figure_or_reason, in_common, steps_axis
+from evaluation.plots.figure import Axis, Omitted, Panel, behind, seeds_in_words
+from evaluation.plots.study_data import Found, Part, StudyData, band_of, figure_or_reason, steps_axis
 
 # Name in the metrics -> words, and whether it is drawn on a logarithmic axis.
 WORDS = {
@@ -43,11 +43,9 @@ def _of_setting(study: StudyData, part: Part, family: str, setting: str, values:
             words, log = WORDS[quantity]
             lines = []
             for key, runs in runs_of.items():
-                steps, matrix = in_common(
-                    [values[quantity][row["run"]] for row in runs if row["run"] in values[quantity]]
-                )
-                if steps.size:
-                    lines.append(curve(key, steps, study.how.band(matrix), n=len(matrix)))
+                found = [values[quantity][row["run"]] for row in runs if row["run"] in values[quantity]]
+                if any(steps.size for steps, _ in found):
+                    lines.append(band_of(key, found, study.how))
             y, note = Axis("", log=log, share=f"{cell.task} {quantity}"), "" if lines else "not recorded"
             panels.append(Panel(cell.task, words, steps_axis(), y, tuple(lines), note=note))
     caption = (
@@ -57,7 +55,7 @@ def _of_setting(study: StudyData, part: Part, family: str, setting: str, values:
         "layer; policy churn: share of states whose greedy action one update changes."
     )
     how: dict[str, Any] = {"names": ("task", "quantity", "step", "iqm"), "family": family}
-    reason = "no steps at which all seeds of an optimizer have finite values"
+    reason = "no finite values"
     how["member"] = part.title(setting)
     return figure_or_reason(f"{family}-{setting}", panels, reason, "Diagnostics", caption, **how)
 

@@ -36,7 +36,8 @@ class Series:
         inner: (2, N) a second, narrower interval on categories (quartiles); None without one.
         n: (N,) runs behind each point (0: unknown).
         kind: "line", "step" (constant from each x to the next), "area" (a step filled down to the axis).
-        role: "" is drawn as the optimizer `label`, others ("before", "after", "threshold") have their own look.
+        role: "" is drawn as the optimizer `label`, others ("before", "after", "threshold", "baseline") have their own
+            look.
         runs: which runs are behind it, for the page's provenance.
     """
 
@@ -151,8 +152,14 @@ class Figure:
         return list(dict.fromkeys(panel.column for panel in self.panels))
 
     def labels(self) -> list[str]:
-        """What the legend names, in the order of first appearance."""
+        """The names of its series, in the order of first appearance."""
         return list(dict.fromkeys(one.label for panel in self.panels for one in panel.series if one.x.size))
+
+    def legend(self) -> list[str]:
+        """The names that no panel's place, category or heading says already."""
+        named = {name for panel in self.panels for name in (panel.row, panel.column, *panel.categories)}
+        labels = self.labels()
+        return [] if len(labels) == 1 and labels[0] in self.heading else [name for name in labels if name not in named]
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Header and rows of the CSV: exactly the numbers drawn."""

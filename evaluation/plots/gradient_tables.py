@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.dataset import PHASES, Dataset
 from evaluation.analysis.data.run_key import RunKey
 from evaluation.runs.gradient_columns import HISTOGRAM_EDGES
 from evaluation.runs.recorder import OFFSETS
 
 Array = NDArray[np.float64]
-STAGES = ("early", "middle", "late")  # thirds of a run's recorded updates
+STAGES = PHASES
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LABELS = ("part", "task", "setting", "optimizer")
 GROUP = ", ".join(f"r.{label}" for label in LABELS)

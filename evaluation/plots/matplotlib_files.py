@@ -13,13 +13,14 @@ import numpy as np
 
 from evaluation.files import atomic_path
 from evaluation.plots import style
-from evaluation.plots.axes import Limits, axis_limits
+from evaluation.plots.axes import Limits, axis_limits, ticks
 from evaluation.plots.figure import Axis, Figure, Mark, Panel, Series
 
 TEXT, SMALL, TITLE = 8.0, 7.0, 10.0  # points; readable when a page-wide figure is printed
 DPI = 200
 LINE, LEFT, GAP = 0.145, 0.12, 0.06  # inches: a line of small text, the left edge of texts, between the parts
-MARKERS_A_LINE = 5
+MARKERS_A_LINE = 5  # of stairs, whose points are no evaluations
+MARKER, SMALLEST_MARKER, MARKER_ROOM = 3.6, 1.4, 90.0  # points: a marker, a small one, and all of a line together
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so pictures are the same on every machine
@@ -43,7 +44,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 2.5,
     "xtick.minor.size": 1.5,
     "lines.linewidth": 1.3,
-    "lines.markersize": 3.6,
+    "lines.markersize": MARKER,
     "legend.frameon": False,
     "svg.hashsalt": "asgc",
     "svg.fonttype": "none",
@@ -155,28 +156,22 @@ def _panel(axes: Any, panel: Panel, looks: Mapping[str, style.Look], limits: tup
 
 
 def _scale(axes: Any, axis: Axis, which: str, limits: Limits) -> None:
-    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator
 
     if axis.log:
         getattr(axes, f"set_{which}scale")("log")
     low, high = limits
     getattr(axes, f"set_{which}lim")(low, high)
     mine = getattr(axes, f"{which}axis")
-    if axis.exponent:
-        mine.set_major_locator(MaxNLocator(5, integer=True))
-        mine.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$"))
-    elif axis.si:
-        mine.set_major_formatter(EngFormatter(sep=""))
-    if axis.log and high / low < 100:  # hardly a power of ten on it: 1, 2 and 5 of each decade, in plain digits
-        mine.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        mine.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if axis.log:
+    if found := ticks(axis, limits):
+        mine.set_ticks([place for place, _ in found], [text for _, text in found])
         mine.set_minor_formatter(NullFormatter())
-    if axis.ticks:
-        mine.set_ticks([value for value, _ in axis.ticks], [text for _, text in axis.ticks])
-        mine.set_minor_locator(NullLocator())
-    elif not axis.log and not axis.exponent:
-        mine.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        if axis.ticks:
+            mine.set_minor_locator(NullLocator())
+        return
+    mine.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    if axis.si:
+        mine.set_major_formatter(EngFormatter(sep=""))
 
 
 def _mark(axes: Any, mark: Mark) -> None:
@@ -197,7 +192,9 @@ def _curve(axes: Any, one: Series, looks: Mapping[str, style.Look], index: int, 
         return
     if one.low is not None and one.high is not None:
         axes.fill_between(one.x, one.low, one.high, step=step, color=how["color"], alpha=alpha, linewidth=0)
-    if how["marker"]:
+    if how["marker"] and not step:  # a marker each evaluation
+        how["markersize"] = min(MARKER, max(SMALLEST_MARKER, MARKER_ROOM / one.x.size))
+    elif how["marker"]:
         spacing = max(1, math.ceil(one.x.size / MARKERS_A_LINE))
         how["markevery"] = slice(index % spacing, None, spacing)
     axes.plot(one.x, one.y, drawstyle="steps-post" if step else "default", zorder=3, **how)
@@ -238,7 +235,8 @@ def _legend(
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    found = {one.label: one for panel in figure.panels for one in panel.series if one.x.size}
+    labels = figure.legend()
+    found = {one.label: one for panel in figure.panels for one in panel.series if one.x.size and one.label in labels}
     handles: list[Any] = []
     on_categories = any(panel.categories for panel in figure.panels)
     for label, one in found.items():
@@ -257,9 +255,8 @@ def _legend(
 
 def _legend_grid(figure: Figure, width: float) -> tuple[int, int]:
     """Columns and lines of the legend; none where the title or the categories name what is drawn."""
-    labels = figure.labels()
-    named = {name for panel in figure.panels for name in panel.categories}
-    if not labels or (len(labels) == 1 and labels[0] in figure.heading) or set(labels) <= named:
+    labels = figure.legend()
+    if not labels:
         return 0, 0
     columns = max(1, int((width - 2 * LEFT) / (0.6 + 0.075 * max(map(len, labels)))))
     return columns, math.ceil(len(labels) / columns)

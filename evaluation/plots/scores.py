@@ -8,18 +8,27 @@ import numpy as np
 
 from evaluation.analysis.stats.aggregate import mean, reached_by
 from evaluation.plots.figure import Axis, Figure, Omitted, Panel, behind, curve, seeds_in_words
-from evaluation.plots.study_data import Part, StudyData, dots, names_high, steps_axis, target_marks
+from evaluation.plots.study_data import (
+    Found,
+    Part,
+    StudyData,
+    apart,
+    band_of,
+    dots,
+    names_high,
+    steps_axis,
+    target_marks,
+)
 
 SCORE = "mean return of the evaluation episodes"
 TARGET = "Dashed grey: the task's target."
 
 
-def learning_curves(study: StudyData, part: Part) -> Figure | Omitted:
+def learning_curves(study: StudyData, part: Part) -> Found:
     """Score by step: interquartile mean over seeds and its band, one line an optimizer."""
     panels = []
     for cell, runs_of in study.cells(part):
-        scores = {key: (*study.curves(runs), len(runs)) for key, runs in runs_of.items()}
-        lines = [curve(key, at, study.how.band(of), n=n) for key, (at, of, n) in scores.items() if at.size]
+        lines = [band_of(key, study.curves(runs), study.how) for key, runs in runs_of.items()]
         y = Axis("return", share=cell.task)
         marks = target_marks("y", runs_of)
         panels.append(Panel(cell.task, cell.setting, steps_axis(), y, tuple(lines), marks))
@@ -27,8 +36,9 @@ def learning_curves(study: StudyData, part: Part) -> Figure | Omitted:
         f"Line: interquartile mean over seeds of the {SCORE}; band: pointwise {study.how.words}. "
         f"{seeds_in_words(behind(panels))} for each optimizer. {TARGET}"
     )
-    reason, names = "no evaluation steps that all seeds of an optimizer have", ("task", "setting", "step", "iqm_return")
-    return part.figure("learning-curves", "Learning curves", panels, caption, reason, names=names)
+    names = ("task", "setting", "step", "iqm_return")
+    figure = part.figure("learning-curves", "Learning curves", panels, caption, "no evaluations", names=names)
+    return apart(figure, study.baseline(part))
 
 
 def final_scores(study: StudyData, part: Part) -> Figure | Omitted:
@@ -82,7 +92,7 @@ def _estimates(
     return part.figure(name, title, panels, caption, "no run has a value", names=columns, per_panel=size)
 
 
-def time_to_target_profiles(study: StudyData, part: Part) -> Figure | Omitted:
+def time_to_target_profiles(study: StudyData, part: Part) -> Found:
     """Share of the runs that have met the target by each step."""
     panels = []
     for cell, runs_of in study.cells(part):
@@ -90,7 +100,7 @@ def time_to_target_profiles(study: StudyData, part: Part) -> Figure | Omitted:
         for key, runs in runs_of.items():
             times = [row["ttt_steps"] for row in runs if row["ttt_steps"] is not None]
             if times:
-                at = np.concatenate([[0], study.curves(runs)[0]]).astype(np.float64)
+                at = np.unique(np.concatenate([[0], *(steps for steps, _ in study.curves(runs))])).astype(np.float64)
                 share = study.how.band(reached_by(times, at), mean)
                 lines.append(curve(key, at, share, kind="step", n=len(times)))
         y, note = Axis("share at target", low=-0.03, high=1.03, share="share"), "" if lines else "no target"
@@ -100,4 +110,4 @@ def time_to_target_profiles(study: StudyData, part: Part) -> Figure | Omitted:
         f"met it. Band: pointwise {study.how.words}. {seeds_in_words(behind(panels))} for each optimizer."
     )
     name, title, names = "time-to-target-profiles", "Time-to-target profiles", ("task", "setting", "step", "share")
-    return part.figure(name, title, panels, caption, "no task has a target", names=names)
+    return apart(part.figure(name, title, panels, caption, "no task has a target", names=names), study.baseline(part))

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +17,15 @@ from evaluation.analysis.comparisons.selection import Row
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, RunKey
 from evaluation.analysis.stats.aggregate import above, mean
-from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import Band, Bootstrap, Estimate
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, curve, dot
 
 Curves = Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]  # steps and values of each run
 Found = list[Figure | Omitted]
+PLAIN = ("sgd", "adamw", "rmsprop", "adagrad")  # baselines where there is no adam
+TOGETHER = len(style.COLOURS)  # lines in one panel, each in a colour of its own
+ACROSS = 4  # columns of small multiples
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,13 @@ class StudyData:
         )
         return {row["run"]: (np.array(row["steps"]), np.array(row["scores"])) for row in found}
 
-    def curves(self, runs: Iterable[Row]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E); NaN is the
-        task's worst."""
+    def curves(self, runs: Iterable[Row]) -> Curves:
+        """All evaluations of each run; NaN is the task's worst."""
         found = []
         for row in runs:
             at, scores = self._evaluations[row["run"]]
             found.append((at, np.where(np.isnan(scores), self._worst.get(row["task"], -math.inf), scores)))
-        return in_common(found)
+        return found
 
     def comparison(self, part: Part, metric: str) -> Comparison:
         """`compare.compare` of a part, made once; `UserError` where its runs cannot be compared."""
@@ -171,23 +173,31 @@ class StudyData:
         return self._comparisons[key]
 
     def baseline(self, part: Part) -> str | None:
-        """The optimizer that the others are compared with: the given one, else `compare`'s default, else the first."""
-        if part.kind != "compare":
+        """The optimizer that the others are compared with: the given one, else `compare`'s default, else a plain one,
+        else the first. None in an ablation, whose variants are compared with the whole method."""
+        if part.kind == "ablation":
             return None
         names = style.order(row["optimizer"] for row in self.of(part))
-        return next((name for name in (self.chosen, BASELINES[0]) if name in names), names[0])
+        return next((name for name in (self.chosen, BASELINES[0], *PLAIN) if name in names), names[0])
 
     def _ordered(self, column: str, key: str) -> list[str]:
         names = style.natural_order(row[column] for row in self.runs)
         return as_listed(names, self.data.definition.get(key))
 
 
-def in_common(curves: Curves) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Steps (E,) that all curves have, and their values there (R, E)."""
-    if not curves:
-        return np.array([], dtype=np.int64), np.array([])
-    steps = functools.reduce(np.intersect1d, [at for at, _ in curves])
-    return steps, np.stack([values[np.isin(at, steps)] for at, values in curves])
+def band_of(key: RunKey, curves: Curves, how: Bootstrap) -> Series:
+    """The interquartile mean of the runs' curves with its band, at every step that any of them has: over those that
+    have it, and `n` says how many these are."""
+    steps = np.unique(np.concatenate([np.array([], dtype=np.int64), *(at for at, _ in curves)]))
+    values = np.full((len(curves), steps.size), np.nan)
+    for row, (at, found) in zip(values, curves, strict=True):
+        row[np.searchsorted(steps, at)] = found
+    has = ~np.isnan(values)
+    ends = np.full((3, steps.size), np.nan)
+    for runs in np.unique(has, axis=1).T:  # mostly one: all runs have all steps
+        here = (runs == has.T).all(axis=1)
+        ends[:, here] = how.band(values[runs][:, here])
+    return curve(key, steps, Band(*ends), n=has.sum(axis=0))
 
 
 def targets(runs: Iterable[Row]) -> list[float]:
@@ -216,6 +226,33 @@ def profiles(study: StudyData, scores: Mapping[RunKey, ArrayLike], at: NDArray[n
         curve(key, at, study.how.band(above(found, at), mean), kind="step", n=len(np.asarray(found)))
         for key, found in scores.items()
     )
+
+
+def apart(figure: Figure | Omitted, baseline: str | None) -> Found:
+    """A figure of curves by task and setting; where more than `TOGETHER` optimizers would lie on each other small
+    multiples: a row an optimizer, in each of its panels the baseline in grey. Of more than `ACROSS` tasks and settings
+    one such figure a task."""
+    if isinstance(figure, Omitted) or len(figure.labels()) <= TOGETHER:
+        return [figure]
+    if len(figure.panels) > ACROSS and len(figure.rows()) > 1:
+        of_task = {row: tuple(panel for panel in figure.panels if panel.row == row) for row in figure.rows()}
+        alike = [
+            replace(figure, name=f"{figure.name}-{row}", panels=panels, family=figure.name, member=row)
+            for row, panels in of_task.items()
+        ]
+        return [one for figure in alike for one in apart(figure, baseline)]
+    panels = []
+    for name in (name for name in figure.labels() if name != baseline):
+        for panel in figure.panels:
+            behind = [replace(one, role="baseline") for one in panel.series if one.label == baseline]
+            mine = [one for one in panel.series if one.label == name]
+            place = ", ".join(filter(None, (panel.row, panel.column)))
+            note = "" if mine else "no runs"
+            panels.append(replace(panel, row=name, column=place, series=(*behind, *mine), note=note))
+    grey = f" Grey in every panel: {baseline}." if baseline in figure.labels() else ""
+    names = ("optimizer", "cell", *figure.names[2:])
+    shape: dict[str, Any] = {"panels": tuple(panels), "names": names, "per_panel": (1.9, 1.2)}
+    return [replace(figure, caption=f"{figure.caption} Each optimizer has its own row.{grey}", **shape)]
 
 
 def names_high(panels: Sequence[Panel], width: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7"),
 )  # YELLOW is darker than the original #F0E442, which vanishes on white paper
-GREY = "#767676"
+GREY, PALE = "#767676", "#9a9a9a"
 BEFORE, AFTER, THRESHOLD = GREY, BLUE, VERMILION
 
 # Lengths of dash and gap in points, as both libraries take them; () is a solid line.
@@ -51,8 +51,9 @@ ROLES = {
     "before": Look(BEFORE, SOLID, ""),
     "after": Look(AFTER, SOLID, ""),
     "threshold": Look(THRESHOLD, DASHED, ""),
+    "baseline": Look(PALE, SOLID, ""),  # behind each of many optimizers
 }
-_COLOURS = (GREEN, PURPLE, SKY, ORANGE, BLACK, YELLOW, BLUE, VERMILION)
+COLOURS = (GREEN, PURPLE, SKY, ORANGE, BLACK, YELLOW, BLUE, VERMILION)
 _DASHES = (DASH_DOT_DOT, LONG, SOLID, DASH_DOT, DASHED, DOTTED)
 _MARKERS = ("*", "d", ">", "1", "H", "8", "2", "3")
 
@@ -65,7 +66,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
         if name not in found:
             colours = {look.colour for look in found.values()}
             pairs = {(look.dash, look.colour) for look in found.values()}
-            options = itertools.product(_DASHES, _COLOURS)
+            options = itertools.product(_DASHES, COLOURS)
             dash, colour = min(options, key=lambda option: (option[1] in colours, option in pairs))
             found[name] = Look(colour, dash, _MARKERS[len(found) % len(_MARKERS)])
     return found

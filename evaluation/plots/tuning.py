@@ -14,7 +14,16 @@ from evaluation.analysis.stats.aggregate import interquartile_mean
 from evaluation.analysis.stats.bootstrap import Band, Estimate
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, behind, curve, dot, seeds_in_words
 from evaluation.plots.scores import TARGET
-from evaluation.plots.study_data import Part, StudyData, as_listed, figure_or_reason, profiles, target_marks
+from evaluation.plots.study_data import (
+    Found,
+    Part,
+    StudyData,
+    apart,
+    as_listed,
+    figure_or_reason,
+    profiles,
+    target_marks,
+)
 from evaluation.study.entry import flatten
 
 Point = tuple[float, Estimate, int]  # learning rate, IQM, runs
@@ -22,7 +31,7 @@ FULL = ("full", "default", "both")  # the names of the whole method among the va
 PROFILE_POINTS = 101
 
 
-def learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
+def learning_rates(study: StudyData, part: Part) -> Found:
     """Final score by learning rate: interquartile mean and band over the runs at (or near) each rate."""
     table = sensitivity(study.data, part.name, how=study.how)
     factors = sorted({1.0, *_factors(study, part)})
@@ -55,7 +64,7 @@ def learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
     reason = f"no optimizer has runs at two or more learning rates in {part.name!r}"
     name, title = f"learning-rate{part.suffix}", f"Learning rate ({part.name})"
     names = ("task", "setting", "lr_factor" if relative else "lr", "iqm_return")
-    return figure_or_reason(name, panels, reason, title, caption, names=names)
+    return apart(figure_or_reason(name, panels, reason, title, caption, names=names), study.baseline(part))
 
 
 def _multiples(study: StudyData, points: list[Point], tuned: Sequence[Row]) -> list[Point]:
@@ -74,7 +83,7 @@ def _factors(study: StudyData, part: Part) -> list[float]:
     return [float(factor) for factor in multiplied.get(LEARNING_RATE, ())]
 
 
-def robustness(study: StudyData, part: Part) -> Figure | Omitted:
+def robustness(study: StudyData, part: Part) -> Found:
     """Distribution of final scores over random settings: share of the draws above each score."""
     panels = []
     for cell, runs_of in study.cells(part):
@@ -90,7 +99,7 @@ def robustness(study: StudyData, part: Part) -> Figure | Omitted:
         f"{seeds_in_words(behind(panels), 'draw')} for each optimizer, from the same ranges. {TARGET}"
     )
     title, names = "Robustness to random settings", ("task", "setting", "final_return", "share_above")
-    return part.figure("robustness", title, panels, caption, "no runs", names=names)
+    return apart(part.figure("robustness", title, panels, caption, "no runs", names=names), study.baseline(part))
 
 
 def _finals(runs: Sequence[Row]) -> dict[str, list[float]]:

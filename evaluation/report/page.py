@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.comparisons.compare import Comparison
+from evaluation.analysis.comparisons.clipping import clipping
 from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import robustness
 from evaluation.analysis.stats.bootstrap import Bootstrap
@@ -19,9 +19,10 @@ from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.study_data import Part, StudyData
 from evaluation.plots.style import ROLES
 from evaluation.report import origins, payload, sections, setup
-from evaluation.report.sections import Claims, Sheet
+from evaluation.report.sections import Finding, Sheet
 
 TEMPLATES = "templates"
+LEADING = "improvement"  # the picture of a part's verdicts
 PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
 
 
@@ -29,13 +30,17 @@ PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
 class Contents:
     """What the page shows. `missing` are (what, why it is not there)."""
 
-    claims: list[tuple[Comparison, Claims, Claims]] = field(default_factory=list)
-    glance: Sheet | None = None
-    figures: list[list[Figure]] = field(default_factory=list)
+    findings: list[tuple[Finding, list[Figure]]] = field(default_factory=list)  # of each part, with its picture
+    figures: list[list[Figure]] = field(default_factory=list)  # the others, by family
     sheets: dict[str, list[Sheet]] = field(default_factory=dict)  # by part
     setup: list[Sheet] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def families(self) -> list[list[Figure]]:
+        """All figures in the order of the page."""
+        return [*(picture for _, picture in self.findings if picture), *self.figures]
 
 
 def build(study: StudyData, root: Path | None = None) -> str:
@@ -58,7 +63,7 @@ def build(study: StudyData, root: Path | None = None) -> str:
     data = {
         "name": study.data.name,
         "looks": payload.looks(study.looks | ROLES),
-        "figures": [payload.figure(figure) for family in contents.figures for figure in family],
+        "figures": [payload.figure(figure) for family in contents.families for figure in family],
         "provenance": origins.groups(study.runs),
     }
     environment = jinja2.Environment(
@@ -93,14 +98,12 @@ def gather(study: StudyData) -> Contents:
     for part in parts:
         for metric in sections.METRICS if part.kind == "compare" else sections.METRICS[:1]:
             comparisons += _try(contents, f"{part.name}: {metric}", lambda: [study.comparison(part, metric)])  # noqa: B023
-    contents.claims = [(one, *sections.claims_of(one, study.place)) for one in comparisons if len(one.pairs)]
     contents.notes = list(dict.fromkeys(note for one in comparisons for note in one.notes))
-    glance = sections.glance(comparisons, study.place)
-    contents.glance = glance if glance.lines else None
     sheets = [sheet for one in comparisons for sheet in sections.sheets_of(one, study.place)]
     for what, make, *kinds in (
         ("matched step sizes", _matched, "compare"),
         ("robustness", _robustness, "grid", "robustness"),
+        ("clipping", _clipping, "compare", "ablation"),
         ("matched step sizes", _matched_grid, "grid"),
     ):
         for part in study.parts(*kinds):
@@ -115,7 +118,12 @@ def gather(study: StudyData) -> Contents:
             contents.missing.append((f"figure {one.name}", one.reason))
         else:
             families.setdefault(one.family or one.name, []).append(one)
+    for part in parts:
+        if mine := [one for one in comparisons if one.part == part.name and len(one.pairs)]:
+            picture = families.pop(f"{LEADING}{part.suffix}", [])
+            contents.findings.append((sections.finding(mine, study.place), picture))
     contents.figures = list(families.values())
+    contents.notes += [sections.RULE] if contents.findings else []
     return contents
 
 
@@ -134,6 +142,13 @@ def _matched_grid(study: StudyData, part: Part) -> list[Sheet]:
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:
     table = robustness(study.data, part.name, how=Bootstrap(study.how.seed))
     return [sections.sheet("robustness", part.name, table, sections.ROBUSTNESS, method="optimizer")]
+
+
+def _clipping(study: StudyData, part: Part) -> list[Sheet]:
+    table = clipping(study.data, part.name)
+    found = sections.sheet("clipping", part.name, table, sections.CLIPPING)
+    found.lines.sort(key=lambda line: study.place(line.runs))
+    return [found] if found.lines else []
 
 
 def _try(contents: Contents, what: str, make: Callable[[], list[Any]]) -> list[Any]:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.plots.axes import Limits, axis_limits
+from evaluation.plots.axes import Limits, axis_limits, ticks
 from evaluation.plots.figure import Axis, Figure, Panel, Series
 from evaluation.plots.style import Look
 
 DIGITS, PLACE_DIGITS = 4, 7  # significant ones, of values and of places on an axis: more than a screen shows
-MAX_POINTS = 150  # of a curve; longer ones are thinned evenly, their ends stay
 
 # matplotlib's markers as plotly's symbols and as outlines in a box of 8 x 8 for the page's legend.
 SYMBOLS = {
@@ -55,6 +54,7 @@ def figure(one: Figure) -> dict[str, Any]:
         "name": one.name,
         "title": one.heading,
         "header": header,
+        "legend": one.legend(),
         "aggregate": one.aggregate,
         "panels": [_panel(panel, ends) for panel, ends in zip(one.panels, limits, strict=True)],
     }
@@ -62,7 +62,8 @@ def figure(one: Figure) -> dict[str, Any]:
 
 def _panel(panel: Panel, limits: tuple[Limits, Limits]) -> dict[str, Any]:
     """What all its series have in common ("runs", "xs") stands in the panel once."""
-    drawn = [_series(one, thin=not panel.categories) for one in panel.series if one.x.size]
+    digits = DIGITS if panel.categories else PLACE_DIGITS  # of x
+    drawn = [_series(one, digits) for one in panel.series if one.x.size]
     found: dict[str, Any] = {"row": panel.row, "column": panel.column}
     found |= {"x": _axis(panel.x, limits[0]), "y": _axis(panel.y, limits[1]), "series": drawn}
     if len(drawn) > 1:
@@ -80,22 +81,20 @@ def _panel(panel: Panel, limits: tuple[Limits, Limits]) -> dict[str, Any]:
 
 
 def _axis(axis: Axis, limits: Limits) -> dict[str, Any]:
-    ticks = [[number(value) for value, _ in axis.ticks], [text for _, text in axis.ticks]] if axis.ticks else None
-    found = {"label": axis.label, "range": [number(end, PLACE_DIGITS) for end in limits]}
-    return found | _given(ticks=ticks, log=axis.log, exponent=axis.exponent, si=axis.si)
+    places, texts = zip(*shown, strict=True) if (shown := ticks(axis, limits)) else ((), ())
+    found: dict[str, Any] = {"label": axis.label, "range": [number(end, PLACE_DIGITS) for end in limits]}
+    found |= {"ticks": [[number(place, PLACE_DIGITS) for place in places], texts]} if shown else {}
+    return found | _given(log=axis.log, exponent=axis.exponent, si=axis.si)
 
 
-def _series(one: Series, thin: bool) -> dict[str, Any]:
-    size = one.x.size
-    kept = np.arange(size)
-    if thin and size > MAX_POINTS:
-        kept = np.unique(np.linspace(0, size - 1, MAX_POINTS).round().astype(int))
-    x = numbers(one.x[kept], PLACE_DIGITS if thin else DIGITS)
-    low, high = (None if end is None else numbers(end[kept]) for end in (one.low, one.high))
-    inner = None if one.inner is None else [numbers(end[kept]) for end in one.inner]
-    counts = None if one.n is None else one.n[kept].tolist()
+def _series(one: Series, digits: int) -> dict[str, Any]:
+    """All its points: every evaluation is drawn."""
+    low, high = (None if end is None else numbers(end) for end in (one.low, one.high))
+    inner = None if one.inner is None else [numbers(end) for end in one.inner]
+    counts = None if one.n is None else one.n.tolist()
     n = counts[0] if counts and len(set(counts)) == 1 else counts
-    found = {"label": one.label, "x": x, "y": numbers(one.y[kept])} | _given(low=low, high=high, inner=inner, n=n)
+    found: dict[str, Any] = {"label": one.label, "x": numbers(one.x, digits), "y": numbers(one.y)}
+    found |= _given(low=low, high=high, inner=inner, n=n)
     return found | _given(kind=one.kind.replace("line", ""), role=one.role) | {"runs": one.runs.labels()}
 
 

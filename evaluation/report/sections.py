@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from evaluation.analysis.comparisons import claims
@@ -14,6 +14,7 @@ from evaluation.analysis.data.run_key import Cell, Method, RunKey
 from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Estimate
 
+TOO_FEW = "(too few runs)"  # in the place of an interval
 METRICS = ("final", "ttt_steps", "auc", "detrended_std")  # what is compared, in the order of the page
 STATISTICS = {
     "iqm": "IQM",
@@ -61,17 +62,57 @@ class Sheet:
     note: str = ""
 
 
-Column = tuple[str, str, Callable[[Any], Any]]  # label, explanation, and the value of a record
+Column = tuple[str, str, str | Callable[[Any], Any]]  # label, explanation, a record's field or what is made of it
+# Fields that other columns, the title or the runs behind a row tell already.
+SILENT = {
+    "part",
+    "cell",
+    "cells",
+    "baseline",
+    "n_baseline",
+    "measure",
+    "matched",
+    "cell_best",
+    "p",
+    "p_holm",
+    "sentence",
+}
 
 
-def sheet(name: str, part: str, table: Table[Any], columns: Sequence[Column], method: str = "method") -> Sheet:
-    """A table of records, one line each, which stands on the runs of its cell and of the `method` that it names."""
+def sheet(
+    name: str,
+    part: str,
+    table: Table[Any],
+    columns: Sequence[Column] = (),
+    method: str = "method",
+    silent: Collection[str] = (),
+) -> Sheet:
+    """A table of records, one line each, which stands on the runs of its cell and of the `method` that it names.
+
+    After `columns` come the fields of the records that these leave out, under their own names, so that what an analysis
+    adds is seen; without `silent` ones and those that are empty in every record.
+    """
+    told = {field for *_, field in columns if isinstance(field, str)} | SILENT | {method, *silent}
+    every = [*(columns or (TASK, SETTING, ("method", "", method))), *_others(table, told)]
     lines = [
-        Line([entry(value(record)) for *_, value in columns], RunKey.of(part, record.cell, getattr(record, method)))
+        Line(
+            [entry(_value(record, field)) for *_, field in every], RunKey.of(part, record.cell, getattr(record, method))
+        )
         for record in table
     ]
-    shown = [(label, explanation) for label, explanation, _ in columns]
+    shown = [(label, explanation) for label, explanation, _ in every]
     return Sheet(f"{part}-{name}", part, table.title, shown, lines, table.note)
+
+
+def _others(records: Iterable[Any], told: Collection[str]) -> list[Column]:
+    records = list(records)
+    names = [field.name for field in fields(records[0]) if field.name not in told] if records else []
+    used = [name for name in names if any(entry(getattr(record, name)).text for record in records)]
+    return [(name.replace("_", " "), "", name) for name in used]
+
+
+def _value(record: Any, field: str | Callable[[Any], Any]) -> Any:
+    return getattr(record, field) if isinstance(field, str) else field(record)
 
 
 Place = Callable[[RunKey], tuple[int, ...]]  # the order of rows by their runs: `StudyData.place`
@@ -88,10 +129,12 @@ def entry(value: Any) -> Entry:
     if isinstance(value, Verdict):
         return Entry(f"{value.sign} {value}", "", list(Verdict).index(value), value)
     if isinstance(value, Estimate):
-        interval = "" if math.isnan(value.low) else f"[{_text(value.low)}, {_text(value.high)}]"
-        return Entry(_text(value.value), interval, None if math.isnan(value.value) else value.value)
+        if math.isnan(value.value):
+            return Entry("")
+        interval = TOO_FEW if math.isnan(value.low) else f"[{_text(value.low)}, {_text(value.high)}]"
+        return replace(entry(value.value), interval=interval)
     if isinstance(value, float):
-        return entry(Estimate(value))
+        return Entry("") if math.isnan(value) else Entry(_text(value), value=value)
     if isinstance(value, int):
         return Entry(str(value), value=value)
     return Entry("", value=-1.0) if value is None else Entry(str(value))
@@ -103,18 +146,16 @@ def p_value(p: float) -> Entry:
 
 
 def _text(value: float) -> str:
-    if math.isnan(value):
-        return ""
     return ("∞" if value > 0 else "-∞") if math.isinf(value) else claims.number(value)
 
 
 TASK: Column = ("task", "", lambda row: row.cell.task)
 SETTING: Column = ("setting", "", lambda row: row.cell.group)
-METHOD: Column = ("method", "", lambda row: row.method)
+METHOD: Column = ("method", "", "method")
+VERDICT: Column = ("verdict", "", "verdict")  # before the numbers, where no screen is too narrow for it
 TESTS: tuple[Column, ...] = (
-    ("P(better)", "probability of improvement", lambda row: row.improvement),
+    ("P(better)", "probability of improvement: how often a run is better than one of the baseline", "improvement"),
     ("p", "exact rank test, adjusted by Holm", lambda row: p_value(row.p_holm)),
-    ("verdict", "", lambda row: row.verdict),
 )
 
 
@@ -143,15 +184,16 @@ def sheets_of(comparison: Comparison, place: Place) -> list[Sheet]:
 
 def _cells(comparison: Comparison, unit: str) -> Sheet:
     is_time = comparison.metric.kind == "time"
-    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", lambda row: row.n)]
+    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", "n")]
     if is_time:
-        columns += [("reached", "runs that met the target", lambda row: row.reached)]
+        columns += [("reached", "runs that met the target", "reached")]
     else:
-        columns += [("IQM", "interquartile mean", lambda row: row.iqm)]
+        columns += [("IQM", "interquartile mean", "iqm")]
     half, center = "time by which half of the runs were there", "mean of min(time, end of the run)"
-    columns += [("median", half if is_time else "median over runs", lambda row: row.median)]
-    columns += [("mean", center if is_time else "mean over runs", lambda row: row.mean)]
-    return sheet(f"{comparison.metric.name}-cells", comparison.part, comparison.cells, columns)
+    columns += [("median", half if is_time else "median over runs", "median")]
+    columns += [("mean", center if is_time else "mean over runs", "mean")]
+    name, silent = f"{comparison.metric.name}-cells", ("iqm",) if is_time else ()
+    return sheet(name, comparison.part, comparison.cells, columns, silent=silent)
 
 
 def _aggregates(comparison: Comparison, unit: str) -> Sheet:
@@ -161,10 +203,13 @@ def _aggregates(comparison: Comparison, unit: str) -> Sheet:
         rows.setdefault((row.group, row.method), {})[row.statistic] = row
     columns = [("settings", ""), ("method", ""), ("cells", "tasks and settings"), ("n", f"{unit} in each")]
     columns += [(STATISTICS[name], "") for name in dict.fromkeys(row.statistic for row in comparison.aggregates)]
+    others = _others(comparison.aggregates, {*SILENT, "group", "method", "n", "statistic", "value"})
+    columns += [(label, explanation) for label, explanation, _ in others]
     lines = []
     for (group, method), some in rows.items():
         one = next(iter(some.values()))
         cells = (group.group, method, one.cells, one.n, *(row.value for row in some.values()))
+        cells += tuple(_value(one, field) for *_, field in others)
         lines.append(Line([entry(cell) for cell in cells], RunKey.of(comparison.part, group, method)))
     name, table = f"{comparison.part}-{comparison.metric.name}-aggregates", comparison.aggregates
     return Sheet(name, comparison.part, table.title, columns, lines, table.note)
@@ -175,51 +220,74 @@ def _pairs(comparison: Comparison, name: str, unit: str) -> Sheet:
     by_task = any(row.cell.task for row in table)
     center = "mean time" if comparison.metric.kind == "time" else "IQM"
     columns: list[Column] = [TASK, SETTING] if by_task else [("settings", "", SETTING[-1])]
-    columns += [METHOD, ("n", f"{unit} in each cell", lambda row: row.n)]
-    columns += [(center, "of the method", lambda row: row.center)]
-    columns += [(f"{center} of {comparison.baseline}", "of the baseline", lambda row: row.baseline_center)]
+    columns += [METHOD, VERDICT, ("n", f"{unit} in each cell", "n")]
+    columns += [(center, "of the method", "center")]
+    columns += [(f"{center} of {comparison.baseline}", "of the baseline", "baseline_center")]
     together = "method less baseline; the intervals of the table hold together"
-    columns += [("difference", together, lambda row: row.difference), *TESTS]
+    columns += [("difference", together, "difference"), *TESTS]
     return sheet(f"{comparison.metric.name}-{name}", comparison.part, table, columns)
 
 
-def glance(found: Sequence[Comparison], place: Place) -> Sheet:
-    """Verdict of each method in each comparison, over all its tasks and settings (or its only one)."""
-    parts = list(dict.fromkeys(comparison.part for comparison in found))
-    metrics = list(dict.fromkeys(comparison.metric.words for comparison in found))
-    rows: dict[tuple[str, Method, Method], tuple[RunKey, dict[str, Entry]]] = {}
-    for comparison in found:
-        several = len({pair.cell for pair in comparison.pairs}) > 1
-        for pair in (pair for pair in comparison.pairs if pair.cell == Cell() or not several):
-            runs = RunKey.of(comparison.part, pair.cell, pair.method)
-            _, verdicts = rows.setdefault((comparison.part, pair.method, pair.baseline), (runs, {}))
-            interval = claims.interval(pair.improvement)
-            verdicts[comparison.metric.words] = replace(entry(pair.verdict), interval=interval)
-    lines = [
-        Line([*map(entry, names), *(verdicts.get(metric, Entry("")) for metric in metrics)], runs)
-        for names, (runs, verdicts) in rows.items()
-    ]
-    lines.sort(key=lambda line: (parts.index(line.runs.part), place(line.runs)))
-    columns = [("part", "of the study"), ("method", ""), ("against", "baseline")]
-    columns += [(metric, "verdict, and the probability of improvement with its interval") for metric in metrics]
-    note = (
-        "Better or worse only where two tests agree: the interval of the probability of improvement (in brackets) "
-        "leaves out 1/2, and the exact rank test's p value, adjusted by Holm for all comparisons of its table, is "
-        "below 0.05. “No difference shown” does not mean equal."
-    )
-    return Sheet("glance", "", "At a glance", columns, lines, note)
+@dataclass(frozen=True)
+class Finding:
+    """What a part shows: the comparisons of its methods with the baseline, one for each metric that has them.
 
+    `verdicts` are those on the score over all tasks and settings (or the only ones): which methods each is given to.
+    """
+
+    part: str
+    baseline: Method
+    verdicts: list[tuple[Verdict, list[str]]]
+    glance: Sheet
+    claims: list[tuple[Comparison, Claims, Claims]]
+
+    @property
+    def metric(self) -> str:
+        """What `verdicts` are about."""
+        return self.claims[0][0].metric.words
+
+
+def finding(found: Sequence[Comparison], place: Place) -> Finding:
+    """Of the comparisons of one part; the first of them decides the order and the verdicts at the top."""
+    part, baseline = found[0].part, found[0].baseline
+    claims_found = [(one, *claims_of(one, place)) for one in found]
+    rows: dict[Method, tuple[RunKey, dict[str, Entry]]] = {}
+    for comparison, main, _ in claims_found:
+        for runs, pair in main:
+            shown = f"P(better) {claims.interval(pair.improvement)}"
+            rows.setdefault(pair.method, (runs, {}))[1][comparison.metric.words] = replace(
+                entry(pair.verdict), interval=shown
+            )
+    metrics = [comparison.metric.words for comparison in found]
+    columns = [("method", f"against {baseline}"), *((metric, "") for metric in metrics)]
+    lines = [
+        Line([entry(one), *(of.get(name, Entry("")) for name in metrics)], runs) for one, (runs, of) in rows.items()
+    ]
+    verdicts = [(one, [str(pair.method) for _, pair in claims_found[0][1] if pair.verdict is one]) for one in Verdict]
+    note = (
+        f"P(better), the probability of improvement: how often a run of the method is better than one of {baseline}, "
+        "0.5 being as often as not, with its interval"
+    )
+    glance = Sheet(f"{part}-glance", part, "Verdicts", columns, lines, note)
+    return Finding(part, baseline, [(one, names) for one, names in verdicts if names], glance, claims_found)
+
+
+RULE = (
+    "better or worse only where two tests agree: the interval of the probability of improvement leaves out 1/2, "
+    "and the exact rank test's p value, adjusted by Holm for all comparisons of its table, is below 0.05. “No "
+    "difference shown” does not mean equal"
+)
 
 # Methods against the baseline at their own effective step size.
 MATCHED: tuple[Column, ...] = (
-    *(TASK, SETTING, METHOD),
-    ("effective step", "|w' - w| / |w|, or the learning rate", lambda row: row.step),
-    ("baseline's", "effective step of the baseline in the comparison", lambda row: row.baseline_step),
+    *(TASK, SETTING, METHOD, VERDICT),
+    ("effective step", "|w' - w| / |w|, or the learning rate", "step"),
+    ("baseline's", "effective step of the baseline in the comparison", "baseline_step"),
     ("matched runs", "of the baseline", lambda row: row.matched or "none near enough"),
-    ("n", "matched runs", lambda row: row.n_matched),
-    ("their step", "", lambda row: row.matched_step),
-    ("IQM", "of the method", lambda row: row.iqm),
-    ("matched IQM", "of the baseline", lambda row: row.matched_iqm),
+    ("n", "matched runs", "n_matched"),
+    ("their step", "", "matched_step"),
+    ("IQM", "of the method", "iqm"),
+    ("matched IQM", "of the baseline", "matched_iqm"),
     *TESTS,
 )
 
@@ -228,22 +296,34 @@ MATCHED_GRID: tuple[Column, ...] = (
     ("task", "", lambda row: row.cell.task or "all"),
     ("setting", "", lambda row: row.cell.setting or "all"),
     METHOD,
-    ("bins", "half decades of the effective step |w' - w| / |w| that both have", lambda row: row.bins),
-    ("from", "", lambda row: row.step_low),
-    ("to", "", lambda row: row.step_high),
-    ("near the best", "share of the bins within 5 % of the reference range of the cell's best", lambda row: row.near),
-    ("baseline's", "the same of the baseline", lambda row: row.baseline_near),
-    ("score", "mean normalized score over the bins, cut to [0, 1]", lambda row: row.area),
-    ("baseline's score", "", lambda row: row.baseline_area),
-    ("difference", "of the scores, with its interval", lambda row: row.difference),
+    ("bins", "half decades of the effective step |w' - w| / |w| that both have", "bins"),
+    ("from", "", "step_low"),
+    ("to", "", "step_high"),
+    ("near the best", "share of the bins within 5 % of the reference range of the cell's best", "near"),
+    ("baseline's", "the same of the baseline", "baseline_near"),
+    ("score", "mean normalized score over the bins, cut to [0, 1]", "area"),
+    ("baseline's score", "", "baseline_area"),
+    ("difference", "of the scores, with its interval", "difference"),
+)
+
+CLIPPING: tuple[Column, ...] = (
+    *(TASK, SETTING, METHOD),
+    ("n", "runs with gradient records", "n"),
+    ("with a threshold", "share of the layers, over the run", "threshold"),
+    ("clipped", "share of the elements, in norm mode of the layers", "clipped"),
+    ("least", "of any run", "clipped_least"),
+    ("most", "of any run", "clipped_most"),
+    ("attenuation", "clipped gradient over gradient", "attenuation"),
+    ("noise / gradient", "root mean squares", "noise_to_gradient"),
+    ("update / weight", "root mean squares", "update_to_weight"),
 )
 
 # What optimizers reach at random settings, or at the points of a grid.
 ROBUSTNESS: tuple[Column, ...] = (
     *(TASK, SETTING),
-    ("optimizer", "", lambda row: row.optimizer),
-    ("settings", "of its options", lambda row: row.settings),
-    ("best", "best setting's score", lambda row: row.best),
-    ("near the best", "share of settings within 5 % of the reference range of the cell's best", lambda row: row.near),
-    ("area", "mean normalized score, cut to [0, 1]", lambda row: row.area),
+    ("optimizer", "", "optimizer"),
+    ("settings", "of its options", "settings"),
+    ("best", "best setting's score", "best"),
+    ("near the best", "share of settings within 5 % of the reference range of the cell's best", "near"),
+    ("area", "mean normalized score, cut to [0, 1]", "area"),
 )

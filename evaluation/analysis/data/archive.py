@@ -6,6 +6,7 @@
     evaluations.parquet  the table `evaluations`: scores to the last bit, seconds to the millisecond
     records.parquet      the recorded updates' rows of `metrics` (splits gradients and diagnostics), thinned to a size
     gradients.parquet    the table `gradients`, thinned to a size
+    summaries.parquet    `Dataset.gradient_summaries` of all runs with gradients but a search's
     steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`)
 
 `dataset.load` reads the folder back to the same tables, records and effective steps in 32 bits; `metrics` then has
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from evaluation.analysis.data.archive_reader import FILES, FORMAT
-from evaluation.analysis.data.dataset import EFFECTIVE, Dataset
+from evaluation.analysis.data.dataset import EFFECTIVE, SUMMARIES, Dataset
 from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, STUDY
 from evaluation.analysis.data.run_rows import GRADIENTS, names, quoted, scalar
 from evaluation.cli.errors import UserError
@@ -48,8 +49,8 @@ def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) ->
 
     `max_bytes` bounds the files of records and of gradients, each: fewer seeds of a group of runs (equal but for the
     seed; the lowest stay) and fewer recorded updates of a run (evenly spaced) are kept until they fit, at least two
-    updates of one seed. Records of a search's trials are left out. Raises `UserError`: the folder holds something else,
-    or the data set has no runs.
+    updates of one seed; summaries stay for all seeds. Records of a search's trials are left out. Raises `UserError`:
+    the folder holds something else, or the data set has no runs.
     """
     folder = Path(folder)
     if not scalar(dataset.connection, "SELECT count(*) FROM runs"):
@@ -61,7 +62,7 @@ def export(dataset: Dataset, folder: Path | str, *, max_bytes: int = 600_000) ->
     # Written whole before the earlier archive is touched: a stop in between leaves that as it was.
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
         _write_all(dataset, Path(scratch), max_bytes)
-        for table in ("records", "gradients"):  # not every data set has them
+        for table in ("records", "gradients", "gradient_summaries"):  # not every data set has them
             (folder / FILES[table][0]).unlink(missing_ok=True)
         for file in Path(scratch).iterdir():
             file.replace(folder / file.name)
@@ -79,6 +80,10 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
     ):
         file, schema = FILES[table]
         _write(connection, f"SELECT {names(schema, shown)} FROM {source} ORDER BY {order}", folder / file)
+    file, schema = FILES["gradient_summaries"]
+    of_tests = f"(SELECT * FROM ({SUMMARIES}) SEMI JOIN (SELECT run FROM runs WHERE kind <> 'search') USING (run))"
+    if scalar(connection, f"SELECT count(*) FROM {of_tests}"):
+        _write(connection, f"SELECT {names(schema)} FROM {of_tests} ORDER BY layer, phase, run", folder / file)
     kept = {}
     for table, source, shown in (
         ("records", _RECORDS, short | {"value": _single("value")}),

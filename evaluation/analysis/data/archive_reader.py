@@ -21,6 +21,7 @@ FILES = {  # table -> its file and its columns
     "runs": (ARCHIVE, run_rows.RUNS),
     "evaluations": ("evaluations.parquet", run_rows.EVALUATIONS),
     "effective_steps": ("steps.parquet", run_rows.EFFECTIVE_STEPS),
+    "gradient_summaries": ("summaries.parquet", run_rows.GRADIENT_SUMMARIES),
     "records": ("records.parquet", run_rows.RUN | run_rows.METRIC_ROW),
     "gradients": ("gradients.parquet", run_rows.RUN | run_rows.GRADIENTS),
 }
@@ -43,6 +44,10 @@ def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Pr
         connection.execute("ROLLBACK")
         return []
     connection.execute("COMMIT")
+    summaries = root / FILES["gradient_summaries"][0]
+    if summaries.is_file():  # earlier archives have none
+        with _reported(summaries, "corrupt", problems):
+            connection.execute(f"INSERT INTO gradient_summaries {_select(source, 'gradient_summaries')}")
     _add_metrics(connection, source, problems)
     return _gradients(connection, source, problems)
 

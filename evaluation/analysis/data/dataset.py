@@ -37,6 +37,27 @@ EFFECTIVE = """
             GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
         ) GROUP BY run UNION ALL SELECT run, step FROM effective_steps
     ) WHERE step > 0 AND NOT isnan(step)"""
+PHASES = ("early", "middle", "late")  # thirds of a run's recorded updates
+# Means over the regular records of a phase, of finite values, to three digits: a study's and its archive's are equal.
+_OF_RECORDS = {
+    "clipped": "clipped",
+    "attenuation": "attenuation",
+    "threshold": "threshold",
+    "noise_to_gradient": "noise_std / grad_rms",
+    "update_to_weight": "update_to_weight",
+}
+_DIGITS = "CASE WHEN {0} = 0 THEN 0 ELSE round({0}, 2 - floor(log10(abs({0})))::INTEGER) END AS {0}"
+SUMMARIES = f"""
+    WITH ends AS (SELECT run, max("update") + 1 AS updates FROM gradients GROUP BY run),
+    means AS (
+        SELECT run, layer, list_value{PHASES}[1 + least(2, ("update" * 3) // updates)] AS phase, count(*) AS records,
+            {", ".join(f"avg({value}) FILTER (isfinite({value})) AS {name}" for name, value in _OF_RECORDS.items())}
+        FROM gradients JOIN ends USING (run)
+        WHERE event = 'interval' AND run NOT IN (SELECT run FROM gradient_summaries)
+        GROUP BY ALL
+    )
+    SELECT run, layer, phase, records, {", ".join(map(_DIGITS.format, _OF_RECORDS))}
+    FROM means UNION ALL SELECT * FROM gradient_summaries"""
 SHOWN_ALIKE = 3  # problems that are named of those with one reason
 
 
@@ -67,6 +88,12 @@ class Dataset(Closing):
         Updates recorded around target syncs are left out: they are not typical. Runs without a record are absent.
         """
         return {row["run"]: row["step"] for row in self.rows(EFFECTIVE)}
+
+    def gradient_summaries(self) -> list[dict[str, Any]]:
+        """For every run with gradient records, layer and phase (`PHASES`): the number of regular `records`, and over
+        them the mean clipped share, attenuation, threshold, noise relative to the gradient's root mean square and
+        update relative to the weights (None: none is finite, as the threshold where there is none)."""
+        return self.rows(f"SELECT * FROM ({SUMMARIES}) ORDER BY run, layer, list_position({list(PHASES)}, phase)")
 
     def left_out(self) -> list[str]:
         """The problems, a line each; of a reason that many share the first few, and how many more."""

@@ -30,6 +30,11 @@ _PLACE = {"step": "BIGINT", "samples": "BIGINT", "wall_s": "DOUBLE"}
 RUN = {"run": "VARCHAR"}
 EVALUATIONS = {**RUN, **_PLACE, "evaluation_s": "DOUBLE", "value": "DOUBLE", "std": "DOUBLE"}
 EFFECTIVE_STEPS = {**RUN, "step": "DOUBLE"}
+GRADIENT_SUMMARIES = (
+    dict.fromkeys(("run", "layer", "phase"), "VARCHAR")
+    | {"records": "BIGINT"}
+    | dict.fromkeys(("clipped", "attenuation", "threshold", "noise_to_gradient", "update_to_weight"), "DOUBLE")
+)
 METRIC_ROW = {**_PLACE, "split": "VARCHAR", "name": "VARCHAR", "value": "DOUBLE"}
 NUMBERS = {"number": "INTEGER", "run": "VARCHAR"}
 GRADIENT_PARTS = {"part": "VARCHAR", "run": "VARCHAR"}
@@ -68,7 +73,8 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET preserve_insertion_order = false")  # reads many files with all cores; nothing relies on it
     tables = {"runs": RUNS, "evaluations": EVALUATIONS, "run_numbers": NUMBERS}
     tables |= {"metric_rows": {"number": "INTEGER", **METRIC_ROW}}
-    tables |= {"effective_steps": EFFECTIVE_STEPS}  # of archives, which have few gradients
+    # Of archives, which have few gradients:
+    tables |= {"effective_steps": EFFECTIVE_STEPS, "gradient_summaries": GRADIENT_SUMMARIES}
     for name, schema in tables.items():
         connection.execute(f"CREATE TABLE {name} ({columns(schema)})")
     connection.execute(

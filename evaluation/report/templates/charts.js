@@ -6,7 +6,7 @@ const Charts = (() => {
   const ON_DARK = { "#000000": "#e8e8e8", "#0072B2": "#4fa9e6", "#767676": "#9aa4b1", "#B8A800": "#d8c83a", "#009E73": "#29c197" };
   const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
   const OFFSET = { before: -0.17, after: 0.17 }; // of two estimates in one category
-  const MARKERS = 6; // on a line, so that it reads without colour
+  const MARKERS = 6; // on stairs, so that they read without colour; a line has one at each evaluation
 
   let looks = {};
   const setLooks = (value) => { looks = value; };
@@ -64,26 +64,8 @@ const Charts = (() => {
       tickfont: { size: 11, color: look.quiet }, ticks: "outside", ticklen: 3, nticks: 5, automargin: true,
     };
     if (spec.si) found.tickformat = "~s";
-    if (spec.log && high / low >= 100) Object.assign(found, { dtick: 1, exponentformat: "power" });
-    const ticks = spec.ticks || ownTicks(spec, low, high);
-    if (ticks) Object.assign(found, { tickmode: "array", tickvals: ticks[0], ticktext: ticks[1] });
+    if (spec.ticks) Object.assign(found, { tickmode: "array", tickvals: spec.ticks[0], ticktext: spec.ticks[1] });
     return found;
-  }
-
-  // [places, texts] where plotly's own are not meant.
-  function ownTicks(spec, low, high) {
-    const ticks = [];
-    if (spec.exponent) {
-      const step = Math.max(1, Math.ceil((high - low) / 5));
-      for (let tick = Math.ceil(low); tick <= high; tick += 1) if (tick % step === 0) ticks.push(tick);
-      return [ticks, ticks.map((tick) => `10<sup>${tick}</sup>`)];
-    }
-    if (!spec.log || high / low >= 100) return null;
-    // Hardly a power of ten on it: 1, 2 and 5 of each decade, in plain digits.
-    for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade += 1) {
-      ticks.push(...[1, 2, 5].map((digit) => Number(`${digit}e${decade}`)));
-    }
-    return [ticks, ticks.map(short)];
   }
 
   const inPlace = (spec, number) => Number.isFinite(number) && (!spec.log || number > 0);
@@ -121,7 +103,7 @@ const Charts = (() => {
       type: "scatter", mode: how.symbol && !area ? "lines+markers" : "lines", hoverinfo: "text", name: series.label, meta: "series",
       x: points.map(({ x }) => (inPlace(panel.x, x) ? x : null)), y: points.map(({ y }) => (inPlace(panel.y, y) ? y : null)), text: points.map(text),
       line: { color: how.colour, width: area ? 0 : 2, dash: dashes(how.dash), shape: step ? "hv" : "linear" },
-      marker: { symbol: how.symbol, size: 6.5, color: how.colour, maxdisplayed: MARKERS, line: { width: /thin/.test(how.symbol) ? 1.6 : 0, color: how.colour } },
+      marker: { symbol: how.symbol, size: step ? 6.5 : Math.max(2.5, Math.min(6.5, 160 / points.length)), color: how.colour, maxdisplayed: step ? MARKERS : 0, line: { width: /thin/.test(how.symbol) ? 1.6 : 0, color: how.colour } },
       ...(area ? { fill: "tozeroy", fillcolor: fade(how.colour, 0.35) } : {}),
     };
     const banded = series.low && !area;
@@ -176,6 +158,9 @@ const Charts = (() => {
     });
   }
 
+  // One of many optimizers, with the baseline behind it.
+  const isMultiple = (panel) => panel.series.some(({ role }) => role === "baseline");
+
   // {data, layout} of a panel with the series that `shows` lets through; null when none is left.
   function build(panel, shows, large) {
     const look = theme();
@@ -187,7 +172,7 @@ const Charts = (() => {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: FONT, size: 11, color: look.text },
       margin: { l: 42, r: 10, t: 8, b: 34 }, xaxis: axis(panel.x, look), yaxis: axis(panel.y, look),
       hoverlabel: { bgcolor: look.page, bordercolor: look.line, font: { family: FONT, size: 12, color: look.text }, align: "left" },
-      height: large ? 340 : 215,
+      height: large ? 340 : isMultiple(panel) ? 150 : 215,
     };
     if (panel.categories) {
       // Categories that name series go with them; others (layers) stay.
@@ -213,12 +198,28 @@ const Charts = (() => {
     return { data, layout };
   }
 
+  // Closer in, the ticks of the whole axis may all be outside: plotly then sets its own.
+  function zoomTicks(element, panel, change) {
+    const wanted = {};
+    ["x", "y"].forEach((which) => {
+      const ends = [0, 1].map((index) => change[`${which}axis.range[${index}]`] ?? change[`${which}axis.range`]?.[index]);
+      if (!panel[which].ticks || ends.includes(undefined)) return;
+      const places = panel[which].ticks[0].map((place) => (panel[which].log ? Math.log10(place) : place));
+      const seen = places.filter((place) => place >= Math.min(...ends) && place <= Math.max(...ends)).length;
+      const mode = seen > 1 || panel[which].exponent ? "array" : "auto";
+      if (element.layout[`${which}axis`].tickmode !== mode) wanted[`${which}axis.tickmode`] = mode;
+    });
+    if (Object.keys(wanted).length) Plotly.relayout(element, wanted);
+  }
+
   // Draw into an element; `width` in pixels fixes it (paper does not tell its own), else it is the element's.
   function draw(element, panel, shows, large, width) {
     const chart = build(panel, shows, large);
     if (!chart) { Plotly.purge(element); element.replaceChildren(); return false; }
     if (width) Object.assign(chart.layout, { width, autosize: false });
     Plotly.react(element, chart.data, chart.layout, { displayModeBar: false, responsive: !width, doubleClick: "reset" });
+    element.removeAllListeners("plotly_relayout");
+    element.on("plotly_relayout", (change) => zoomTicks(element, panel, change));
     return true;
   }
 
@@ -234,5 +235,5 @@ const Charts = (() => {
     return [figure.header, ...lines].map((line) => `${line.map(plain).join(",")}\n`).join("");
   }
 
-  return { build, csv, draw, lookOf, setLooks, theme, unpack };
+  return { build, csv, draw, isMultiple, lookOf, setLooks, theme, unpack };
 })();

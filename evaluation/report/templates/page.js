@@ -31,6 +31,7 @@
   function preparePanels(member) {
     const figure = figures.get(member.dataset.figure);
     const box = member.querySelector(".panels");
+    box.classList.toggle("multiples", figure.panels.some(Charts.isMultiple));
     figure.panels.forEach((panel) => {
       const element = make("div", null, box, { class: "panel" });
       const heading = make("h4", null, element);
@@ -38,7 +39,7 @@
       make("span", names.join(" · "), heading);
       if (panel.corner) make("small", panel.corner, heading);
       const plot = make("div", null, element, { class: "plot", role: "img", "aria-label": `${figure.title}: ${names.join(", ")}` });
-      plot.style.minHeight = panel.categories ? `${58 + 22 * panel.categories.length}px` : "215px";
+      plot.style.minHeight = panel.categories ? `${58 + 22 * panel.categories.length}px` : Charts.isMultiple(panel) ? "150px" : "215px";
       plot.report = { element, plot, panel, figure, drawn: false };
       panels.push(plot.report);
       watcher.observe(plot);
@@ -48,9 +49,8 @@
 
   function paintLegend(member, figure) {
     const legend = member.querySelector(".legend");
-    const seen = new Map(figure.panels.flatMap((panel) => panel.series).map((series) => [series.label, series]));
-    legend.hidden = !seen.size || figure.panels.some((panel) => panel.categories?.some((name) => seen.has(name)));
-    if (legend.hidden) return;
+    const seen = new Map(figure.panels.flatMap((panel) => panel.series).filter(({ label }) => figure.legend.includes(label)).map((series) => [series.label, series]));
+    legend.hidden = !seen.size;
     legend.replaceChildren(...[...seen].map(([label, series]) => {
       const item = make("span", null, null, { "data-label": label });
       item.append(sample(series), label);
@@ -85,7 +85,8 @@
     panels.forEach((entry) => {
       const { series, row, column } = entry.panel;
       const named = KEYS.some((key) => hidden[key].has(row) || hidden[key].has(column));
-      entry.element.hidden = series.length ? !series.some(shows) : named;
+      const own = series.filter(({ role }) => role !== "baseline");
+      entry.element.hidden = own.length ? !own.some(shows) : named;
       if (entry.drawn && !entry.element.hidden) drawPanel(entry);
     });
     document.querySelectorAll(".member[data-figure]").forEach((member) => {
@@ -173,7 +174,6 @@
       applyFilters();
     });
   });
-  if (window.matchMedia("(max-width: 640px)").matches) document.getElementById("filter-box").open = false;
 
   // Every row and sentence that stands on runs can show them.
   document.querySelectorAll("details.sheet thead tr").forEach((row) => make("span", "runs", make("th", null, row, { scope: "col" }), { class: "quiet" }));

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,13 @@ from scipy import stats
 
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.data import dataset
+from evaluation.analysis.data.run_key import RunKey
+from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.plots import catalog, style
-from evaluation.plots.axes import axis_limits
+from evaluation.plots.axes import axis_limits, ticks
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, seeds_in_words, series, write_csv
-from evaluation.plots.study_data import StudyData
+from evaluation.plots.study_data import StudyData, apart, band_of
 from tests.evaluation.synthetic_study import EVALUATIONS, STEPS, write_study
 
 SEEDS = 3
@@ -252,6 +256,136 @@ class TestLimits:
     def test_own_limits_go_first_and_no_data_is_no_crash(self) -> None:
         drawn = Panel("", "", Axis(low=0, high=7), Axis(), (series("s", [], []),))
         assert axis_limits(Figure("f", "f", "", (drawn,))) == [((0, 7), (-0.05, 1.05))]
+
+
+class TestLogarithmicTicks:
+    @pytest.mark.parametrize("factor", [1.1, 1.3, 1.6, 2.5, 5, 9, 20, 99, 101, 1e3, 1e5, 1e8, 1e16])
+    @pytest.mark.parametrize("low", [1e-12, 3.1e-5, 0.0104, 0.31, 0.95, 1.05, 6.1, 2.3e4])
+    def test_there_are_several_and_they_lie_on_the_axis(self, low: float, factor: float) -> None:
+        high = low * factor
+        for axis, limits in (
+            (Axis(log=True), (low, high)),
+            (Axis(exponent=True), (np.log10(low), np.log10(high))),
+        ):
+            places, texts = zip(*ticks(axis, limits), strict=True)
+            assert 3 <= len(set(texts)) == len(places) <= 9
+            assert list(places) == sorted(places)
+            assert limits[0] - 1e-9 <= places[0]
+            assert places[-1] <= limits[1] + 1e-9
+
+    @pytest.mark.parametrize(
+        ("limits", "texts"),
+        [
+            ((0.9, 1100), "1 10 100 1000"),
+            ((0.9e-4, 0.11), "10⁻⁴ 10⁻³ 10⁻² 10⁻¹"),
+            ((0.25, 40), "0.3 1 3 10 30"),
+            ((0.004, 0.06), "0.005 0.01 0.02 0.05"),
+            ((2.9e-5, 4.1e-5), "3·10⁻⁵ 3.5·10⁻⁵ 4·10⁻⁵"),
+            ((1e-12, 1e4), "10⁻¹² 10⁻⁹ 10⁻⁶ 10⁻³ 10⁰ 10³"),
+        ],
+    )
+    def test_in_words(self, limits: tuple[float, float], texts: str) -> None:
+        assert " ".join(text for _, text in ticks(Axis(log=True), limits)) == texts
+
+    def test_given_ones_stay_and_linear_axes_have_none(self) -> None:
+        given = ((1.0, "1"), (30.0, "30"))
+        assert ticks(Axis(log=True, ticks=given), (0.5, 60)) == given
+        assert ticks(Axis(), (0, 1)) == ()
+
+    def test_of_all_figures(self, figures: dict[str, Figure]) -> None:
+        log = 0
+        for figure in figures.values():
+            for panel, limits in zip(figure.panels, axis_limits(figure), strict=True):
+                for axis, ends in zip((panel.x, panel.y), limits, strict=True):
+                    log += axis.log or axis.exponent
+                    assert len(ticks(axis, ends)) > 1 or not (axis.log or axis.exponent)
+        assert log > 10
+
+
+class TestEveryEvaluation:
+    def test_steps_that_only_some_runs_have(self) -> None:
+        how, key = Bootstrap(repetitions=100), RunKey(optimizer="adam")
+        curves = [(np.array([1, 2, 4]), np.array([1.0, 2.0, 4.0])), (np.array([2, 3, 4]), np.array([3.0, 5.0, 6.0]))]
+        found = band_of(key, curves, how)
+        assert found.n is not None
+        assert found.low is not None
+        assert (found.x.tolist(), found.y.tolist(), found.n.tolist()) == ([1, 2, 3, 4], [1, 2.5, 5, 5], [1, 2, 1, 2])
+        both = how.band(np.array([[2.0, 4.0], [3.0, 6.0]]))
+        np.testing.assert_array_equal(found.low[[1, 3]], both.low)
+        assert np.isnan(found.low[[0, 2]]).all()  # a single run has no interval
+
+    def test_what_no_run_has_is_no_point(self) -> None:
+        assert band_of(RunKey(), [(np.array([], dtype=int), np.array([]))], Bootstrap(repetitions=100)).x.size == 0
+
+    def test_one_seed_evaluated_at_other_steps(self, folder: Path, tmp_path: Path) -> None:
+        runs = Path(shutil.copytree(folder / "comparison/CartPole/plain/adam/default", tmp_path / "runs"))
+        metrics = runs / "s101" / "metrics.jsonl"
+        metrics.write_text(metrics.read_text().replace(f'"step": {STEPS // EVALUATIONS},', '"step": 1234,'))
+        [[figure]] = [found for _, found in catalog.figures(StudyData(dataset.load(runs)), ["learning-curves"])]
+        assert isinstance(figure, Figure)
+        [one] = figure.panels[0].series
+        assert one.n is not None
+        assert one.x.tolist()[:3] == [1234, STEPS // EVALUATIONS, 2 * STEPS // EVALUATIONS]
+        assert one.n.tolist()[:3] == [1, SEEDS - 1, SEEDS]
+        assert one.x.size == EVALUATIONS + 1
+
+
+class TestManyOptimizers:
+    @pytest.fixture
+    def crowd(self) -> Figure:
+        names = [f"rule-{number:02d}" for number in range(11)]
+        lines = tuple(series(name, [1, 2], [3, 4]) for name in ("adam", *names))
+        panels = tuple(Panel(task, setting, Axis(), Axis(share=task), lines) for task in "AB" for setting in ("p", "q"))
+        return Figure("learning-rate", "Learning rate", "Caption.", panels, names=("task", "setting", "lr", "iqm"))
+
+    def test_each_has_its_row_with_the_baseline_in_grey(self, crowd: Figure) -> None:
+        [figure] = apart(crowd, "adam")
+        assert isinstance(figure, Figure)
+        assert len(figure.panels) == 11 * 4
+        assert figure.rows() == crowd.labels()[1:]
+        assert figure.column_names() == ["A, p", "A, q", "B, p", "B, q"]
+        for panel in figure.panels:
+            assert [(one.label, one.role) for one in panel.series] == [("adam", "baseline"), (panel.row, "")]
+        assert figure.legend() == ["adam"]  # the others are the names of the rows
+        assert figure.caption.endswith("Grey in every panel: adam.")
+        assert figure.table()[0][:5] == ["optimizer", "cell", "series", "lr", "iqm"]
+        assert style.ROLES["baseline"].colour == style.PALE
+
+    def test_of_many_cells_one_figure_a_task(self, crowd: Figure) -> None:
+        more = tuple(replace(panel, column=panel.column + "2") for panel in crowd.panels)
+        found = apart(replace(crowd, panels=crowd.panels + more), "adam")
+        assert [one.name for one in found] == ["learning-rate-A", "learning-rate-B"]
+        for one in found:
+            assert isinstance(one, Figure)
+            assert (len(one.panels), one.family) == (11 * 4, "learning-rate")
+
+    def test_few_stay_together_and_nothing_is_lost_without_a_baseline(self, crowd: Figure) -> None:
+        lines = crowd.panels[0].series[: len(style.COLOURS)]
+        few = replace(crowd, panels=tuple(replace(panel, series=lines) for panel in crowd.panels))
+        assert apart(few, "adam") == [few]
+        [figure] = apart(crowd, None)
+        assert isinstance(figure, Figure)
+        assert figure.labels() == crowd.labels()
+
+    @pytest.mark.parametrize("name", ["learning-rate", "learning-curves", "time-to-target-profiles", "robustness"])
+    def test_of_a_study(self, study: StudyData, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setattr("evaluation.plots.study_data.TOGETHER", 1)
+        for _, found in catalog.figures(study, [name]):
+            for figure in found:
+                assert isinstance(figure, Figure)
+                roles = [[one.role for one in panel.series] for panel in figure.panels]
+                assert roles == [["baseline", ""]] * len(figure.panels)
+                assert "adam" not in figure.rows()
+
+
+class TestBaseline:
+    def test_of_a_part_without_adam(self, study: StudyData, monkeypatch: pytest.MonkeyPatch) -> None:
+        rates = next(part for part in study.parts("grid") if part.name == "rates")
+        assert study.baseline(rates) == "adam"
+        rows = [row for row in study.runs if row["optimizer"] != "adam"]
+        monkeypatch.setattr(study, "runs", rows)
+        assert study.baseline(rates) == "sgd"  # not asgc, which is first in the order of legends
+        assert study.baseline(study.parts("ablation")[0]) is None  # its own: the whole method
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,31 @@ class TestDrawing:
         assert {(1, 3), (2, 4), (3, 5), (1, 5), (2, 6), (3, 7)} <= corners
         assert axes.lines[0].get_color() == style.KNOWN["asgc"].colour
 
+    def test_every_evaluation_has_a_marker(self) -> None:
+        lines = tuple(series("asgc", np.arange(size), np.arange(size)) for size in (8, 400))
+        figure = Figure("f", "f", "", tuple(Panel("", str(i), Axis(), Axis(), (one,)) for i, one in enumerate(lines)))
+        few, many = (axes.lines[0] for axes in drawn(figure))
+        assert few.get_marker() == many.get_marker() == "o"
+        assert few.get_markevery() is many.get_markevery() is None
+        assert few.get_markersize() > many.get_markersize() > 1
+
+    @pytest.mark.parametrize("ends", [(0.31, 0.48), (0.95, 96), (1e-7, 1e3)])
+    def test_log_axes_have_several_labels(self, ends: tuple[float, float]) -> None:
+        panel = Panel("", "", Axis(log=True), Axis(log=True), (series("asgc", ends, ends),))
+        [axes] = drawn(Figure("f", "f", "", (panel,), per_panel=(1.9, 1.2)))
+        for labels, (low, high) in (
+            (axes.get_xticklabels(), axes.get_xlim()),
+            (axes.get_yticklabels(), axes.get_ylim()),
+        ):
+            seen = [label for label in labels if label.get_text()]
+            assert len(seen) >= 3
+            assert low < ends[0] < ends[1] < high
+
+    def test_the_baseline_is_grey_and_needs_no_marker(self) -> None:
+        one = series("adam", [1, 2], [1, 2], role="baseline")
+        [axes] = drawn(Figure("f", "f", "", (Panel("", "", Axis(), Axis(), (one,)),)))
+        assert (axes.lines[0].get_color(), axes.lines[0].get_marker()) == (style.PALE, "None")
+
     def test_censored_estimates_are_open_triangles_beyond_the_run(self) -> None:
         reached = series("asgc", 40.0, 0, low=30.0, high=np.inf)
         missed = series("adam", np.inf, 1, low=np.inf, high=np.inf)

@@ -6,6 +6,7 @@ import html.parser
 import json
 import math
 import shutil
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ pytest.importorskip("jinja2")
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.run_key import Cell, Method, RunKey
+from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Estimate
 from evaluation.main import main
 from evaluation.plots import style
+from evaluation.plots.axes import axis_limits, ticks
 from evaluation.plots.figure import Axis, Figure, Panel, series
 from evaluation.plots.study_data import StudyData
 from evaluation.report import origins, page, payload, sections, setup
@@ -88,7 +91,7 @@ class TestPage:
             assert sentence in read.text
 
     def test_every_figure_has_its_caption(self, read: Text, contents: page.Contents) -> None:
-        figures = [figure for family in contents.figures for figure in family]
+        figures = [figure for family in contents.families for figure in family]
         assert len(figures) > 20
         for figure in figures:
             assert " ".join(figure.caption.split()) in read.text
@@ -143,6 +146,55 @@ class TestPage:
         assert nasty in json.loads(read.scripts["data"])["looks"]
 
 
+class TestFirstScreen:
+    """What a reader sees first: verdicts and their picture. `test_report_browser` measures it in pixels."""
+
+    def test_verdicts_then_a_figure_then_tables(self, text: str) -> None:
+        body = text[text.index("<body>") :]
+        places = [body.index(tag) for tag in ('<ul class="verdicts">', "<figure", "<table", '<ul class="claims">')]
+        assert places == sorted(places)
+        assert 'class="verdict' in body[: places[1]]
+
+    def test_every_part_with_a_comparison_has_verdicts_and_a_picture(
+        self, contents: page.Contents, study: StudyData
+    ) -> None:
+        assert [finding.part for finding, _ in contents.findings] == ["comparison", "rates", "robust", "ablations"]
+        for finding, picture in contents.findings:
+            [part] = [
+                part for part in study.parts("compare", "grid", "robustness", "ablation") if part.name == finding.part
+            ]
+            pairs = study.comparison(part, "final").pairs
+            first = [pair for pair in pairs if pair.cell == pairs.records[0].cell]
+            given = {name: verdict for verdict, names in finding.verdicts for name in names}
+            assert given == {str(pair.method): pair.verdict for pair in first}
+            assert len(finding.glance.lines) == len(first)
+            [figure] = picture
+            drawn = {one.label: (one.x[0], one.low[0], one.high[0]) for one in figure.panels[0].series}  # type: ignore[index]
+            assert drawn == {str(pair.method): tuple(pair.improvement) for pair in first}
+
+    def test_what_the_numbers_are_stands_beside_them(self, read: Text, text: str, contents: page.Contents) -> None:
+        assert ' title="' not in text[text.index("<main") : text.index("</main>")]  # a phone and paper have no pointer
+        for finding, _ in contents.findings:
+            assert all(
+                cell.interval.startswith("P(better) ") for line in finding.glance.lines for cell in line.cells[1:]
+            )
+            assert f"how often a run of the method is better than one of {finding.baseline}" in read.text
+        for sheets in contents.sheets.values():
+            for label, explanation in (column for sheet in sheets for column in sheet.columns):
+                assert f"{label} {explanation}".strip() in read.text
+        assert 'data-label="P(better)"' in text  # where rows are blocks
+
+    def test_verdicts_stand_before_the_numbers(self, contents: page.Contents) -> None:
+        of_tests = [sheet for sheets in contents.sheets.values() for sheet in sheets if sheet.name.endswith("pairs")]
+        assert len(of_tests) > 5
+        for sheet in of_tests:
+            labels = [label for label, _ in sheet.columns]
+            assert labels.index("verdict") == labels.index("method") + 1
+
+    def test_a_long_question_can_be_unfolded(self, text: str, study: StudyData) -> None:
+        assert f'<details class="question"><summary>{study.data.definition["question"]}</summary>' in text
+
+
 class TestCommand:
     def test_writes_the_page_and_the_same_data_give_the_same(
         self, demo_study: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -182,14 +234,24 @@ class TestPayload:
         values = [1.0, 0.123456789, -2.5e-7, math.nan, math.inf, -math.inf, 123456.789]
         assert payload.numbers(np.array(values)) == [1, 0.1235, -2.5e-7, None, "inf", "-inf", 123500]
 
-    def test_long_curves_are_thinned_and_keep_their_ends(self) -> None:
+    def test_every_point_of_a_long_curve_is_sent(self) -> None:
         x = np.arange(10_000)
         one = payload.figure(
             Figure("f", "f", "", (Panel("", "", Axis(), Axis(), (series("a", x, x, low=x, high=x),)),))
         )
         [found] = one["panels"][0]["series"]
-        assert len(found["x"]) == len(found["low"]) == payload.MAX_POINTS
-        assert (found["x"][0], found["x"][-1]) == (0, 9999)
+        assert found["x"] == x.tolist()
+        assert len(found["y"]) == len(found["low"]) == len(found["high"]) == 10_000
+
+    def test_ticks_of_a_logarithmic_axis_are_those_of_the_files(self) -> None:
+        line = series("a", [0.31, 0.48], [1e-7, 1e3])
+        figure = Figure("f", "f", "", (Panel("", "", Axis(log=True), Axis(log=True), (line,)),))
+        [panel] = payload.figure(figure)["panels"]
+        [limits] = axis_limits(figure)
+        for which, ends in zip("xy", limits, strict=True):
+            places, texts = zip(*ticks(Axis(log=True), ends), strict=True)
+            assert len(texts) >= 3
+            assert panel[which]["ticks"] == [payload.numbers(np.array(places), payload.PLACE_DIGITS), texts]
 
     def test_what_series_share_is_sent_once(self) -> None:
         lines = tuple(series(name, [1, 2], [3, 4], runs=RunKey(task="T", optimizer=name)) for name in "ab")
@@ -252,8 +314,25 @@ class TestTables:
                 assert sum(labels.items() <= row.items() for row in study.runs) == count
                 assert labels["variant"] in f"{line.cells[1].text} {line.cells[2].text}"
 
+    def test_what_an_analysis_adds_is_shown(self, study: StudyData) -> None:
+        """Fields that no column names get one of their own; those that are empty everywhere do not."""
+        row = study.comparison(study.parts("compare")[0], "final").cells.records[0]
+        bases = (type(row),)
+        more = [("diverged", int), ("spread_of_trials", Estimate), ("remark", str, field(default=""))]
+        added = make_dataclass("Added", more, bases=bases, kw_only=True, frozen=True)
+        record = added(**vars(row), diverged=2, spread_of_trials=Estimate(0.5))
+        sheet = sections.sheet("cells", "comparison", Table("t", [record]), (sections.TASK, ("IQM", "", "iqm")))
+        shown = dict(zip((label for label, _ in sheet.columns), sheet.lines[0].cells, strict=True))
+        assert shown["diverged"].text == "2"
+        assert (shown["spread of trials"].text, shown["spread of trials"].interval) == ("0.5", sections.TOO_FEW)
+        assert "remark" not in shown
+        plain = sections.sheet("any", "comparison", Table("t", [record]))
+        assert [label for label, _ in plain.columns][:3] == ["task", "setting", "method"]
+
     def test_numbers_in_words(self) -> None:
-        assert sections.entry(Estimate(0.5)).interval == ""
+        assert sections.entry(Estimate(0.5)).interval == "(too few runs)"
+        assert sections.entry(0.5).interval == ""
+        assert sections.entry(Estimate(math.nan)) == sections.Entry("")
         assert sections.entry(Estimate(30_000, 20_000, math.inf)).interval == "[20000, ∞]"
         assert sections.entry(math.nan).text == ""
 

@@ -136,12 +136,35 @@ def desk(browser: Page, report: Path) -> Page:
 
 
 def names(contents: page.Contents) -> list[Figure]:
-    return [figure for family in contents.figures for figure in family]
+    return [figure for family in contents.families for figure in family]
+
+
+class TestFirstScreen:
+    @pytest.mark.parametrize("size", [(1300, 900), (400, 800)])
+    def test_verdicts_and_the_first_figure_are_on_it(self, browser: Page, report: Path, size: tuple[int, int]) -> None:
+        browser.open(report, size)
+        browser.until(lambda: browser("return document.querySelector('.plot svg') !== null"))
+        box = "const box = document.querySelector(arguments[0]).getBoundingClientRect(); return [box.right, box.bottom]"
+        for what in (".verdicts .verdict", ".verdicts", "figure .plot"):
+            right, bottom = browser(box, what)
+            assert right <= size[0], what
+            assert bottom <= size[1], what
+        assert browser("return document.querySelector('table').getBoundingClientRect().top") > bottom
+
+    def test_a_long_question_does_not_push_it_away(self, browser: Page, report: Path, tmp_path: Path) -> None:
+        text = report.read_text()
+        long = tmp_path / "long.html"
+        question = "Does ASGC learn faster and more steadily than what people use?"
+        long.write_text(text.replace(f"<summary>{question}", f"<summary>{question * 12}"))
+        browser.open(long, (400, 800))
+        assert browser("return document.querySelector('figure .plot').getBoundingClientRect().top") < 600
+        browser("document.querySelector('.question').open = true")
+        assert browser("return document.querySelector('.question').offsetHeight") > 300
 
 
 class TestDesktop:
     def test_every_figure_is_drawn_without_an_error(self, desk: Page, contents: page.Contents) -> None:
-        for family in contents.figures:
+        for family in contents.families:
             for index, figure in enumerate(family):
                 if index:  # the first of a family is shown, the others by the menu
                     desk(
@@ -166,6 +189,31 @@ class TestDesktop:
             for one, (label, values) in zip(panel.series, lines, strict=True):
                 assert label == one.label
                 assert values == pytest.approx(one.y.tolist(), rel=1e-3)
+
+    def test_every_evaluation_is_a_point_on_the_screen(self, desk: Page, contents: page.Contents) -> None:
+        [figure] = [figure for figure in names(contents) if figure.name == "learning-curves"]
+        desk.draw("learning-curves")
+        drawn = """return [...document.querySelectorAll('[data-figure="learning-curves"] .plot')]
+            .map((plot) => plot.querySelectorAll('.scatterlayer .points path').length)"""
+        assert desk(drawn) == [sum(one.x.size for one in panel.series) for panel in figure.panels]
+
+    def test_a_log_axis_keeps_its_labels_when_zoomed(self, desk: Page) -> None:
+        name = "thresholds-CartPole-plain"
+        desk.draw(name)
+        labels = f"""return [...document.querySelector('[data-figure="{name}"] .plot').querySelectorAll('.ytick text')]
+            .map((tick) => tick.textContent)"""
+        whole = desk(labels)
+        assert len(whole) >= 3
+        zoom = f"""const plot = document.querySelector('[data-figure="{name}"] .plot');
+            const [low, high] = plot.layout.yaxis.range;
+            Plotly.relayout(plot, arguments[0] ? {{ 'yaxis.range[0]': low + 0.41 * (high - low),
+                'yaxis.range[1]': low + 0.45 * (high - low) }} : {{ 'yaxis.range': arguments[1] }})"""
+        before = desk(f"return document.querySelector('[data-figure=\"{name}\"] .plot').layout.yaxis.range")
+        desk(zoom, True, None)
+        desk.until(lambda: len(set(desk(labels))) > 1)
+        desk(zoom, False, before)
+        desk.until(lambda: desk(labels) == whole)
+        assert desk.errors() == []
 
     def test_the_optimizer_filter_hides_lines_rows_and_sentences(self, desk: Page) -> None:
         desk.draw("learning-curves")
@@ -305,6 +353,22 @@ class TestPhone:
             .map((one) => parseFloat(getComputedStyle(one).fontSize))"""
         assert min(browser(sizes)) >= 11
         assert browser.errors() == []
+
+    def test_no_verdict_is_to_be_scrolled_to_sideways(self, browser: Page, report: Path) -> None:
+        browser.open(report, (400, 800))
+        browser("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        outside = """return [...document.querySelectorAll('.verdict')].filter((one) => {
+            const box = one.getBoundingClientRect();
+            return !box.width || box.left < 0 || box.right > innerWidth;
+        }).length"""
+        assert browser("return document.querySelectorAll('td.verdict').length") > 40
+        assert browser(outside) == 0
+        sideways = """return [...document.querySelectorAll('.sheet .scroll')]
+            .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.getAttribute('aria-label'))"""
+        assert browser(sideways) == []
+        # Each number has its name before it.
+        named = "return getComputedStyle(document.querySelector('td.number:not(.verdict)'), '::before').content"
+        assert browser(named) not in ("none", '""')
 
     def test_filters_are_folded_away_and_open(self, browser: Page, report: Path) -> None:
         browser.open(report, PHONE)

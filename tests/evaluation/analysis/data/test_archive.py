@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from evaluation.analysis.comparisons.clipping import clipping
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.data import archive, dataset
 from evaluation.analysis.data.archive import export
@@ -182,6 +183,63 @@ def test_gradients_are_thinned_until_they_fit(study, tmp_path):
         assert "comparison/CartPole/plain/asgc/default/s0" in [row["run"] for row in rows]
 
 
+def test_gradient_summaries_of_every_seed_stay(study, tmp_path):
+    expected = study.gradient_summaries()
+    runs = {row["run"] for row in study.rows("SELECT run FROM runs")}
+    assert {row["run"] for row in expected} == runs
+    assert len(expected) == 3 * len(study.rows("SELECT DISTINCT run, layer FROM gradients"))
+    folder = export(study, tmp_path / "archive", max_bytes=10_000)
+    assert (folder / "summaries.parquet").stat().st_size < 10_000
+    with dataset.load(folder) as data:
+        kept = {row["run"] for row in data.rows("SELECT DISTINCT run FROM gradients")}
+        assert kept < runs  # their records are not all there
+        assert data.gradient_summaries() == expected
+        again = export(data, tmp_path / "again")
+    with dataset.load(again) as data:
+        assert data.gradient_summaries() == expected
+
+
+def test_summaries_are_the_means_of_the_phases(tmp_path):
+    folder = write_study(tmp_path / "tiny", [run := Planned("asgc", 1)])
+    path = write_gradients(folder / run.path, updates=30)
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    for row in rows:
+        row |= {"clipped": row["update"] / 100, "noise_std": 0.2, "grad_rms": 2.0, "update_to_weight": 1e40}
+        row["threshold"] = math.inf if row["update"] < 15 else 1.0
+        row["event"] = "shift" if row["update"] == 29 else "interval"
+    rows[0]["attenuation"] = math.nan
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    last = max(row["update"] for row in rows) + 1
+    with dataset.load(folder) as data:
+        found = [row for row in data.gradient_summaries() if row["layer"] == rows[0]["layer"]]
+    assert [row["phase"] for row in found] == list(dataset.PHASES)
+    for third, summary in enumerate(found):
+        mine = [row for row in rows if row["layer"] == summary["layer"] and row["event"] == "interval"]
+        mine = [row for row in mine if row["update"] * 3 // last == third]
+        assert summary["records"] == len(mine)
+        assert summary["clipped"] == pytest.approx(np.mean([row["clipped"] for row in mine]), rel=5e-3)
+        assert summary["attenuation"] == pytest.approx(np.nanmean([row["attenuation"] for row in mine]), rel=5e-3)
+        assert summary["noise_to_gradient"] == 0.1
+        assert summary["update_to_weight"] == 1e40
+    assert [row["threshold"] for row in found] == [None, 1.0, 1.0]  # infinite: there is none
+
+
+def test_earlier_archives_have_no_summaries_and_are_read(study, tmp_path):
+    folder = export(study, tmp_path / "archive", max_bytes=10_000)
+    (folder / "summaries.parquet").unlink()
+    with dataset.load(folder) as data:
+        assert data.problems == [dataset.Problem("comparison/CartPole/plain/adam/default/s0", study.problems[0].reason)]
+        kept = {row["run"] for row in data.rows("SELECT DISTINCT run FROM gradients")}
+        assert {row["run"] for row in data.gradient_summaries()} == kept  # of the records that are there
+
+
+def test_an_archive_leads_to_the_same_clipping_table(study, tmp_path):
+    expected = clipping(study, "comparison")
+    assert [row.n for row in expected] == [3, 4]
+    with dataset.load(export(study, tmp_path / "archive", max_bytes=10_000)) as data:
+        assert clipping(data, "comparison").csv() == expected.csv()
+
+
 def test_updates_around_a_sync_stay_together_and_trials_are_left_out(tmp_path):
     run = Planned("adam", 1)
     trial = Planned("adam", 2, part="tuning", kind="search", variant="trial-0")
@@ -219,13 +277,15 @@ def test_damaged_records_leave_the_rest(study, tmp_path):
     content = bytearray((folder / archive.FILES["gradients"][0]).read_bytes())
     content[100:400] = bytes(300)
     (folder / archive.FILES["gradients"][0]).write_bytes(content)
-    (folder / archive.FILES["records"][0]).write_bytes(b"PAR1")
+    for table in ("records", "gradient_summaries"):
+        (folder / archive.FILES[table][0]).write_bytes(b"PAR1")
     (folder / archive.ABOUT).write_text("{}")
     with dataset.load(folder) as data:
         assert sorted(problem.path.rpartition("/")[2] for problem in data.problems) == [
             archive.ABOUT,
             archive.FILES["gradients"][0],
             archive.FILES["records"][0],
+            archive.FILES["gradient_summaries"][0],
         ]
         assert len(data.rows("SELECT run FROM runs")) == 7
         assert data.rows("SELECT * FROM gradients") == []
