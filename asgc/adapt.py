@@ -207,9 +207,7 @@ def momentum(options: Options) -> float:
 
 
 @torch.no_grad()
-def measure(
-    param: Tensor, grad: Tensor, x: Tensor, state: State, options: Options
-) -> dict[str, Tensor]:
+def measure(param: Tensor, grad: Tensor, x: Tensor, state: State, options: Options) -> dict[str, Tensor]:
     """Add the direction of this step to D: the new ``adapted`` and derivatives.
 
     A gradient that is not finite, the first of a unit (it makes its own threshold), and for the rules with a second

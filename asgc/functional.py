@@ -129,7 +129,10 @@ def transform(
     new[statistics.NOISE] = (c_t * level).detach().to(stats.dtype)
     measured = torch.isfinite(g)
     figures = torch.stack(
-        [_by_unit(x.detach(), count) for x in (beyond, torch.where(measured, h, 0.0), torch.where(measured, noisy, 0.0))]
+        [
+            _by_unit(x.detach(), count)
+            for x in (beyond, torch.where(measured, h, 0.0), torch.where(measured, noisy, 0.0))
+        ]
     )
     after = torch.stack(new)
     if whole is None:

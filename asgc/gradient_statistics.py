@@ -18,7 +18,18 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    *("STATISTICS", "Sums", "averaged", "averages", "complete", "count_nonfinite", "init", "measure", "noise_level", "raw_sums"),
+    *(
+        "STATISTICS",
+        "Sums",
+        "averaged",
+        "averages",
+        "complete",
+        "count_nonfinite",
+        "init",
+        "measure",
+        "noise_level",
+        "raw_sums",
+    ),
     *("start", "threshold", "update", "wide", "with_all_rows"),
 ]
 

@@ -97,7 +97,7 @@ class Watch:
         return self._steps % _EVERY == 0 and not torch.cuda.is_current_stream_capturing()
 
     def _take_answer(self) -> None:
-        if self._asked is not None and self._asked[2].query():
+        if self._asked is not None and not torch.cuda.is_current_stream_capturing() and self._asked[2].query():
             names, answer, _ = self._asked
             self._asked = None
             self._say(names, answer)

@@ -104,7 +104,8 @@ def preview_sharded(
     if not shards:
         return []
     watched = [shard.options["nonfinite"] != "contain" for shard in shards]
-    shards = [shard._replace(options={**shard.options, "nonfinite": "contain"}) for shard in shards]
+    own = {"nonfinite": "contain", "rule": "sgd"}  # the rule's state, which may not be there yet, does not matter
+    shards = [shard._replace(options={**shard.options, **own}) for shard in shards]
     sums = sharded.measure(shards, {}).sums
     transformed = [sharded.transform(shard, x) for shard, x in zip(shards, sums, strict=True)]
     totals, _ = sharded.combine(shards, [new.figures for new in transformed], sums[0].square.new_zeros(1))
@@ -115,8 +116,8 @@ def preview_sharded(
         seen = sharded.placed(torch.zeros_like(new.grad) if refused else new.grad, shard.param)
         attenuation = 0.0 if refused else rows[statistics.ATTENUATION]
         noise, threshold, clipped = rows[statistics.NOISE], rows[statistics.THRESHOLD], rows[statistics.CLIPPED]
-        own = (shard.options["clip_factor"], shard.options["clip_sharpness"])  # never adapted here
-        result.append(Preview(shard.param, seen, threshold, clipped, attenuation, noise, *own))
+        given = (shard.options["clip_factor"], shard.options["clip_sharpness"])  # never adapted here
+        result.append(Preview(shard.param, seen, threshold, clipped, attenuation, noise, *given))
     return result
 
 
