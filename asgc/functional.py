@@ -127,13 +127,8 @@ def transform(
     new = list(statistics.count_nonfinite(updated, ~finite).unbind())
     new[statistics.THRESHOLD] = tau.detach().to(stats.dtype)
     new[statistics.NOISE] = (c_t * level).detach().to(stats.dtype)
-    measured = torch.isfinite(g)
-    figures = torch.stack(
-        [
-            _by_unit(x.detach(), count)
-            for x in (beyond, torch.where(measured, h, 0.0), torch.where(measured, noisy, 0.0))
-        ]
-    )
+    after_and_before = (torch.where(torch.isfinite(g), x, 0.0) for x in (h, noisy))
+    figures = torch.stack([_by_unit(x.detach(), count) for x in (beyond, *after_and_before)])
     after = torch.stack(new)
     if whole is None:
         after = statistics.complete(after, figures, sums.size)

@@ -107,6 +107,7 @@ class Watch:
             if count >= STREAK and not self.said:
                 self.said = True
                 _log.warning(
-                    f"{name} has had a gradient with infinite or NaN elements in {count:.0f} steps in a row and may not "
-                    "be learning: look at its loss and learning rate. nonfinite='raise' stops at the first. (Said once.)"
+                    f"{name} has had a gradient with infinite or NaN elements in {count:.0f} steps in a row and may "
+                    "not be learning: look at the loss and the learning rate; nonfinite='raise' stops at the first. "
+                    "(Said once.)"
                 )

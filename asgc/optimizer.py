@@ -284,9 +284,9 @@ class ASGC(Optimizer):
             One dict a layer: ``name`` (or group and index), ``layer`` (number), ``units``, ``mean`` and ``std`` of the
             gradient's elements (running), ``threshold``, ``clipped`` (share of elements, or of units in norm mode) and
             ``attenuation`` |phi(h)|/|h| of the last step (what the clip left: at most 1), ``noise_scale`` c_t and
-            ``noise_std``, the standard deviation of the noise in the last step, in the gradient's units; ``clip_factor``
-            and ``clip_sharpness`` in use, and ``nonfinite``, the number of steps with a non-finite gradient. With
-            granularity="unit" the mean over units (``nonfinite``: the sum).
+            ``noise_std``, the standard deviation of the noise in the last step, in the gradient's units;
+            ``clip_factor`` and ``clip_sharpness`` in use, and ``nonfinite``, the number of steps with a non-finite
+            gradient. With granularity="unit" the mean over units (``nonfinite``: the sum).
         """
         self._watch.look(self.param_groups, self.state, now=True)
         return describe(self.param_groups, lambda group: group, self.state)

@@ -5,9 +5,10 @@ clipping and noise the results equal ``torch.optim`` (foreach=False) to the last
 require gradients: then the products are written in their differentiable form.
 
 ``noise`` (Langevin form, ``noise_at="update"``) enters after the rule, ``w -= lr (u + noise)``: c_t s eps with
-s = level / max(level, D), ``level`` of ``gradient_statistics.noise_level`` and D (``denominator``) the root mean square,
-over the unit, of what the rule divided by up to the step before; s = level for sgd, which divides by nothing. Divided
-by each element's own denominator the noise would be unbounded where that is small. (adagrad: lr decayed by lr_decay.)
+s = level / max(level, D), ``level`` that of ``gradient_statistics.noise_level`` and D (``denominator``) the root mean
+square, over the unit, of what the rule divides by, as the steps before have left it. So s is at most 1, also where the
+gradient has just grown a millionfold; divided by each element's own denominator the noise is unbounded where that is
+small. For sgd, which divides by nothing, s = level. (adagrad: lr decayed by lr_decay.)
 """
 
 from __future__ import annotations

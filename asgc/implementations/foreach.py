@@ -1,8 +1,8 @@
 """Vectorized eager path of ASGC, for CPUs without a C++ compiler.
 
 Each layer's gradient is copied and walked in chunks that stay in the cache: sums in fp64, then noise, clip, and in
-value mode norms for the diagnostics; what is one number a layer is computed for all layers at once. The base rule is torch.optim's own
-functional form (fused where torch has that), fed with the transformed gradients.
+value mode norms for the diagnostics; what is one number a layer is computed for all layers at once. The base rule is
+torch.optim's own functional form (fused where torch has that), fed with the transformed gradients.
 
 Cost: about a dozen reads of each chunk from the cache instead of one, and one copy of the gradients in memory (with
 noise_at="update" also one of the noise). It serves fp32 parameters on the CPU and statistics by layer, without

@@ -12,8 +12,8 @@ parameter.
 
 - The collective is an all-gather whose results every rank adds up in the order of the ranks, so the replicas of HSDP
   agree to the bit whatever algorithm their groups use. A rank sends 48 bytes a layer (56 with noise
-  after the rule) and receives that from every rank. With ``granularity="unit"`` and dimension 0 sharded it sends its own
-  units only, and receives 48 bytes a unit in all.
+  after the rule) and receives that from every rank. With ``granularity="unit"`` and dimension 0 sharded it sends its
+  own units only, and receives 48 bytes a unit in all.
 - A tensor sharded along two mesh dimensions takes part in two collectives, one a dimension: the number does not grow
   with the number of layers. Every rank must have gradients of the same parameters, as FSDP needs it as well.
 - ``nonfinite``: ranks decide by the same sums. "skip" and "raise" hold for all ranks that a process group connects,

@@ -49,7 +49,7 @@ class Unit:
         self.noise = 0.0
 
     def transform(self, g: Array, eps: Array, t: int, o: dict[str, Any], root: float) -> tuple[Array, Array]:
-        """(transformed gradient, noise for after the rule); root: of the mean square that the rule divided by so far."""
+        """(transformed gradient, noise for after the rule); root: rms of what the rule divided by so far."""
         finite = bool(np.isfinite(g).all())
         s2 = float(np.mean(g * g)) if g.size else 0.0
         first = self.n == 0 and finite and s2 > 0
