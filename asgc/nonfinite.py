@@ -94,10 +94,10 @@ class Watch:
                 self._asked = [layer_name(groups, gi, pi) for gi, pi, _ in layers], answer, event
 
     def _due(self) -> bool:
-        return self._steps % _EVERY == 0 and not torch.cuda.is_current_stream_capturing()
+        return self._steps % _EVERY == 0 and not _capturing()
 
     def _take_answer(self) -> None:
-        if self._asked is not None and not torch.cuda.is_current_stream_capturing() and self._asked[2].query():
+        if self._asked is not None and not _capturing() and self._asked[2].query():
             names, answer, _ = self._asked
             self._asked = None
             self._say(names, answer)
@@ -111,3 +111,7 @@ class Watch:
                     "not be learning: look at the loss and the learning rate; nonfinite='raise' stops at the first. "
                     "(Said once.)"
                 )
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
