@@ -1,20 +1,21 @@
 """The two kernels that walk the elements: one program a block.
 
-Memory traffic in bytes a parameter (fp32; ``main`` alone in value mode, ``sums`` + ``main`` in norm mode):
+Memory traffic in bytes a parameter (fp32; ``main`` alone in value mode without noise, ``sums`` + ``main`` else):
 
-==================================  =====  ====
-rule                                value  norm
-==================================  =====  ====
+==================================  =====  =====
+rule                                once   twice
+==================================  =====  =====
 adam, adamw                            28    32
 the same with amsgrad                  36    40
 sgd                                    12    16
 sgd with momentum, rmsprop, adagrad    20    24
 rmsprop: centered, momentum        +8 each
-==================================  =====  ====
+==================================  =====  =====
 
-That is: gradient read once (norm mode: twice), parameter and state read and written once. bfloat16 or float16
-parameters and gradients take 6 (norm mode: 8) bytes less. The tables add 128 bytes a block of 1024 to 8192 elements
-(its record, its sums written and read), at most 0.13 bytes a parameter and in large models 0.016.
+That is: gradient read once or twice, parameter and state read and written once. Noise after the rule reads its second
+moment once more, +4. bfloat16 or float16 parameters and gradients take 6 (twice: 8) bytes less. The tables add 160
+bytes a block of 1024 to 8192 elements (its record, its sums written and read), at most 0.16 bytes a parameter and in
+large models 0.02.
 
 Sums are made in fp32 over a block, where its squares leave the range of fp32 again in fp64, and across blocks in fp64
 (``rows.py``), in a fixed order.
