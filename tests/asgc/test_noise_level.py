@@ -185,7 +185,7 @@ def test_weights_do_not_grow_by_it(implementation: str, rule: str) -> None:
         largest.append(float(p.abs().max()))
         moved.append(total)
     assert largest[1] < 1.1 * largest[0]
-    assert 1.0 < moved[1] / moved[0] < 1.2
+    assert 0.99 < moved[1] / moved[0] < 1.2
 
 
 @EVERYWHERE
