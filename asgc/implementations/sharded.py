@@ -25,6 +25,9 @@ parameter.
 - Checkpoints: ``get_optimizer_state_dict`` and ``set_optimizer_state_dict`` of ``torch.distributed.checkpoint`` (also
   flattened) save moments as DTensors and the rest once, and resume on any number of ranks. They know nothing of the
   statistics of ``wrap``: save the entry "asgc" of its ``state_dict()`` beside (small tensors, the same on all ranks).
+  ``dcp.load`` refuses one of version 1 (``asgc.saved``), whose statistics are smaller: make one file of it by
+  ``torch.distributed.checkpoint.format_utils.dcp_to_torch_save`` and give what that holds to
+  ``set_optimizer_state_dict``.
 """
 
 from __future__ import annotations
