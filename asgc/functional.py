@@ -191,7 +191,7 @@ def step(
         options = adapt.in_use(options, own["adapted"])
     t, number, before = int(state["noise_step"]), state["layer"], state["stats"]
     denominator = None
-    if options["noise_at"] == "update":
+    if options["noise_at"] == "update" and (isinstance(options["noise_scale"], Tensor) or options["noise_scale"] != 0):
         size = max(1, param.numel() // max(1, before.shape[1]))
         denominator = rules.denominator(rules.squares(own, options, before.shape[1]), size, own, options)
     new_grad, noise, stats, _ = transform(grad, before, t, number, options, denominator=denominator)

@@ -18,19 +18,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    *(
-        "STATISTICS",
-        "Sums",
-        "averaged",
-        "averages",
-        "complete",
-        "count_nonfinite",
-        "init",
-        "measure",
-        "noise_level",
-        "raw_sums",
-    ),
-    *("start", "threshold", "update", "wide", "with_all_rows"),
+    *("STATISTICS", "Sums", "averaged", "averages", "complete", "count_nonfinite", "init", "measure"),
+    *("noise_level", "raw_sums", "start", "threshold", "update", "wide", "with_all_rows"),
 ]
 
 # New rows go to the end: a state that was saved before there were some gets them as zeros (``with_all_rows``).

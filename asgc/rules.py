@@ -125,7 +125,7 @@ def adagrad(param: Tensor, grad: Tensor, state: State, options: Options) -> tupl
     return _add_quotient(param, grad, denominator, -decayed_lr(state, options)), {"sum": total}
 
 
-def decayed_lr(state: State | Options, options: Options) -> Any:
+def decayed_lr(state: State, options: Options) -> Any:
     """lr, in this step of adagrad lowered by lr_decay."""
     return _scalar(options["lr"]) / (1 + float(state["step"]) * options.get("lr_decay", 0.0))
 
