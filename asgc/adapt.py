@@ -207,9 +207,7 @@ def momentum(options: Options) -> float:
 
 
 @torch.no_grad()
-def measure(
-    param: Tensor, grad: Tensor, x: Tensor, noise: Tensor | None, state: State, options: Options
-) -> dict[str, Tensor]:
+def measure(param: Tensor, grad: Tensor, x: Tensor, state: State, options: Options) -> dict[str, Tensor]:
     """Add the direction of this step to D: the new ``adapted`` and derivatives.
 
     A gradient that is not finite, the first of a unit (it makes its own threshold), and for the rules with a second
@@ -217,7 +215,7 @@ def measure(
 
     Args:
         param, state: before the step.
-        grad, x, noise: the raw and the transformed gradient, and the noise for after the rule.
+        grad, x: the raw and the transformed gradient.
         options: with the clip_factor and clip_sharpness in use.
     """
     stats: Tensor = state["stats"]
@@ -239,7 +237,7 @@ def measure(
         new[WEIGHT] = torch.where(finite, keep * new[WEIGHT] + add * square.sum(), new[WEIGHT])
 
     kept = momentum(options) ** options["adapt_every"]
-    scaled = (rules.sensitivity(param, x, dict(state), options, noise) * x).to(torch.float64)
+    scaled = (rules.sensitivity(param, x, dict(state), options) * x).to(torch.float64)
     scaled = torch.where(known, scaled, 0.0)
     directions = [
         kept * state[name].to(torch.float64) + scaled * (a_j - e_j)

@@ -180,7 +180,7 @@ class Clipped(OptimizerProxy):
             clipped = bound.clipped
             if clipped is None:
                 clipped = (grad.abs() > threshold).float().mean() if bound.by_value else rms > threshold
-            attenuation = left / norm if norm > 0 else 1.0
+            attenuation = min(1.0, left / norm) if norm > 0 else 1.0  # noise may have added to it
             result.append(Preview(param, copy_.grad, threshold, float(clipped), attenuation, bound.noise_std))
         return result
 

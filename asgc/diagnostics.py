@@ -33,9 +33,9 @@ def describe(
             if "stats" not in state:
                 continue
             stats = state["stats"].to(torch.float64)
-            rows = stats.mean(1)
+            rows = statistics.averages(stats)
             rows[statistics.NONFINITE] = stats[statistics.NONFINITE].sum()
-            std = stats[statistics.VAR].sqrt().mean().view(1)
+            std = (stats[statistics.VAR].sqrt().sum() / max(1, stats.shape[1])).view(1)
             steps = state["noise_step"].to(stats.device, torch.float64).view(1)
             adapted = torch.stack(in_use_over_given(state["adapted"])) if "adapted" in state else rows.new_ones(2)
             values.append(torch.cat([rows, std, steps, adapted]))
@@ -65,7 +65,7 @@ def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
         "clipped": column[statistics.CLIPPED],
         "attenuation": column[statistics.ATTENUATION],
         "noise_scale": c_t,
-        "noise_std": c_t * std,
+        "noise_std": column[statistics.NOISE],
         "clip_factor": float(layer["clip_factor"]) * factor,
         "clip_sharpness": float(layer["clip_sharpness"]) * sharpness,
         "nonfinite": round(column[statistics.NONFINITE]),

@@ -20,7 +20,7 @@ from . import options as _options
 from .noise import noise_like
 from .smooth_clip import clip, shrinkage
 
-__all__ = ["Transformed", "clip", "init", "options", "shrinkage", "step", "transform", "units"]
+__all__ = ["Transformed", "clip", "init", "options", "relative", "shrinkage", "step", "transform", "units"]
 
 Scalar = float | Tensor
 
@@ -40,13 +40,19 @@ class Whole(NamedTuple):
 
 class Transformed(NamedTuple):
     grad: Tensor  # the transformed gradient, in fp32 (fp64 for fp64 gradients)
-    noise: Tensor | None  # c_t sigma eps, to be added after the rule (noise_at="update")
+    noise: Tensor | None  # to be added after the rule (noise_at="update")
     stats: Tensor  # the statistics after this step; of a piece: without the two that ``figures`` give
     figures: Tensor  # what ``gradient_statistics.complete`` takes: fp64, (3, units of the piece)
 
 
 def transform(
-    grad: Tensor, stats: Tensor, t: int, layer: int, options: Mapping[str, Any], whole: Whole | None = None
+    grad: Tensor,
+    stats: Tensor,
+    t: int,
+    layer: int,
+    options: Mapping[str, Any],
+    whole: Whole | None = None,
+    denominator: Tensor | None = None,
 ) -> Transformed:
     """Statistics, threshold, noise and clip: what ASGC does to one layer's gradient before the base rule.
 
@@ -58,6 +64,7 @@ def transform(
         options: complete options (``asgc.functional.options``).
         whole: given where ``grad`` is only a piece of the layer. Then ``figures`` of all pieces, added up, complete the
             statistics by ``gradient_statistics.complete``.
+        denominator: ``rules.denominator`` of the units, fp64, for the noise of noise_at="update"; None: 1.
     """
     mode, noise_scale = options["mode"], options["noise_scale"]
     g = grad if grad.dtype == torch.float64 else grad.to(torch.float32)
@@ -84,17 +91,23 @@ def transform(
     clean = torch.where(bad, 0.0, g)
 
     noise: Tensor | None = None
+    c_t, level = noise_scale, torch.zeros_like(tau)
     if isinstance(noise_scale, Tensor) or noise_scale != 0:
-        sigma = statistics.safe_sqrt(current[statistics.VAR].to(torch.float64))
         c_t = noise_scale * (1 + t) ** (-options["noise_decay"] / 2)
+        level = statistics.noise_level(current, sums, options["noise_zeros"])
+        added = c_t * level
+        if options["noise_at"] == "update" and denominator is not None:
+            added = c_t * relative(level, denominator)
         key = (options["seed"], t, layer)
         eps = (noise_like(g, *key) if whole is None else whole.eps(*key)).to(g.dtype)
-        noisy = ~bad if options["noise_zeros"] else clean != 0
-        noise = torch.where(noisy, spread((c_t * sigma).to(g.dtype)) * eps, 0.0)
+        noise = spread(added.to(g.dtype)) * eps
+        if not options["noise_zeros"]:
+            noise = torch.where(clean != 0, noise, 0.0)
     h = clean
     if noise is not None and options["noise_at"] == "gradient":
         h = clean + noise
         noise = None
+    noisy = h
 
     if mode == "value":
         # An infinite element is clipped to +-tau; without a threshold or a scale it contributes nothing, as NaN does.
@@ -106,13 +119,16 @@ def transform(
     else:
         r = statistics.safe_sqrt(torch.where(finite, sums.square, 0.0))
         beyond = spread(r > tau).expand_as(h)
+        if h.dtype == torch.float64:  # what r is the root mean square of
+            h = torch.where(spread(torch.isfinite(tau)), statistics.wide(h), h)
         h = h * spread(shrinkage(r, tau, options["clip_sharpness"]).to(g.dtype))
 
-    new = list(statistics.update(current, sums, first, options["stats_decay"], options["outlier_share"]).unbind())
-    nonfinite = (new[statistics.NONFINITE] + (~finite).to(stats.dtype)).clamp(max=float(1 << 23))
-    new[statistics.NONFINITE] = nonfinite
+    updated = statistics.update(current, sums, first, options["stats_decay"], options["outlier_share"])
+    new = list(statistics.count_nonfinite(updated, ~finite).unbind())
     new[statistics.THRESHOLD] = tau.detach().to(stats.dtype)
-    figures = torch.stack([_by_unit(x.detach(), count) for x in (beyond, h, clean)])
+    new[statistics.NOISE] = (c_t * level).detach().to(stats.dtype)
+    after_and_before = (torch.where(torch.isfinite(g), x, 0.0) for x in (h, noisy))
+    figures = torch.stack([_by_unit(x.detach(), count) for x in (beyond, *after_and_before)])
     after = torch.stack(new)
     if whole is None:
         after = statistics.complete(after, figures, sums.size)
@@ -121,7 +137,16 @@ def transform(
 
 def _by_unit(x: Tensor, units: int) -> Tensor:
     """Sum of squares of each unit, in fp64."""
-    return x.to(torch.float64).square().reshape(units, x.numel() // max(1, units)).sum(1)
+    return statistics.wide(x).square().reshape(units, x.numel() // max(1, units)).sum(1)
+
+
+def relative(level: Tensor, denominator: Tensor) -> Tensor:
+    """``noise_level`` in units of the rule's update, by its denominator: at most 1.
+
+    Where the gradient has just grown beyond the denominator, which knows the steps before only, it divides by itself.
+    """
+    largest = torch.maximum(level, denominator)
+    return level / torch.where(largest > 0, largest, 1.0)
 
 
 def options(rule: str = "adam", lr: Scalar | None = None, **given: Any) -> dict[str, Any]:
@@ -164,9 +189,14 @@ def step(
         own["adapted"] = adapt.follow(grad, state, options)
     if options["adapt"] is not None:
         options = adapt.in_use(options, own["adapted"])
-    new_grad, noise, stats, _ = transform(grad, state["stats"], int(state["noise_step"]), state["layer"], options)
+    t, number, before = int(state["noise_step"]), state["layer"], state["stats"]
+    denominator = None
+    if options["noise_at"] == "update" and (isinstance(options["noise_scale"], Tensor) or options["noise_scale"] != 0):
+        size = max(1, param.numel() // max(1, before.shape[1]))
+        denominator = rules.denominator(rules.squares(own, options, before.shape[1]), size, own, options)
+    new_grad, noise, stats, _ = transform(grad, before, t, number, options, denominator=denominator)
     full = param if param.dtype == torch.float64 else param.to(torch.float32)
     new_param, rule_state = rules.step(full, new_grad, own, options, noise)
-    measured = adapt.measure(full, grad, new_grad, noise, own, options) if measuring else {}
+    measured = adapt.measure(full, grad, new_grad, own, options) if measuring else {}
     new_state = {**own, **rule_state, **measured, "stats": stats, "noise_step": state["noise_step"] + 1}
     return new_param.to(param.dtype), new_state

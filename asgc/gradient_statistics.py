@@ -17,16 +17,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["STATISTICS", "Sums", "averaged", "complete", "init", "measure", "raw_sums", "start", "threshold", "update"]
+__all__ = [
+    *("STATISTICS", "Sums", "averaged", "averages", "complete", "count_nonfinite", "init", "measure"),
+    *("noise_level", "raw_sums", "start", "threshold", "update", "wide", "with_all_rows"),
+]
 
-STATISTICS = ("n", "mean", "var", "age", "burst", "nonfinite", "threshold", "clipped", "attenuation")
-N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION = range(len(STATISTICS))
+# New rows go to the end: a state that was saved before there were some gets them as zeros (``with_all_rows``).
+STATISTICS = (
+    *("n", "mean", "var", "age", "burst", "nonfinite", "threshold", "clipped", "attenuation"),
+    *("noise", "streak"),  # standard deviation of the last step's noise; non-finite gradients in a row up to now
+)
+N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION, NOISE, STREAK = range(len(STATISTICS))
 
 Scalar = float | Tensor
 
 # The stored variance stays a positive normal fp32 number: with 0 the layer would be clipped to nothing for ever.
 _VAR_MIN, _VAR_MAX = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 _COUNT_MAX = float(1 << 23)  # counters stop here, where fp32 still counts exactly
+_LARGEST = 1e150  # of an fp64 element in sums of squares, which then stay finite for 10^8 elements
 
 
 class Sums(NamedTuple):
@@ -44,6 +52,29 @@ class Sums(NamedTuple):
 def init(units: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """Statistics of a layer that has seen no gradient yet: zeros of shape (len(STATISTICS), units)."""
     return torch.zeros(len(STATISTICS), units, dtype=dtype, device=device)
+
+
+def with_all_rows(stats: Tensor) -> Tensor:
+    """Statistics as version 1 of the saved state has them (no noise, no streak), with zeros in the other rows."""
+    if stats.dim() != 2 or stats.shape[0] != NOISE:
+        return stats
+    return torch.cat([stats, stats.new_zeros(len(STATISTICS) - NOISE, stats.shape[1])])
+
+
+def averages(stats: Tensor) -> Tensor:
+    """Each row's mean over the units, fp64; of a tensor without units what a layer has that has seen no gradient."""
+    if stats.shape[1]:
+        return stats.to(torch.float64).mean(1)
+    rows = stats.new_zeros(len(STATISTICS), dtype=torch.float64)
+    rows[ATTENUATION] = 1.0
+    return rows
+
+
+def wide(x: Tensor) -> Tensor:
+    """In fp64, for sums of squares: finite elements that would overflow them are bounded."""
+    if x.dtype != torch.float64:
+        return x.to(torch.float64)
+    return torch.where(torch.isinf(x), x, x.clamp(-_LARGEST, _LARGEST))
 
 
 def measure(grad: Tensor, center: Tensor) -> Sums:
@@ -66,7 +97,7 @@ def averaged(raw: Tensor, size: int) -> Sums:
 def raw_sums(grad: Tensor, center: Tensor) -> Tensor:
     """sum(g), sum(g^2) and sum((g - center)^2) of each unit, fp64, shape (3, units); arguments as in ``measure``."""
     units = center.numel()
-    x = grad.to(torch.float64).reshape(units, grad.numel() // max(1, units))
+    x = wide(grad).reshape(units, grad.numel() // max(1, units))
     deviation = x - center.to(torch.float64).unsqueeze(1)
     return torch.stack([x.sum(1), x.square().sum(1), deviation.square().sum(1)])
 
@@ -76,11 +107,12 @@ def complete(stats: Tensor, figures: Tensor, size: int) -> Tensor:
 
     Args:
         stats: shape (len(STATISTICS), units).
-        figures: fp64, shape (3, units): the number of clipped elements, the sum of phi(h)^2 and that of g^2.
+        figures: fp64, shape (3, units): the number of clipped elements, and sums over those with a finite gradient: of
+            phi(h)^2 and of h^2.
         size: elements a unit.
     """
     clipped, after, before = figures.unbind()
-    attenuation = torch.where(before > 0, safe_sqrt(after / torch.where(before > 0, before, 1.0)), 1.0)
+    attenuation = torch.where(before > 0, safe_sqrt(after / torch.where(before > 0, before, 1.0)), 1.0).clamp(max=1)
     rows = list(stats.unbind())
     rows[CLIPPED], rows[ATTENUATION] = (clipped / size).to(stats.dtype), attenuation.to(stats.dtype)
     return torch.stack(rows)
@@ -90,6 +122,31 @@ def safe_sqrt(x: Tensor) -> Tensor:
     """Square root whose derivative at 0 is 0 instead of infinite."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
+def noise_level(stats: Tensor, sums: Sums, noise_zeros: bool) -> Tensor:
+    """What noise is a multiple of: min(sigma, root mean square of this gradient), fp64, shape (units,).
+
+    sigma alone would bury a gradient that has fallen below it for as long as the statistics take to follow. The root
+    mean square is over all elements of the unit, as sigma is, so that a sparse gradient which keeps its pattern keeps
+    its ratio of noise. A non-finite gradient gets no noise. One that is zero throughout leaves nothing to be buried:
+    with ``noise_zeros``, which asks for noise there, it is sigma.
+
+    Args:
+        stats: with the scale that this gradient has set, if it is the first (``start``).
+    """
+    sigma = safe_sqrt(stats[VAR].to(torch.float64))
+    square = torch.where(torch.isfinite(sums.square), sums.square, 0.0)
+    level = torch.minimum(sigma, safe_sqrt(square))
+    return torch.where(sums.square == 0, sigma, level) if noise_zeros else level
+
+
+def count_nonfinite(stats: Tensor, bad: Tensor) -> Tensor:
+    """The statistics after a step in which the gradients of the units ``bad`` (bool, (units,)) were not finite."""
+    rows = list(stats.unbind())
+    rows[NONFINITE] = (rows[NONFINITE] + bad.to(stats.dtype)).clamp(max=_COUNT_MAX)
+    rows[STREAK] = torch.where(bad, (rows[STREAK] + 1).clamp(max=_COUNT_MAX), 0.0)
+    return torch.stack(rows)
 
 
 def start(stats: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from . import gradient_statistics as statistics
 from .diagnostics import describe
 from .implementations import REGISTRY
 from .layers import check_gradients, check_parameter, first_dtensor
-from .nonfinite import found_nonfinite
+from .nonfinite import Watch, found_nonfinite
 from .options import (
     ASGC_DEFAULTS,
     ASGC_OPTIONS,
@@ -50,8 +50,10 @@ class ASGC(Optimizer):
     Each layer (parameter tensor) keeps causal statistics of its gradient, fp32 mean and variance of past steps, and
     its own threshold: tau = |mean| + clip_factor std for elements (``mode="value"``) or
     tau = clip_factor sqrt(mean^2 + var) for the layer's root mean square (``mode="norm"``). The gradient gets noise of
-    standard deviation noise_scale (1 + t)^(-noise_decay/2) std, is clipped smoothly by
-    phi(x) = x (1 + |x/tau|^p)^(-1/p), and the base rule takes its step.
+    standard deviation noise_scale (1 + t)^(-noise_decay/2) min(std, its own root mean square), is clipped smoothly by
+    phi(x) = x (1 + |x/tau|^p)^(-1/p), and the base rule takes its step. An infinite element counts as +-tau in value
+    mode, a NaN as 0; in norm mode a layer with either counts as 0 in that step (nonfinite="contain"). A layer whose
+    gradient was not finite in ten steps in a row is named in a warning, once.
 
     Args:
         params: parameters, named parameters or dicts of parameter groups; a group may override every option.
@@ -81,13 +83,13 @@ class ASGC(Optimizer):
         chosen = {**ASGC_DEFAULTS, **options, "lr": lr, "rule": rule}
         resolve(chosen)
         super().__init__(params, {**rule_defaults(rule), **chosen})
-        self._built = True
+        self._built, self._watch = True, Watch()
         if chosen["implementation"] != "auto" or chosen["capturable"]:
             self._choose_implementation()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._built = True
+        self._built, self._watch = True, Watch()
 
     def add_param_group(self, param_group: Group) -> None:
         """Add parameters, with overrides of any option. Their layer numbers continue; see the class for errors."""
@@ -190,8 +192,11 @@ class ASGC(Optimizer):
         check_gradients(self.param_groups)
         implementation = REGISTRY[self._choose_implementation()]
         # With DTensors the ranks decide together, in the step.
+        streak: bool | None = None
         if implementation.dtensors or not found_nonfinite(self.param_groups, lambda group: group, self.layer_state):
-            implementation.step(self)
+            streak = implementation.step(self)
+        if streak is not False:
+            self._watch.look(self.param_groups, self.state)
         return loss
 
     def _choose_implementation(self) -> str:
@@ -278,10 +283,12 @@ class ASGC(Optimizer):
         Returns:
             One dict a layer: ``name`` (or group and index), ``layer`` (number), ``units``, ``mean`` and ``std`` of the
             gradient's elements (running), ``threshold``, ``clipped`` (share of elements, or of units in norm mode) and
-            ``attenuation`` |phi(h)|/|g| of the last step, ``noise_scale`` c_t and ``noise_std`` c_t std of the last
-            step, ``clip_factor`` and ``clip_sharpness`` in use, and ``nonfinite``, the number of steps with a
-            non-finite gradient. With granularity="unit" the mean over units (``nonfinite``: the sum).
+            ``attenuation`` |phi(h)|/|h| of the last step (what the clip left: at most 1), ``noise_scale`` c_t and
+            ``noise_std``, the standard deviation of the noise in the last step, in the gradient's units;
+            ``clip_factor`` and ``clip_sharpness`` in use, and ``nonfinite``, the number of steps with a non-finite
+            gradient. With granularity="unit" the mean over units (``nonfinite``: the sum).
         """
+        self._watch.look(self.param_groups, self.state, now=True)
         return describe(self.param_groups, lambda group: group, self.state)
 
     def preview(self) -> list[Preview]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from statistics import fmean
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -39,8 +38,8 @@ class Preview(NamedTuple):
     seen: Tensor  # what the base rule gets; shape of the gradient, not to be written into (it may be the gradient)
     threshold: float  # inf: none
     clipped: float  # share of elements, or of units in norm mode, beyond the threshold
-    attenuation: float  # |seen| / |gradient|, noise included; 1 where the gradient is zero
-    noise_std: float  # c_t sigma (before the rule, or after it with noise_at="update"); 0: none
+    attenuation: float  # norm after the clip over that before it, noise in both: at most 1, which is nothing clipped
+    noise_std: float  # of the noise, in the gradient's units; 0: none (with noise_at="update" ``seen`` has none in it)
     clip_factor: float = math.nan  # in use, adapted or given; NaN: this optimizer has none
     clip_sharpness: float = math.nan
 
@@ -105,21 +104,20 @@ def preview_sharded(
     if not shards:
         return []
     watched = [shard.options["nonfinite"] != "contain" for shard in shards]
-    shards = [shard._replace(options={**shard.options, "nonfinite": "contain"}) for shard in shards]
+    own = {"nonfinite": "contain", "rule": "sgd"}  # the rule's state, which may not be there yet, does not matter
+    shards = [shard._replace(options={**shard.options, **own}) for shard in shards]
     sums = sharded.measure(shards, {}).sums
     transformed = [sharded.transform(shard, x) for shard, x in zip(shards, sums, strict=True)]
     totals, _ = sharded.combine(shards, [new.figures for new in transformed], sums[0].square.new_zeros(1))
     refused = any(not bool(torch.isfinite(x.square).all()) for x, strict in zip(sums, watched, strict=True) if strict)
     result = []
-    for shard, x, new, figures in zip(shards, sums, transformed, totals, strict=True):
-        rows = statistics.complete(new.stats, figures, shard.size).to(torch.float64).mean(1).tolist()
-        started, _ = statistics.start(shard.state["stats"], x)
+    for shard, new, figures in zip(shards, transformed, totals, strict=True):
+        rows = statistics.averages(statistics.complete(new.stats, figures, shard.size)).tolist()
         seen = sharded.placed(torch.zeros_like(new.grad) if refused else new.grad, shard.param)
         attenuation = 0.0 if refused else rows[statistics.ATTENUATION]
-        noise = noise_std(started, int(shard.state["noise_step"]), shard.options)
-        threshold, clipped = rows[statistics.THRESHOLD], rows[statistics.CLIPPED]
-        own = (shard.options["clip_factor"], shard.options["clip_sharpness"])  # never adapted here
-        result.append(Preview(shard.param, seen, threshold, clipped, attenuation, noise, *own))
+        noise, threshold, clipped = rows[statistics.NOISE], rows[statistics.THRESHOLD], rows[statistics.CLIPPED]
+        given = (shard.options["clip_factor"], shard.options["clip_sharpness"])  # never adapted here
+        result.append(Preview(shard.param, seen, threshold, clipped, attenuation, noise, *given))
     return result
 
 
@@ -145,6 +143,9 @@ def _preview_fast(make: Callable[..., Any], layers: list[Stepping], implementati
         own["noise_step"].fill_(_time(state))
     shadow.step()
     stats = [shadow.state[copy]["stats"] for copy in copies]
+    for (param, state, options), new in zip(layers, stats, strict=True):
+        if options["noise_at"] == "update" and options["noise_scale"] != 0:
+            new[statistics.NOISE] = _noise_std(param.grad, _statistics(param, state, options), _time(state), options)
     return _previews([(layer, copy.neg_(), new) for layer, copy, new in zip(layers, copies, stats, strict=True)])
 
 
@@ -166,26 +167,21 @@ def _previews(layers: list[tuple[Stepping, Tensor, Tensor]]) -> list[Preview]:
         for (param, _, options), _, _ in layers
     )
     result: list[Preview] = []
-    for (param, state, options), seen, new in layers:
-        rows = new.tolist()
-        threshold, clipped, attenuation = (
-            fmean(rows[row]) for row in (statistics.THRESHOLD, statistics.CLIPPED, statistics.ATTENUATION)
+    for (param, _, options), seen, new in layers:
+        rows = statistics.averages(new).tolist()
+        threshold, clipped, attenuation, noise = (
+            rows[row] for row in (statistics.THRESHOLD, statistics.CLIPPED, statistics.ATTENUATION, statistics.NOISE)
         )
         if refused:
             seen, attenuation = torch.zeros_like(seen), 0.0
         own = (options["clip_factor"], options["clip_sharpness"])
-        stats = _statistics(param, state, options)
-        assert param.grad is not None
-        if options["noise_scale"] != 0 and 0.0 in stats[statistics.N].tolist():
-            stats, _ = statistics.start(stats, statistics.measure(param.grad, stats[statistics.MEAN]))
-        noise = noise_std(stats, _time(state), options)
         result.append(Preview(param, seen, threshold, clipped, attenuation, noise, *own))
     return result
 
 
-def noise_std(stats: Tensor, t: int, options: Mapping[str, Any]) -> float:
-    """c_t sigma of a step at time t, the mean over units, from statistics in which its gradient has set a scale."""
-    if options["noise_scale"] == 0:
-        return 0.0
-    c_t = float(options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2))
-    return c_t * fmean(map(math.sqrt, stats[statistics.VAR].tolist()))
+def _noise_std(grad: Tensor, stats: Tensor, t: int, options: Mapping[str, Any]) -> Tensor:
+    """Standard deviation of the noise of a step at time t, by unit, as ``functional.transform`` has it."""
+    sums = statistics.measure(grad, stats[statistics.MEAN])
+    started, _ = statistics.start(stats, sums)
+    c_t = options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2)
+    return (c_t * statistics.noise_level(started, sums, options["noise_zeros"])).to(stats.dtype)

@@ -4,8 +4,11 @@ They apply the operations of ``torch.optim``'s single-tensor forms in the same o
 clipping and noise the results equal ``torch.optim`` (foreach=False) to the last bit. Options may be tensors that
 require gradients: then the products are written in their differentiable form.
 
-``noise`` (Langevin form, ``noise_at="update"``) is c_t sigma eps; it enters after the rule, divided by the rule's own
-denominator: ``w -= lr (u + noise / denominator)``; for sgd the denominator is 1. (adagrad: lr decayed by lr_decay.)
+``noise`` (Langevin form, ``noise_at="update"``) enters after the rule, ``w -= lr (u + noise)``: c_t s eps with
+s = level / max(level, D), ``level`` that of ``gradient_statistics.noise_level`` and D (``denominator``) the root mean
+square, over the unit, of what the rule divides by, as the steps before have left it. So s is at most 1, also where the
+gradient has just grown a millionfold; divided by each element's own denominator the noise is unbounded where that is
+small. For sgd, which divides by nothing, s = level. (adagrad: lr decayed by lr_decay.)
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "init", "sensitivity", "step"]
+__all__ = ["RULES", "decayed_lr", "denominator", "init", "sensitivity", "squares", "step"]
 
 State = dict[str, Any]
 Options = Mapping[str, Any]
@@ -53,7 +56,7 @@ def _signed(param: Tensor, grad: Tensor, options: Options) -> Tensor:
     return grad
 
 
-def sgd(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None) -> tuple[Tensor, State]:
+def sgd(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
     lr, momentum = _scalar(options["lr"]), options["momentum"]
     new: State = {}
     grad = _signed(param, grad, options)
@@ -62,13 +65,10 @@ def sgd(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tens
         buffer = grad.clone() if buffer is None else _add(buffer.mul(momentum), grad, 1 - options["dampening"])
         new["momentum_buffer"] = buffer
         grad = _add(grad, buffer, momentum) if options["nesterov"] else buffer
-    param = _add(param, grad, -lr)
-    if noise is not None:
-        param = _add(param, noise, -lr)
-    return param, new
+    return _add(param, grad, -lr), new
 
 
-def adam(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None) -> tuple[Tensor, State]:
+def adam(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
     lr, eps, weight_decay = _scalar(options["lr"]), options["eps"], options["weight_decay"]
     beta1, beta2 = (_scalar(beta) for beta in options["betas"])
     step = float(state["step"]) + 1
@@ -90,15 +90,14 @@ def adam(param: Tensor, grad: Tensor, state: State, options: Options, noise: Ten
         second = torch.maximum(state["max_exp_avg_sq"], exp_avg_sq)
         new["max_exp_avg_sq"] = second
     denominator = (second.sqrt() / bias_correction2_sqrt).add(eps)
-    param = _add_quotient(param, exp_avg, denominator, -step_size)
-    return langevin(param, noise, denominator, lr), new
+    return _add_quotient(param, exp_avg, denominator, -step_size), new
 
 
-def adamw(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None) -> tuple[Tensor, State]:
-    return adam(param, grad, state, {**options, "decoupled_weight_decay": True}, noise)
+def adamw(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
+    return adam(param, grad, state, {**options, "decoupled_weight_decay": True})
 
 
-def rmsprop(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None) -> tuple[Tensor, State]:
+def rmsprop(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
     lr, alpha, momentum = _scalar(options["lr"]), options["alpha"], options["momentum"]
     grad = _signed(param, grad, options)
     square_avg = _add_product(state["square_avg"].mul(alpha), grad, grad, 1 - alpha)
@@ -116,29 +115,22 @@ def rmsprop(param: Tensor, grad: Tensor, state: State, options: Options, noise: 
         param = _add(param, buffer, -lr)
     else:
         param = _add_quotient(param, grad, average, -lr)
-    return langevin(param, noise, average, lr), new
+    return param, new
 
 
-def adagrad(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None) -> tuple[Tensor, State]:
-    step = float(state["step"]) + 1
+def adagrad(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
     grad = _signed(param, grad, options)
-    lr = _scalar(options["lr"]) / (1 + (step - 1) * options["lr_decay"])
     total = state["sum"].addcmul(grad, grad, value=1)
     denominator = total.sqrt().add(options["eps"])
-    param = _add_quotient(param, grad, denominator, -lr)
-    return langevin(param, noise, denominator, lr), {"sum": total}
+    return _add_quotient(param, grad, denominator, -decayed_lr(state, options)), {"sum": total}
 
 
-def langevin(param: Tensor, noise: Tensor | None, denominator: Tensor, lr: Any) -> Tensor:
-    """``param - lr noise / denominator``: the noise of the Langevin form, where there is any."""
-    if noise is None:
-        return param
-    # Elements without noise may have a zero denominator (eps = 0).
-    denominator = torch.where(noise == 0, 1.0, denominator)
-    return _add_quotient(param, noise, denominator, -lr)
+def decayed_lr(state: State, options: Options) -> Any:
+    """lr, in this step of adagrad lowered by lr_decay."""
+    return _scalar(options["lr"]) / (1 + float(state["step"]) * options.get("lr_decay", 0.0))
 
 
-RULES: dict[str, Callable[[Tensor, Tensor, State, Options, Tensor | None], tuple[Tensor, State]]] = {
+RULES: dict[str, Callable[[Tensor, Tensor, State, Options], tuple[Tensor, State]]] = {
     "sgd": sgd,
     "adam": adam,
     "adamw": adamw,
@@ -156,17 +148,49 @@ def step(
         param, grad: tensors of one shape and dtype.
         state: the rule's tensors under torch.optim's names (see ``init``) and ``step``, the steps done so far.
         options: the rule's options and ``lr``.
-        noise: c_t sigma eps for ``noise_at="update"``, same shape, or None.
+        noise: for ``noise_at="update"``, see above, same shape, or None.
 
     Returns:
         The new parameter and the new state; nothing is changed in place.
     """
-    new_param, new_state = RULES[options["rule"]](param, grad, state, options, noise)
+    new_param, new_state = RULES[options["rule"]](param, grad, state, options)
+    if noise is not None:
+        new_param = _add(new_param, noise, -decayed_lr(state, options))
     new_state["step"] = state["step"] + 1
     return new_param, new_state
 
 
-def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None = None) -> Tensor:
+def squares(state: State, options: Options, units: int) -> Tensor | None:
+    """Sum, over each unit, of what the rule's denominators are the roots of, as the steps before have left it: fp64,
+    shape (1, units); None for sgd, which has none."""
+    rule = options["rule"]
+    if rule == "sgd":
+        return None
+    if rule in ("adam", "adamw"):
+        second = state["max_exp_avg_sq" if options["amsgrad"] else "exp_avg_sq"].to(torch.float64)
+    else:
+        second = state["square_avg" if rule == "rmsprop" else "sum"].to(torch.float64)
+    if options.get("centered", False):
+        second = second - state["grad_avg"].to(torch.float64).square()
+    return second.reshape(units, second.numel() // max(1, units)).sum(1).unsqueeze(0)
+
+
+def denominator(total: Tensor | None, size: int, state: State, options: Options) -> Tensor | None:
+    """Root mean square of the rule's denominators in each unit, fp64, (units,): eps in a layer that has no step yet.
+
+    Args:
+        total: ``squares`` of the whole units.
+        size: elements a unit.
+    """
+    if total is None:
+        return None
+    mean = (total[0] / size).clamp(min=0)  # centered: below zero by a rounding
+    if "betas" in options:
+        mean = mean / (1 - _scalar(options["betas"][1]) ** (float(state["step"]) + 1))
+    return torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0) + options["eps"]
+
+
+def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options) -> Tensor:
     """-d(new parameter) / d(grad) of ``step``, element by element, through all moments that this step updates.
 
     Args: as of ``step``. Where a second moment is zero its part is left out (its derivative is infinite there).
@@ -183,9 +207,9 @@ def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options, noi
         return torch.full_like(grad, sign * lr * (1 + options["momentum"] * buffer if options["nesterov"] else buffer))
     decoupled = rule == "adamw" or options.get("decoupled_weight_decay", False)
     g = _signed(param, grad, {**options, "weight_decay": 0} if decoupled else options)
-    # The update is (step_size a + lr noise) / (correction sqrt(v) + eps); da, dv: derivatives by grad.
+    # The update is step_size a / (correction sqrt(v) + eps); da, dv: derivatives by grad.
     if rule == "adagrad":
-        step_size = lr = lr / (1 + float(state["step"]) * options["lr_decay"])
+        step_size = decayed_lr(state, options)
         a, da, v, dv, correction = g, 1.0, state["sum"] + g * g, 2 * g, 1.0
     elif rule == "rmsprop":
         fresh, step_size, correction = 1 - options["alpha"], lr, 1.0
@@ -203,7 +227,7 @@ def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options, noi
             v, dv = torch.maximum(v, state["max_exp_avg_sq"]), torch.where(v >= state["max_exp_avg_sq"], dv, 0.0)
     root = v.sqrt()
     denominator = correction * root + options["eps"]
-    update = step_size * a if noise is None else step_size * a + lr * noise
+    update = step_size * a
     slope = torch.where(root > 0, correction * dv / torch.where(root > 0, 2 * root, 1.0), 0.0)
     usable = denominator > 0
     denominator = torch.where(usable, denominator, 1.0)

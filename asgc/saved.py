@@ -22,7 +22,7 @@ from .options import ASGC_DEFAULTS, resolve, rule_defaults
 __all__ = ["VERSION", "check_layer", "check_version", "checked", "with_shapes"]
 
 Group = dict[str, Any]
-VERSION = 1  # of the saved state's layout; a state without one is of version 1
+VERSION = 2  # of the saved state's layout; 1, also where there is none: statistics without their last two rows
 
 
 def with_shapes(state: Mapping[Any, Any], params: Iterable[Tensor]) -> dict[Any, Any]:
@@ -58,21 +58,28 @@ def checked(groups: list[Group], loaded: Mapping[str, Any]) -> dict[str, Any]:
     """
     saved_groups = loaded.get("param_groups") or [{}]
     for saved in saved_groups:
-        check_version(saved.get("asgc_version", VERSION))
+        check_version(saved.get("asgc_version", 1))
         if "rule" not in saved or "clip_factor" not in saved or "state" not in loaded:
             raise ValueError("this is not a state_dict of ASGC: its groups have no rule or clip_factor")
+    states = {index: _with_all_rows(own) for index, own in loaded["state"].items()}
     complete: list[Group] = []
     for gi, saved in enumerate(saved_groups):
         group = groups[gi] if gi < len(groups) else saved
         complete.append(_checked_group(gi, group, saved))
         for pi, (param, index) in enumerate(zip(group["params"], saved["params"], strict=False)):
-            if isinstance(param, Tensor) and index in loaded["state"]:
-                _check_state(layer_name(groups, gi, pi), param, loaded["state"][index], saved)
+            if isinstance(param, Tensor) and index in states:
+                _check_state(layer_name(groups, gi, pi), param, states[index], saved)
     state = {
         index: {name: value for name, value in own.items() if name != "shape"} if isinstance(own, dict) else own
-        for index, own in loaded["state"].items()
+        for index, own in states.items()
     }
     return {**loaded, "state": state, "param_groups": complete}
+
+
+def _with_all_rows(state: Any) -> Any:
+    if not isinstance(state, dict) or not isinstance(state.get("stats"), Tensor):
+        return state
+    return {**state, "stats": statistics.with_all_rows(state["stats"])}
 
 
 def _checked_group(index: int, group: Group, saved: Group) -> Group:

@@ -14,7 +14,7 @@ from . import functional
 from . import gradient_statistics as statistics
 from .diagnostics import describe
 from .layers import check_gradients, check_parameter, first_dtensor, layer_name
-from .nonfinite import found_nonfinite
+from .nonfinite import Watch, found_nonfinite
 from .options import TRANSFORM_DEFAULTS, is_tensor_free, resolve_transform
 from .preview import Preview, preview_sharded, preview_transform
 from .proxy import OptimizerProxy
@@ -30,6 +30,7 @@ class Wrapped(OptimizerProxy):
     """What ``wrap`` returns: ``inner`` with transformed gradients. ``statistics[p]`` holds a parameter's own state."""
 
     _earlier: Any = None  # see asgc.implementations.sharded
+    _watch: Watch | None = None
 
     def __init__(self, inner: Optimizer, options: dict[str, Any], restore_grad: bool) -> None:
         super().__init__(inner)
@@ -90,10 +91,16 @@ class Wrapped(OptimizerProxy):
         with torch.no_grad():
             changes = self._changes()
         if changes is None:
+            self._look()
             return loss
         with self._transformed(changes):
             self.inner.step(**inner_options)
+        self._look()
         return loss
+
+    def _look(self, now: bool = False) -> None:
+        self._watch = Watch() if self._watch is None else self._watch
+        self._watch.look(self.param_groups, self.statistics, now)
 
     def _changes(self) -> Iterator[Change] | None:
         """What is to be done to each gradient, or None if this step must change nothing."""
@@ -141,6 +148,7 @@ class Wrapped(OptimizerProxy):
 
     def diagnostics(self) -> list[dict[str, Any]]:
         """As ``ASGC.diagnostics``."""
+        self._look(now=True)
         return describe(self.param_groups, lambda _: self.options, self.statistics)
 
     def preview(self) -> list[Preview]:
@@ -178,7 +186,7 @@ class Wrapped(OptimizerProxy):
 
     def _checked(self, own: dict[str, Any]) -> tuple[dict[str, Any], dict[Tensor, dict[str, Any]]]:
         """Options and statistics from a saved ``"asgc"`` entry."""
-        check_version(own.get("version", VERSION))
+        check_version(own.get("version", 1))
         if not {"options", "state"} <= own.keys():
             raise ValueError('this is not a state_dict of asgc.wrap: its "asgc" entry has no options or no state')
         inner = type(self.inner).__name__
@@ -200,6 +208,7 @@ class Wrapped(OptimizerProxy):
             param, name = layers[index]
             if not {"layer", "noise_step", "stats"} <= state.keys():
                 raise ValueError(f"the saved state of {name} has no layer number, noise_step or stats")
+            state = {**state, "stats": statistics.with_all_rows(state["stats"])}
             check_layer(name, param, state, functional.units(param, options["granularity"]))
             loaded[param] = {
                 "layer": state["layer"],

@@ -1,8 +1,8 @@
 """Vectorized eager path of ASGC, for CPUs without a C++ compiler.
 
-Each layer's gradient is copied and walked in chunks that stay in the cache: sums in fp64, then noise, clip, norms for
-the diagnostics; what is one number a layer is computed for all layers at once. The base rule is torch.optim's own
-functional form (fused where torch has that), fed with the transformed gradients.
+Each layer's gradient is copied and walked in chunks that stay in the cache: sums in fp64, then noise, clip, and in
+value mode norms for the diagnostics; what is one number a layer is computed for all layers at once. The base rule is
+torch.optim's own functional form (fused where torch has that), fed with the transformed gradients.
 
 Cost: about a dozen reads of each chunk from the cache instead of one, and one copy of the gradients in memory (with
 noise_at="update" also one of the noise). It serves fp32 parameters on the CPU and statistics by layer, without
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -85,9 +84,10 @@ def step(opt: Stepped) -> None:
         after = group["noise_at"] == "update" and group["noise_scale"] != 0
         noises = [torch.zeros_like(g) for g in flat] if after else None
         _transform(flat, noises, states, group)
+        lrs = [rules.decayed_lr(state, group) for state in states]
         _rule(params, [h.view(param.shape) for h, param in zip(flat, params, strict=True)], states, group)
-        if noises is not None:
-            _langevin(params, noises, states, group)
+        for param, lr, noise_after in zip(params, lrs, noises or (), strict=False):
+            param.sub_(noise_after.view(param.shape).mul_(float(lr)))
         torch.autograd.graph.increment_version(params)  # torch's fused rules do not
         for state in states:
             state["noise_step"] += 1
@@ -118,7 +118,7 @@ class _Scalars(NamedTuple):
 
     tau: float  # elementwise threshold (inf: none)
     factor: float  # on the whole layer, norm mode
-    noise: float  # c_t sigma
+    noise: float  # standard deviation
     key: tuple[int, int, int]  # (seed, t, layer)
 
 
@@ -132,20 +132,15 @@ def _transform(flat: list[Tensor], noises: list[Tensor] | None, states: list[Sta
     stats = torch.cat([state["stats"] for state in states], dim=1)
     sums = _sums(flat, stats[statistics.MEAN], buffers)
     finite = torch.isfinite(sums.square)
-    quiet: dict[int, Tensor] = {}  # where a layer's gradient is not finite
     infinite: dict[int, tuple[Tensor, Tensor]] = {}  # indices of infinite elements (value mode), and their signs
-    measured = sums
     for layer in (~finite).nonzero().view(-1).tolist():
         g = flat[layer]
-        quiet[layer] = ~torch.isfinite(g)
         if not by_value:  # the whole layer counts as zero
             g.zero_()
             continue
         where = torch.isinf(g).nonzero().view(-1)
         infinite[layer] = where, g[where].sign()
         g.nan_to_num_(0.0, 0.0, 0.0)
-    if quiet:
-        measured = _sums(flat, stats[statistics.MEAN], buffers)
     current, first = statistics.start(stats, sums)
     unseen = current[statistics.N] == 0
     if group["threshold"] is not None:
@@ -156,65 +151,83 @@ def _transform(flat: list[Tensor], noises: list[Tensor] | None, states: list[Sta
 
     times = [int(state["noise_step"]) for state in states]
     c_t = torch.tensor([group["noise_scale"] * (1 + t) ** (-group["noise_decay"] / 2) for t in times]).double()
-    sigma = current[statistics.VAR].to(torch.float64).sqrt()
+    level = statistics.noise_level(current, sums, group["noise_zeros"])
+    noise_std = c_t * level
     r = torch.where(finite, sums.square, 0.0).sqrt()
     factor = torch.ones_like(r)
     if not by_value:
         factor = torch.where(finite, functional.shrinkage(r, tau, group["clip_sharpness"]), 0.0)
-        sigma = torch.where(finite, sigma, 0.0)  # no noise after the rule either
     limits = (tau if by_value else torch.full_like(tau, math.inf)).to(torch.float32).tolist()
-    deviations = (c_t * sigma).to(torch.float32).tolist()
-    clipped, after = torch.zeros_like(r), torch.zeros_like(r)
+    added = noise_std
+    if noises is not None and group["rule"] != "sgd":
+        added = c_t * functional.relative(level, _denominators(flat, states, group))
+    deviations = added.to(torch.float32).tolist()
+    clipped, after, before = (torch.zeros_like(r) for _ in range(3))
     for layer, (g, state) in enumerate(zip(flat, states, strict=True)):
         key = (group["seed"], times[layer], state["layer"])
         scalars = _Scalars(limits[layer], float(factor[layer]), deviations[layer], key)
         noise_after = None if noises is None else noises[layer]
-        clipped[layer], after[layer] = _pass(g, scalars, group, quiet.get(layer), noise_after, buffers)
+        clipped[layer], after[layer], before[layer] = _pass(g, scalars, group, noise_after, buffers)
         if layer in infinite and math.isfinite(limits[layer]) and not unseen[layer]:
             where, sign = infinite[layer]
             g[where] = sign * limits[layer]
             clipped[layer] += where.numel()
-            after[layer] += limits[layer] ** 2 * where.numel()
 
     size = torch.tensor([g.numel() for g in flat], dtype=torch.float64).clamp(min=1)
     # The sampling term 3 sqrt(2/d) depends on the layer, so it goes in with outlier_share; the one in `update` is 0.
     share = 1 / (1 / group["outlier_share"] + 3 * (2 / size).sqrt())
     new = statistics.update(current, sums, first, group["stats_decay"], share)
-    new[statistics.NONFINITE] = (new[statistics.NONFINITE] + (~finite).to(new.dtype)).clamp(max=float(1 << 23))
-    new[statistics.THRESHOLD] = tau.to(new.dtype)
-    share = clipped / size if by_value else (r > tau).to(torch.float64)
-    new = statistics.complete(new, torch.stack([share, after, measured.square * size]), 1)
+    new = statistics.count_nonfinite(new, ~finite)
+    new[statistics.THRESHOLD], new[statistics.NOISE] = tau.to(new.dtype), noise_std.to(new.dtype)
+    if by_value:
+        figures = torch.stack([clipped / size, after, before])
+    else:
+        figures = torch.stack([(r > tau).to(torch.float64), factor.square(), (r > 0).to(torch.float64)])
+    new = statistics.complete(new, figures, 1)
     torch._foreach_copy_([state["stats"] for state in states], [row.unsqueeze(1) for row in new.unbind(1)])
 
 
+def _denominators(flat: list[Tensor], states: list[State], group: Group) -> Tensor:
+    """``rules.denominator`` of every layer, fp64, (layers,)."""
+    found: list[Tensor] = []
+    for g, state in zip(flat, states, strict=True):
+        denominator = rules.denominator(rules.squares(state, group, 1), max(1, g.numel()), state, group)
+        assert denominator is not None
+        found.append(denominator)
+    return torch.cat(found)
+
+
 def _pass(
-    flat: Tensor, scalars: _Scalars, group: Group, quiet: Tensor | None, noise_after: Tensor | None, buffers: _Buffers
-) -> tuple[int, float]:
-    """Noise (none where ``quiet``), clip and scale of one layer, chunk by chunk in place.
+    flat: Tensor, scalars: _Scalars, group: Group, noise_after: Tensor | None, buffers: _Buffers
+) -> tuple[int, float, float]:
+    """Noise, clip and scale of one layer, chunk by chunk in place.
 
     Returns:
-        The number of clipped elements and the sum of phi^2.
+        In value mode the number of clipped elements, and the sums of squares after and before the clip.
     """
-    clipped, after = 0, 0.0
+    clipped, after, before = 0, 0.0, 0.0
+
+    def square(chunk: Tensor) -> float:
+        x = buffers.doubles[: chunk.numel()].copy_(chunk)
+        return float(x.dot(x))
+
     for number, chunk in enumerate(_chunks(flat)):
         first, length = number * CHUNK, chunk.numel()
         if scalars.noise:
             added = noise.noise(*scalars.key, first, length).mul_(scalars.noise)
             if not group["noise_zeros"]:
                 added.mul_(torch.ne(chunk, 0, out=buffers.mask[:length]))
-            if quiet is not None:
-                added.masked_fill_(quiet[first : first + length], 0.0)
             if noise_after is None:
                 chunk.add_(added)
             else:
                 noise_after[first : first + length] = added
         if math.isfinite(scalars.tau):
+            before += square(chunk)
             clipped += int(_clip(chunk, scalars.tau, group["clip_sharpness"], buffers).count_nonzero())
+            after += square(chunk)
         if group["mode"] == "norm":
             chunk.mul_(scalars.factor)
-        x = buffers.doubles[:length].copy_(chunk)
-        after += float(x.dot(x))
-    return clipped, after
+    return clipped, after, before
 
 
 def _clip(chunk: Tensor, tau: float, sharpness: float, buffers: _Buffers) -> Tensor:
@@ -276,21 +289,3 @@ def _rule(params: list[Tensor], grads: list[Tensor], states: list[State], group:
             if buffer is not None:
                 state["momentum_buffer"] = buffer
             state["step"] += 1
-
-
-def _langevin(params: list[Tensor], noises: Sequence[Tensor], states: list[State], group: Group) -> None:
-    """Noise after the rule, divided by the rule's own denominator (from its new state); see ``asgc.rules``."""
-    rule, lr = group["rule"], float(group["lr"])
-    for param, flat, state in zip(params, noises, states, strict=True):
-        noise, step = flat.view(param.shape), float(state["step"])
-        if rule == "sgd":
-            denominator = torch.ones(())
-        elif rule in ("adam", "adamw"):
-            second = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-            denominator = second.sqrt() / (1 - float(group["betas"][1]) ** step) ** 0.5
-        elif rule == "rmsprop":
-            denominator = (state["square_avg"] - (state["grad_avg"].square() if group["centered"] else 0.0)).sqrt()
-        else:
-            denominator = state["sum"].sqrt()
-            lr = float(group["lr"]) / (1 + (step - 1) * group["lr_decay"])
-        param.copy_(rules.langevin(param, noise, denominator.add_(group.get("eps", 0.0)), lr))

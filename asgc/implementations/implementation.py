@@ -55,6 +55,11 @@ class Implementation:
         reason: str | None = self.load().unsupported(opt)
         return reason
 
-    def step(self, opt: Stepped) -> None:
-        """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``."""
-        self.load().step(opt)
+    def step(self, opt: Stepped) -> bool | None:
+        """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``.
+
+        Returns:
+            Whether a gradient has been non-finite for long enough to say so (``asgc.nonfinite``); None: not known here.
+        """
+        streak: bool | None = self.load().step(opt)
+        return streak

@@ -11,8 +11,9 @@ ASGC but ``adapt``. Refused by name: ``adapt``, ``Partial`` placements, and grad
 parameter.
 
 - The collective is an all-gather whose results every rank adds up in the order of the ranks, so the replicas of HSDP
-  agree to the bit whatever algorithm their groups use. A rank sends 48 bytes a layer and receives that from every rank.
-  With ``granularity="unit"`` and dimension 0 sharded it sends its own units only, and receives 48 bytes a unit in all.
+  agree to the bit whatever algorithm their groups use. A rank sends 48 bytes a layer (56 with noise
+  after the rule) and receives that from every rank. With ``granularity="unit"`` and dimension 0 sharded it sends its
+  own units only, and receives 48 bytes a unit in all.
 - A tensor sharded along two mesh dimensions takes part in two collectives, one a dimension: the number does not grow
   with the number of layers. Every rank must have gradients of the same parameters, as FSDP needs it as well.
 - ``nonfinite``: ranks decide by the same sums. "skip" and "raise" hold for all ranks that a process group connects,
@@ -24,6 +25,9 @@ parameter.
 - Checkpoints: ``get_optimizer_state_dict`` and ``set_optimizer_state_dict`` of ``torch.distributed.checkpoint`` (also
   flattened) save moments as DTensors and the rest once, and resume on any number of ranks. They know nothing of the
   statistics of ``wrap``: save the entry "asgc" of its ``state_dict()`` beside (small tensors, the same on all ranks).
+  ``dcp.load`` refuses one of version 1 (``asgc.saved``), whose statistics are smaller: make one file of it by
+  ``torch.distributed.checkpoint.format_utils.dcp_to_torch_save`` and give what that holds to
+  ``set_optimizer_state_dict``.
 """
 
 from __future__ import annotations
@@ -196,6 +200,7 @@ class Measured(NamedTuple):
 
     sums: list[statistics.Sums]
     figures: list[Tensor]  # of the step before, (3, units)
+    denominators: list[Tensor | None]  # of the rule, for noise after it, (units,)
     refused: bool  # nonfinite="skip": this step must change nothing
 
 
@@ -209,7 +214,7 @@ def measure(layers: Sequence[Shard], earlier: Mapping[Tensor, tuple[Tensor, Tens
     for layer in layers:
         raw = statistics.raw_sums(layer.grad, layer.state["stats"][statistics.MEAN, layer.rows])
         _, figures = earlier.get(layer.param, (None, torch.zeros_like(raw)))
-        own.append(torch.cat([raw, figures]))
+        own.append(torch.cat([raw, figures, *_squares(layer)]))
     policies = [layer.options["nonfinite"] for layer in layers]
     flags = torch.zeros(2, dtype=torch.float64, device=own[0].device)
     for which, policy in enumerate(("skip", "raise")):
@@ -224,7 +229,21 @@ def measure(layers: Sequence[Shard], earlier: Mapping[Tensor, tuple[Tensor, Tens
         refused = bool(skip)
         if stop:
             raise RuntimeError(f"{_culprit(layers, sums)} has a non-finite gradient (nonfinite='raise')")
-    return Measured(sums, [total[3:] for total in totals], refused)
+    denominators = [
+        rules.denominator(total[6:] if len(total) > 6 else None, layer.size, layer.state, layer.options)
+        for layer, total in zip(layers, totals, strict=True)
+    ]
+    return Measured(sums, [total[3:6] for total in totals], denominators, refused)
+
+
+def _squares(layer: Shard) -> list[Tensor]:
+    """This rank's part of what the noise after a rule is divided by; nothing where there is no such noise."""
+    if layer.options["noise_at"] != "update" or layer.options["noise_scale"] == 0:
+        return []
+    own = {key: local(value) for key, value in layer.state.items()}
+    units = layer.state["stats"][0, layer.rows].numel()
+    found = rules.squares(own, layer.options, units)
+    return [] if found is None else [found]
 
 
 def _culprit(layers: Sequence[Shard], sums: Sequence[statistics.Sums]) -> str:
@@ -238,10 +257,11 @@ def count_refused(layers: Sequence[Shard], measured: Measured) -> None:
     """Count a skipped step in the statistics of the layers that made it so."""
     for layer, sums in zip(layers, measured.sums, strict=True):
         if layer.options["nonfinite"] != "contain":
-            layer.state["stats"][statistics.NONFINITE] += ~torch.isfinite(sums.square)
+            stats = layer.state["stats"]
+            stats.copy_(statistics.count_nonfinite(stats, ~torch.isfinite(sums.square)))
 
 
-def transform(layer: Shard, sums: statistics.Sums) -> functional.Transformed:
+def transform(layer: Shard, sums: statistics.Sums, denominator: Tensor | None = None) -> functional.Transformed:
     """``functional.transform`` of this rank's piece."""
 
     def eps(seed: int, t: int, number: int) -> Tensor:
@@ -249,7 +269,7 @@ def transform(layer: Shard, sums: statistics.Sums) -> functional.Transformed:
 
     whole = functional.Whole(sums, layer.rows, eps)
     t, number = int(layer.state["noise_step"]), layer.state["layer"]
-    return functional.transform(layer.grad, layer.state["stats"], t, number, layer.options, whole)
+    return functional.transform(layer.grad, layer.state["stats"], t, number, layer.options, whole, denominator)
 
 
 def placed(value: Tensor, param: Any) -> Tensor:
@@ -289,8 +309,9 @@ def transform_all(layers: Sequence[Shard], earlier: Earlier) -> Iterator[tuple[S
 def _changes(
     layers: Sequence[Shard], measured: Measured, usable: Container[Tensor], earlier: Earlier
 ) -> Iterator[tuple[Shard, functional.Transformed]]:
-    for layer, sums, figures in zip(layers, measured.sums, measured.figures, strict=True):
-        new = transform(layer, sums)
+    found = zip(layers, measured.sums, measured.figures, measured.denominators, strict=True)
+    for layer, sums, figures, denominator in found:
+        new = transform(layer, sums, denominator)
         if not layer.axes:
             figures, known = new.figures, True
         else:

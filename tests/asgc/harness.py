@@ -150,8 +150,9 @@ def assert_refused_step_counts_its_unit_only(policy: str, grad: Tensor, **option
             opt.step()
     else:
         opt.step()
-        assert opt.state[p]["stats"][STATISTICS.index("nonfinite")].tolist() == [0, 0, 0, 1, 0]
-        opt.state[p]["stats"][STATISTICS.index("nonfinite")] = 0
+        for row in map(STATISTICS.index, ("nonfinite", "streak")):
+            assert opt.state[p]["stats"][row].tolist() == [0, 0, 0, 1, 0]
+            opt.state[p]["stats"][row] = 0
     after = [p, *[value for value in opt.state[p].values() if isinstance(value, Tensor)]]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -231,7 +232,7 @@ class Pair:
             assert a["noise_step"] == b["noise_step"]
             for row, name in enumerate(STATISTICS):
                 expected, found = a["stats"][row], b["stats"][row]
-                exact = name in ("n", "age", "burst", "nonfinite")
+                exact = name in ("n", "age", "burst", "nonfinite", "streak")
                 if name == "mean":  # small beside the spread of what it is the mean of
                     spread = a["stats"][2].sqrt()
                     expected, found = expected / spread + 1, found / spread + 1

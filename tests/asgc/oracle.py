@@ -45,10 +45,11 @@ class Unit:
     def __init__(self) -> None:
         self.n = self.mu = self.var = self.age = 0.0
         self.was_high = False
-        self.nonfinite = 0
+        self.nonfinite = self.streak = 0
+        self.noise = 0.0
 
-    def transform(self, g: Array, eps: Array, t: int, o: dict[str, Any]) -> tuple[Array, Array]:
-        """(transformed gradient, noise for after the rule)."""
+    def transform(self, g: Array, eps: Array, t: int, o: dict[str, Any], root: float) -> tuple[Array, Array]:
+        """(transformed gradient, noise for after the rule); root: rms of what the rule divided by so far."""
         finite = bool(np.isfinite(g).all())
         s2 = float(np.mean(g * g)) if g.size else 0.0
         first = self.n == 0 and finite and s2 > 0
@@ -64,16 +65,21 @@ class Unit:
             tau = abs(self.mu) + o["clip_factor"] * sigma if o["mode"] == "value" else o["clip_factor"] * level
 
         c_t = o["noise_scale"] * (1 + t) ** (-o["noise_decay"] / 2)
-        noise = np.where((g != 0) | o["noise_zeros"], c_t * sigma * eps, 0.0)
+        std = min(sigma, math.sqrt(s2)) if finite else 0.0
+        if s2 == 0 and o["noise_zeros"]:
+            std = sigma
+        self.noise, self.streak = c_t * std, 0 if finite else self.streak + 1
+        if o["noise_at"] == "update" and o["rule"] != "sgd" and std > 0:
+            std = std / max(std, root)
+        noise = np.where((g != 0) | o["noise_zeros"], c_t * std * eps, 0.0)
         clean = g
         if not finite:
             self.nonfinite += 1
             if o["mode"] == "norm":
-                clean, noise = np.zeros_like(g), np.zeros_like(g)
+                clean = np.zeros_like(g)
             else:
                 if self.n == 0 and o["threshold"] is None:
                     tau = math.inf
-                noise = np.where(np.isfinite(g), noise, 0.0)
                 clean = np.where(np.isnan(g), 0.0, g)
                 if tau == math.inf or self.n == 0:
                     clean = np.where(np.isinf(g), 0.0, clean)
@@ -118,26 +124,39 @@ class Oracle:
     def step(self, g: Array) -> None:
         eps = gaussian(self.o["seed"], self.t, self.layer, g.shape)
         if self.by_unit:
-            rows = [u.transform(g[i], eps[i], self.t, self.o) for i, u in enumerate(self.units)]
+            rows = [u.transform(g[i], eps[i], self.t, self.o, self.root(i)) for i, u in enumerate(self.units)]
             h, noise = np.stack([r[0] for r in rows]), np.stack([r[1] for r in rows])
         else:
-            h, noise = self.units[0].transform(g, eps, self.t, self.o)
+            h, noise = self.units[0].transform(g, eps, self.t, self.o, self.root(...))
         self.t += 1
-        u, denominator, lr = getattr(self, self.o["rule"].replace("adamw", "adam"))(h)
-        self.p = self.p - lr * (u + np.where(noise != 0, noise / denominator, 0.0))
+        u, lr = getattr(self, self.o["rule"].replace("adamw", "adam"))(h)
+        self.p = self.p - lr * (u + noise)
+
+    def root(self, unit: Any) -> float:
+        """Root mean square of the rule's denominators in a unit, from the steps before; 0: there are none."""
+        o = self.o
+        if o["rule"] == "sgd":
+            return 0.0
+        square = self.vmax if o.get("amsgrad") else self.v
+        if o.get("centered"):
+            square = square - self.mean**2
+        mean = max(0.0, float(np.mean(square[unit]))) if square[unit].size else 0.0
+        if "betas" in o:
+            mean /= 1 - o["betas"][1] ** (self.t + 1)
+        return math.sqrt(mean) + float(o["eps"])
 
     def decayed(self, g: Array) -> Array:
         g = -g if self.o["maximize"] else g
         return g + self.o["weight_decay"] * self.p
 
-    def sgd(self, g: Array) -> tuple[Array, Any, float]:
+    def sgd(self, g: Array) -> tuple[Array, float]:
         o, g = self.o, self.decayed(g)
         if o["momentum"]:
             self.buffer = g if self.t == 1 else o["momentum"] * self.buffer + (1 - o["dampening"]) * g
             g = g + o["momentum"] * self.buffer if o["nesterov"] else self.buffer
-        return g, 1.0, o["lr"]
+        return g, o["lr"]
 
-    def adam(self, g: Array) -> tuple[Array, Array, float]:
+    def adam(self, g: Array) -> tuple[Array, float]:
         o = self.o
         if o["rule"] == "adamw" or o.get("decoupled_weight_decay"):
             g = -g if o["maximize"] else g
@@ -150,19 +169,19 @@ class Oracle:
         self.vmax = np.maximum(self.vmax, self.v)
         second = self.vmax if o["amsgrad"] else self.v
         denominator = np.sqrt(second / (1 - b2**self.t)) + o["eps"]
-        return self.m / (1 - b1**self.t) / denominator, denominator, o["lr"]
+        return self.m / (1 - b1**self.t) / denominator, o["lr"]
 
-    def rmsprop(self, g: Array) -> tuple[Array, Array, float]:
+    def rmsprop(self, g: Array) -> tuple[Array, float]:
         o, g = self.o, self.decayed(g)
         self.v = o["alpha"] * self.v + (1 - o["alpha"]) * g * g
         self.mean = o["alpha"] * self.mean + (1 - o["alpha"]) * g
         variance = self.v - self.mean**2 if o["centered"] else self.v
         denominator = np.sqrt(variance) + o["eps"]
         self.buffer = o["momentum"] * self.buffer + g / denominator
-        return self.buffer, denominator, o["lr"]
+        return self.buffer, o["lr"]
 
-    def adagrad(self, g: Array) -> tuple[Array, Array, float]:
+    def adagrad(self, g: Array) -> tuple[Array, float]:
         o, g = self.o, self.decayed(g)
         self.v = self.v + g * g
         denominator = np.sqrt(self.v) + o["eps"]
-        return g / denominator, denominator, o["lr"] / (1 + (self.t - 1) * o["lr_decay"])
+        return g / denominator, o["lr"] / (1 + (self.t - 1) * o["lr_decay"])

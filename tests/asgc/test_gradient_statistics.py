@@ -196,6 +196,41 @@ def test_after_warm_up_a_new_scale_does_not_restart() -> None:
     )
 
 
+@pytest.mark.parametrize("mode", ["value", "norm"])
+@pytest.mark.parametrize("scale", [1e30, 1e60, 1e155, 1e200, 1e300])
+def test_fp64_gradients_beyond_the_range_of_fp32_are_finite_ones(scale: float, mode: str) -> None:
+    """They are clipped to what the statistics can hold; sums of their squares would be infinite."""
+    p = torch.zeros(100, dtype=torch.float64)
+    opt = ASGC([p], 1.0, mode=mode, implementation="reference")
+    for step in range(4):
+        before = p.clone()
+        p.grad = torch.randn(100, generator=torch.Generator().manual_seed(step), dtype=torch.float64) * scale
+        seen = opt.preview()[0].seen
+        opt.step()
+        moved = (p - before).abs()
+        assert float(seen.abs().max()) < 1e21
+        assert float(moved.max()) < 2
+        assert float(moved.mean()) > 0.1
+    told = opt.diagnostics()[0]
+    assert told["nonfinite"] == 0
+    assert 1e18 < told["threshold"] < 1e20
+    assert torch.isfinite(opt.state[p]["exp_avg_sq"]).all()
+    p.grad[3] = math.inf
+    opt.step()
+    assert opt.diagnostics()[0]["nonfinite"] == 1
+
+
+@pytest.mark.parametrize("mode", ["value", "norm"])
+@pytest.mark.parametrize("scale", [1e200, 1e-170])
+def test_without_a_threshold_fp64_gradients_pass_as_they_are(scale: float, mode: str) -> None:
+    p = torch.zeros(10, dtype=torch.float64)
+    opt = ASGC([p], 1.0, rule="sgd", mode=mode, clip_factor=math.inf, noise_scale=0.0, implementation="reference")
+    p.grad = torch.linspace(-1, 1, 10, dtype=torch.float64) * scale
+    opt.step()
+    assert torch.equal(p, -p.grad)
+    assert opt.diagnostics()[0]["attenuation"] == 1
+
+
 def test_the_first_gradient_and_zero_or_nonfinite_ones() -> None:
     stats = statistics.init(3)
     zero = Sums(*(torch.zeros(3, dtype=torch.float64) for _ in range(3)), 10)

@@ -107,6 +107,33 @@ def test_an_earlier_state_is_completed() -> None:
     assert_same_bits(other.state_dict()["state"], opt.state_dict()["state"])
 
 
+def of_version_1(state_dict: State) -> None:
+    """As saved before the statistics had rows for the noise of the last step and for non-finite steps in a row."""
+    for group in state_dict["param_groups"]:
+        group.pop("asgc_version", None)
+    entries = state_dict["state"]
+    if "asgc" in state_dict:
+        state_dict["asgc"]["version"] = 1
+        entries = state_dict["asgc"]["state"]
+    for state in entries.values():
+        state["stats"] = state["stats"][:9].clone()
+
+
+@pytest.mark.parametrize("granularity", ["layer", "unit"])
+@pytest.mark.parametrize("noise_at", ["gradient", "update"])
+@pytest.mark.parametrize("wrapped", [None, torch.optim.Adam])
+def test_a_state_of_version_1_goes_on_to_the_last_bit(wrapped: Any, noise_at: str, granularity: str) -> None:
+    options = {"granularity": granularity, "noise_at": noise_at if wrapped is None else "gradient"}
+    opt, other = stepped(wrapped=wrapped, **options), stepped(wrapped=wrapped, **options)
+    other.load_state_dict(edited(opt, of_version_1))
+    for each in (opt, other):
+        for p in (p for group in each.param_groups for p in group["params"]):
+            p.fill_(1.0)
+            p.grad = torch.linspace(-2, 1, p.numel()).view(p.shape)
+        each.step()
+    assert_same_bits(own(opt), own(other))
+
+
 DAMAGE: list[tuple[Callable[[State], Any], str]] = [
     (
         lambda s: s["param_groups"][0].update(clip_factor=-1.0),

@@ -62,6 +62,7 @@ def compare(steps: list[list[Array]], dtype: torch.dtype, tolerance: float, **op
         for i, unit in enumerate(oracle.units):
             expected = [unit.n, unit.mu, unit.var, unit.age, float(unit.was_high), unit.nonfinite]
             assert stats[:6, i].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6 * math.sqrt(unit.var))
+            assert stats[9:, i].tolist() == pytest.approx([unit.noise, unit.streak], rel=1e-4)
     return opt
 
 

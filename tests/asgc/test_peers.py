@@ -225,7 +225,8 @@ def test_preview_says_what_the_rule_gets_and_a_saved_state_goes_on_the_same(name
             seen = [p.grad for p in params if p.grad is not None]
             assert all(torch.equal(layer.seen, g) for layer, g in zip(layers, seen, strict=True))
             for layer, before in zip(layers, raw, strict=True):
-                assert layer.attenuation == pytest.approx(float(layer.seen.norm() / before.norm()), rel=1e-4)
+                left = min(1.0, float(layer.seen.norm() / before.norm()))  # what noise adds does not count
+                assert layer.attenuation == pytest.approx(left, rel=1e-4)
         if twin is not opt:
             twin.step()
             assert all(torch.equal(a, b) for a, b in zip(params, twin_params, strict=True))

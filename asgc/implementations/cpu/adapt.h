@@ -23,7 +23,7 @@ struct Adapt {  // one layer; `adapted` null: it does not adapt
 
 struct Measured {  // sums over one block, then over one layer
     double against[2] = {0, 0};  // g . D
-    double s2 = 0;               // sum g^2, of the norm mode's first pass
+    double s2 = 0;               // sum g^2
     double scaled = 0, square[2] = {0, 0}, x2 = 0, elastic[2] = {0, 0};
     int64_t nonfinite = 0;
 
@@ -88,7 +88,7 @@ static inline double sharpness_over_given(const Adapt& a) {  // a power of two: 
 struct Elastic {  // scalars of a layer that is measured
     Coefficients rule;
     Key key;  // of the elements below 2^32
-    float noise;  // c_t sigma
+    float noise;  // its standard deviation
     float tau, p, by_factor;                // value mode; by_factor: dlog tau / dlog clip_factor
     float norm_scale, share, entropy;       // norm mode: phi(r) / r, a_k and a_p of the whole layer
     float e[2];                             // compensation
@@ -226,24 +226,26 @@ static void measure_tile(const Layer& layer, const Adapt& a, const Elastic& el, 
     add_squares<float>(t.x, t.y, t.a[0], t.a[1], t.d[0], t.d[1], n, sums);
 }
 
-// Scalars of the coming step, from the statistics before it. factor, p: in use. s2: sum of g^2, for norm mode.
+// Scalars of the coming step, from the statistics before it. factor, p: in use. s2: sum of g^2, for norm mode and noise.
 static inline void open_measure(const Layer& layer, const Adapt& a, const Group& g, double factor, double p, double s2,
                                 Elastic& el) {
     set_rule(layer, g, el.rule);
     const double mean = layer.stats[MEAN], var = layer.stats[VAR], t = static_cast<double>(*layer.noise_step);
     el.key = noise_key(static_cast<uint32_t>(static_cast<int64_t>(g.seed)), static_cast<uint32_t>(*layer.noise_step),
                        static_cast<uint32_t>(layer.number), 0);
-    el.noise = static_cast<float>(g.noise_scale * std::pow(1 + t, -g.noise_decay / 2) * std::sqrt(var));
+    const double rms = std::sqrt(s2 / static_cast<double>(std::max<int64_t>(layer.numel, 1))), sigma = std::sqrt(var);
     el.noise_zeros = g.noise_zeros != 0;
+    const double level = s2 > 0 || !el.noise_zeros ? std::min(sigma, rms) : sigma;
+    el.noise = static_cast<float>(g.noise_scale * std::pow(1 + t, -g.noise_decay / 2) * level);
     el.by_value = g.norm == 0;
     el.p = static_cast<float>(p);
     if (el.by_value) {
-        const double tau = std::fabs(mean) + factor * std::sqrt(var);
+        const double tau = std::fabs(mean) + factor * sigma;
         el.tau = static_cast<float>(tau);
         el.by_factor = static_cast<float>(1 - std::fabs(mean) / tau);
     } else {
-        const double r = std::sqrt(s2 / static_cast<double>(std::max<int64_t>(layer.numel, 1)));
-        const double tau = factor * std::sqrt(mean * mean + var), lo = std::min(r, tau), hi = std::max(r, tau);
+        const double r = rms, tau = factor * std::sqrt(mean * mean + var);
+        const double lo = std::min(r, tau), hi = std::max(r, tau);
         const double w = hi > 0 && !std::isinf(p) ? std::pow(lo / hi, p) : 0, minor = w / (1 + w);
         el.norm_scale = r > 0 ? static_cast<float>(lo / r * std::pow(1 + w, -1 / p)) : 1.0f;
         el.share = static_cast<float>(std::isinf(p) ? r >= tau : r > tau ? 1 - minor : minor);
@@ -306,13 +308,14 @@ void asgc_adapt(const Layer* layers, const float* const* grads, int64_t count, G
         const Piece& piece = pieces[i];
         const Adapt& a = adapts[piece.layer];
         const float* g = grads[piece.layer];
-        const bool by_norm = groups[layers[piece.layer].group].norm != 0;
+        const Group& group = groups[layers[piece.layer].group];
+        const bool needs_square = group.norm != 0 || group.noise_scale != 0;
         for (int done = 0; done < piece.size; done += TILE) {
             const int64_t at = piece.start + done;
             const int size = std::min(TILE, piece.size - done);
             if (a.adapted[RELEVANCE] > 0 || a.adapted[RELEVANCE + 1] > 0) lay_against(a, g, at, size, sums[i]);
             Sums moments;
-            if (by_norm) sum_tile(g + at, size, 0.0f, moments);
+            if (needs_square) sum_tile(g + at, size, 0.0f, moments);
             else moments.nonfinite = count_nonfinite(g + at, size);
             sums[i].s2 += moments.s2;
             sums[i].nonfinite += moments.nonfinite;

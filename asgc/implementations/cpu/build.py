@@ -202,7 +202,8 @@ def _open(file: Path) -> ctypes.CDLL:
         loaded.asgc_adapt.argtypes = [pointer, pointer, long, pointer, pointer, ctypes.c_int32]
         loaded.asgc_noise.argtypes = [pointer, long, long, word, word, word]
         loaded.asgc_clip.argtypes = [pointer, pointer, long, ctypes.c_float, ctypes.c_double]
-        for function in (loaded.asgc_step, loaded.asgc_adapt, loaded.asgc_noise, loaded.asgc_clip):
+        loaded.asgc_step.restype = ctypes.c_int32
+        for function in (loaded.asgc_adapt, loaded.asgc_noise, loaded.asgc_clip):
             function.restype = None
     except (OSError, AttributeError) as error:
         raise BuildError(f"the compiled CPU kernel does not load: {error}") from error

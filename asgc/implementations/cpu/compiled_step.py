@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import functional
 from ... import gradient_statistics as statistics
+from ...nonfinite import STREAK
 from ..implementation import Stepped
 from . import adaptation, build
 from .layer_structs import (
@@ -211,8 +212,11 @@ def _collect(opt: Stepped, table: _Table, keep: list[Tensor]) -> list[Tensor]:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def step(opt: Stepped) -> None:
+def step(opt: Stepped) -> bool:
     """One step of every parameter that has a gradient. Called by ``ASGC.step`` under ``no_grad``.
+
+    Returns:
+        Whether a gradient has been non-finite for long enough to say so.
 
     Raises:
         RuntimeError: a parameter, gradient or state tensor has changed its type or shape; nothing has been stepped.
@@ -225,6 +229,7 @@ def step(opt: Stepped) -> None:
     rows = [by_group[index] for _, index in table.params] if table.adapting else by_group
     options = [value for row in rows for value in row]
     keep: list[Tensor] = []
+    streak = 0
     try:
         stepped = _collect(opt, table, keep)
         if stepped:
@@ -236,7 +241,7 @@ def step(opt: Stepped) -> None:
                     adapts = group["adapt"] is not None and param.grad is not None
                     adaptation.fill(row, param, opt.layer_state(param, group) if adapts else None, group)
                 kernel.asgc_adapt(table.layers, table.grads, count, values, table.adapts, threads)
-            kernel.asgc_step(table.layers, table.grads, count, values, threads)
+            streak = kernel.asgc_step(table.layers, table.grads, count, values, threads)
             torch.autograd.graph.increment_version(stepped)  # autograd notices in-place changes of saved tensors
     except RuntimeError:
         for i in table.fresh:
@@ -246,3 +251,4 @@ def step(opt: Stepped) -> None:
         for i in table.fresh:
             table.rows[i].fresh = 0
         table.fresh.clear()
+    return streak >= STREAK

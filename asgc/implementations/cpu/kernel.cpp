@@ -3,8 +3,8 @@
 // A row is what has statistics of its own: a layer, or one of its units. Long rows are cut into blocks of a fixed size,
 // short rows of a layer share a block; threads take blocks. Every sum is formed per tile, then per block, then per row in
 // block order, so the result does not depend on the number of threads.
-// Value mode reads the gradient once. Norm mode (and a row's first step) needs the row's sums first: a short row is done
-// whole while its gradient is in the cache; long ones are walked in waves small enough for that.
+// Value mode without noise reads the gradient once. Norm mode, noise and a row's first step need the row's sums first: a
+// short row is done whole while its gradient is in the cache; long ones are walked in waves small enough for that.
 #include <vector>
 
 #include "adapt.h"
@@ -89,10 +89,15 @@ void make_plan(const Layer* layers, const float* const* grads, int64_t count, Pl
     plan.close_wave();
 }
 
-void first_pass(const float* grad, const Row& r, int64_t start, int64_t size, Sums& sums) {
-    for (int64_t done = 0; done < size; done += TILE)
-        sum_tile(grad + start + done, static_cast<int>(std::min<int64_t>(TILE, size - done)), static_cast<float>(r.mean),
-                 sums);
+void first_pass(const Layer& layer, const Shared& s, const float* grad, const Row& r, int64_t start, int64_t size,
+                Sums& sums) {
+    for (int64_t done = 0; done < size; done += TILE) {
+        const int n = static_cast<int>(std::min<int64_t>(TILE, size - done));
+        const int64_t here = start + done;
+        sum_tile(grad + here, n, static_cast<float>(r.mean), sums);
+        if (s.langevin && s.c_t != 0)
+            sums.second += sum_of_seconds(s.rule, layer.state, here, n, r.rule.flag);
+    }
 }
 
 // Elements of the tile at `start` when `rest` are left: the high word of the index is constant in it.
@@ -129,8 +134,8 @@ void main_pass(const Layer& layer, const Shared& s, const Row& r, const float* g
         const float* const x = transform_tile(s, r, g, n, low, index, key, finite, tile, sums);
         rule_tile(s.rule, param, state[0], state[1], state[2], x, n, r.rule);
         if (r.langevin == 0 || r.zero) continue;
-        const float* const z = langevin_noise(s, r, g, n, low, index, key, finite, tile);
-        langevin_tile(s.rule, param, state[0], state[1], state[2], z, n, r.rule);
+        add_noise<true>(tile.noise, g, n, low, index, key, r.langevin, s.noise_zeros);
+        for (int i = 0; i < n; i++) param[i] -= r.rule.noise_lr * tile.noise[i];
     }
 }
 
@@ -142,7 +147,7 @@ void step_rows(const Layer& layer, const Shared& s, const float* grad, Span span
     const int64_t size = layer.row_size(), start = span.first * size;
     for (int i = 0; i < count; i++) open_row(layer, s, span.first + i, rows[i]);
     for (int i = 0; i < count; i++)
-        if (rows[i].first_pass) first_pass(grad, rows[i], start + i * size, size, rows[i].total);
+        if (rows[i].first_pass) first_pass(layer, s, grad, rows[i], start + i * size, size, rows[i].total);
     for (int i = 0; i < count; i++)
         if (rows[i].first_pass) close_first_pass(s, rows[i]);
     for (int i = 0; i < count; i++) main_pass(layer, s, rows[i], grad, start + i * size, size, rows[i].total);
@@ -157,8 +162,9 @@ void add_up(const Span& blocks, const Sums* partial, Sums& total) {
 
 extern "C" {
 
-// All layers with a gradient (null: none) take one step. Gradients have the memory order of their parameters.
-void asgc_step(const Layer* layers, const float* const* grads, int64_t count, const Group* groups, int32_t threads) {
+// All layers with a gradient (null: none) take one step. Gradients have the memory order of their parameters. Returns the
+// longest streak of steps in which a row's gradient was not finite, up to this one.
+int32_t asgc_step(const Layer* layers, const float* const* grads, int64_t count, const Group* groups, int32_t threads) {
     static thread_local Plan plan;  // the buffers are kept between steps
     static thread_local std::vector<Shared> shared;
     static thread_local std::vector<Row> rows;
@@ -188,7 +194,8 @@ void asgc_step(const Layer* layers, const float* const* grads, int64_t count, co
             for (int64_t b = wave.blocks.first; b < wave.blocks.last; b++) {
                 const Block& block = todo.blocks[b];
                 if (block.number < 0 || !long_rows[block.number].first_pass) continue;
-                first_pass(grads[block.layer], long_rows[block.number], block.start, block.size, sums_early[b]);
+                first_pass(layers[block.layer], by_layer[block.layer], grads[block.layer], long_rows[block.number],
+                           block.start, block.size, sums_early[b]);
             }
 #pragma omp for schedule(static)
             for (int64_t i = wave.rows.first; i < wave.rows.last; i++) {
@@ -213,11 +220,15 @@ void asgc_step(const Layer* layers, const float* const* grads, int64_t count, co
         add_up(row.blocks, late.data(), rows[i].total);
         close_row(layers[row.layer], shared[row.layer], row.row, rows[i]);
     }
+    float streak = 0;
     for (int64_t l = 0; l < count; l++) {
         if (grads[l] == nullptr) continue;
         *layers[l].step += 1;
         *layers[l].noise_step += 1;
+        const float* const streaks = layers[l].stats + STREAK * layers[l].rows;
+        for (int64_t row = 0; row < layers[l].rows; row++) streak = std::max(streak, streaks[row]);
     }
+    return static_cast<int32_t>(streak);
 }
 
 // eps of n elements from index `start` on: for tests against asgc/noise.py.

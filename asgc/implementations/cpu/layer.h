@@ -70,13 +70,11 @@ static inline void set_rule(const Layer& layer, const Group& g, Coefficients& k)
             k.flag = g.nesterov != 0;
             break;
         case ADAM: {
-            const double correction = 1 - std::pow(g.beta1, step);
-            k.lr = static_cast<float>(g.lr / correction);
+            k.lr = static_cast<float>(g.lr / (1 - std::pow(g.beta1, step)));
             k.one = static_cast<float>(1 - g.beta1);
             k.two = static_cast<float>(g.beta2);
             k.three = static_cast<float>(1 - g.beta2);
             k.four = static_cast<float>(1 / std::sqrt(1 - std::pow(g.beta2, step)));
-            k.five = static_cast<float>(correction);
             k.flag = g.amsgrad != 0;
             break;
         }

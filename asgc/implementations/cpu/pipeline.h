@@ -20,27 +20,28 @@ static inline void store(float* x, Floats value) { std::memcpy(x, &value, sizeof
 // Clip and adam together need more registers than AVX2 has, so there the clip stays a loop of its own.
 static inline bool pipelined(const Layer& layer, const Shared& s, const Row& r, int n) {
     const bool plain_adam = s.rule == ADAM && !r.rule.flag && r.rule.one < 0.5f;
-    const bool clip = LANES == 16 && s.kind == POWER_4 && r.tau > 0 && !r.first_pass;
-    return plain_adam && layer.dims == 0 && !r.zero && n >= 2 * LANES && n % LANES == 0 &&
-           (r.clips ? clip : !s.by_value && (r.noise != 0 || r.langevin != 0));
+    const bool noise = r.noise != 0 || r.langevin != 0;  // then the first pass has made the sums
+    const bool clip = LANES == 16 && s.kind == POWER_4 && r.tau > 0 && (noise || !r.first_pass);
+    return plain_adam && layer.dims == 0 && !r.zero && n >= 2 * LANES && n % LANES == 0 && (r.clips ? clip : noise);
 }
 
 enum Noise { NONE, AT_GRADIENT, AT_UPDATE };
 
-// One tile. p, a, b: parameter, exp_avg, exp_avg_sq at the place of the gradients g. With CLIP (value mode) it makes
-// the tile's sums too; infinite elements become +-tau by the formula itself.
+// One tile. p, a, b: parameter, exp_avg, exp_avg_sq at the place of the gradients g. With CLIP (value mode) and without
+// noise it makes the tile's sums too; infinite elements become +-tau by the formula itself.
 template <Noise NOISE, bool CLIP>
 static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, uint32_t start, Key key, const Shared& s,
                           const Row& r, Sums& sums) {
+    constexpr bool SUM = CLIP && NOISE == NONE;
     const Coefficients& k = r.rule;
     const Words k0 = key.k0 - Words{}, k1 = key.k1 - Words{}, all = (s.noise_zeros ? ~0u : 0u) - Words{};
-    const Floats limit = r.tau - Floats{}, infinity = std::numeric_limits<float>::infinity() - Floats{};
+    const Floats limit = r.tau - Floats{};
     const float noise_scale = r.noise + r.langevin, mean = static_cast<float>(r.mean), scale = k.scale, decay = k.decay;
     const float lr = k.lr, weight = k.one, beta2 = k.two, fresh = k.three, correction = k.four, eps = k.eps;
-    const float keep = k.keep, warm_up = k.five;
+    const float keep = k.keep, noise_lr = k.noise_lr;
     Words index = start - Words{}, any{};
     for (int lane = 0; lane < LANES; lane++) index[lane] += static_cast<uint32_t>(lane);
-    Floats s1{}, s2{}, d2{}, square{};
+    Floats s1{}, s2{}, d2{}, before{}, square{};
     int32_t beyond = 0;
 
     const auto noisy = [&](int i) {
@@ -50,7 +51,7 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
             h += noise_for(x, index, k0, k1, noise_scale, all);
             index += LANES;
         }
-        if (CLIP) {
+        if (SUM) {
             const Floats centred = x - mean;
             s1 += x;
             s2 += x * x;
@@ -58,28 +59,26 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
             any |= (Words)x << 1;
             h = without_nan(h);
         }
+        if (CLIP && NOISE == AT_GRADIENT) before += h * h;
         return h;
     };
     const auto clipped = [&](Floats h) {
-        Floats y = h;
-        if (CLIP) y = clip_register(h, limit, beyond);
+        if (!CLIP) return h;
+        const Floats y = clip_register(h, limit, beyond);
         square += y * y;
         return y;
     };
     const auto update = [&](int i, Floats y) {
         const Floats old = load(p + i), m = load(a + i), x = y * scale + decay * old;
         const Floats first = m + weight * (x - m), second = beta2 * load(b + i) + fresh * x * x;
-        Floats push = first;
-        if (NOISE == AT_UPDATE) {  // its rate is lr, where that of `first` is lr / warm_up
-            const Floats raw = load(g + i);
-            Floats z = noise_for(raw, index, k0, k1, noise_scale, all);
-            if (CLIP) z = (Floats)((Words)z & (Words)(absolute(raw) < infinity));
-            push += warm_up * z;
+        Floats moved = old * keep - lr * (first / (square_root(second) * correction + eps));
+        if (NOISE == AT_UPDATE) {
+            moved -= noise_lr * noise_for(load(g + i), index, k0, k1, noise_scale, all);
             index += LANES;
         }
         store(a + i, first);
         store(b + i, second);
-        store(p + i, old * keep - lr * (push / (square_root(second) * correction + eps)));
+        store(p + i, moved);
     };
 
     Floats y = clipped(noisy(0)), h = noisy(LANES);
@@ -93,19 +92,19 @@ static void adam_pipeline(float* p, float* a, float* b, const float* g, int n, u
     update(i, y);
     update(i + LANES, clipped(h));
 
-    bool finite = true;
-    if (CLIP) {
-        finite = settle_sums(g, n, mean, sum_of(s1), sum_of(s2), sum_of(d2), any_bits(any), sums);
-        sums.clipped += beyond;
-    }
-    const float total = sum_of(square);
-    if (safe(total)) {
+    if (!CLIP) return;
+    const bool finite = !SUM || settle_sums(g, n, mean, sum_of(s1), sum_of(s2), sum_of(d2), any_bits(any), sums);
+    const float total = sum_of(square), total_before = sum_of(before);
+    sums.clipped += beyond;
+    if (finite && safe(total) && (NOISE != AT_GRADIENT || safe(total_before))) {
         sums.square += total;
-    } else {  // its squares leave fp32's range: make the transformed gradient again for their sum
+        sums.before += total_before;
+    } else {  // squares leave fp32's range, or are those of infinite elements, too: make the transformed gradient again
         Tile tile;
         Sums again;
-        const float* x = transform_tile(s, r, g, n, start, nullptr, key, finite, tile, again);
-        sums.square += sum_of_squares(x, n, 0.0f);
+        transform_tile(s, r, g, n, start, nullptr, key, finite, tile, again);
+        sums.square += again.square;
+        sums.before += again.before;
     }
 }
 

@@ -6,7 +6,7 @@
 #include "layer.h"
 #include "sums.h"
 
-enum { N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION, STATISTICS };
+enum { N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION, NOISE, STREAK, STATISTICS };
 
 constexpr float COUNT_LIMIT = 8388608.0f;  // 2^23: counters stop here, where fp32 still counts exactly
 
@@ -14,7 +14,7 @@ struct Row {  // in one step
     float stats[STATISTICS];
     double mean, var, threshold;
     float tau;         // threshold in fp32
-    float noise;       // c_t * sigma: of the gradient,
+    float noise;       // standard deviation of the noise: of the gradient,
     float langevin;    // or of the update
     double norm_scale;  // phi(r) / r in norm mode, else 1
     bool clips;         // element by element: value mode with a finite threshold
@@ -35,7 +35,7 @@ static inline float stored_variance(double x) {
 
 static inline void count_up(float& counter) { counter = std::min(counter + 1.0f, COUNT_LIMIT); }
 
-// Threshold and noise scale from the statistics as they are now.
+// Threshold from the statistics as they are now.
 static inline void set_threshold(const Shared& s, Row& r) {
     const Group& g = *s.group;
     r.mean = r.stats[MEAN];
@@ -49,24 +49,40 @@ static inline void set_threshold(const Shared& s, Row& r) {
     }
     r.threshold = tau;
     r.tau = static_cast<float>(tau);
-    const float noise = static_cast<float>(s.c_t * sigma);
-    r.noise = s.langevin ? 0.0f : noise;
-    r.langevin = s.langevin ? noise : 0.0f;
     r.clips = s.by_value && !std::isinf(r.tau);
+}
+
+// noise_level of gradient_statistics.py; of noise after the rule, in units of the rule's denominators (rules.py).
+static inline void set_noise(const Shared& s, double s2, Row& r) {
+    const double sigma = std::sqrt(r.var), rms = std::sqrt(s2);
+    double level = r.dirty ? 0 : s2 > 0 || !s.noise_zeros ? std::min(sigma, rms) : sigma;
+    r.stats[NOISE] = static_cast<float>(s.c_t * level);
+    if (!s.langevin) {
+        r.noise = r.stats[NOISE];
+        return;
+    }
+    if (s.rule != SGD && level > 0) {
+        const double correction = s.rule == ADAM ? r.rule.four : 1;
+        const double mean = std::max(r.total.second / s.elements, 0.0);
+        level /= std::max(level, std::sqrt(mean) * correction + r.rule.eps);
+    }
+    r.langevin = static_cast<float>(s.c_t * level);
 }
 
 static inline void open_row(const Layer& layer, const Shared& s, int64_t row, Row& r) {
     for (int k = 0; k < STATISTICS; k++) r.stats[k] = layer.stats[k * layer.rows + row];
     r.norm_scale = 1;
+    r.noise = r.langevin = r.stats[NOISE] = 0;
     r.zero = r.dirty = r.norm_clipped = false;
     r.was_new = r.stats[N] == 0;
-    r.first_pass = !s.by_value || r.was_new;
+    r.first_pass = !s.by_value || r.was_new || s.c_t != 0;
     r.rule = s.coefficients;
     r.total = Sums{};
     set_threshold(s, r);
 }
 
-// After the first pass: the very first statistics, the norm mode's factor, and what a non-finite gradient means.
+// After the first pass: the very first statistics, the noise's scale, the norm mode's factor, and what a non-finite
+// gradient means.
 static inline void close_first_pass(const Shared& s, Row& r) {
     const double s2 = r.total.s2 / s.elements;
     r.dirty = r.total.nonfinite > 0;
@@ -78,6 +94,7 @@ static inline void close_first_pass(const Shared& s, Row& r) {
         r.stats[BURST] = 0;
         set_threshold(s, r);
     }
+    set_noise(s, s2, r);
     if (r.was_new && r.dirty && std::isnan(s.group->threshold)) {  // no scale known yet: the finite elements pass
         r.tau = std::numeric_limits<float>::infinity();
         r.clips = false;
@@ -116,17 +133,22 @@ static inline void update_statistics(const Shared& s, Row& r) {
     stats[BURST] = burst ? 1.0f : 0.0f;
 }
 
-// |phi(h)| / |g|, g without its non-finite elements; 1 where that is zero.
+// |phi(h)| / |h| over the elements with a finite gradient; 1 where h is zero.
 static inline double attenuation(const Shared& s, const Row& r) {
-    if (!(r.total.s2 > 0) || (r.dirty && !s.by_value)) return 1;
-    if (r.noise == 0 && !r.clips) return r.norm_scale;
-    return r.norm_scale * std::sqrt(r.total.square / r.total.s2);
+    if (!s.by_value) return r.total.s2 > 0 && !r.dirty ? r.norm_scale : 1;
+    const double before = r.noise == 0 ? r.total.s2 : r.total.before;
+    return r.clips && before > 0 ? std::min(1.0, std::sqrt(r.total.square / before)) : 1;
 }
 
 static inline void close_row(const Layer& layer, const Shared& s, int64_t row, Row& r) {
     const Sums& total = r.total;
-    if (total.nonfinite > 0) count_up(r.stats[NONFINITE]);
-    else if (!r.was_new && total.s2 > 0) update_statistics(s, r);
+    if (total.nonfinite > 0) {
+        count_up(r.stats[NONFINITE]);
+        count_up(r.stats[STREAK]);
+    } else {
+        r.stats[STREAK] = 0;
+    }
+    if (total.nonfinite == 0 && !r.was_new && total.s2 > 0) update_statistics(s, r);
     r.stats[THRESHOLD] = r.tau;
     r.stats[CLIPPED] = s.by_value ? static_cast<float>(static_cast<double>(total.clipped) / s.elements)
                                   : static_cast<float>(r.norm_clipped);

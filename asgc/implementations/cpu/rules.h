@@ -14,7 +14,6 @@ struct Coefficients {  // of one row in one step; every one rounded once from do
     float two;         // sgd: 1 - dampening; adam: beta2; rmsprop: 1 - alpha
     float three;       // adam: 1 - beta2; rmsprop: momentum
     float four;        // adam: 1 / sqrt(bias_correction2)
-    float five;        // adam: bias_correction1
     float noise_lr;    // of noise after the rule: lr, decayed for adagrad
     float eps;
     bool first;        // sgd: the momentum buffer takes the gradient itself
@@ -117,31 +116,18 @@ static inline void rule_tile(Rule rule, float* p, float* a, float* b, float* c, 
     }
 }
 
-// p -= lr z / denominator, z the noise of the Langevin form: after rule_tile, whose state it reads.
-static void langevin_tile(Rule rule, float* p, const float* a, const float* b, const float* c, const float* z, int n,
-                          const Coefficients& k) {
-    const float lr = k.noise_lr, eps = k.eps;
-    // Elements without noise may have a zero denominator (eps = 0).
-    const auto move = [&](int i, float denominator) { p[i] -= lr * (z[i] != 0.0f ? z[i] / denominator : 0.0f); };
-    switch (rule) {
-        case SGD:
-#pragma omp simd
-            for (int i = 0; i < n; i++) p[i] -= lr * z[i];
-            return;
-        case ADAM: {
-            const float* second = k.flag ? c : b;
-            const float correction = k.four;
-#pragma omp simd
-            for (int i = 0; i < n; i++) move(i, std::sqrt(second[i]) * correction + eps);
-            return;
-        }
-        case RMSPROP:
-#pragma omp simd
-            for (int i = 0; i < n; i++) move(i, std::sqrt(k.flag ? a[i] - b[i] * b[i] : a[i]) + eps);
-            return;
-        case ADAGRAD:
-#pragma omp simd
-            for (int i = 0; i < n; i++) move(i, std::sqrt(a[i]) + eps);
-            return;
+// Sum of what the rule's denominators are the roots of, over n elements of the state as the steps before have left it.
+static inline double sum_of_seconds(Rule rule, float* const state[3], int64_t start, int n, bool flag) {
+    double sum = 0;
+    if (rule == SGD) return sum;
+    const float* const second = state[rule == ADAM ? (flag ? 2 : 1) : 0] + start;
+    if (rule == RMSPROP && flag) {
+        const float* const mean = state[1] + start;
+#pragma omp simd reduction(+ : sum)
+        for (int i = 0; i < n; i++) sum += static_cast<double>(second[i]) - static_cast<double>(mean[i]) * mean[i];
+    } else {
+#pragma omp simd reduction(+ : sum)
+        for (int i = 0; i < n; i++) sum += second[i];
     }
+    return sum;
 }

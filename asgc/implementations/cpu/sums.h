@@ -17,14 +17,17 @@ constexpr float SAFE_HIGH = 1e37f;
 
 struct Sums {
     double s1 = 0, s2 = 0, d2 = 0;  // sum g, sum g^2, sum (g - mean)^2
-    double square = 0;              // sum of the transformed gradient squared
+    double before = 0, square = 0;  // of the elements that are clipped: sums of squares before and after
+    double second = 0;              // sum of what the rule's denominators are the roots of
     int64_t clipped = 0, nonfinite = 0;
 
     void add(const Sums& o) {
         s1 += o.s1;
         s2 += o.s2;
         d2 += o.d2;
+        before += o.before;
         square += o.square;
+        second += o.second;
         clipped += o.clipped;
         nonfinite += o.nonfinite;
     }

@@ -48,7 +48,6 @@ static void contain_tile(float* out, const float* g, int n, float tau, Sums& sum
         if (is_finite(g[i])) continue;
         out[i] = g[i] != g[i] ? 0.0f : std::copysign(bound, g[i]);
         sums.clipped += g[i] == g[i] && !std::isinf(tau);
-        sums.square += static_cast<double>(out[i]) * out[i];
     }
 }
 
@@ -67,9 +66,8 @@ static inline const float* transform_tile(const Shared& s, const Row& r, const f
     }
     if (r.noise != 0) {
         add_noise(tile.out, x, n, start, index, key, r.noise, s.noise_zeros);
-        for (int i = 0; !finite && i < n; i++)
-            if (!is_finite(g[i])) tile.out[i] = 0.0f;
         x = tile.out;
+        if (r.clips) sums.before += sum_of_squares(x, n, square_tile(x, n));
     }
     if (r.clips && r.tau > 0) {
         int32_t clipped;
@@ -84,8 +82,6 @@ static inline const float* transform_tile(const Shared& s, const Row& r, const f
             tile.out[i] = 0.0f;
         }
         x = tile.out;
-    } else if (x != g) {
-        sums.square += sum_of_squares(x, n, square_tile(x, n));
     }
     if (!finite) {
         if (x != tile.out) std::copy(x, x + n, tile.out);
@@ -93,13 +89,4 @@ static inline const float* transform_tile(const Shared& s, const Row& r, const f
         contain_tile(tile.out, g, n, r.was_new ? std::numeric_limits<float>::infinity() : r.tau, sums);
     }
     return x;
-}
-
-// The noise that a row adds after its rule, in tile.noise: none where the gradient is not finite.
-static inline const float* langevin_noise(const Shared& s, const Row& r, const float* g, int n, uint32_t start,
-                                          const uint32_t* index, Key key, bool finite, Tile& tile) {
-    add_noise<true>(tile.noise, g, n, start, index, key, r.langevin, s.noise_zeros);
-    for (int i = 0; !finite && i < n; i++)
-        if (!is_finite(g[i])) tile.noise[i] = 0.0f;
-    return tile.noise;
 }

@@ -37,6 +37,11 @@ class Bucket(NamedTuple):
     noise: int
     dims: int  # dimensions of a memory order that is not row-major; 0 where it does not matter
 
+    @property
+    def needs_sums(self) -> bool:
+        """Of all rows, before the main pass."""
+        return self.norm or self.noise != 0
+
 
 class Layer(NamedTuple):
     """One parameter tensor. ``tensors``: parameter, rule state by slot (None: unused), stats, step, time."""
@@ -175,7 +180,6 @@ class Table:
         self.launches = [Launch(key, all_blocks[a:b], partial[a:b]) for key, a, b in spans if b > a]
         self.coefficients = torch.empty(n_rows, len(fields.COEFFICIENTS), dtype=torch.float32, device=device)
         self.keys = torch.empty(n_rows, dtype=torch.int32, device=device)
-        self.totals = torch.empty(n_rows, dtype=torch.float64, device=device)
         self.unseen = torch.ones(n_rows, dtype=torch.int32, device=device)
 
 

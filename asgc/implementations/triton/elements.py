@@ -135,8 +135,6 @@ def update(
             write(a, offsets, buffer, mask, tl.float32, MASKED)
             u = g + three * buffer if FLAG else buffer
         p -= lr * u
-        if LANGEVIN:
-            p -= langevin * noise
     else:
         if RULE == 1:
             mean = lerp(read(a, offsets, mask, tl.float32, MASKED), g, one)
@@ -166,6 +164,6 @@ def update(
             write(a, offsets, second, mask, tl.float32, MASKED)
             denominator = tl.sqrt_rn(second) + eps
             p -= lr * tl.div_rn(g, denominator)
-        if LANGEVIN:  # elements without noise may have a zero denominator
-            p -= langevin * tl.div_rn(noise, tl.where(noise == 0, 1.0, denominator))
+    if LANGEVIN:
+        p -= langevin * noise
     return p

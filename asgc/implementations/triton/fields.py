@@ -23,19 +23,18 @@ BLOCK_LAYER, BLOCK_ROW, BLOCK_BEGIN, BLOCK_COUNT, BLOCK_FIELDS = range(5)
 OPTIONS = (
     *("rule", "norm", "lr", "weight_decay", "eps", "maximize", "decoupled", "beta1", "beta2", "momentum", "dampening"),
     *("alpha", "lr_decay", "clip_factor", "threshold", "clip_sharpness", "noise_scale", "noise_decay", "noise_zeros"),
-    *("stats_decay", "outlier_share", "seed"),
+    *("stats_decay", "outlier_share", "seed", "langevin"),
 )
 
 # float32, one record a row: everything the main kernel needs to know about it in this step.
 COEFFICIENTS = (
     "tau",  # threshold of an element
-    "noise",  # c_t sigma
+    "noise",  # its standard deviation
     "noise_zeros",  # 1: exact zeros get noise
     "sharpness",
     "keep_infinite",  # 1: an infinite element is clipped to tau, 0: it contributes nothing
     "mean",
     "ceiling",  # elements that are not below count as zero: inf, or 0 for all
-    "inverse",  # of the scale of the transformed gradient, norm mode
     "factor",  # phi(r)/r in norm mode, else 1
     "sign",  # -1 for maximize
     "decay",  # coupled weight decay
@@ -50,9 +49,10 @@ COEFFICIENTS = (
     "first",  # 1: this step made the row's first statistics
 )
 
-# float64, one record a block: sums of g - mean, g^2, (g - mean)^2 over the finite elements, the number of the others,
-# the sum of the transformed gradient squared, and the number of clipped elements.
-CENTRED, SQUARE, DEVIATION, NONFINITE, AFTER, CLIPPED, SUM_FIELDS = range(7)
+# float64, one record a block: sums of g - mean, g^2, (g - mean)^2 over the finite elements, the number of the others;
+# sums of the squares after and before the elementwise clip, and the number of clipped elements; and the sum of what the
+# rule's denominators are the roots of.
+CENTRED, SQUARE, DEVIATION, NONFINITE, AFTER, BEFORE, CLIPPED, SECOND, SUM_FIELDS = range(9)
 
 # Forms of the elementwise clip; the last one serves any sharpness.
 NO_CLIP, POWER_4, POWER_2, POWER_1, HARD, ANY_POWER = range(6)

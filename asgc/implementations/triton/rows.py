@@ -14,7 +14,7 @@ from .elements import INF, TINY, mix
 
 LARGEST = tl.constexpr(3.4028234663852886e38)
 COUNT_MAX = tl.constexpr(float(1 << 23))
-N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION = map(
+N, MEAN, VAR, AGE, BURST, NONFINITE, THRESHOLD, CLIPPED, ATTENUATION, NOISE, STREAK = map(
     tl.constexpr, range(len(statistics.STATISTICS))
 )
 LAYER_STATS, LAYER_STEP, LAYER_TIME, LAYER_NUMBER, LAYER_GROUP, LAYER_UNITS, LAYER_FIELDS = map(
@@ -22,19 +22,19 @@ LAYER_STATS, LAYER_STEP, LAYER_TIME, LAYER_NUMBER, LAYER_GROUP, LAYER_UNITS, LAY
     (fields.STATS, fields.STEP, fields.TIME, fields.NUMBER, fields.GROUP, fields.UNITS, fields.LAYER_FIELDS),
 )
 ROW_LAYER, ROW_UNIT, ROW_SIZE, ROW_FIRST, ROW_LAST, ROW_FIELDS = map(tl.constexpr, range(fields.ROW_FIELDS + 1))
-SUM_CENTRED, SUM_SQUARE, SUM_DEVIATION, SUM_NONFINITE, SUM_AFTER, SUM_CLIPPED, SUM_FIELDS = map(
-    tl.constexpr, range(fields.SUM_FIELDS + 1)
-)
+(
+    SUM_CENTRED, SUM_SQUARE, SUM_DEVIATION, SUM_NONFINITE, SUM_AFTER, SUM_BEFORE, SUM_CLIPPED, SUM_SECOND, SUM_FIELDS,
+) = (tl.constexpr(i) for i in range(fields.SUM_FIELDS + 1))  # fmt: skip
 COEFFICIENTS = tl.constexpr(len(fields.COEFFICIENTS))
 (
-    TAU, NOISE_STD, NOISE_ZEROS, SHARPNESS, KEEP_INFINITE, CENTRE, CEILING, INVERSE, FACTOR, SIGN, DECAY, KEEP, LR,
+    TAU, NOISE_STD, NOISE_ZEROS, SHARPNESS, KEEP_INFINITE, CENTRE, CEILING, FACTOR, SIGN, DECAY, KEEP, LR,
     ONE, TWO, THREE, FOUR, EPS, LANGEVIN, FIRST,
 ) = (tl.constexpr(i) for i in range(len(fields.COEFFICIENTS)))  # fmt: skip
 OPTIONS = tl.constexpr(len(fields.OPTIONS))
 (
     O_RULE, O_NORM, O_LR, O_WEIGHT_DECAY, O_EPS, O_MAXIMIZE, O_DECOUPLED, O_BETA1, O_BETA2, O_MOMENTUM, O_DAMPENING,
     O_ALPHA, O_LR_DECAY, O_CLIP_FACTOR, O_THRESHOLD, O_SHARPNESS, O_NOISE_SCALE, O_NOISE_DECAY, O_NOISE_ZEROS,
-    O_STATS_DECAY, O_OUTLIER_SHARE, O_SEED,
+    O_STATS_DECAY, O_OUTLIER_SHARE, O_SEED, O_LANGEVIN,
 ) = (tl.constexpr(i) for i in range(len(fields.OPTIONS)))  # fmt: skip
 
 
@@ -106,9 +106,15 @@ def store_statistics(stats, units, n, mean, var, age, burst):
 
 
 @triton.jit
-def count_nonfinite(stats, units):
-    counter = stats + NONFINITE * units
-    tl.store(counter, tl.minimum(tl.load(counter) + 1.0, COUNT_MAX))
+def count_nonfinite(stats, units, bad):
+    """statistics.count_nonfinite; bad: number of non-finite elements."""
+    streak = stats + STREAK * units
+    if bad > 0:
+        counter = stats + NONFINITE * units
+        tl.store(counter, tl.minimum(tl.load(counter) + 1.0, COUNT_MAX))
+        tl.store(streak, tl.minimum(tl.load(streak) + 1.0, COUNT_MAX))
+    else:
+        tl.store(streak, 0.0)
 
 
 @triton.jit
@@ -169,12 +175,12 @@ def store_rule(k, o, steps, fresh):
 
 @triton.jit
 def open_rows(
-    layers, rows, grads, fresh, options, partial, coefficients, keys, totals, SUMS: tl.constexpr, CHUNK: tl.constexpr
+    layers, rows, grads, fresh, options, partial, coefficients, keys, SUMS: tl.constexpr, CHUNK: tl.constexpr
 ):
     """Before the main pass: first statistics, threshold, noise and the rule's coefficients of every row.
 
-    In norm mode the step's sums are known (``sums``), so the statistics take them in here, after their use. SUMS False:
-    no row needs sums.
+    In norm mode the step's sums are known (``sums``), so the statistics take them in here, after their use; with noise
+    they are known, too. SUMS False: no row needs sums.
     """
     row = tl.program_id(0).to(tl.int64)
     record = rows + row * ROW_FIELDS
@@ -189,17 +195,21 @@ def open_rows(
         size = tl.maximum(tl.load(record + ROW_SIZE), 1).to(tl.float64)
         begin, end = tl.load(record + ROW_FIRST), tl.load(record + ROW_LAST)
         norm = tl.load(o + O_NORM) != 0
+        noise_scale = tl.load(o + O_NOISE_SCALE)
         n, mean, var, age, burst = load_statistics(stats, units)
         m1 = n * 0
         s2 = m1
         d2 = m1
         bad = m1
+        second = m1
         if SUMS:
-            if norm | (n == 0):
+            if norm | (n == 0) | (noise_scale != 0):
                 m1 = total(partial, begin, end, SUM_CENTRED, CHUNK) / size
                 s2 = total(partial, begin, end, SUM_SQUARE, CHUNK) / size
                 d2 = total(partial, begin, end, SUM_DEVIATION, CHUNK) / size
                 bad = total(partial, begin, end, SUM_NONFINITE, CHUNK)
+            if (noise_scale != 0) & (tl.load(o + O_LANGEVIN) != 0) & (tl.load(o + O_RULE) != 0):
+                second = tl.maximum(total(partial, begin, end, SUM_SECOND, CHUNK) / size, 0.0)
         finite = bad == 0
         usable = finite & (s2 > 0)
         first = usable & (n == 0)
@@ -220,31 +230,37 @@ def open_rows(
         tau = tl.where(adaptive, tl.where(without, INF, level), fixed)
         limit = tau.to(tl.float32)
         zero = norm & (bad > 0)
-        c_t = tl.load(o + O_NOISE_SCALE) * power(1.0 + time.to(tl.float64), -0.5 * tl.load(o + O_NOISE_DECAY))
-        noise = tl.where(zero, 0.0, c_t * sigma)
+        c_t = noise_scale * power(1.0 + time.to(tl.float64), -0.5 * tl.load(o + O_NOISE_DECAY))
+        zeros = tl.load(o + O_NOISE_ZEROS)
+        level = tl.where((s2 > 0) | (zeros == 0), tl.minimum(sigma, tl.sqrt(s2)), sigma)
+        level = tl.where(finite, level, 0.0)
         sharpness = tl.load(o + O_SHARPNESS)
 
         k = coefficients + row * COEFFICIENTS
         tl.store(k + TAU, limit)
-        tl.store(k + NOISE_STD, noise.to(tl.float32))
-        tl.store(k + NOISE_ZEROS, tl.load(o + O_NOISE_ZEROS).to(tl.float32))
+        tl.store(stats + NOISE * units, (c_t * level).to(tl.float32))
+        tl.store(k + NOISE_ZEROS, zeros.to(tl.float32))
         tl.store(k + SHARPNESS, sharpness.to(tl.float32))
         tl.store(k + KEEP_INFINITE, tl.where((limit < INF) & (n > 0), 1.0, 0.0))
         tl.store(k + CENTRE, mean.to(tl.float32))
         tl.store(k + CEILING, tl.where(zero, 0.0, INF))
         tl.store(k + FIRST, tl.where(first, 1.0, 0.0))
         store_rule(k, o, steps, tl.load(fresh + index) != 0)
+        if (tl.load(o + O_LANGEVIN) != 0) & (tl.load(o + O_RULE) != 0):
+            correction = tl.where(tl.load(o + O_RULE) == 1, 1.0 - power(tl.load(o + O_BETA2), steps + 1.0), 1.0)
+            denominator = tl.sqrt(second / correction) + tl.load(o + O_EPS)
+            largest = tl.maximum(level, denominator)
+            level = level / tl.where(largest > 0, largest, 1.0)
+        tl.store(k + NOISE_STD, (c_t * level).to(tl.float32))
         seed = tl.load(o + O_SEED).to(tl.int64).to(tl.uint32)
         key = mix(mix(mix(seed ^ 0x243F6A88) + time.to(tl.uint32)) + tl.load(layer + LAYER_NUMBER).to(tl.uint32))
         tl.store(keys + row, key.to(tl.int32, bitcast=True))
 
-        inverse = m1 * 0 + 1.0
-        factor = inverse
+        factor = m1 * 0 + 1.0
         if norm:
             r = tl.sqrt(tl.where(finite, s2, 0.0))
             factor = shrinkage(r, tau, sharpness)
-            inverse = 1.0 / tl.maximum(tl.maximum(r, noise), TINY)
-            tl.store(totals + row, tl.where(finite, s2 * size, 0.0))
+            tl.store(stats + ATTENUATION * units, tl.where(usable, factor, 1.0).to(tl.float32))
             tl.store(stats + THRESHOLD * units, limit)
             tl.store(stats + CLIPPED * units, tl.where(r > tau, 1.0, 0.0))
             if usable:
@@ -254,16 +270,14 @@ def open_rows(
                         tl.load(o + O_STATS_DECAY), tl.load(o + O_OUTLIER_SHARE),
                     )  # fmt: skip
                 store_statistics(stats, units, n, mean, var, age, burst)
-            if bad > 0:
-                count_nonfinite(stats, units)
+            count_nonfinite(stats, units, bad)
         elif first:
             store_statistics(stats, units, n, mean, var, age, burst)
         tl.store(k + FACTOR, factor.to(tl.float32))
-        tl.store(k + INVERSE, inverse.to(tl.float32))
 
 
 @triton.jit
-def close_rows(layers, rows, grads, options, partial, coefficients, totals, unseen, CHUNK: tl.constexpr):
+def close_rows(layers, rows, grads, options, partial, coefficients, unseen, CHUNK: tl.constexpr):
     """After the main pass: statistics (value mode), figures for diagnostics, step counts."""
     row = tl.program_id(0).to(tl.int64)
     record = rows + row * ROW_FIELDS
@@ -277,21 +291,13 @@ def close_rows(layers, rows, grads, options, partial, coefficients, totals, unse
         size = tl.maximum(tl.load(record + ROW_SIZE), 1).to(tl.float64)
         begin, end = tl.load(record + ROW_FIRST), tl.load(record + ROW_LAST)
         k = coefficients + row * COEFFICIENTS
-        after = total(partial, begin, end, SUM_AFTER, CHUNK)
         n = tl.load(stats + N * units).to(tl.float64)
-        if tl.load(o + O_NORM) != 0:
-            before = tl.load(totals + row)
-            after *= tl.load(k + FACTOR).to(tl.float64) * tl.load(k + FACTOR).to(tl.float64)
-            inverse = tl.load(k + INVERSE).to(tl.float64)
-            after = after / (inverse * inverse)
-        else:
-            before = total(partial, begin, end, SUM_SQUARE, CHUNK)
+        if tl.load(o + O_NORM) == 0:
+            s2 = total(partial, begin, end, SUM_SQUARE, CHUNK) / size
             bad = total(partial, begin, end, SUM_NONFINITE, CHUNK)
-            if bad > 0:
-                count_nonfinite(stats, units)
-            elif (before > 0) & (tl.load(k + FIRST) == 0):
+            count_nonfinite(stats, units, bad)
+            if (bad == 0) & (s2 > 0) & (tl.load(k + FIRST) == 0):
                 n, mean, var, age, burst = load_statistics(stats, units)
-                s2 = before / size
                 started = n > 0
                 m1 = total(partial, begin, end, SUM_CENTRED, CHUNK) / size
                 d2 = total(partial, begin, end, SUM_DEVIATION, CHUNK) / size
@@ -309,8 +315,9 @@ def close_rows(layers, rows, grads, options, partial, coefficients, totals, unse
             tl.store(stats + THRESHOLD * units, tl.load(k + TAU))
             clipped = total(partial, begin, end, SUM_CLIPPED, CHUNK) / size
             tl.store(stats + CLIPPED * units, clipped.to(tl.float32))
-        ratio = tl.sqrt(after / tl.where(before > 0, before, 1.0))
-        tl.store(stats + ATTENUATION * units, tl.where(before > 0, ratio, 1.0).to(tl.float32))
+            before = total(partial, begin, end, SUM_BEFORE, CHUNK)
+            ratio = tl.sqrt(total(partial, begin, end, SUM_AFTER, CHUNK) / tl.where(before > 0, before, 1.0))
+            tl.store(stats + ATTENUATION * units, tl.where(before > 0, tl.minimum(ratio, 1.0), 1.0).to(tl.float32))
         tl.store(unseen + row, tl.where(n > 0, 0, 1))
         if unit == 0:
             step = tl.load(layer + LAYER_STEP).to(tl.pointer_type(tl.float32))

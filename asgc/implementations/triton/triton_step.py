@@ -174,19 +174,20 @@ def _launch(plan: Plan) -> None:
 
     table = plan.table
     common = {"num_warps": WARPS, "enable_fp_fusion": False}  # the reference rounds every product
-    first = plan.may_be_new or any(launch.bucket.norm for launch in table.launches)
+    first = plan.may_be_new or any(launch.bucket.needs_sums for launch in table.launches)
     if first:
         for launch in table.launches:
             key = launch.bucket
-            if key.norm or plan.may_be_new:
+            if key.needs_sums or plan.may_be_new:
                 kernels.sums[(len(launch.blocks),)](
                     launch.blocks, table.records, table.rows, plan.grads, launch.partial,
-                    NORM=key.norm, GRAD=kernels.dtype_of(key.grad), ALIGNED=key.aligned, TILE=key.tile, **common,
+                    ALL=key.needs_sums, GRAD=kernels.dtype_of(key.grad), ALIGNED=key.aligned, TILE=key.tile,
+                    RULE=key.rule, FLAG=key.flag, LANGEVIN=key.noise == fields.NOISE_AT["update"], **common,
                 )  # fmt: skip
     n_rows = (len(table.rows),)
     rows.open_rows[n_rows](
         table.records, table.rows, plan.grads, plan.fresh, plan.options, table.partial, table.coefficients,
-        table.keys, table.totals, SUMS=first, CHUNK=CHUNK, **common,
+        table.keys, SUMS=first, CHUNK=CHUNK, **common,
     )  # fmt: skip
     for launch in table.launches:
         key = launch.bucket
@@ -197,6 +198,6 @@ def _launch(plan: Plan) -> None:
             NOISE=key.noise, DIMS=key.dims, **common,
         )  # fmt: skip
     rows.close_rows[n_rows](
-        table.records, table.rows, plan.grads, plan.options, table.partial, table.coefficients, table.totals,
-        table.unseen, CHUNK=CHUNK, **common,
+        table.records, table.rows, plan.grads, plan.options, table.partial, table.coefficients, table.unseen,
+        CHUNK=CHUNK, **common,
     )  # fmt: skip

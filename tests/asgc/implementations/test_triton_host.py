@@ -50,14 +50,20 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("mode", "expected"),
-    [("value", ["open_rows", "main", "close_rows"]), ("norm", ["sums", "open_rows", "main", "close_rows"])],
+    ("mode", "noise_scale", "expected"),
+    [
+        ("value", 0.0, ["open_rows", "main", "close_rows"]),
+        ("value", 0.1, ["sums", "open_rows", "main", "close_rows"]),
+        ("norm", 0.0, ["sums", "open_rows", "main", "close_rows"]),
+    ],
 )
-def test_many_small_tensors_in_one_launch(monkeypatch: pytest.MonkeyPatch, mode: str, expected: list[str]) -> None:
-    """24 tensors in two groups with other options; the sums of value mode are for the first step only."""
+def test_many_small_tensors_in_one_launch(
+    monkeypatch: pytest.MonkeyPatch, mode: str, noise_scale: float, expected: list[str]
+) -> None:
+    """24 tensors in two groups with other options; the sums of value mode without noise are for the first step only."""
     params = parameters([(3 + i,) for i in range(24)])
     groups = [{"params": params[:12]}, {"params": params[12:], "lr": 0.3, "betas": (0.5, 0.9), "seed": 4}]
-    opt = ASGC(groups, 0.1, mode=mode, implementation="triton")
+    opt = ASGC(groups, 0.1, mode=mode, noise_scale=noise_scale, implementation="triton")
     give(params, 0)
     opt.step()
     launches = Launches(monkeypatch)

@@ -18,7 +18,7 @@ from asgc.implementations.triton import fields, kernels, rows
 from asgc.implementations.triton.device_table import TILE, WARPS
 from asgc.implementations.triton.triton_step import CHUNK
 
-POINTERS = {"coefficients": "*fp32", "partial": "*fp64", "options": "*fp64", "totals": "*fp64"}
+POINTERS = {"coefficients": "*fp32", "partial": "*fp64", "options": "*fp64"}
 POINTERS |= {"keys": "*i32", "unseen": "*i32"}  # all others are int64
 
 
@@ -47,6 +47,11 @@ def main_of(
     }  # fmt: skip
 
 
+def sums_of(rule: str, grad: Any, tile: int, **options: bool) -> tuple[Any, dict[str, Any]]:
+    chosen = {"ALL": True, "ALIGNED": True, "FLAG": False, "LANGEVIN": False, **options}
+    return kernels.sums, {"GRAD": grad, "TILE": tile, "RULE": RULE_CODES[rule], **chosen}
+
+
 HALF, MIXED = (tl.float16, tl.float16), (tl.bfloat16, tl.float32)
 BRAIN = (tl.bfloat16, tl.bfloat16)
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -57,8 +62,10 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "nesterov": main_of("sgd", fields.NO_CLIP, BRAIN, noise=2, norm=True, flag=True, momentum=True),
     "rmsprop": main_of("rmsprop", fields.ANY_POWER, BRAIN, noise=2, flag=True, momentum=True),
     "adagrad": main_of("adagrad", fields.HARD, noise=0),
-    "sums value": (kernels.sums, {"NORM": False, "GRAD": tl.float32, "ALIGNED": False, "TILE": 128}),
-    "sums norm": (kernels.sums, {"NORM": True, "GRAD": tl.bfloat16, "ALIGNED": True, "TILE": TILE}),
+    "sums of new rows": sums_of("sgd", tl.float32, 128, ALL=False, ALIGNED=False),
+    "sums of all rows": sums_of("adam", tl.bfloat16, TILE),
+    "sums with denominators": sums_of("adam", tl.float32, TILE, LANGEVIN=True),
+    "sums with centred denominators": sums_of("rmsprop", tl.float32, TILE, LANGEVIN=True, FLAG=True),
     "open_rows": (rows.open_rows, {"SUMS": False, "CHUNK": CHUNK}),
     "open_rows with sums": (rows.open_rows, {"SUMS": True, "CHUNK": CHUNK}),
     "close_rows": (rows.close_rows, {"CHUNK": CHUNK}),

@@ -120,7 +120,11 @@ def test_rows_say_what_happened(name: str, tmp_path: Path) -> None:
         assert row["update_to_weight"] == pytest.approx(row["update_rms"] / row["weight_rms"])
         assert (len(row["before"]), sum(row["before"])) == (BINS, grad.numel())
         assert (len(row["after"]), sum(row["after"])) == (BINS, grad.numel())
-        assert row["attenuation"] == pytest.approx(row["after_rms"] / row["grad_rms"], rel=1e-4)
+        noisy = row["noise_std"] / row["grad_rms"]  # what is in after_rms beside, at most
+        assert noisy < 0.11 or name == "gradient-noise"
+        if name != "gradient-noise":
+            assert row["attenuation"] == pytest.approx(row["after_rms"] / row["grad_rms"], rel=1e-4 + noisy)
+        assert row["attenuation"] <= 1
         if not name.startswith("asgc"):
             assert (row["noise_std"] > 0) == (name == "gradient-noise")
             if name not in CHANGING:  # plain, or far below the bound
