@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+ESCAPE = "\\"  # before text that would be taken for such a number (a setting that is called "Infinity"), or begins so
 
 
 def fsync(path: Path) -> None:
@@ -43,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_write(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step: a reader sees the old or the new file, never a part."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be no text
 
 
 def encode_float(value: float) -> float | str:
@@ -58,25 +59,30 @@ def encode_float(value: float) -> float | str:
 
 
 def to_json(value: Any) -> Any:
-    """`value` with mappings and sequences made plain and non-finite floats spelled as `encode_float` does."""
+    """`value` with mappings and sequences made plain and non-finite floats spelled as `encode_float` does; text that
+    reads like one of them gets a backslash."""
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     if isinstance(value, Path):
-        return str(value)
-    if not isinstance(value, bool | str) and hasattr(value, "item"):  # a NumPy or torch scalar
+        value = str(value)
+    if isinstance(value, str):
+        return f"{ESCAPE}{value}" if value.lstrip(ESCAPE) in NON_FINITE else value
+    if not isinstance(value, bool) and hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     return encode_float(value) if isinstance(value, float) else value
 
 
 def from_json(value: Any) -> Any:
-    """The inverse of `to_json` for what `json.loads` returned: the three strings become floats again."""
+    """The inverse of `to_json` for what `json.loads` returned: the three strings become floats again, text is text."""
     if isinstance(value, dict):
         return {key: from_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return [from_json(item) for item in value]
-    return NON_FINITE.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, str) and value.lstrip(ESCAPE) in NON_FINITE:
+        return NON_FINITE.get(value) or value.removeprefix(ESCAPE)
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

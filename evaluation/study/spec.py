@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from evaluation.cli.config_file import read_yaml
+from evaluation.cli.config_file import SHIPPED, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, number
 from evaluation.study.entry import Entry
@@ -41,6 +40,7 @@ OBJECTIVES = ("final", "curve")
 SAMPLERS = ("tpe", "random")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
+NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
 _TOP = ("name", "question", "budget", "program", "options", "tasks", "settings", "optimizers", "seconds", "parts")
 _PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "tuned", "tuned_setting", "note")
 _OF_KIND = {
@@ -118,8 +118,7 @@ def find(name: str) -> Path:
         return path
     if (path / DEFINITION).is_file():
         return path / DEFINITION
-    own = resources.files("configs").joinpath("studies")
-    shipped = {Path(item.name).stem: Path(str(item)) for item in own.iterdir()} if own.is_dir() else {}
+    shipped = {file.stem: file for file in (SHIPPED / "studies").glob("*.yaml")}
     if name in shipped:
         return shipped[name]
     hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
@@ -133,7 +132,7 @@ def load(path: Path) -> Study:
         UserError: the file cannot be read or is no YAML.
         StudyFaults: what is wrong in it, all of it.
     """
-    values = read_yaml(path, "the study ")
+    values = read_yaml(path, "the study ", NAMES)
     return parse(values, name=path.stem if path.name != DEFINITION else path.resolve().parent.name, where=str(path))
 
 

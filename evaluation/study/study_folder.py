@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evaluation.cli.config_file import differences
+from evaluation.cli.config_file import differences, dump_yaml
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import atomic_write, from_json, read_json, to_json, write_json
 from evaluation.runs.closing import Closing
@@ -123,8 +121,7 @@ class StudyFolder(StudyFiles, Closing):
         gone = [f"{run} is not in this one" for run in self._index if run not in asked]
         self._check(plan.runs, gone)
         definition = {**self.study.definition, "name": self.study.name}
-        text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
-        atomic_write(self.path / DEFINITION, text)
+        atomic_write(self.path / DEFINITION, dump_yaml(definition, width=120))
         self._write(plan.runs)
 
     def record(self, runs: Sequence[PlannedRun]) -> None:
