@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+LONGEST_NAME = 255  # bytes that file systems take as the name of a file or folder
+LONGEST_PATH = 4095  # bytes of a whole path
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 ESCAPE = "\\"  # before text that would be taken for such a number (a setting that is called "Infinity"), or begins so
 
@@ -93,6 +96,22 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read what `write_json` wrote."""
     return from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def folder_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """`name`, or where it is longer than file systems take its beginning and a hash of the whole."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name.encode()[: longest - 17].decode(errors='ignore')}-{digest}"
+
+
+def sqlite_url(path: Path) -> str:
+    """SQLAlchemy's URL of a SQLite database in this file, whatever its folders are called (`a?b`, `100%`)."""
+    from sqlalchemy import URL
+
+    # With the driver's name: of "sqlite:///a%3Fb/x.db" MLflow makes the folder "a%3Fb", though it is not used.
+    return URL.create("sqlite+pysqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 
 def tail(path: Path, start: int = 0, size: int = 4096) -> str:

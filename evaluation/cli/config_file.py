@@ -81,7 +81,6 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         document.update(self.construct_mapping(node))
         document.where = {self.construct_object(key): f"{self.file}:{key.start_mark.line + 1}" for key, _ in node.value}
 
-
     def number(self, node: yaml.ScalarNode) -> int | float:
         text = node.value.lower()
         if text.lstrip("-+") in (".inf", ".nan"):
@@ -106,7 +105,8 @@ for _name, _pattern, _first in _CORE:
 for _name in ("int", "float"):
     _Loader.add_constructor(f"{_TAG}{_name}", _Loader.number)
 _Dumper.add_representer(str, _Dumper.text)
-yaml.SafeDumper.add_representer(Document, yaml.SafeDumper.represent_dict)
+for _writer in (yaml.SafeDumper, _Dumper):
+    _writer.add_representer(Document, _writer.represent_dict)
 
 
 def dump_yaml(value: Any, **how: Any) -> str:

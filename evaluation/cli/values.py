@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from asgc.options import describe_range, in_range
+from evaluation.files import LONGEST_NAME
 
 PathText = Annotated[str, "path"]  # text that names a file or folder: see `path`
 
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)  # as os.path.expandvars has them
-_LONGEST = 255  # bytes that file systems take as the name of a file or folder
 # What CleanRL, Stable-Baselines3 and PyTorch's own examples call it.
 _ELSEWHERE = {
     **dict.fromkeys(("env", "env_id", "env_name", "environment"), "game"),
@@ -32,8 +32,15 @@ _ELSEWHERE = {
     **dict.fromkeys(("max_grad_norm", "clip_grad_norm", "grad_clip"), "max_norm"),
     **dict.fromkeys(("eval_freq", "eval_interval"), "evaluation.interval"),
     **dict.fromkeys(("out", "output", "output_dir", "logdir", "log_dir", "save_dir"), "run_dir"),
-    **{"discount": "gamma", "cuda": "device", "gpu": "device", "wandb": "track", "mlflow": "track", "n_steps": "n_step"},
-    **{"learning_start": "learning_starts", "opt": "optimizer", "optim": "optimizer", "net_arch": "units"},
+
+        "discount": "gamma",
+        "cuda": "device",
+        "gpu": "device",
+        "wandb": "track",
+        "mlflow": "track",
+        "n_steps": "n_step"
+    ,
+    "learning_start": "learning_starts", "opt": "optimizer", "optim": "optimizer", "net_arch": "units",
 }
 
 
@@ -140,8 +147,9 @@ def path(value: Any) -> str:
                 raise ValueError(f"the environment variable {unset[0]} is not set")
     expanded = "/".join(parts)
     for part in expanded.split("/"):
-        if len(os.fsencode(part)) > _LONGEST:
-            raise ValueError(f"{part[:20]}... is too long for a name: {len(os.fsencode(part))} bytes of {_LONGEST}")
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            length = f"{len(os.fsencode(part))} bytes, at most {LONGEST_NAME} are possible"
+            raise ValueError(f"{part[:20]}... is too long for a name: {length}")
     return expanded
 
 

@@ -27,6 +27,7 @@ from typing import Any
 from evaluation.cli.config_file import SHIPPED, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, number
+from evaluation.files import folder_name
 from evaluation.study.entry import Entry
 from evaluation.study.space import Dimension, read_space
 
@@ -37,6 +38,7 @@ DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS = (  # in the study folder, bes
     RESERVED := ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs")
 )
 OBJECTIVES = ("final", "curve")
+RUNS = Path("runs")  # where studies are run
 SAMPLERS = ("tpe", "random")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
@@ -123,6 +125,31 @@ def find(name: str) -> Path:
         return shipped[name]
     hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
     raise UserError(f"no such study file: {name}{hint}")
+
+
+def default_folder(name: str) -> Path:
+    """Where the study of this file, shipped name or study folder is run, unless --dir says otherwise."""
+    if (Path(name) / DEFINITION).is_file():
+        return Path(name)
+    file = find(name)
+    return RUNS / folder_name(str(read_yaml(file, "the study ", NAMES).get("name", file.stem)))
+
+
+def results(name: str) -> Path:
+    """The folder that `asgc-eval compare NAME` and its like read: a folder as it is, else that of a study that was run
+    under its default name."""
+    path = Path(name)
+    if path.is_dir() or (path.exists() and path.suffix not in (".yaml", ".yml")):
+        return path
+    try:
+        folder = default_folder(name)
+    except UserError:
+        if path.exists():
+            raise
+        return path  # the reader of folders says that there is none
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; asgc-eval study run {name} makes it, or name the study's folder")
+    return folder
 
 
 def load(path: Path) -> Study:
