@@ -32,15 +32,16 @@ _ELSEWHERE = {
     **dict.fromkeys(("max_grad_norm", "clip_grad_norm", "grad_clip"), "max_norm"),
     **dict.fromkeys(("eval_freq", "eval_interval"), "evaluation.interval"),
     **dict.fromkeys(("out", "output", "output_dir", "logdir", "log_dir", "save_dir"), "run_dir"),
-
-        "discount": "gamma",
-        "cuda": "device",
-        "gpu": "device",
-        "wandb": "track",
-        "mlflow": "track",
-        "n_steps": "n_step"
-    ,
-    "learning_start": "learning_starts", "opt": "optimizer", "optim": "optimizer", "net_arch": "units",
+    "discount": "gamma",
+    "cuda": "device",
+    "gpu": "device",
+    "wandb": "track",
+    "mlflow": "track",
+    "n_steps": "n_step",
+    "learning_start": "learning_starts",
+    "opt": "optimizer",
+    "optim": "optimizer",
+    "net_arch": "units",
 }
 
 
@@ -137,7 +138,7 @@ def path(value: Any) -> str:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError("must be the name of a file or folder")
-    parts = os.path.expanduser(text).split("/")
+    parts = os.path.expanduser(text).split("/")  # noqa: PTH111  (a Path drops "./", which a program may need)
     if parts[0] == "~":
         raise ValueError("there is no home folder: HOME is not set")
     for index, part in enumerate(parts):
