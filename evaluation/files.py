@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -10,7 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+LONGEST_NAME = 255  # bytes that file systems take as the name of a file or folder
+LONGEST_PATH = 4095  # bytes of a whole path
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+ESCAPE = "\\"  # before text that would be taken for such a number (a setting that is called "Infinity"), or begins so
 
 
 def fsync(path: Path) -> None:
@@ -43,7 +47,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_write(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step: a reader sees the old or the new file, never a part."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be no text
 
 
 def encode_float(value: float) -> float | str:
@@ -58,25 +62,30 @@ def encode_float(value: float) -> float | str:
 
 
 def to_json(value: Any) -> Any:
-    """`value` with mappings and sequences made plain and non-finite floats spelled as `encode_float` does."""
+    """`value` with mappings and sequences made plain and non-finite floats spelled as `encode_float` does; text that
+    reads like one of them gets a backslash."""
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     if isinstance(value, Path):
-        return str(value)
-    if not isinstance(value, bool | str) and hasattr(value, "item"):  # a NumPy or torch scalar
+        value = str(value)
+    if isinstance(value, str):
+        return f"{ESCAPE}{value}" if value.lstrip(ESCAPE) in NON_FINITE else value
+    if not isinstance(value, bool) and hasattr(value, "item"):  # a NumPy or torch scalar
         value = value.item()
     return encode_float(value) if isinstance(value, float) else value
 
 
 def from_json(value: Any) -> Any:
-    """The inverse of `to_json` for what `json.loads` returned: the three strings become floats again."""
+    """The inverse of `to_json` for what `json.loads` returned: the three strings become floats again, text is text."""
     if isinstance(value, dict):
         return {key: from_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return [from_json(item) for item in value]
-    return NON_FINITE.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, str) and value.lstrip(ESCAPE) in NON_FINITE:
+        return NON_FINITE.get(value) or value.removeprefix(ESCAPE)
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -87,6 +96,22 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read what `write_json` wrote."""
     return from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def folder_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """`name`, or where it is longer than file systems take its beginning and a hash of the whole."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name.encode()[: longest - 17].decode(errors='ignore')}-{digest}"
+
+
+def sqlite_url(path: Path) -> str:
+    """SQLAlchemy's URL of a SQLite database in this file, whatever its folders are called (`a?b`, `100%`)."""
+    from sqlalchemy import URL
+
+    # With the driver's name: of "sqlite:///a%3Fb/x.db" MLflow makes the folder "a%3Fb", though it is not used.
+    return URL.create("sqlite+pysqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 
 def tail(path: Path, start: int = 0, size: int = 4096) -> str:

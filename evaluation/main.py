@@ -18,6 +18,8 @@ asgc-eval: studies, statistics, pictures and reports of training runs
   asgc-eval compare STUDY         the claims and their tables in the terminal
   asgc-eval export STUDY FOLDER   the results in a few small files
 
+  STUDY is a YAML file, a shipped name or a folder; runs are looked for in runs/NAME
+
   asgc-eval COMMAND --help        options of a command
   asgc-eval --version             version
 """

@@ -79,7 +79,7 @@ def train_command(argv: list[str]) -> int:
 def eval_command(argv: list[str]) -> int:
     """`asgc-rl eval RUN`: play games with a trained agent and print the mean score and how it was made."""
     flags = Flags("asgc-rl eval", "RUN [options]", "Play whole games with the agent of a run folder.")
-    flags.section("general").add_argument("run", metavar="RUN", nargs="?", help="run folder of `asgc-rl train`")
+    flags.path("run", "RUN", "run folder of `asgc-rl train`")
     best = "take the model of the best evaluation in the place of the last one"
     flags.section("general").add_argument("--best", action="store_true", help=best)
     flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")

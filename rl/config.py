@@ -16,7 +16,7 @@ from typing import Any, Literal
 from evaluation.cli.errors import UserError
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, Setting, option
-from evaluation.cli.values import show
+from evaluation.cli.values import PathText, show
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
 from rl.algorithms import ALGORITHMS
@@ -85,7 +85,7 @@ class TrainConfig(Config):
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")
-    run_dir: str | None = option(None, "run folder; null: runs/DATE/GAME-OPTIMIZER-SEED")
+    run_dir: PathText | None = option(None, "run folder; null: runs/DATE/GAME-OPTIMIZER-SEED")
     replay_size: int = option(1_000_000, "transitions in the replay", "[1, 1e10]")
     batch_size: int = option(32, "transitions per update", "[1, 65536]")
     train_every: int = option(4, "environment steps from update to update", "[1, 1e6]")

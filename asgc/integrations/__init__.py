@@ -6,15 +6,18 @@ a callback that every Trainer gets by an entry point of this distribution.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import math
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from ..optimizer import ASGC
 from ..wrapped import Wrapped
 
-__all__ = ["clips", "refuse_double_clipping"]
+__all__ = ["clips", "refuse_double_clipping", "torchvision_fault"]
 
 
 def clips(optimizer: Optimizer) -> bool:
@@ -26,6 +29,23 @@ def clips(optimizer: Optimizer) -> bool:
     else:
         return False
     return any(math.isfinite(o["clip_factor"] if o["threshold"] is None else o["threshold"]) for o in options)
+
+
+def torchvision_fault() -> str:
+    """A line that says what is wrong where torchvision is installed and is of another build than torch (a CPU and a
+    CUDA build, say): neither it nor Lightning, which imports what is there, can be imported then. "" if all is well.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return ""
+    try:
+        import torchvision  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
+    except (RuntimeError, ImportError, OSError) as error:
+        return (
+            f"torchvision {importlib.metadata.version('torchvision')} does not match torch {torch.__version__} "
+            f"({str(error).splitlines()[0]}), and Lightning cannot be imported beside it: install both from the same "
+            "package index, or, if nothing needs it, `pip uninstall torchvision`"
+        )
+    return ""
 
 
 def refuse_double_clipping(trainer: Any, own_clipping: bool) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_utilities.core.overrides import is_overridden
+from . import refuse_double_clipping, torchvision_fault
 
-from . import refuse_double_clipping
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning_utilities.core.overrides import is_overridden
+except RuntimeError as error:
+    raise ImportError(torchvision_fault() or str(error)) from error
 
 __all__ = ["DoubleClippingCheck", "callbacks"]
 

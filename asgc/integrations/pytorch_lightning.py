@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lightning_utilities.core.overrides import is_overridden
-from pytorch_lightning import Callback, LightningModule, Trainer
+from . import refuse_double_clipping, torchvision_fault
 
-from . import refuse_double_clipping
+try:
+    from lightning_utilities.core.overrides import is_overridden
+    from pytorch_lightning import Callback, LightningModule, Trainer
+except RuntimeError as error:
+    raise ImportError(torchvision_fault() or str(error)) from error
 
 __all__ = ["DoubleClippingCheck", "callbacks"]
 

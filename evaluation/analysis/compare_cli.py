@@ -21,6 +21,8 @@ from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from evaluation.cli.values import PathText
+from evaluation.study.spec import results
 
 TABLES = ("cells", "aggregates", "pairs", "cell_pairs")
 
@@ -30,14 +32,14 @@ def main(argv: Sequence[str]) -> int:
     description = "Compare the optimizers of a study, with intervals and tests."
     flags = Flags("asgc-eval compare", "STUDY [options]", description)
     general = flags.section("general")
-    general.add_argument("study", metavar="STUDY", nargs="?", help="a study, folder of runs, or archive")
+    flags.path("study", "STUDY", "a study (also its name or file), folder of runs, or archive")
     flags.option("general", "--part", str | None, None, "part of the study; null: its only comparison")
     flags.option("general", "--baseline", str | None, None, "what to compare with; null: adam, or an ablation's full")
     flags.option("general", "--metric", str, "final", "final, auc, last, mean_score, std, ttt_steps, ...")
     kept_of = "also: what is kept of the score of this part's plain setting"
     flags.option("general", "--keeps-of", str | None, None, kept_of)
     general.add_argument("--by-task", action="store_true", help="a sentence for each task and setting, too")
-    flags.option("general", "--out", str | None, None, "folder for the tables as CSV")
+    flags.option("general", "--out", PathText | None, None, "folder for the tables as CSV")
     flags.option("statistics", "--seed", int, 0, "seed of the bootstrap", allowed="[0, 4294967295]")
     flags.option("statistics", "--repetitions", int, 5000, "bootstrap repetitions", allowed="[100, 1000000]")
     flags.option("statistics", "--level", float, 0.95, "confidence level", allowed="(0, 1)")
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     how: dict[str, Any] = {"metric": options.metric}
     how["how"] = Bootstrap(options.seed, options.level, options.repetitions)
     kept = near = matched = None
-    with load(options.study) as dataset:
+    with load(results(options.study)) as dataset:
         result = compare(dataset, options.part, baseline=options.baseline, **how)
         problems = dataset.left_out()
         if options.keeps_of is not None:
@@ -118,16 +120,15 @@ def export_main(argv: Sequence[str]) -> int:
     """`asgc-eval export STUDY FOLDER`: the results in a few small files that every command reads like the study."""
     description = "Write a study's results as a few small files, to commit or send."
     flags = Flags("asgc-eval export", "STUDY FOLDER", description)
-    general = flags.section("general")
-    general.add_argument("study", metavar="STUDY", nargs="?", help="a study or folder of runs")
-    general.add_argument("folder", metavar="FOLDER", nargs="?", help="where to; an earlier archive there is replaced")
+    flags.path("study", "STUDY", "a study (also its name or file) or folder of runs")
+    flags.path("folder", "FOLDER", "where to; an earlier archive there is replaced")
     bound = "bound on the file of gradients and on that of diagnostics"
     flags.option("general", "--max-bytes", int, 600_000, bound, allowed="[1, inf]")
     options, _ = flags.read(list(argv))
     if options.study is None or options.folder is None:
         raise UserError("say what and where to: asgc-eval export STUDY FOLDER")
 
-    with load(options.study) as dataset:
+    with load(results(options.study)) as dataset:
         folder = export(dataset, options.folder, max_bytes=options.max_bytes)
         for problem in dataset.left_out():
             print(problem, file=sys.stderr)

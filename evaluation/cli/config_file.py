@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -14,6 +15,8 @@ from evaluation.cli.errors import UserError, reason
 from evaluation.files import atomic_write
 
 ABSENT = "(absent)"
+# The toolkit's own YAML, beside this package: a package `configs` of the user's may come first on the path.
+SHIPPED = Path(__file__).parents[2] / "configs"
 
 
 def plain(config: Any) -> Any:
@@ -38,13 +41,37 @@ class Document(dict[Any, Any]):
     where: dict[Any, str]
 
 
+# YAML 1.2's core schema: what text without quotes means, by its tag and first letters. 010 is ten, 1:30:00 and yes are
+# text, 1e-3 is a number. PyYAML's own is YAML 1.1's.
+_TAG = "tag:yaml.org,2002:"
+_CORE = (
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+)
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's: eight times as fast
-    """YAML whose mappings are `Document`s, and in which a key that is given twice is an error."""
+    """YAML 1.2 whose mappings are `Document`s. Keys are text as it was written, and none may be given twice."""
 
     file = ""
+    texts: Collection[str] = ()
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
 
     def document(self, node: yaml.MappingNode) -> Iterator[Document]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
+                key.tag = f"{_TAG}str"
+            if key.value in self.texts:
+                for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if isinstance(item, yaml.ScalarNode) and (item is not value or item.tag != f"{_TAG}null"):
+                        item.tag = f"{_TAG}str"
+        keys = [key.value for key, _ in node.value if key.tag != f"{_TAG}merge"]
         for index, key in enumerate(keys):
             if key in keys[:index]:
                 mark = node.value[index][0].start_mark
@@ -54,24 +81,57 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         document.update(self.construct_mapping(node))
         document.where = {self.construct_object(key): f"{self.file}:{key.start_mark.line + 1}" for key, _ in node.value}
 
+    def number(self, node: yaml.ScalarNode) -> int | float:
+        text = node.value.lower()
+        if text.lstrip("-+") in (".inf", ".nan"):
+            return float(text.replace(".", ""))
+        if node.tag == f"{_TAG}float":
+            return float(text)
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.document)
-yaml.SafeDumper.add_representer(Document, yaml.SafeDumper.represent_dict)
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes all text that YAML 1.1 or 1.2 would take for something else, so that every reader reads it back."""
+
+    def text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar(f"{_TAG}str", text, style='"' if "\x85" in text else None)  # a line's end in YAML
 
 
-def parse_yaml(text: str, name: str) -> Document:
-    """The mapping that a YAML text holds, an empty one if it holds nothing; `name` is the file's in errors.
+_Loader.add_constructor(f"{_TAG}map", _Loader.document)
+_Loader.add_implicit_resolver(f"{_TAG}merge", re.compile("<<"), ["<"])
+for _name, _pattern, _first in _CORE:
+    for _reader in (_Loader, _Dumper):
+        _reader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _first)
+for _name in ("int", "float"):
+    _Loader.add_constructor(f"{_TAG}{_name}", _Loader.number)
+_Dumper.add_representer(str, _Dumper.text)
+for _writer in (yaml.SafeDumper, _Dumper):
+    _writer.add_representer(Document, _writer.represent_dict)
+
+
+def dump_yaml(value: Any, **how: Any) -> str:
+    """`value` (`plain`) as YAML that `parse_yaml` reads back equal; `how`: of `yaml.dump`."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **how)
+    return text
+
+
+def parse_yaml(text: str, name: str, texts: Collection[str] = ()) -> Document:
+    """The mapping that a YAML text holds, an empty one if it holds nothing.
 
     Presets, `--config`, config.yaml of a run and study files are all read with this.
+
+    Args:
+        name: the file's, in errors.
+        texts: keys whose values, single ones and those in lists, are text as it was written, whatever it looks like.
 
     Raises:
         UserError: no valid YAML, a key given twice, or no mapping; "cannot read NAME:LINE: what is wrong".
     """
     loader = _Loader(text)
-    loader.file = name
+    loader.file, loader.texts = name, texts
     try:
         values = loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # of `!!bool maybe`
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or reason(error)
@@ -83,18 +143,18 @@ def parse_yaml(text: str, name: str) -> Document:
     return values or Document()
 
 
-def read_yaml(path: Path, what: str = "") -> Document:
+def read_yaml(path: Path, what: str = "", texts: Collection[str] = ()) -> Document:
     """The mapping in a YAML file, as `parse_yaml`; `what` it is stands before its name in errors ("the study ")."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {what}{path}: {reason(error)}") from error
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), texts)
 
 
 def write_config(path: Path, config: Any) -> None:
     """Write the whole of `config` to `path` as YAML, atomically, in its own order."""
-    atomic_write(path, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
+    atomic_write(path, dump_yaml(plain(config)))
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import functools
 import os
@@ -15,6 +16,11 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What a path that was typed meets: no defect of the program.
+_BAD_PATH = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+)
+_PLAIN = {"·": "-", "…": ".", "▲": "^", "▼": "v", "○": "o"}  # of one column each, so that tables keep their form
 
 
 class UserError(Exception):
@@ -35,14 +41,15 @@ def reason(error: BaseException) -> str:
 def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
     """Wrap a program's `main` so that it returns an exit code; the caller does ``sys.exit(main())``.
 
-    `UserError`: its line on stderr and 2. A full disk (`OSError` with ENOSPC, EDQUOT or EFBIG), or a file that may not
-    be read or written: one line and 2. `KeyboardInterrupt`: 130. A reader that closed the pipe
+    `UserError`: its line on stderr and 2. A full disk (`OSError` with ENOSPC, EDQUOT or EFBIG), or a path that the
+    system refuses: one line and 2. `KeyboardInterrupt`: 130. A reader that closed the pipe
     (``asgc-rl games | head``): silence and 141. Any other exception is a defect of the program and keeps its
     traceback; `SystemExit` passes through.
     """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        say_everything()
         try:
             code = main(*args, **kwargs) or 0
             sys.stdout.flush()  # here, not at the interpreter's exit, so that a closed pipe is met inside the guard
@@ -56,15 +63,33 @@ def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
             # What is still buffered would raise again at exit (Python's documentation of SIGPIPE): send it nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
-        except PermissionError as error:
-            return _fail(f"{reason(error)}: {error.filename}")
         except OSError as error:
+            if error.errno in _BAD_PATH and error.filename is not None:
+                return _fail(f"{reason(error)}: {os.fsdecode(error.filename)}")
             if error.errno not in DISK_FULL:
                 raise
             where = f" writing {error.filename}" if error.filename else ""
             return _fail(f"{reason(error)}{where}: free some space, then go on with --resume")
 
     return guarded
+
+
+def say_everything() -> None:
+    """Let standard output and standard error take every text, whatever their encoding: a run does not end because a
+    log cannot show a letter. File names that are no text are written as the bytes that they are."""
+    codecs.register_error("asgc", _spelled_out)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="asgc")
+
+
+def _spelled_out(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    if "\udc80" <= letter <= "\udcff":
+        return bytes([ord(letter) - 0xDC00]), error.start + 1
+    return _PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
 def _fail(message: str) -> int:

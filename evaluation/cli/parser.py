@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evaluation.cli.errors import UserError
-from evaluation.cli.values import did_you_mean, read, show, suggestion
+from evaluation.cli.values import PathText, did_you_mean, read, show, suggestion
 
 Command = Callable[[list[str]], int]  # of arguments, to an exit code
 
@@ -65,6 +65,11 @@ class Flags(argparse.ArgumentParser):
             **({"nargs": "?", "const": True} if "bool" in str(hint) else {}),
         )
 
+    def path(self, name: str, metavar: str, help: str) -> None:
+        """Add an argument that names a file or folder, None where it is left out."""
+        kind = functools.partial(read, hint=PathText)
+        self.section("general").add_argument(name, metavar=metavar, nargs="?", help=help, type=kind)
+
     def read(self, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         """Parse; returns the namespace of all values, and of the flags that were typed their {dotted path: value}.
 
@@ -84,23 +89,33 @@ class Flags(argparse.ArgumentParser):
         """Like `read`, but goes on after a fault: the right values that were typed by path, a line for each fault."""
         values: dict[str, Any] = {}
         faults: list[str] = []
-        positionals = [action.dest for action in self._actions if not action.option_strings]
+        positionals = [action for action in self._actions if not action.option_strings]
         tokens = list(argv)
         while tokens:
             token = tokens.pop(0)
             if not _is_flag(token):
-                if positionals:
-                    values[positionals.pop(0)] = token
-                else:
+                if not positionals:
                     faults.append(f"unexpected argument {token!r}: options start with --")
+                    continue
+                action = positionals.pop(0)
+                try:
+                    values[action.dest] = _value(action, token)
+                except ValueError as error:
+                    faults.append(f"{action.metavar} {show(token)}: {error}")
                 continue
             name, equals, text = token.partition("=")
-            action = self._option_string_actions.get(name.replace("_", "-").removesuffix(".name"))
+            action = self._option(name)
+            off = self._option(f"--{name[5:]}") if action is None and name.startswith(("--no-", "--no_")) else None
+            if off is not None and off.nargs == "?" and off.const is True:
+                if equals:
+                    faults.append(f"{name} {show(text)}: takes no value")
+                values[off.dest] = False
+                continue
             if not equals and tokens and not _is_flag(tokens[0]) and (action is None or action.nargs != 0):
                 text, equals = tokens.pop(0), "="  # an unknown flag takes what may be its value with it
             if action is None:
                 flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-                hint = did_you_mean(name.replace("_", "-"), flags).replace("'", "")
+                hint = did_you_mean(name, flags).replace("'", "")
                 faults.append(f"unknown option {name}{hint or f'; `{self.prog} --help` lists them'}")
                 continue
             try:
@@ -109,6 +124,9 @@ class Flags(argparse.ArgumentParser):
                 value = f" {show(text)}" if equals else ""
                 faults.append(f"{action.option_strings[-1]}{value}: {error}")
         return values, faults
+
+    def _option(self, name: str) -> argparse.Action | None:
+        return self._option_string_actions.get(name.replace("_", "-").removesuffix(".name"))
 
 
 def _value(action: argparse.Action, text: str | None) -> Any:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, ClassVar, Literal, Self
 
-import yaml
-
-from evaluation.cli.config_file import Document, parse_yaml, plain
+from evaluation.cli.config_file import SHIPPED, Document, dump_yaml, parse_yaml, plain
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, read, show
 
@@ -166,7 +164,9 @@ class Config:
                     lines.append(f"{indent}{key}:")
                     write(value, f"{group}{key}.", f"{indent}  ")
                 else:
-                    text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
+                    style = '"' if isinstance(value, str) and not value.isprintable() else None  # on one line
+                    how = {"default_flow_style": True, "default_style": style, "width": math.inf}
+                    text = dump_yaml(value, **how).splitlines()[0]
                     text = f"{indent}{key}: {text}"
                     lines.append(f"{text:<32}  # {known[group + key].about}" if comments else text)
 
@@ -210,7 +210,7 @@ class Config:
 
 
 def _settings(config: Any, prefix: str = "") -> Iterator[Setting]:
-    hints = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(type(config), include_extras=True)
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
@@ -234,5 +234,5 @@ def _flat(
 
 @functools.cache
 def _shipped(folder: str, name: str) -> Document:
-    text = resources.files("configs").joinpath(folder, f"{name}.yaml").read_text(encoding="utf-8")
+    text = (SHIPPED / folder / f"{name}.yaml").read_text(encoding="utf-8")
     return parse_yaml(text, f"configs/{folder}/{name}.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from evaluation.cli.config_file import read_yaml
 from evaluation.cli.errors import UserError, reason
 from evaluation.cli.parser import Flags
 from evaluation.cli.settings import Config
+from evaluation.cli.values import PathText, read
 from evaluation.files import to_json
 
 C = TypeVar("C", bound=Config)
@@ -35,16 +37,20 @@ class TrainCommand(Generic[C]):
     def flags(self, config: C | None = None, everything: bool = False) -> Flags:
         """The flags of `train`, with the values of `config` as the defaults shown."""
         more = "" if everything else f" `{self.prog} train --help-all` lists every option."
-        layers = f"Dashes and underscores are the same. Later layers win: preset, --config, flags.{more}"
+        spelling = "Dashes and underscores are the same; --OPTION alone is true, --no-OPTION false"
+        layers = f"{spelling}. Later layers win: preset, --config, flags.{more}"
         flags = Flags(f"{self.prog} train", f"{self.usage} [options]", self.description, epilog=layers, add_help=False)
         run = flags.section("run")
         run.add_argument("-h", "--help", action="store_true", help="show the common options")
         run.add_argument("--help-all", action="store_true", help="show all options")
         presets = f"configuration to start from: {', '.join(self.config.PRESETS)} [{self.default_words}]"
         flags.option("run", "--preset", str | None, None, presets)
-        flags.option("run", "--config", str | None, None, "YAML file on top of the preset")
+        flags.option("run", "--config", PathText | None, None, "YAML file on top of the preset")
         run.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML and stop")
-        run.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with an interrupted run")
+        where = functools.partial(read, hint=PathText)
+        run.add_argument(
+            "--resume", nargs="?", const="", metavar="RUN", type=where, help="go on with an interrupted run"
+        )
         common = {path: heading for heading, paths in self.common.items() for path in paths}
         known = self.config.settings()
         for path in dict.fromkeys((*common, *known)):
@@ -114,7 +120,7 @@ class TrainCommand(Generic[C]):
             'one a line, as a JSON list of its arguments: ["--game", "CartPole", "--optimizer.lr", "0.001"]. A JSON '
             'line answers each: "ok" and "total_steps", "game" and "config", or all "errors".',
         )
-        flags.section("general").add_argument("file", metavar="FILE", nargs="?", help="lines to check [standard input]")
+        flags.path("file", "FILE", "lines to check [standard input]")
         file = flags.read(argv)[0].file
         try:
             text = sys.stdin.read() if file in (None, "-") else Path(file).read_text(encoding="utf-8")

@@ -4,24 +4,67 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from asgc.options import describe_range, in_range
+from evaluation.files import LONGEST_NAME
+
+PathText = Annotated[str, "path"]  # text that names a file or folder: see `path`
 
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)  # as os.path.expandvars has them
+# What CleanRL, Stable-Baselines3 and PyTorch's own examples call it.
+_ELSEWHERE = {
+    **dict.fromkeys(("env", "env_id", "env_name", "environment"), "game"),
+    **dict.fromkeys(("learning_rate", "step_size"), "lr"),
+    **dict.fromkeys(("steps", "timesteps", "total_timesteps", "max_steps", "num_steps"), "total_steps"),
+    **dict.fromkeys(("buffer_size", "memory_size", "replay_capacity", "replay_buffer_size"), "replay_size"),
+    **dict.fromkeys(("train_freq", "train_frequency", "update_frequency"), "train_every"),
+    **dict.fromkeys(("target_network_frequency", "target_update_interval", "target_update_freq"), "target_interval"),
+    **dict.fromkeys(("start_e", "epsilon_start", "eps_start", "exploration_initial_eps"), "exploration.start"),
+    **dict.fromkeys(("end_e", "epsilon_end", "eps_end", "exploration_final_eps"), "exploration.end"),
+    **dict.fromkeys(("exploration_fraction", "eps_decay", "epsilon_decay"), "exploration.steps"),
+    **dict.fromkeys(("max_grad_norm", "clip_grad_norm", "grad_clip"), "max_norm"),
+    **dict.fromkeys(("eval_freq", "eval_interval"), "evaluation.interval"),
+    **dict.fromkeys(("out", "output", "output_dir", "logdir", "log_dir", "save_dir"), "run_dir"),
+    "discount": "gamma",
+    "cuda": "device",
+    "gpu": "device",
+    "wandb": "track",
+    "mlflow": "track",
+    "n_steps": "n_step",
+    "learning_start": "learning_starts",
+    "opt": "optimizer",
+    "optim": "optimizer",
+    "net_arch": "units",
+}
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """ "; did you mean 'x'?" with the nearest known name, compared whole and by its last part; "" if none is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    if not near:
-        by_last = {path.rpartition(".")[2]: path for path in reversed(known)}
-        near = [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.7)]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """ "; did you mean 'x'?" with the known name that is meant or nearest; "" if none is near.
+
+    Dotted names go by their last part, too, and what other toolkits call it counts. Dashes are underscores.
+    """
+    whole = {_spelling(path): path for path in reversed(known)}
+    last = {path.rpartition(".")[2]: whole[path] for path in whole}
+    name = _spelling(name)
+    own = name.rpartition(".")[2]
+    meant = _ELSEWHERE.get(name) or _ELSEWHERE.get(own, own)
+    near = next((names[meant] for names in (whole, last) if meant in names), None)
+    for text, names in () if near else ((name, whole), (own, last)):
+        for match in difflib.get_close_matches(text, names, n=1, cutoff=0.7):
+            near = near or names[match]
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _spelling(name: str) -> str:
+    """One spelling for a flag and a key: "--optimizer.clip-factor" -> "optimizer.clip_factor"."""
+    return name.lstrip("-").replace("-", "_")
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
@@ -38,6 +81,8 @@ def read(value: Any, hint: Any, allowed: str = "", optional: bool = False) -> An
         ValueError: what was expected.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint == PathText:
+        return path(value)
     if origin in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.lower() in ("null", "none", "~")):
             return None
@@ -57,9 +102,9 @@ def read(value: Any, hint: Any, allowed: str = "", optional: bool = False) -> An
         return origin(read(item, args[0], allowed) for item in value)
     if hint is bool:
         text = str(value).lower()
-        if text not in ("true", "yes", "on", "false", "no", "off"):
+        if text not in ("true", "yes", "on", "1", "false", "no", "off", "0"):
             raise ValueError("must be true or false")
-        return text in ("true", "yes", "on")
+        return text in ("true", "yes", "on", "1")
     if hint is str:
         if isinstance(value, str) and value:
             return value
@@ -83,6 +128,32 @@ def _as_number(value: Any, whole: bool) -> int | float:
     return int(found) if whole else found
 
 
+def path(value: Any) -> str:
+    """Where a file or folder is: `~`, `~user` and `$VAR` or `${VAR}` are what they are in a shell, also in a file and
+    behind "--run-dir=". A folder that is there and really has a `$` in its name stands for itself.
+
+    Raises:
+        ValueError: no path, a variable that is not set, a home folder that is not known, a name that is too long.
+    """
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError("must be the name of a file or folder")
+    parts = os.path.expanduser(text).split("/")  # noqa: PTH111  (a Path drops "./", which a program may need)
+    if parts[0] == "~":
+        raise ValueError("there is no home folder: HOME is not set")
+    for index, part in enumerate(parts):
+        if "$" in part and not os.path.lexists("/".join(parts[: index + 1])):
+            parts[index] = os.path.expandvars(part)
+            if unset := _VARIABLE.search(parts[index]):
+                raise ValueError(f"the environment variable {unset[0]} is not set")
+    expanded = "/".join(parts)
+    for part in expanded.split("/"):
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            length = f"{len(os.fsencode(part))} bytes, at most {LONGEST_NAME} are possible"
+            raise ValueError(f"{part[:20]}... is too long for a name: {length}")
+    return expanded
+
+
 def show(value: Any) -> str:
     """A value as the user would have typed it."""
     if isinstance(value, list | tuple):
@@ -93,7 +164,8 @@ def show(value: Any) -> str:
 
 
 def number(value: Any) -> Any:
-    """Text that is a number as that number (YAML 1.1 reads 1e-3 as text); everything else as it is."""
+    """Text that is a number as that number (YAML reads 40_000 as text); everything else as it is."""
     if not isinstance(value, str) or not _NUMBER.fullmatch(value):
         return value
-    return int(value.replace("_", "")) if value.lstrip("+-").replace("_", "").isdigit() else float(value)
+    text = value.replace("_", "")
+    return int(text) if text.lstrip("+-").isdigit() else float(text)

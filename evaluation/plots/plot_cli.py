@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from evaluation.analysis.data.run_reader import PLOTS
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
-from evaluation.cli.values import did_you_mean
+from evaluation.cli.values import PathText, did_you_mean
 from evaluation.runs.run_folder import CONFIG
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def main(argv: Sequence[str]) -> int:
     from evaluation.plots import catalog, matplotlib_files
     from evaluation.plots.figure import Omitted, write_csv
     from evaluation.plots.single_run import RunData
+    from evaluation.study.spec import results
 
-    path = Path(namespace.path)
+    path = results(namespace.path)
     source: RunData | StudyData
     if (path / CONFIG).is_file():
         source = RunData(path)
@@ -92,9 +93,8 @@ def study_options(flags: Flags) -> None:
 
 def _flags() -> Flags:
     flags = Flags("asgc-eval plot", "STUDY|RUN [options]", "Draw the figures of a study or of a single run.")
-    general = flags.section("general")
-    general.add_argument("path", metavar="STUDY|RUN", nargs="?", help="a study, folder of runs, archive, or one run")
-    flags.option("general", "--out", str | None, None, f"folder for the files; null: {PLOTS}/ in the study or run")
+    flags.path("path", "STUDY|RUN", "a study (also its name or file), folder of runs, archive, or one run")
+    flags.option("general", "--out", PathText | None, None, f"folder for the files; null: {PLOTS}/ in the study or run")
     flags.option("general", "--only", str | None, None, "names of figures, separated by commas; null: all")
     flags.option("general", "--format", str, "png", "png, svg, pdf, or several separated by commas")
     study_options(flags)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from evaluation.cli.values import PathText
 from evaluation.files import atomic_write
 from evaluation.plots.plot_cli import open_study, study_options
 
@@ -16,21 +17,22 @@ NAME = "report.html"  # in the study's folder
 def main(argv: Sequence[str]) -> int:
     """Write the report and say where it is. Exit code 0; `UserError` when there is nothing to report."""
     flags = Flags("asgc-eval report", "STUDY [options]", "Write the report of a study: one HTML page, no network.")
-    general = flags.section("general")
-    general.add_argument("study", metavar="STUDY", nargs="?", help="a study, folder of runs, or archive")
-    flags.option("general", "--out", str | None, None, f"file to write; null: {NAME} in the study's folder")
+    flags.path("study", "STUDY", "a study (also its name or file), folder of runs, or archive")
+    flags.option("general", "--out", PathText | None, None, f"file to write; null: {NAME} in the study's folder")
     study_options(flags)
     namespace = flags.read(argv)[0]
     if namespace.study is None:
         raise UserError("say which study: asgc-eval report STUDY")
 
     from evaluation.report.page import build
+    from evaluation.study.spec import results
 
-    out = Path(namespace.study) / NAME if namespace.out is None else Path(namespace.out)
+    folder = results(namespace.study)
+    out = folder / NAME if namespace.out is None else Path(namespace.out)
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file")
-    study = open_study(Path(namespace.study), namespace.seed, namespace.repetitions, namespace.baseline)
-    text = build(study, Path(namespace.study))
+    study = open_study(folder, namespace.seed, namespace.repetitions, namespace.baseline)
+    text = build(study, folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, text)
     print(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")

@@ -162,9 +162,9 @@ class GradientRecorder:
         path = self.folder / f"part-{self._parts:06d}.parquet"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as temporary:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:  # pyarrow wants paths that are UTF-8
                 table = pyarrow.Table.from_pylist(self._rows, schema=schema())
-                parquet.write_table(table, temporary, compression="zstd")
+                parquet.write_table(table, file, compression="zstd")
         except OSError as error:
             raise UserError(f"cannot write {path}: {reason(error)}; free some space, then --resume") from error
         self._parts += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,8 @@ from typing import Any
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.metrics_file import MetricRow
 from evaluation.runs.watchers import Watcher
+
+_SECONDS = re.compile(r"events\.out\.tfevents\.(\d{10})\.")  # of the writer's clock
 
 
 class TensorBoardMirror(Watcher):
@@ -75,9 +78,11 @@ class _EventFile:
             raise UserError("tensorboard is not installed: pip install tensorboard, or --tensorboard false") from error
         self._event, self._summary, self._session_log = Event, Summary, SessionLog
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names: nanoseconds keep it that of the sessions.
-        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-        name = f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard reads the files of a folder in the order of their names, which must be that of the sessions, also
+        # where the clock has gone back. A kill and a resume may come within a second.
+        found = [_SECONDS.match(file.name) for file in folder.iterdir()]
+        seconds = max([int(time.time()), *(int(match[1]) + 1 for match in found if match)])
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}"
         self._file = (folder / name).open("xb", buffering=0)
         self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from evaluation.cli.config_file import flatten
 from evaluation.cli.errors import UserError, reason
-from evaluation.files import read_json, write_json
+from evaluation.files import folder_name, read_json, sqlite_url, write_json
 from evaluation.runs.metrics_file import MetricRow
 from evaluation.runs.watchers import Watcher
 
@@ -28,6 +28,8 @@ NONE = "none"
 IDENTITY = "tracking.json"
 PROJECT = "asgc"
 _AT_ONCE = 500  # metrics in one request
+_ATTEMPTS = 3  # at opening MLflow's database
+_LONGEST = 128  # bytes of a run's name in W&B
 
 
 class Service(Protocol):
@@ -124,7 +126,7 @@ class WandB:
         )
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=os.environ.get("WANDB_NAME", run.resolve().name),
+            name=os.environ.get("WANDB_NAME", folder_name(run.resolve().name, _LONGEST)),
             id=self.identity["id"],
             config=dict(config),
             dir=str(run),
@@ -157,12 +159,16 @@ class MLflow:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow.entities import Param
+        from mlflow.store.db import utils
         from mlflow.tracking import MlflowClient
 
+        # A database that cannot be opened should cost a second, not the 100 of MLflow's ten attempts with their texts.
+        utils.MAX_RETRY_COUNT = _ATTEMPTS
+        logging.getLogger("mlflow.store.db").setLevel(logging.ERROR)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         given = os.environ.get("MLFLOW_TRACKING_URI")
-        self._client = MlflowClient(tracking_uri=given or f"sqlite:///{run.resolve() / 'mlflow.db'}")
+        self._client = MlflowClient(tracking_uri=given or sqlite_url(run.resolve() / "mlflow.db"))
         place = given or "run folder"  # which may move
         if old is not None and old["place"] == place:
             self.identity = dict(old)

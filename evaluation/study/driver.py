@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from evaluation.cli.errors import UserError
@@ -67,8 +67,12 @@ class Driver:
         plan = self.planner.plan(self.folder.objective)
         self.folder.record(plan.runs)
         self.progress.replan(plan)
-        finished = [run.id for run in plan.runs if self.folder.summary(run.id) is not None]
-        self.progress.states |= dict.fromkeys(finished, State.FINISHED)
+        for run in plan.runs:
+            if self.folder.summary(run.id) is not None:
+                self.progress.states[run.id] = State.FINISHED
+            elif run.id in self.folder.damaged and self.progress.states[run.id] is not State.FAILED:
+                self.progress.states[run.id] = State.FAILED
+                self.display.message(f"failed: {self.folder.failures[str(run.id)]}")
 
     def _store(self, beginning: bool = False) -> None:
         """Bring the database of the searches up to date. Once the study has begun, the run folders are what counts,
@@ -97,6 +101,9 @@ class Driver:
     def _take_in(self, outcome: Outcome) -> None:
         progress, run = self.progress, outcome.run
         del progress.started[run]
+        if outcome.failure is None and self.folder.summary(run) is None:
+            why = self.folder.failures.get(str(run), "it ended without a summary")
+            outcome = replace(outcome, failure=why, final=True)
         if outcome.failure is None:
             progress.states[run] = State.FINISHED
             progress.seconds.setdefault(run.task, []).append(outcome.seconds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.cli.config_file import leaves
-from evaluation.cli.values import number, suggestion
+from evaluation.cli.values import number, show, suggestion
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
@@ -54,7 +54,11 @@ class Entry:
 
     def options(self, key: object) -> dict[str, Any]:
         """Options of runs, flat."""
-        return flatten(self.child(key).values)
+        child = self.child(key)
+        names = [name.replace("-", "_") for name, _ in leaves(child.values)]
+        for name in {name for name in names if names.count(name) > 1}:
+            child.fault(name, ": is given twice")
+        return flatten(child.values)
 
     def layers(self, key: str) -> dict[str, dict[str, Any]]:
         """Names with their options."""
@@ -65,10 +69,22 @@ class Entry:
         """Options with the values that each takes in turn."""
         child = self.child(key)
         for option, values in flatten(child.values).items():
-            if isinstance(values, list) and values:
-                yield option, tuple(map(number, values))
-            else:
+            if not isinstance(values, list) or not values:
                 child.fault(option, ": must be a list of values")
+                continue
+            found = tuple(map(number, values))
+            child.once(option, found)
+            yield option, found
+
+    def once(self, key: object, values: Sequence[Any]) -> None:
+        """No value may be there twice, however it is written."""
+        seen: dict[Any, Any] = {}
+        for value in values:
+            plain = value if isinstance(value, int | float) and not isinstance(value, bool) else show(value)
+            if plain in seen:
+                twice = "" if show(seen[plain]) == show(value) else f" (as {show(seen[plain])})"
+                self.fault(key, f": {show(value)} is given twice{twice}")
+            seen.setdefault(plain, value)
 
     def choice(self, key: str, known: Sequence[str]) -> tuple[str, ...]:
         """Some of the known names; all of them where none is given. A study of one part has the definitions
@@ -107,7 +123,7 @@ class Entry:
         if isinstance(value, str) and (match := re.fullmatch(r"(\d+)\s*-\s*(\d+)", value)):
             seeds: list[Any] = list(range(int(match[1]), int(match[2]) + 1))
         else:
-            seeds = value if isinstance(value, list) else [value]
+            seeds = list(map(number, value if isinstance(value, list) else [value]))
         if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
             self.fault(f"{key} {value!r}", ": must be whole numbers such as [1, 2, 3] or 101-110")
             return ()

@@ -131,6 +131,7 @@ class Planner:
 def _grid(part: Part, base: Options, sample: bool) -> Iterator[tuple[str, Options]]:
     """(name, options) of each point of a grid."""
     lists = {**part.values, **part.multiply}
+    cells: set[str] = set()
     for point in itertools.product(*lists.values()):
         names: list[str] = []
         options: Options = {}
@@ -146,7 +147,11 @@ def _grid(part: Part, base: Options, sample: bool) -> Iterator[tuple[str, Option
                     f"{part.name}: multiply {key} has no number to multiply for every optimizer: give it in the "
                     "options, or tune it"
                 )
-        yield _UNSAFE.sub("_", ",".join(names)), {key: value for key, value in options.items() if value is not None}
+        cell = _UNSAFE.sub("_", ",".join(names))
+        if cell in cells:
+            raise UserError(f"{part.name}: two points of the grid would have the folder {cell}: write the values apart")
+        cells.add(cell)
+        yield cell, {key: value for key, value in options.items() if value is not None}
 
 
 def _arms(part: Part) -> Iterator[Arm]:

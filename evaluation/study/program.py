@@ -3,6 +3,7 @@ wrong with options and what configuration they come to."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 
 from evaluation.cli.config_file import read_config
 from evaluation.cli.errors import UserError
+from evaluation.cli.values import path
+from evaluation.files import from_json
 from evaluation.runs.run_folder import CONFIG
 from evaluation.study.plan import PlannedRun, Planner
 from evaluation.study.spec import StudyFaults
@@ -26,7 +29,10 @@ def resolve(program: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: there is no such program.
     """
-    name, *rest = program
+    try:
+        name, *rest = (path(word) if word[0] in "~$" else word for word in program)
+    except ValueError as error:
+        raise UserError(f"program {' '.join(program)!r}: {error}") from error
     beside = str(Path(sys.executable).parent)
     found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if found is None:
@@ -61,8 +67,10 @@ def check_begun(folder: StudyFolder, runs: Iterable[PlannedRun], program: Sequen
     begun = [run for run in runs if folder.has_begun(run.id)]
     conflicts = []
     for run, answer in zip(begun, _ask(program, [run.arguments() for run in begun]), strict=True):
-        if "config" in answer:  # the program says what a command line comes to
-            conflicts += changes(run.id, read_config(folder.run(run.id) / CONFIG), answer["config"])
+        with contextlib.suppress(UserError):  # a file that cannot be read stops its own run only
+            before = read_config(folder.run(run.id) / CONFIG)
+            if "config" in answer:  # the program says what a command line comes to
+                conflicts += changes(run.id, before, answer["config"])
     folder.refuse(conflicts)
 
 
@@ -72,11 +80,12 @@ def _ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[st
     if not asked:
         return []
     try:
-        done = subprocess.run([*program, "check"], input="".join(asked), capture_output=True, text=True, check=False)
+        how: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "capture_output": True, "check": False}
+        done = subprocess.run([*program, "check"], input="".join(asked), **how)
     except OSError as error:
         raise UserError(f"cannot start {program[0]}: {error.strerror}") from error
     answers = done.stdout.splitlines()
     if len(answers) != len(asked):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UserError(f"`{' '.join(program)} check` failed: {last}")
-    return [json.loads(answer) for answer in answers]
+    return [from_json(json.loads(answer)) for answer in answers]

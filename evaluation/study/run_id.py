@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from evaluation.files import folder_name
+
 
 class Arm(NamedTuple):
     """The runs that differ in variant and seed alone: an optimizer on a task in a setting, in a part."""
@@ -19,7 +21,7 @@ class Arm(NamedTuple):
 
 class RunId(NamedTuple):
     """A run of a study. As text it is the path of the run folder in the study folder, which is never read back: the
-    study's index holds the fields."""
+    study's index holds the fields, and names that are too long for a folder are shortened."""
 
     part: str
     task: str
@@ -33,4 +35,4 @@ class RunId(NamedTuple):
         return Arm(*self[:4])
 
     def __str__(self) -> str:
-        return "/".join((*self[:5], f"s{self.seed}"))
+        return "/".join((*map(folder_name, self[:5]), f"s{self.seed}"))

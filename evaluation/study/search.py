@@ -11,9 +11,11 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.cli.errors import UserError, reason
+from evaluation.files import sqlite_url
 from evaluation.runs.seeding import derive
 from evaluation.study import space as spaces
 from evaluation.study.run_id import Arm, RunId
@@ -141,12 +143,12 @@ class Storage:
     study leaves no half of one.
     """
 
-    def __init__(self, url: str) -> None:
-        """Connect; `UserError` if there is no database at `url`."""
+    def __init__(self, database: str | Path) -> None:
+        """Connect to a database's URL or a file of SQLite; `UserError` if there is none."""
         optuna = quiet_optuna()
-        self.url = url
+        self.url = url = sqlite_url(database) if isinstance(database, Path) else database
         try:
-            self._storage = optuna.storages.RDBStorage(url)
+            self._storage = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"))  # Optuna formats it
         except Exception as error:  # SQLAlchemy's and the drivers' own kinds
             why = reason(error)
             if isinstance(error, ImportError):

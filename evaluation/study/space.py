@@ -104,7 +104,9 @@ def _dimension(name: str, entry: Entry, optimizers: Sequence[str]) -> list[Dimen
     if "choices" in item:
         choices = item["choices"]
         if isinstance(choices, list) and choices:
-            return [Dimension(name, choices=tuple(map(number, choices)), optimizers=owners)]
+            found = tuple(map(number, choices))
+            entry.once("choices", found)
+            return [Dimension(name, choices=found, optimizers=owners)]
         entry.fault("choices", ": must be a list of values")
         return []
     try:

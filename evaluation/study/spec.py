@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from evaluation.cli.config_file import read_yaml
+from evaluation.cli.config_file import SHIPPED, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, number
+from evaluation.files import folder_name
 from evaluation.study.entry import Entry
 from evaluation.study.space import Dimension, read_space
 
@@ -39,9 +39,11 @@ DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS = (  # in the study folder, bes
     RESERVED := ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs")
 )
 OBJECTIVES = ("final", "curve")
+RUNS = Path("runs")  # where studies are run
 SAMPLERS = ("tpe", "random")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
+NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
 _TOP = ("name", "question", "budget", "program", "options", "tasks", "settings", "optimizers", "seconds", "parts")
 _PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "tuned", "tuned_setting", "note")
 _OF_KIND = {
@@ -120,12 +122,36 @@ def find(name: str) -> Path:
         return path
     if (path / DEFINITION).is_file():
         return path / DEFINITION
-    own = resources.files("configs").joinpath("studies")
-    shipped = {Path(item.name).stem: Path(str(item)) for item in own.iterdir()} if own.is_dir() else {}
+    shipped = {file.stem: file for file in (SHIPPED / "studies").glob("*.yaml")}
     if name in shipped:
         return shipped[name]
     hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
     raise UserError(f"no such study file: {name}{hint}")
+
+
+def default_folder(name: str) -> Path:
+    """Where the study of this file, shipped name or study folder is run, unless --dir says otherwise."""
+    if (Path(name) / DEFINITION).is_file():
+        return Path(name)
+    file = find(name)
+    return RUNS / folder_name(str(read_yaml(file, "the study ", NAMES).get("name", file.stem)))
+
+
+def results(name: str) -> Path:
+    """The folder that `asgc-eval compare NAME` and its like read: a folder as it is, else that of a study that was run
+    under its default name."""
+    path = Path(name)
+    if path.is_dir() or (path.exists() and path.suffix not in (".yaml", ".yml")):
+        return path
+    try:
+        folder = default_folder(name)
+    except UserError:
+        if path.exists():
+            raise
+        return path  # the reader of folders says that there is none
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; asgc-eval study run {name} makes it, or name the study's folder")
+    return folder
 
 
 def load(path: Path) -> Study:
@@ -135,7 +161,7 @@ def load(path: Path) -> Study:
         UserError: the file cannot be read or is no YAML.
         StudyFaults: what is wrong in it, all of it.
     """
-    values = read_yaml(path, "the study ")
+    values = read_yaml(path, "the study ", NAMES)
     return parse(values, name=path.stem if path.name != DEFINITION else path.resolve().parent.name, where=str(path))
 
 

@@ -39,7 +39,7 @@ def page(progress: Progress, files: StudyFiles) -> Group:
     seconds, unknown = progress.cost(left)
     known = "cost unknown" if unknown else f"about {duration(seconds)} of one core"
     running = [f"{run}: {_position(files.run(run))}" for run in progress.of(State.RUNNING)]
-    failed = [f"failed: {run}: {why}" for run, why in files.failures.items()]
+    failed = [f"failed: {run}: {files.failures.get(str(run), '')}" for run in progress.of(State.FAILED)]
     more = [f"... and {len(failed) - SHOWN_FAILURES} more failed runs"] if len(failed) > SHOWN_FAILURES else []
     return Group(table(progress), *running, *failed[:SHOWN_FAILURES], *more, f"{len(left)} runs to do, {known}")
 

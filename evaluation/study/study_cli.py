@@ -10,7 +10,8 @@ from pathlib import Path
 
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError
 from evaluation.cli.parser import Flags, dispatch
-from evaluation.cli.values import suggestion
+from evaluation.cli.values import PathText, suggestion
+from evaluation.cli.values import path as expand
 from evaluation.study import program, spec
 from evaluation.study.driver import Driver
 from evaluation.study.engines import choose
@@ -53,6 +54,8 @@ def run_command(argv: Sequence[str]) -> int:
     planner = Planner(study, files.begun())
     parts = _parts(options.parts, study)
     program.check(planner, command)
+    plan = planner.plan(files.objective)
+    files.check_lengths([*(run.id for run in plan.runs), *plan.waiting])
     if options.dry_run:
         return dry_run(planner, files, choose.places(options), parts)
     return run(options, planner, path, command, parts)
@@ -68,8 +71,8 @@ def run(
         plan = planner.plan(folder.objective)
         program.check_begun(folder, plan.runs, command)
         folder.adopt(plan)
-        url = options.storage or f"sqlite:///{(path / SEARCH_DB).absolute()}"
-        storage = Storage(url) if planner.searches else None
+        database = path / SEARCH_DB if options.storage is None else _database(options.storage)
+        storage = Storage(database) if planner.searches else None
         how = {"threads": options.threads, "retries": options.retries, "storage": storage, "parts": parts}
         with choose.make(command, options) as engine:
             try:
@@ -137,9 +140,9 @@ def _flags(command: str, description: str, switch: str, help: str) -> Flags:
     flags = Flags(f"asgc-eval study {command}", "STUDY [options]", description)
     general = flags.section("general")
     what = "YAML file, name of a shipped study, or study folder"
-    general.add_argument("study", metavar="STUDY", nargs="?", help=what)
+    flags.path("study", "STUDY", what)
     general.add_argument(switch, action="store_true", help=help)
-    flags.option("general", "--dir", str | None, None, "study folder; null: runs/NAME")
+    flags.option("general", "--dir", PathText | None, None, "study folder; null: runs/NAME")
     return flags
 
 
@@ -148,8 +151,18 @@ def _study(options: argparse.Namespace) -> tuple[Study, Path]:
     if options.study is None:
         raise UserError("say which study: a YAML file or the name of a shipped one")
     study = spec.load(spec.find(options.study))
-    own = Path(options.study) if Path(options.study).is_dir() else Path("runs") / study.name
-    return study, own if options.dir is None else Path(options.dir)
+    return study, spec.default_folder(options.study) if options.dir is None else Path(options.dir)
+
+
+def _database(storage: str) -> str:
+    """What --storage says, with the home folder and variables in the path of a SQLite database."""
+    scheme, separator, file = storage.partition("sqlite:///")
+    if scheme or not file:
+        return storage
+    try:
+        return separator + expand(file)
+    except ValueError as error:
+        raise UserError(f"--storage {storage}: {error}") from error
 
 
 def _parts(names: str | None, study: Study) -> set[str] | None:

@@ -10,17 +10,26 @@ PART/TASK/SETTING/OPTIMIZER/VARIANT/sSEED/   the run folders
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evaluation.cli.config_file import differences
+from evaluation.cli.config_file import differences, dump_yaml
 from evaluation.cli.errors import UserError, reason
-from evaluation.files import atomic_write, from_json, read_json, to_json, write_json
+from evaluation.files import (
+    LONGEST_NAME,
+    LONGEST_PATH,
+    atomic_write,
+    folder_name,
+    from_json,
+    read_json,
+    to_json,
+    write_json,
+)
 from evaluation.runs.closing import Closing
 from evaluation.runs.lock import FolderLock
 from evaluation.runs.run_folder import CONFIG, SUMMARY
@@ -29,10 +38,15 @@ from evaluation.study.run_id import RunId
 from evaluation.study.spec import DEFINITION, FAILED, INDEX, LOCK, LOGS, Options, Study
 
 MAX_NAMED = 5
+_DEEPEST = 100  # bytes of the longest path below a run folder, about
 
 
 class StudyFiles:
-    """The files of a study's folder, whoever runs it. `failures` has the reasons of failed runs by their folders.
+    """The files of a study's folder, whoever runs it.
+
+    Attributes:
+        failures: the reasons of failed runs by their folders.
+        damaged: runs with a summary that cannot be read; they count as failed.
 
     Raises (on opening):
         UserError: the index cannot be read. Where there is none yet, it is empty.
@@ -41,7 +55,10 @@ class StudyFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._summaries: dict[RunId, dict[str, Any]] = {}
-        self.failures: dict[str, str] = dict(read_json(path / FAILED)) if (path / FAILED).is_file() else {}
+        self.damaged: set[RunId] = set()
+        self.failures: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # only reasons: what ran and what did not, runs show
+            self.failures |= read_json(path / FAILED)
         file = path / INDEX
         try:
             lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -55,6 +72,13 @@ class StudyFiles:
         """The run folder."""
         return self.path / str(run)
 
+    def check_lengths(self, runs: Iterable[RunId]) -> None:
+        """`UserError` where a run's folder would lie too deep for the file system."""
+        for run in runs:
+            length = len(os.fsencode(self.run(run).absolute())) + _DEEPEST
+            if length > LONGEST_PATH:
+                raise UserError(f"the path of {str(run)[:60]}... is too long: choose a shorter --dir, or shorter names")
+
     def has_begun(self, run: RunId) -> bool:
         """Whether there is a run folder to go on with."""
         return (self.run(run) / CONFIG).is_file()
@@ -64,17 +88,21 @@ class StudyFiles:
         return {run: entry["options"] for run, entry in self._index.items() if self.has_begun(run)}
 
     def summary(self, run: RunId) -> dict[str, Any] | None:
-        """The summary of a finished run, read once; None if it has not finished. `UserError` for a file that is no
-        summary."""
+        """The summary of a finished run, read once; None if it has not finished, or its file is no summary
+        (`damaged`)."""
         if run not in self._summaries:
             file = self.run(run) / SUMMARY
-            if not file.is_file():
-                return None
+            self.damaged.discard(run)
             try:
                 summary = read_json(file)
                 float(summary["final"]), float(summary["curve"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{file} is no summary of a run: remove {file.parent} to run it again") from error
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                why = f"{file} is no summary of a run ({reason(error)}): remove {file.parent} to run it again"
+                self.failures[str(run)] = why
+                self.damaged.add(run)
+                return None
             self._summaries[run] = summary
         return self._summaries[run]
 
@@ -109,7 +137,8 @@ class StudyFolder(StudyFiles, Closing):
 
     def log(self, run: RunId) -> Path:
         """Where the output of a run goes."""
-        return self.path / LOGS / f"{str(run).replace('/', '__')}.log"
+        name = folder_name(str(run).replace("/", "__"), LONGEST_NAME - len(".log"))
+        return self.path / LOGS / f"{name}.log"
 
     def adopt(self, plan: Plan) -> None:
         """Make this definition the folder's, if the runs that have begun are among those it asks for. What was planned
@@ -123,8 +152,7 @@ class StudyFolder(StudyFiles, Closing):
         gone = [f"{run} is not in this one" for run in self._index if run not in asked]
         self._check(plan.runs, gone)
         definition = {**self.study.definition, "name": self.study.name}
-        text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True, width=120)
-        atomic_write(self.path / DEFINITION, text)
+        atomic_write(self.path / DEFINITION, dump_yaml(definition, width=120))
         self._write(plan.runs)
 
     def record(self, runs: Sequence[PlannedRun]) -> None:

@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from evaluation.analysis.data.archive_reader import FILES, FORMAT
 from evaluation.analysis.data.dataset import EFFECTIVE, SUMMARIES, Dataset
 from evaluation.analysis.data.run_reader import ABOUT, ARCHIVE, STUDY
 from evaluation.analysis.data.run_rows import GRADIENTS, names, quoted, scalar
+from evaluation.cli.config_file import dump_yaml
 from evaluation.cli.errors import UserError
 from evaluation.files import atomic_write, write_json
 
@@ -92,7 +91,7 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
         file, schema = FILES[table]
         kept[file] = _write_thinned(connection, source, names(schema, shown), folder / file, max_bytes)
     if dataset.definition:
-        atomic_write(folder / STUDY, yaml.safe_dump(dataset.definition, sort_keys=False, allow_unicode=True))
+        atomic_write(folder / STUDY, dump_yaml(dataset.definition))
     problems = [[problem.below(dataset.roots), problem.reason] for problem in dataset.problems]
     write_json(folder / ABOUT, {"format": FORMAT, "name": dataset.name, "kept": kept, "problems": problems})
 
