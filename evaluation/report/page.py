@@ -119,9 +119,9 @@ def gather(study: StudyData) -> Contents:
         else:
             families.setdefault(one.family or one.name, []).append(one)
     for part in parts:
-        if mine := [one for one in comparisons if one.part == part.name and len(one.pairs)]:
+        if of_part := [one for one in comparisons if one.part == part.name and len(one.pairs)]:
             picture = families.pop(f"{LEADING}{part.suffix}", [])
-            contents.findings.append((sections.finding(mine, study.place), picture))
+            contents.findings.append((sections.finding(of_part, study.place), picture))
     contents.figures = list(families.values())
     contents.notes += [sections.RULE] if contents.findings else []
     return contents
