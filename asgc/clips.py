@@ -100,7 +100,7 @@ def norms(layers: Sequence[LayerGradient]) -> Tensor:
 
 def average(x: Tensor) -> Tensor:
     """Mean of all elements; 0 of none."""
-    return x.float().sum() / max(1, x.numel())
+    return x.sum() / max(1, x.numel())
 
 
 class GlobalNormClip(Clip):
