@@ -21,7 +21,18 @@ from .options import resolve_clip
 from .preview import Preview
 from .proxy import OptimizerProxy
 
-__all__ = ["EPS", "Bound", "Clip", "Clipped", "GlobalNormClip", "LayerGradient", "NormClip", "ValueClip", "norms"]
+__all__ = [
+    "EPS",
+    "Bound",
+    "Clip",
+    "Clipped",
+    "GlobalNormClip",
+    "LayerGradient",
+    "NormClip",
+    "ValueClip",
+    "average",
+    "norms",
+]
 
 EPS = 1e-6  # of clip_grad_norm_, and of the authors' code of ZClip
 
@@ -85,6 +96,11 @@ class Clip:
 def norms(layers: Sequence[LayerGradient]) -> Tensor:
     """2-norm of each gradient, (layers,)."""
     return torch.stack(torch._foreach_norm([layer.grad for layer in layers]))
+
+
+def average(x: Tensor) -> Tensor:
+    """Mean of all elements; 0 of none."""
+    return x.sum() / max(1, x.numel())
 
 
 class GlobalNormClip(Clip):
@@ -179,7 +195,7 @@ class Clipped(OptimizerProxy):
                 threshold = rms * float(bound.ratio) if rms > 0 else math.inf
             clipped = bound.clipped
             if clipped is None:
-                clipped = (grad.abs() > threshold).float().mean() if bound.by_value else rms > threshold
+                clipped = average(grad.abs() > threshold) if bound.by_value else rms > threshold
             attenuation = min(1.0, left / norm) if norm > 0 else 1.0  # noise may have added to it
             result.append(Preview(param, copy_.grad, threshold, float(clipped), attenuation, bound.noise_std))
         return result

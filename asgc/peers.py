@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, ValueClip, norms
+from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, ValueClip, average, norms
 from .noise import noise_like
 
 __all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
@@ -46,8 +46,8 @@ class AGC(Clip):
             largest = self.clip_ratio * _unit_norms(param.detach()).clamp(min=self.weight_floor)
             found = _unit_norms(grad)
             grad.mul_(torch.where(found > largest, largest / found, 1.0))
-            limit = largest.mean() / math.sqrt(max(1, grad.numel() // max(1, found.numel())))
-            bounds.append(Bound(limit, clipped=(found > largest).float().mean()))
+            limit = average(largest) / math.sqrt(max(1, grad.numel() // max(1, found.numel())))
+            bounds.append(Bound(limit, clipped=average(found > largest)))
         return bounds
 
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asgc import ASGC, wrap
+from asgc import ASGC, optimizers, wrap
 from asgc.implementations.cpu import build
+from asgc.preview import preview
 
 IMPLEMENTATIONS = [
     "reference",
@@ -64,6 +65,17 @@ def test_attenuation_is_what_the_clip_leaves(implementation: str) -> None:
         q.grad = torch.randn(2000, generator=torch.Generator().manual_seed(step))
         silent.step()
     assert opt.diagnostics()[0]["attenuation"] == pytest.approx(float(p.norm() / q.norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_every_optimizer_shows_numbers_for_empty_layers(name: str) -> None:
+    params = [torch.zeros(0, 3), torch.zeros(3, 0), torch.zeros(4)]
+    opt = optimizers.build(name, params, lr=0.1)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    for layer in preview(opt):
+        assert not any(math.isnan(value) for value in layer[2:6])
+    opt.step()
 
 
 @MODES
