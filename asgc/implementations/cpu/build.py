@@ -206,7 +206,7 @@ def _open(file: Path) -> ctypes.CDLL:
             function.restype = None
     except (OSError, AttributeError) as error:
         raise BuildError(f"the compiled CPU kernel does not load: {error}") from error
-    probe = torch.empty(40)
+    probe = torch.empty(40, dtype=torch.float32, device="cpu")
     loaded.asgc_noise(probe.data_ptr(), 40, 7, 1, 2, 3)
     if not torch.equal(probe, noise(1, 2, 3, 7, 40)):
         raise BuildError("the compiled CPU kernel computes wrong noise")
