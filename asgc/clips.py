@@ -85,7 +85,9 @@ class Clip:
     def state(self) -> State:
         """What has to be saved beside the options: numbers, tensors, dicts of them; lists of numbers as tensors."""
         own = {name: copy.copy(getattr(self, name)) for name in self.fresh}
-        return {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v for k, v in own.items()}
+        return {
+            k: torch.tensor(v, dtype=torch.float64, device="cpu") if isinstance(v, list) else v for k, v in own.items()
+        }
 
     def load(self, state: State) -> None:
         """Inverse of ``state``."""

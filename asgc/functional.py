@@ -163,7 +163,7 @@ def init(param: Tensor, layer: int, options: Mapping[str, Any]) -> dict[str, Any
     """State of one layer before its first step: the rule's own, the statistics, the layer number and time."""
     return {
         "layer": layer,
-        "noise_step": torch.tensor(0, dtype=torch.int64),
+        "noise_step": torch.tensor(0, dtype=torch.int64, device="cpu"),
         "stats": statistics.init(units(param, options["granularity"]), param.device),
         **rules.init(param.detach(), options),
         **(adapt.init(param.detach()) if options["adapt"] is not None else {}),

@@ -49,7 +49,7 @@ class Sums(NamedTuple):
         return self.mean, self.square, self.deviation
 
 
-def init(units: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+def init(units: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
     """Statistics of a layer that has seen no gradient yet: zeros of shape (len(STATISTICS), units)."""
     return torch.zeros(len(STATISTICS), units, dtype=dtype, device=device)
 

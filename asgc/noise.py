@@ -21,7 +21,7 @@ from torch import Tensor
 __all__ = ["noise", "noise_at", "noise_like"]
 
 MASK = 0xFFFFFFFF
-SCALE = float(torch.tensor(1 / 209.0217, dtype=torch.float32))
+SCALE = float(torch.tensor(1 / 209.0217, dtype=torch.float32, device="cpu"))
 _CHUNK = 1 << 16  # elements hashed at a time: the temporaries stay in the cache
 
 
@@ -62,7 +62,7 @@ def _eps(seed: int, step: int, layer: int, high: int, a: Tensor) -> Tensor:
     return a.bitwise_and_(0xFFFF).add_(b).sub_(1020).to(torch.float32).mul_(SCALE)
 
 
-def noise(seed: int, step: int, layer: int, start: int, count: int, device: torch.device | str | None = None) -> Tensor:
+def noise(seed: int, step: int, layer: int, start: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Standard normal numbers of the elements ``start .. start + count - 1`` of one layer at one step.
 
     Args:

@@ -101,7 +101,7 @@ def piece_of(
         placements: one a mesh dimension (``Replicate``, ``Shard``, ``_StridedShard``; see ``problem``).
         mesh_shape, coordinate: the mesh, and the rank's place in it.
     """
-    index = [torch.arange(size) for size in shape]
+    index = [torch.arange(size, dtype=torch.int64, device="cpu") for size in shape]
     for placement, ranks, place in zip(placements, mesh_shape, coordinate, strict=True):
         if placement.is_replicate():
             continue

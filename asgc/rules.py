@@ -245,7 +245,7 @@ def init(param: Tensor, options: Options) -> State:
     def full(value: float = 0.0) -> Tensor:
         return torch.full_like(param, value, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
 
-    state: State = {"step": torch.tensor(0.0, dtype=torch.float32)}
+    state: State = {"step": torch.tensor(0.0, dtype=torch.float32, device="cpu")}
     if rule in ("adam", "adamw"):
         state |= {"exp_avg": full(), "exp_avg_sq": full()}
         if options["amsgrad"]:

@@ -28,7 +28,9 @@ VERSION = 2  # of the saved state's layout; 1, also where there is none: statist
 def with_shapes(state: Mapping[Any, Any], params: Iterable[Tensor]) -> dict[Any, Any]:
     """A copy of a saved ``state`` (by index) in which every entry has its parameter's shape: a tensor, since
     torch.distributed.checkpoint flattens tensors and numbers only."""
-    shapes = {index: torch.tensor(tuple(param.shape), dtype=torch.int64) for index, param in enumerate(params)}
+    shapes = {
+        index: torch.tensor(tuple(param.shape), dtype=torch.int64, device="cpu") for index, param in enumerate(params)
+    }
     return {
         index: {**own, "shape": shapes[index]} if index in shapes and isinstance(own, dict) else own
         for index, own in state.items()

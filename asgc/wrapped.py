@@ -64,7 +64,7 @@ class Wrapped(OptimizerProxy):
             units = functional.units(param, self.options["granularity"])
             self.statistics[param] = {
                 "layer": number,
-                "noise_step": torch.tensor(0, dtype=torch.int64),
+                "noise_step": torch.tensor(0, dtype=torch.int64, device="cpu"),
                 "stats": statistics.init(units, param.device),
             }
         return self.statistics[param]

@@ -55,9 +55,9 @@ class _Buffers:
     """Work space of one chunk; made anew for each step, since optimizers may step in several threads at once."""
 
     def __init__(self, size: int) -> None:
-        self.floats = [torch.empty(size) for _ in range(2)]
-        self.mask = torch.empty(size, dtype=torch.bool)
-        self.doubles = torch.empty(size, dtype=torch.float64)
+        self.floats = [torch.empty(size, dtype=torch.float32, device="cpu") for _ in range(2)]
+        self.mask = torch.empty(size, dtype=torch.bool, device="cpu")
+        self.doubles = torch.empty(size, dtype=torch.float64, device="cpu")
 
 
 _kept: WeakKeyDictionary[Stepped, dict[Tensor, Tensor]] = WeakKeyDictionary()  # memory for the copies, not their values
@@ -67,7 +67,7 @@ def _copy(param: Tensor, kept: dict[Tensor, Tensor]) -> Tensor:
     """The gradient in row-major order, flat, fp32; memory that is new in every step would cost a third of it."""
     assert param.grad is not None
     if param not in kept or kept[param].numel() != param.numel():
-        kept[param] = torch.empty(param.numel())
+        kept[param] = torch.empty(param.numel(), dtype=torch.float32, device="cpu")
     return kept[param].copy_(param.grad.reshape(-1))
 
 
@@ -99,14 +99,14 @@ def _chunks(flat: Tensor) -> tuple[Tensor, ...]:
 
 def _sums(flat: list[Tensor], center: Tensor, buffers: _Buffers) -> statistics.Sums:
     """Moments of every layer's gradient, fp64, shape (layers,)."""
-    total = torch.zeros(len(flat), dtype=torch.float64)
-    square = torch.zeros(len(flat), dtype=torch.float64)
+    total = torch.zeros(len(flat), dtype=torch.float64, device="cpu")
+    square = torch.zeros(len(flat), dtype=torch.float64, device="cpu")
     for layer, g in enumerate(flat):
         for chunk in _chunks(g):
             x = buffers.doubles[: chunk.numel()].copy_(chunk)
             total[layer] += x.sum()
             square[layer] += x.dot(x)
-    size = torch.tensor([g.numel() for g in flat], dtype=torch.float64).clamp(min=1)
+    size = torch.tensor([g.numel() for g in flat], dtype=torch.float64, device="cpu").clamp(min=1)
     mean, square, mu = total / size, square / size, center.to(torch.float64)
     # sum (g - mu)^2 from the other two: in fp64 the cancellation costs nothing that fp32 statistics could hold
     deviation = (square - 2 * mu * mean + mu * mu).clamp(min=0)
@@ -150,7 +150,8 @@ def _transform(flat: list[Tensor], noises: list[Tensor] | None, states: list[Sta
         tau = torch.where(~finite & unseen, math.inf, tau)
 
     times = [int(state["noise_step"]) for state in states]
-    c_t = torch.tensor([group["noise_scale"] * (1 + t) ** (-group["noise_decay"] / 2) for t in times]).double()
+    scales = [group["noise_scale"] * (1 + t) ** (-group["noise_decay"] / 2) for t in times]
+    c_t = torch.tensor(scales, dtype=torch.float64, device="cpu")
     level = statistics.noise_level(current, sums, group["noise_zeros"])
     noise_std = c_t * level
     r = torch.where(finite, sums.square, 0.0).sqrt()
@@ -173,7 +174,7 @@ def _transform(flat: list[Tensor], noises: list[Tensor] | None, states: list[Sta
             g[where] = sign * limits[layer]
             clipped[layer] += where.numel()
 
-    size = torch.tensor([g.numel() for g in flat], dtype=torch.float64).clamp(min=1)
+    size = torch.tensor([g.numel() for g in flat], dtype=torch.float64, device="cpu").clamp(min=1)
     # The sampling term 3 sqrt(2/d) depends on the layer, so it goes in with outlier_share; the one in `update` is 0.
     share = 1 / (1 / group["outlier_share"] + 3 * (2 / size).sqrt())
     new = statistics.update(current, sums, first, group["stats_decay"], share)

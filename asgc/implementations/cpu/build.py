@@ -1,15 +1,14 @@
 """Compile the CPU kernel once with the system's C++ compiler, keep it on disk and load it with ctypes.
 
-The kernel has a plain C interface and needs no headers of torch, so this takes a few seconds. The file's name holds a
-hash of everything that shapes the machine code (source, flags, compiler, CPU) and a digest of its content:
-another machine or source builds its own, and a damaged file is noticed and built again.
+The kernel has a plain C interface and needs no headers of torch. The file's name holds a hash of everything that
+shapes the machine code (source, flags, $CXX, CPU) and a digest of its content: another machine or source builds its
+own, and a damaged file is noticed and built again. No compiler is needed where a kernel is kept (``kernel_cache``).
 
 OpenMP's symbols are left open at link time and found in the runtime that torch has loaded: one pool of threads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import logging
@@ -20,13 +19,15 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import torch  # loads the OpenMP runtime the kernel is bound to
 
 from ...noise import noise
+from . import kernel_cache as cache
 
-__all__ = ["BuildError", "cache_folder", "load_kernel", "unavailable"]
+__all__ = ["BuildError", "load_kernel", "unavailable"]
 
 _log = logging.getLogger("asgc")
 _SOURCE = "kernel.cpp"
@@ -69,14 +70,6 @@ def unavailable() -> str | None:
     except BuildError as error:
         return str(error)
     return None
-
-
-def cache_folder() -> Path:
-    """$ASGC_CACHE_DIR, or the folder ``asgc`` in the user's cache ($XDG_CACHE_HOME, ~/.cache)."""
-    own = os.environ.get("ASGC_CACHE_DIR")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asgc"
 
 
 def _compiler() -> list[str]:
@@ -124,28 +117,57 @@ def _run(command: list[str]) -> str:
 
 
 def _load_or_build() -> ctypes.CDLL:
-    compiler, cpu = _compiler(), _cpu()
+    cpu = _cpu()
     sources = Path(__file__).parent
     parts = [file.read_text() for file in (sources / _SOURCE, *sorted(sources.glob("*.h")))]
-    parts += [cpu, " ".join(compiler), _run([*compiler, "--version"]), repr((_COMMON, _variants(cpu)))]
+    parts += [cpu, os.environ.get("CXX", ""), repr((_COMMON, _variants(cpu)))]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    folder = cache_folder()
-    cached = _cached(folder, key)
-    if cached is not None:
-        return cached
-    with tempfile.TemporaryDirectory(prefix="asgc-") as scratch:
-        _log.warning("compiling the CPU kernel once, takes a few seconds (kept in %s)", folder)
+    kept = _cached(key)
+    if kept is not None:
+        return kept
+    compiler = _compiler()
+    folder = cache.folder_to_build_in()
+    if folder is None:
+        return _build(compiler, cpu, None, key)
+    with cache.turn(folder, key):
+        return _cached(key) or _build(compiler, cpu, folder, key)
+
+
+def _cached(key: str) -> ctypes.CDLL | None:
+    """A kernel from the cache, if one of them works here."""
+    for file in cache.found(key):
+        try:
+            return _open(file)
+        except BuildError as error:  # made for another system or torch that shares the folder
+            cache.say(f"{error} ({file}): another one is built")
+    return None
+
+
+def _build(compiler: list[str], cpu: str, folder: Path | None, key: str) -> ctypes.CDLL:
+    """Compile with the first flags that work, in the folder where the kernel is kept (None: nowhere)."""
+    version = _run([*compiler, "--version"]).partition("\n")[0]
+    begin = time.monotonic()
+    _log.warning("compiling the CPU kernel once, with %s: %s", version, cache.seen(folder))
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="building-", dir=folder)
+    except OSError as error:
+        raise BuildError(f"there is no folder to compile the CPU kernel in: {error}") from error
+    with scratch as name:
         for compile_flags, link_flags in _variants(cpu):
-            built = Path(scratch) / "kernel.so"
+            built = Path(name) / "kernel.so"
             try:
-                _compile(compiler, sources / _SOURCE, built, compile_flags, link_flags)
+                _compile(compiler, Path(__file__).parent / _SOURCE, built, compile_flags, link_flags)
                 loaded = _open(built)
             except BuildError as error:
                 reason = error
                 continue
+            seconds = time.monotonic() - begin
+            _log.warning("the CPU kernel was compiled in %.0f s", seconds)
             if "-fopenmp" not in compile_flags:
                 _log.warning("the CPU kernel was compiled without OpenMP and uses one thread")
-            _keep(built, folder, key)
+            if folder is not None:
+                cache.note_seconds(folder, seconds)
+                cache.keep(built, folder, key)
             return loaded
     raise BuildError(f"the CPU kernel does not compile: {reason}")
 
@@ -156,37 +178,6 @@ def _compile(compiler: list[str], source: Path, built: Path, compile_flags: list
     built.unlink(missing_ok=True)  # a loaded file must not be written over
     undefined = ["-undefined", "dynamic_lookup"] if platform.system() == "Darwin" else []
     _run([*compiler, "-shared", *undefined, *link_flags, str(compiled), "-o", str(built)])
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:24]
-
-
-def _cached(folder: Path, key: str) -> ctypes.CDLL | None:
-    """The kernel from the cache. A damaged file is removed: the loader could crash on it."""
-    for file in sorted(folder.glob(f"kernel-{key}-*.so")) if folder.is_dir() else []:
-        try:
-            if _digest(file) == file.stem.rpartition("-")[2]:
-                return _open(file)
-        except (OSError, BuildError):
-            pass
-        _log.warning("the cached CPU kernel %s is damaged and is built again", file)
-        with contextlib.suppress(OSError):
-            file.unlink()
-    return None
-
-
-def _keep(built: Path, folder: Path, key: str) -> None:
-    """Copy the kernel into the cache under its final name in one step: other processes see all of it or nothing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="building-", delete=False) as file:
-            file.write(built.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(folder / f"kernel-{key}-{_digest(built)}.so")
-    except OSError as error:
-        _log.warning("the CPU kernel cannot be kept for the next time: %s", error)
 
 
 def _open(file: Path) -> ctypes.CDLL:
@@ -207,7 +198,7 @@ def _open(file: Path) -> ctypes.CDLL:
             function.restype = None
     except (OSError, AttributeError) as error:
         raise BuildError(f"the compiled CPU kernel does not load: {error}") from error
-    probe = torch.empty(40)
+    probe = torch.empty(40, dtype=torch.float32, device="cpu")
     loaded.asgc_noise(probe.data_ptr(), 40, 7, 1, 2, 3)
     if not torch.equal(probe, noise(1, 2, 3, 7, 40)):
         raise BuildError("the compiled CPU kernel computes wrong noise")

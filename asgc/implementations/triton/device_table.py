@@ -109,6 +109,14 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
+def _words(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
+
+
+def _range(stop: int) -> Tensor:
+    return torch.arange(stop, dtype=torch.int64, device="cpu")
+
+
 def _blocks(layer: int, row: int, units: int, size: int, length: int) -> tuple[Tensor, list[int]]:
     """Blocks of at most ``length`` elements of the rows of one layer, and how many each row has.
 
@@ -117,8 +125,8 @@ def _blocks(layer: int, row: int, units: int, size: int, length: int) -> tuple[T
     word = 1 << 32
     if units > 1 and units * size <= word:
         each = -(-size // length)
-        unit = torch.arange(units).repeat_interleave(each)
-        first = torch.arange(each).mul_(length).repeat(units)
+        unit = _range(units).repeat_interleave(each)
+        first = _range(each).mul_(length).repeat(units)
         count = (size - first).clamp(max=length)
         table = torch.stack((torch.full_like(unit, layer), row + unit, unit * size + first, count), 1)
         return table, [each] * units
@@ -127,12 +135,12 @@ def _blocks(layer: int, row: int, units: int, size: int, length: int) -> tuple[T
     for unit_index in range(units):
         begin, end = unit_index * size, (unit_index + 1) * size
         cuts = {*range(begin, end, length), *range(-(-begin // word) * word, end, word)}
-        starts = torch.tensor(sorted(cuts), dtype=torch.int64)
-        count = torch.diff(starts, append=torch.tensor([end])) if cuts else starts
-        where = torch.tensor([layer, row + unit_index]).expand(len(cuts), 2)
+        starts = _words(sorted(cuts))
+        count = torch.diff(starts, append=_words([end])) if cuts else starts
+        where = _words([layer, row + unit_index]).expand(len(cuts), 2)
         records.append(torch.cat((where, torch.stack((starts, count), 1)), 1))
         numbers.append(len(cuts))
-    empty = torch.empty(0, fields.BLOCK_FIELDS, dtype=torch.int64)
+    empty = torch.empty(0, fields.BLOCK_FIELDS, dtype=torch.int64, device="cpu")
     return torch.cat((empty, *records)), numbers
 
 
@@ -153,19 +161,19 @@ class Table:
         self.device = device
         total = sum(_param(layer).numel() for layer in layers)
         tiles = 1 << (max(1, min(MAX_TILES, total // TILES_FROM)).bit_length() - 1)
-        records = torch.zeros(len(layers), fields.LAYER_FIELDS, dtype=torch.int64)
+        records = torch.zeros(len(layers), fields.LAYER_FIELDS, dtype=torch.int64, device="cpu")
         rows: list[Tensor] = []
         blocks: list[Tensor] = []
         spans: list[tuple[Bucket, int, int]] = []
         n_rows = n_blocks = 0
         for i, layer in enumerate(layers):
-            records[i] = torch.tensor(_record(layer), dtype=torch.int64)
+            records[i] = _words(_record(layer))
             param, units = _param(layer), layer.units
             size = param.numel() // max(1, units)
             made, numbers = _blocks(i, n_rows, units, size, layer.bucket.tile * tiles)
-            last = torch.tensor(numbers, dtype=torch.int64).cumsum(0) + n_blocks
-            first = last - torch.tensor(numbers, dtype=torch.int64)
-            unit = torch.arange(units)
+            last = _words(numbers).cumsum(0) + n_blocks
+            first = last - _words(numbers)
+            unit = _range(units)
             rows.append(torch.stack((torch.full_like(unit, i), unit, torch.full_like(unit, size), first, last), 1))
             blocks.append(made)
             if not spans or spans[-1][0] != layer.bucket:

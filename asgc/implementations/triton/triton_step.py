@@ -102,7 +102,7 @@ def _step(opt: Stepped, capturing: bool) -> None:
     _send(opt, plan, addresses, fresh, capturing)
     if capturable and not capturing and not plan.spare and plan.changing.is_cuda:
         shape = (CAPTURES, plan.changing.numel())
-        plan.spare = list(torch.empty(shape, dtype=torch.int64, pin_memory=True).unbind())
+        plan.spare = list(torch.empty(shape, dtype=torch.int64, device="cpu", pin_memory=True).unbind())
     if capturing and not plan.captured:
         plan.captured = True
         _captured.setdefault(opt, []).append(plan)
@@ -139,9 +139,10 @@ def _send(opt: Stepped, plan: Plan, addresses: list[int], fresh: list[Tensor], c
             staging = plan.spare.pop()
             plan.staged.append(staging)
         else:
-            staging = torch.empty(plan.changing.shape, dtype=torch.int64, pin_memory=plan.changing.is_cuda)
-        staging[: len(words)] = torch.tensor(words, dtype=torch.int64)
-        staging[len(words) :] = torch.tensor(values, dtype=torch.float64).view(torch.int64)
+            pinned = plan.changing.is_cuda
+            staging = torch.empty(plan.changing.shape, dtype=torch.int64, device="cpu", pin_memory=pinned)
+        staging[: len(words)] = torch.tensor(words, dtype=torch.int64, device="cpu")
+        staging[len(words) :] = torch.tensor(values, dtype=torch.float64, device="cpu").view(torch.int64)
         plan.changing.copy_(staging, non_blocking=True)
         plan.uploaded = (words, values)
     for index, name, tensor in on_device:
@@ -156,7 +157,7 @@ def _ask_for_new_rows(plan: Plan) -> None:
     if not answer.is_cuda:
         plan.may_be_new = bool(answer)
         return
-    plan.flag = torch.empty((), dtype=torch.int32, pin_memory=True)
+    plan.flag = torch.empty((), dtype=torch.int32, device="cpu", pin_memory=True)
     plan.flag.copy_(answer, non_blocking=True)
     plan.event = torch.cuda.Event()
     plan.event.record()

@@ -1,5 +1,6 @@
 """Compiling, caching and loading the CPU kernel."""
 
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -10,57 +11,36 @@ from pathlib import Path
 import pytest
 import torch
 
-import asgc.optimizer
 from asgc import ASGC
-from asgc.implementations.cpu import build
-
-PLAIN = [(["-O1", "-fopenmp"], [])]  # compiles in a second
-
-
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache and a process that has not loaded the kernel yet."""
-    monkeypatch.setattr(build, "_library", None)
-    monkeypatch.setattr(build, "_failure", None)
-    monkeypatch.setattr(build, "_variants", lambda cpu: PLAIN)
-    monkeypatch.setenv("ASGC_CACHE_DIR", str(tmp_path / "cache"))
-    asgc.optimizer._say.cache_clear()
-    return tmp_path / "cache"
-
-
-def forget() -> None:
-    build._library = build._failure = None
-
-
-def messages(caplog: pytest.LogCaptureFixture, word: str) -> int:
-    return sum(word in record.getMessage() for record in caplog.records)
+from asgc.implementations.cpu import build, kernel_cache
+from tests.asgc.implementations.kernel_files import forget, kernels, messages
 
 
 def test_compiles_once_says_so_and_notices_damage(fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "asgc"):
         assert build.unavailable() is None
         assert messages(caplog, "compiling the CPU kernel once") == 1
-        (file,) = fresh.iterdir()
+        (file,) = kernels(fresh)
         content = file.read_bytes()
         forget()
         assert build.unavailable() is None
-        assert messages(caplog, "compiling") == 1
+        assert messages(caplog, "compiling the CPU") == 1
         # Half a file crashes the dynamic loader, so it must be noticed before.
         file.unlink()
         file.write_bytes(content[: len(content) // 2])
         forget()
         assert build.unavailable() is None
         assert messages(caplog, "is damaged and is built again") == 1
-        assert messages(caplog, "compiling") == 2
-        assert [f.read_bytes() == content or len(f.read_bytes()) > 1000 for f in fresh.iterdir()] == [True]
+        assert messages(caplog, "compiling the CPU") == 2
+        assert [f.read_bytes() == content or len(f.read_bytes()) > 1000 for f in kernels(fresh)] == [True]
         # Whole, but not what it should be: an older kernel under this name does not load.
-        (file,) = fresh.iterdir()
+        (file,) = kernels(fresh)
         file.unlink()
         text = b"no shared object"
-        (fresh / f"{file.stem.rpartition('-')[0]}-{build.hashlib.sha256(text).hexdigest()[:24]}.so").write_bytes(text)
+        (fresh / f"{file.stem.rpartition('-')[0]}-{hashlib.sha256(text).hexdigest()[:24]}.so").write_bytes(text)
         forget()
         assert build.unavailable() is None
-        assert messages(caplog, "compiling") == 3
+        assert messages(caplog, "compiling the CPU") == 3
 
 
 def test_another_compiler_flag_or_cpu_builds_its_own(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +51,7 @@ def test_another_compiler_flag_or_cpu_builds_its_own(fresh: Path, monkeypatch: p
     forget()
     monkeypatch.setattr(build, "_variants", lambda cpu: [(["-O0"], [])])
     build.load_kernel()
-    assert len({file.name.split("-")[1] for file in fresh.iterdir()}) == 3
+    assert len({file.name.split("-")[1] for file in kernels(fresh)}) == 3
 
 
 def test_falls_back_to_fewer_flags(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +64,7 @@ def test_an_unwritable_cache_still_serves(
     fresh: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh.write_text("a file where the folder should be")
+    monkeypatch.setattr(kernel_cache, "_temporary_folder", lambda: None)
     with caplog.at_level(logging.WARNING, "asgc"):
         assert build.unavailable() is None
     assert messages(caplog, "cannot be kept") == 1
@@ -132,10 +113,11 @@ def test_processes_that_build_at_the_same_time_share_one_file(fresh: Path) -> No
     for run in runs:
         run.join(timeout=120)
         assert run.exitcode == 0
-    # The same compiler makes the same file; in any case every file is whole and nothing is left half-written.
-    files = list(fresh.iterdir())
-    assert files
-    assert all(build._digest(file) == file.stem.rpartition("-")[2] for file in files)
+    # Every file is whole and nothing is left half-written.
+    files = kernels(fresh)
+    assert len(files) == 1
+    assert all(kernel_cache._digest(file) == file.stem.rpartition("-")[2] for file in files)
+    assert {file.suffix or file.name for file in fresh.iterdir()} == {".so", ".lock", "seconds"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the process's memory map")
