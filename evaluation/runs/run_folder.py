@@ -143,11 +143,13 @@ class RunFolder(Closing):
     def _go_on(self, ignore: Iterable[str], defaults: Mapping[str, Any] | None, session: Mapping[str, Any]) -> None:
         """Take over the run that is there, with its configuration and newest checkpoint, and note the resume."""
         path, new, old = self.path, self.config, read_config(self.path / CONFIG)
-        known = flatten(old if defaults is None else defaults) | flatten(new)
-        if unknown := [key for key in flatten(old) if key not in known]:
-            self._message(f"{path / CONFIG}: {', '.join(unknown)}: options of another version, left out")
+        gone: list[str] = []  # options that are none here: of another version or, known, of other tasks
+        if defaults is not None:
+            gone = [key for key in flatten(old) if key not in flatten(new)]
+            if unknown := [key for key in gone if key not in flatten(defaults)]:
+                self._message(f"{path / CONFIG}: {', '.join(unknown)}: options of another version, left out")
         same = [key for key, value in chosen(path).items() if key in new and new[key] == value]
-        _refuse_other_config(path, old, new, [*ignore, *unknown, *same], defaults)
+        _refuse_other_config(path, old, new, [*ignore, *gone, *same], defaults)
         self.checkpoints.clean()
         if is_finished(path):
             self.checkpoints.remove_all()  # a kill may have come between the summary and this
