@@ -76,8 +76,15 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     remedy = "free some, or go on on a larger machine" if resume else "lower --replay-size"
     if device.type != "cpu":
         resources.check_memory(whole, "the replay", remedy, device=str(device))
-    # On the CPU a ring takes the pages that are written.
-    resources.check_memory(overhead + (filled if device.type == "cpu" else 0), "this run", remedy)
+    else:
+        # A ring takes the pages that are written: frames as they come, and at once a byte each of what followed.
+        overhead += filled + config.replay_size
+    resources.check_memory(overhead, "this run", remedy)
+    try:
+        torch.empty(whole if device.type == "cpu" else 0, dtype=torch.uint8)
+    except RuntimeError as error:  # the system gives no such addresses away, although the run may not fill them
+        size = resources.human_bytes(whole)
+        raise UserError(f"not enough memory: the system has no {size} for the replay; {remedy}") from error
     checkpoint = filled + STATES * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""What comes before a run and before its resume: what the machine chooses and a run keeps, other versions' runs, space."""
+"""What comes before a run and its resume: what the machine chooses and a run keeps, other versions' runs, space."""
 
 import json
 from collections.abc import Mapping
