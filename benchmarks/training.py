@@ -1,5 +1,4 @@
-"""`asgc-rl bench`: environment steps per second of training, alone or beside Stable-Baselines3 in the same run.
-`--gradients`: `recording_cost`.
+"""Environment steps per second of training, alone or beside Stable-Baselines3 in the same run.
 
 The setting is Nature's (Mnih et al., 2015): frames of 84 x 84, batches of 32, one update per 4 environment steps. The
 contestants take turns in short rounds, so that a machine whose speed drifts slows them alike; a round's time starts
@@ -17,10 +16,10 @@ from pathlib import Path
 import torch
 
 from evaluation.cli.errors import UserError
-from evaluation.cli.parser import Flags
 from evaluation.runs.hardware import select_device, select_precision
 from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.watchers import Watchers
+from rl import tasks
 from rl.config import TrainConfig
 from rl.trainer import Trainer
 
@@ -132,47 +131,22 @@ def measure(contestants: Sequence[Contestant], steps: int, rounds: int) -> list[
     return rates
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure and print; the last line with --against is `ratio: N.NNx`, the median over the rounds."""
-    flags = Flags("asgc-rl bench", "[--against sb3] [options]", "Environment steps per second of DQN training.")
-    flags.option("general", "--against", str | None, None, "sb3: Stable-Baselines3's DQN in the same run")
-    flags.option("general", "--game", str, "Pong", "ALE game")
-    flags.option("general", "--optimizer", str, "asgc", "this toolkit's optimizer; the other side always has Adam")
-    flags.option("general", "--device", str, "auto", "auto, cpu, cuda or cuda:N")
-    flags.option("general", "--precision", str, "auto", "precision compared last: auto, bf16 or fp32")
-    flags.option("general", "--steps", int, 2_000, "environment steps in a round", allowed="[100, 1e7]")
-    flags.option("general", "--rounds", int, 3, "rounds, in turns", allowed="[1, 1000]")
-    flags.section("general").add_argument(
-        "--gradients", action="store_true", help="measure what recording gradients costs instead, preset by preset"
-    )
-    options, _ = flags.read(list(argv))
-    if options.gradients:
-        from benchmarks import recording_cost
-
-        recording_cost.report(options.game, options.optimizer, options.device, options.rounds)
-        return 0
-    if options.against not in (None, "sb3"):
-        raise UserError(f"--against {options.against}: there is sb3")
-    device = select_device(options.device)
-    precision = select_precision(options.precision, device)
-    from rl import tasks
-
-    game = tasks.find(options.game).name
+def compare(game: str, optimizer: str, device_name: str, precision: str, steps: int, rounds: int, *, sb3: bool) -> None:
+    """Measure and print; the last line with `sb3` is `ratio: N.NNx`, the median over the rounds."""
+    device = select_device(device_name)
+    game = tasks.find(game).name
+    names = dict.fromkeys(("fp32", select_precision(precision, device)))
     with tempfile.TemporaryDirectory() as folder:
-        contestants: list[Contestant] = [
-            Ours(game, options.optimizer, name, device, Path(folder) / name)
-            for name in dict.fromkeys(("fp32", precision))
-        ]
+        contestants: list[Contestant] = [Ours(game, optimizer, name, device, Path(folder) / name) for name in names]
         try:
-            if options.against == "sb3":
+            if sb3:
                 contestants.append(StableBaselines3(game, device))
-            print(describe(game, device, options.steps, options.rounds), flush=True)
-            rates = measure(contestants, options.steps, options.rounds)
+            print(describe(game, device, steps, rounds), flush=True)
+            rates = measure(contestants, steps, rounds)
         finally:
             for contestant in contestants:
                 contestant.close()
-    print(report([contestant.name for contestant in contestants], rates, against=options.against is not None))
-    return 0
+    print(report([contestant.name for contestant in contestants], rates, against=sb3))
 
 
 def describe(game: str, device: torch.device, steps: int, rounds: int) -> str:

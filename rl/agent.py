@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from evaluation.cli.errors import UserError, reason
 from evaluation.runs.hardware import select_device, select_precision
 from evaluation.runs.loop import BEST_MODEL
-from evaluation.runs.run_folder import MODEL, is_finished, load_config, newest_checkpoint
+from evaluation.runs.run_folder import CONFIG, MODEL, chosen, is_finished, load_config, load_summary, newest_checkpoint
 from rl import tasks
 from rl.config import TrainConfig
 from rl.networks import Network, build_network
+
+NEEDED = ("game", "algorithm", "env", "network")  # what playing depends on
 
 
 class Agent:
@@ -25,9 +27,21 @@ class Agent:
     Attributes:
         config: the run's TrainConfig.
         num_actions: number of actions A.
+        model: which of the run's models it is: "final", "best" or "checkpoint".
+        step: of training, in environment steps; None: not known (the best model of an earlier version's run).
     """
 
-    def __init__(self, network: Network, config: TrainConfig, num_actions: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: Network,
+        config: TrainConfig,
+        num_actions: int,
+        device: torch.device,
+        *,
+        model: str = "final",
+        step: int | None = None,
+    ) -> None:
+        self.model, self.step = model, step
         self.network = network.to(device).eval()
         self.config = config
         self.num_actions = num_actions
@@ -76,16 +90,22 @@ def load_agent(run: str | Path, device: str = "auto", *, best: bool = False) -> 
         best: the model of the run's best evaluation instead.
 
     Raises:
-        UserError: not a run folder, nothing saved in it yet, or no such device.
+        UserError: not a run folder, nothing saved in it yet, no such device, or what another version trained and this
+            one cannot play.
     """
     run = Path(run)
-    config = TrainConfig.from_dict(load_config(run))
+    load_config(run)  # says what is wrong with the folder
+    config = TrainConfig.of_run(run / CONFIG, NEEDED)
     where = select_device(device)
+    name, step = ("best" if best else "final"), None
     path = run / (BEST_MODEL if best else MODEL)
-    if not best and not is_finished(run):
+    if not best and is_finished(run):
+        step = load_summary(run).get("steps")
+    elif not best:
         checkpoint = newest_checkpoint(run)
         if checkpoint is None:
             raise UserError(f"{run} holds no model yet: the run has not reached its first checkpoint")
+        name, step = "checkpoint", checkpoint.step
         path = checkpoint.path / MODEL
     try:
         model = torch.load(path, map_location=where, weights_only=True)
@@ -96,5 +116,14 @@ def load_agent(run: str | Path, device: str = "auto", *, best: bool = False) -> 
         raise UserError(f"{path} is damaged and cannot be loaded ({reason(error)})") from error
     num_actions = model["num_actions"]
     network = build_network(tasks.find(config.game).observation(config.env), num_actions, config.network)
-    network.load_state_dict(model["network"])
-    return Agent(network, config, num_actions, where)
+    try:
+        network.load_state_dict(model["network"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} is not of the network that this version makes of {run / CONFIG}: play it with the version that "
+            "provenance.json names"
+        ) from error
+    before = chosen(run)
+    if str(where) == before.get("device"):  # what it was trained with; another device chooses for itself
+        config.precision = before.get("precision", config.precision)
+    return Agent(network, config, num_actions, where, model=name, step=model.get("step", step))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
-from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard
+from evaluation.cli.errors import EXIT_INTERRUPTED, main_guard, tell
 from evaluation.cli.parser import Command, Flags, dispatch
 from evaluation.cli.train_command import TrainCommand
 from rl import tasks
-from rl.config import TrainConfig, options_of_others
+from rl.config import TrainConfig
 
 COMMAND = TrainCommand(
     prog="asgc-rl",
@@ -53,8 +52,8 @@ asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clippi
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-rl` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
-    commands: dict[str, Command | str] = {"train": train_command, "eval": eval_command}
-    commands |= {"bench": "benchmarks.training:main", "check": COMMAND.check, "games": games_command}
+    commands: dict[str, Command | str] = {"train": train_command, "eval": "rl.eval_cli:main"}
+    commands |= {"bench": "benchmarks.bench_cli:main", "check": COMMAND.check, "games": games_command}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
 
@@ -71,44 +70,8 @@ def train_command(argv: list[str]) -> int:
     try:
         train(config, resume=resume, watchers=[make_display()])
     except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
+        tell(str(stopped))
         return EXIT_INTERRUPTED
-    return 0
-
-
-def eval_command(argv: list[str]) -> int:
-    """`asgc-rl eval RUN`: play games with a trained agent and print the mean score and how it was made."""
-    flags = Flags("asgc-rl eval", "RUN [options]", "Play whole games with the agent of a run folder.")
-    flags.path("run", "RUN", "run folder of `asgc-rl train`")
-    best = "take the model of the best evaluation in the place of the last one"
-    flags.section("general").add_argument("--best", action="store_true", help=best)
-    flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")
-    flags.option("general", "--epsilon", float | None, None, "share of random actions", allowed="[0, 1]")
-    flags.option("general", "--mode", int | None, None, "game mode other than the trained one", allowed="[0, 255]")
-    flags.option("general", "--difficulty", int | None, None, "difficulty other than the trained one", allowed="[0, 3]")
-    flags.option("general", "--seed", int, 1, "seed of the environments and random actions", allowed="[0, 2147483647]")
-    flags.option("general", "--device", str, "auto", "auto, cpu, cuda or cuda:N")
-    namespace, _ = flags.read(argv)
-    if namespace.run is None:
-        raise UserError("say which run: asgc-rl eval RUN")
-
-    from rl.agent import load_agent
-    from rl.evaluate import evaluate, signature
-
-    agent = load_agent(namespace.run, namespace.device, best=namespace.best)
-    game, env = agent.config.game, agent.config.env
-    family = tasks.find(game).family
-    others = {one.path for one in options_of_others(family)}
-    for name in ("mode", "difficulty"):
-        value = getattr(namespace, name)
-        if value is not None and f"env.{name}" in others:
-            raise UserError(f"--{name}: {game} is {family.title} and has none")
-        env = env if value is None else dataclasses.replace(env, **{name: value})
-    how = {"episodes": namespace.episodes, "seed": namespace.seed, "epsilon": namespace.epsilon}
-    scores = evaluate(agent.act, game, env, **how)
-    signed = signature(game, env, **how)
-    print(f"score={scores.mean():.2f} std={scores.std():.2f} min={scores.min():g} max={scores.max():g}")
-    print(" ".join(f"{key}={value}" for key, value in signed.items()))
     return 0
 
 

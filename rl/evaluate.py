@@ -16,6 +16,7 @@ from rl.tasks import EnvConfig
 MAX_ENVS = 32
 
 Policy = Callable[[NDArray[Any], float, np.random.Generator], NDArray[np.int64]]
+Tell = Callable[[int, int], None]  # games done, and all
 Watch = Callable[[Step, NDArray[np.bool_]], None]  # a step, and where it belongs to a game that counts
 
 
@@ -27,6 +28,7 @@ def play_games(
     rng: np.random.Generator,
     max_envs: int = MAX_ENVS,
     watch: Watch | None = None,
+    tell: Tell = lambda done, total: None,
 ) -> NDArray[np.float64]:
     """Play exactly `episodes` games and return their scores (episodes,).
 
@@ -38,6 +40,7 @@ def play_games(
         make: number of environments -> environments; they are closed here.
         epsilon: share of random actions.
         watch: shown every step.
+        tell: told after every step how many games are done; what it raises ends the games.
     """
     num_envs = min(episodes, max_envs)
     quota = np.full(num_envs, episodes // num_envs)
@@ -48,6 +51,7 @@ def play_games(
         running = np.zeros(num_envs)
         observation = envs.reset()
         while quota.any():
+            tell(len(scores), episodes)
             step = envs.step(policy(observation, epsilon, rng))
             if watch is not None:
                 watch(step, quota > 0)
@@ -72,6 +76,7 @@ def evaluate(
     seed: int,
     epsilon: float | None = None,
     watch: Watch | None = None,
+    tell: Tell = lambda done, total: None,
 ) -> NDArray[np.float64]:
     """Scores (episodes,) of a policy under an environment configuration's protocol (epsilon None: the protocol's)."""
     task = tasks.find(game)
@@ -81,7 +86,7 @@ def evaluate(
 
     if epsilon is None:
         epsilon = task.family.protocol(env.protocol).eval_epsilon
-    return play_games(policy, make, episodes, epsilon, np.random.default_rng(seed), watch=watch)
+    return play_games(policy, make, episodes, epsilon, np.random.default_rng(seed), watch=watch, tell=tell)
 
 
 def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None) -> dict[str, Any]:

@@ -1,33 +1,117 @@
-"""What comes before a run: its folder's name, and the checks after which nothing is written for a run that cannot
-start."""
+"""What comes before a run: its folder's name, what is left to the machine, and the checks after which nothing is
+written for a run that cannot start."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import datetime
 import sys
 from pathlib import Path
 
 import torch
 
+from evaluation.cli.errors import UserError
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
-from evaluation.runs.run_folder import CHECKPOINTS
+from evaluation.runs.hardware import has_bf16, select_channels_last, select_device, select_precision
+from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from rl import algorithms, tasks
 from rl.config import TrainConfig
+from rl.networks import build_network
+
+CHOSEN = ("device", "precision", "channels_last")  # by the machine, where an option leaves it open
+MOST_ACTIONS = 18  # of an Atari game: networks are measured before their environments are there
+STATES = 7  # numbers a parameter in a checkpoint, at most: both networks, three of the optimizer, best and last model
+FLOAT = 4  # bytes
+GRADIENT_ROW = 600  # bytes of a layer's recorded gradient, about
+METRICS_ROWS = 4_000  # bytes of an interval's metrics, in both their files
 
 
-def check_resources(config: TrainConfig, device: torch.device, path: Path) -> int:
+def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str]]:
+    """A configuration with what it leaves to the machine filled in, and lines about that for the user.
+
+    Args:
+        run: to be resumed: what was chosen at its start is kept, however this machine would choose.
+
+    Raises:
+        UserError: the device is not here.
+    """
+    known, before = (chosen(run), load_config(run)) if run is not None and is_run(run) else ({}, {})
+    given = {name: getattr(config, name) for name in CHOSEN}
+    kept = [name for name in CHOSEN if name in known and given[name] == before.get(name, given[name])]
+    full, lines = copy.deepcopy(config), []
+    for name in kept:
+        setattr(full, name, known[name])
+    try:
+        device = select_device(full.device)
+    except UserError as error:
+        if "device" not in kept:
+            raise
+        here = "cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(
+            f"{run} was trained on {full.device}, which is not here: resume it where it is, or with --device {here} "
+            "(from then on not with the numbers of the uninterrupted run)"
+        ) from error
+    if (last := known.get("device", str(device))) != str(device):
+        lines.append(f"device {last} -> {device}: from here on not with the numbers of the uninterrupted run")
+    full.device = str(device)
+    full.precision = select_precision(full.precision, device)  # type: ignore[assignment]
+    full.channels_last = select_channels_last(full.channels_last, device, full.precision)
+    if full.precision == "bf16" and not has_bf16(device):
+        why = "the run began with it" if "precision" in kept else "it was asked for"
+        lines.append(f"precision bf16 is slow here, for want of the hardware; {why} and stays")
+    return full, lines
+
+
+def check_resources(config: TrainConfig, device: torch.device, path: Path, *, resume: bool = False) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
-    memory: int = algorithms.find(config.algorithm).memory(config, tasks.find(config.game).observation(config.env))
-    overhead = 1 << 30  # torch, EnvPool, the networks and their activations
-    resources.check_memory(memory, "the replay", "--replay-size", device=str(device))
-    resources.check_memory(overhead + (memory if device.type == "cpu" else 0), "this run", "--replay-size")
-    checkpoint = memory + (64 << 20)
+    spec = tasks.find(config.game).observation(config.env)
+    memory = algorithms.find(config.algorithm).memory
+    whole, filled = memory(config, spec), memory(_as_long_as_the_run(config), spec)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(spec, MOST_ACTIONS, config.network).parameters())
+    # torch, EnvPool, the networks and their activations: measured, those of frames with 32 images a batch.
+    overhead = (1 << 30) if len(spec.frame) == 2 else (600 << 20)
+    remedy = "free some, or go on on a larger machine" if resume else "lower --replay-size"
+    if device.type != "cpu":
+        resources.check_memory(whole, "the replay", remedy, device=str(device))
+    else:
+        # A ring takes the pages that are written: frames as they come, and at once a byte each of what followed.
+        overhead += filled + config.replay_size
+    resources.check_memory(overhead, "this run", remedy)
+    try:
+        torch.empty(whole if device.type == "cpu" else 0, dtype=torch.uint8)
+    except RuntimeError as error:  # the system gives no such addresses away, although the run may not fill them
+        size = resources.human_bytes(whole)
+        raise UserError(f"not enough memory: the system has no {size} for the replay; {remedy}") from error
+    checkpoint = filled + STATES * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
-    needed = max(0, (store.keep + 1) * checkpoint - present)
-    resources.check_disk(path, needed, "three checkpoints with the replay in them", "--replay-size")
+    needed = (store.keep + 1) * checkpoint - present + 2 * FLOAT * parameters + _records(config)
+    if resume or filled < checkpoint / 2:
+        remedy = "free some" if resume else "free some, or choose another --run-dir"
+    else:
+        remedy = "lower --replay-size or choose another --run-dir"
+    resources.check_disk(path, max(0, needed), "its checkpoints, models and records", remedy)
     return checkpoint
+
+
+def _as_long_as_the_run(config: TrainConfig) -> TrainConfig:
+    """The configuration with a replay no larger than what the run can put into it."""
+    least = config.env.num_envs * (tasks.find(config.game).observation(config.env).stack + config.n_step + 1)
+    steps = max(least, config.total_steps + config.env.num_envs)
+    return dataclasses.replace(config, replay_size=min(config.replay_size, steps))
+
+
+def _records(config: TrainConfig) -> int:
+    """Bytes of the metrics and of the recorded gradients of a whole run, about."""
+    steps = config.total_steps
+    metrics = METRICS_ROWS * (steps // config.log_interval + steps // config.evaluation.interval + 2)
+    updates = max(0, steps - config.learning_starts) // config.train_every * config.gradient_steps
+    records = updates // config.gradients.interval * (1 + len(config.gradients.offsets or ()))
+    layers = 2 * (len(config.network.channels) + len(config.network.units) + 2)
+    return metrics + (records * layers * GRADIENT_ROW if config.gradients.enabled else 0)
 
 
 def default_run_dir(config: TrainConfig) -> Path:

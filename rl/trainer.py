@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from evaluation.runs import seeding
-from evaluation.runs.hardware import select_device
 from evaluation.runs.loop import EvaluationResult, execute
 from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.run_metrics import SCORE_STD
@@ -19,7 +18,7 @@ from rl import algorithms, tasks
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.config import TrainConfig
 from rl.evaluate import evaluate, signature
-from rl.preflight import check_resources, default_run_dir
+from rl.preflight import CHOSEN, check_resources, choose, default_run_dir
 from rl.recording import DIAGNOSTICS, Recording
 from rl.segment import Segment
 from rl.step import Environments, EpisodeTracker
@@ -38,22 +37,27 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
 
     Raises:
         UserError: something about the settings or the machine that the user can mend, in one line.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
     config.validate()
     task = tasks.find(config.game)
-    device = select_device(config.device)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
-    checkpoint_bytes = check_resources(config, device, path)
+    full, lines = choose(config, path if resume else None)
+    device = torch.device(full.device)
+    checkpoint_bytes = check_resources(full, device, path, resume=resume)
     task.check(config.env)
+    everyone = Watchers(watchers)
+    for line in lines:
+        everyone.message(line)
     return execute(
-        lambda run, everyone: Trainer(config, run, device, everyone),
+        lambda run, everyone: Trainer(full, run, device, everyone),
         config,
         path=path,
         device=device,
         resume=resume,
         defaults=TrainConfig().to_dict(),
-        watchers=watchers,
+        chosen={name: getattr(full, name) for name in CHOSEN},
+        watchers=everyone.members,
         threads=task.family.torch_threads,
         info={"checkpoint_bytes": checkpoint_bytes},
     )
@@ -80,7 +84,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run: RunFolder, device: torch.device, watchers: Watchers) -> None:
         self.config, self.device, self.schedule = config, device, schedule_of(config)
-        self.run_dir = run.path
+        self._run = run
         self.task = tasks.find(config.game)
         self.step = 0  # environment steps so far
         seeding.seed_all(seeding.derive(config.seed, "global"))
@@ -94,7 +98,7 @@ class Trainer:
         )
         watchers.members.append(self.recording)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
-        self._message = watchers.message
+        self._watchers = watchers
 
     @property
     def samples(self) -> int:
@@ -146,7 +150,7 @@ class Trainer:
             "precision": learner.precision,
             "seed": config.seed,
             "total_steps": config.total_steps,
-            "run_dir": str(self.run_dir),
+            "run_dir": str(self._run.path),
             "parameters": sum(p.numel() for p in learner.network.parameters()),
             "columns": (*COLUMNS, *self.algorithm.columns),
         }
@@ -163,6 +167,7 @@ class Trainer:
             seed=seeding.derive(config.seed, "evaluation", number),
             epsilon=settings.epsilon,
             watch=audit.watch if audit else None,
+            tell=self._watchers.evaluating,
         )
         mean = float(scores.mean())
         return EvaluationResult(
@@ -203,16 +208,17 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Read the memory, and play the actions again."""
         self.algorithm.load(folder)
-        if not self.segment.load(folder, self._saved_segment, self._message):
-            self._message(
+        if not self.segment.load(folder, self._saved_segment, self._watchers.message):
+            self._watchers.message(
                 "the environments do not come back to where they were (saved by another version of this package or of "
                 "EnvPool?): new games begin, so this is not the uninterrupted run's curve any more"
             )
             self._renew(self._saved_segment + 1)
+            self._run.note(new_games_at=self.step)
 
     def save_model(self, path: Path) -> None:
         network = self.algorithm.learner.network.state_dict()
-        torch.save({"network": network, "num_actions": self.segment.envs.num_actions}, path)
+        torch.save({"network": network, "num_actions": self.segment.envs.num_actions, "step": self.step}, path)
 
     def close(self) -> None:
         self.segment.close()

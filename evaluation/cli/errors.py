@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -17,10 +19,10 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What a path that was typed meets: no defect of the program.
-_BAD_PATH = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-)
+_BAD_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 _PLAIN = {"·": "-", "…": ".", "▲": "^", "▼": "v", "○": "o"}  # of one column each, so that tables keep their form
+# Disks and mounts that fail while a program writes: the user's to mend as well.
+DISK_FAILS = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN})
 
 
 class UserError(Exception):
@@ -38,17 +40,34 @@ def reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def tell(line: str) -> None:
+    """Print a line to stderr, or to nobody where its terminal or pipe is gone."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def open_streams() -> None:
+    """Where the shell closed stdin, stdout or stderr (``>&-``), open the null device in its place.
+
+    Otherwise the first file that is opened takes the number, and what a library prints goes into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - stays open
+
+
 def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
     """Wrap a program's `main` so that it returns an exit code; the caller does ``sys.exit(main())``.
 
-    `UserError`: its line on stderr and 2. A full disk (`OSError` with ENOSPC, EDQUOT or EFBIG), or a path that the
-    system refuses: one line and 2. `KeyboardInterrupt`: 130. A reader that closed the pipe
-    (``asgc-rl games | head``): silence and 141. Any other exception is a defect of the program and keeps its
+    `UserError`: its line on stderr and 2. A disk that is full, fails or has become read-only, a file that may not be
+    read or written, a path that the system refuses: one line and 2. `KeyboardInterrupt`: 130. A reader that closed the
+    pipe (``asgc-rl games | head``): silence and 141. Any other exception is a defect of the program and keeps its
     traceback; `SystemExit` passes through.
     """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        open_streams()
         say_everything()
         try:
             code = main(*args, **kwargs) or 0
@@ -57,7 +76,7 @@ def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
         except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            tell("interrupted")
             return EXIT_INTERRUPTED
         except BrokenPipeError:
             # What is still buffered would raise again at exit (Python's documentation of SIGPIPE): send it nowhere.
@@ -66,10 +85,11 @@ def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
         except OSError as error:
             if error.errno in _BAD_PATH and error.filename is not None:
                 return _fail(f"{reason(error)}: {os.fsdecode(error.filename)}")
-            if error.errno not in DISK_FULL:
+            if error.errno not in DISK_FULL | DISK_FAILS:
                 raise
             where = f" writing {error.filename}" if error.filename else ""
-            return _fail(f"{reason(error)}{where}: free some space, then go on with --resume")
+            remedy = "free some space" if error.errno in DISK_FULL else "mend that"
+            return _fail(f"{reason(error)}{where}: {remedy}, then run it again (a training run with --resume)")
 
     return guarded
 
@@ -93,5 +113,5 @@ def _spelled_out(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    tell(f"error: {message}")
     return EXIT_USER_ERROR

@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from evaluation.cli.config_file import SHIPPED, Document, dump_yaml, parse_yaml, plain
+from evaluation.cli.config_file import SHIPPED, Document, dump_yaml, parse_yaml, plain, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, read, show
 
@@ -81,13 +82,16 @@ class Config:
         """All options by their dotted paths, in the order of their fields."""
         return {one.path: one for one in _settings(cls())}
 
-    def update(self, values: Mapping[str, Any], source: str, faults: list[str] | None = None) -> None:
+    def update(
+        self, values: Mapping[str, Any], source: str, faults: list[str] | None = None, *, leave_unknown: bool = False
+    ) -> None:
         """Put a layer on top: nested mappings of options, or dotted paths.
 
         Args:
             values: keys that a `Document` holds are named in errors with their file and line.
             source: named in the errors of all others.
             faults: takes a line for each unknown option and each wrong value; without it the first is raised.
+            leave_unknown: unknown options are no fault: another version's.
 
         Raises:
             UserError: says where it stands and what was expected.
@@ -101,6 +105,8 @@ class Config:
             if layer and hasattr(getattr(self, group), "prepare"):
                 getattr(self, group).prepare(layer)
         for path, value, where in entries:
+            if leave_unknown and path not in groups and path not in known:
+                continue
             fault = ""
             if path in groups:
                 fault = f"{path} is a group of options, got {value!r}"
@@ -146,6 +152,26 @@ class Config:
         """The inverse of `to_dict`; what is missing keeps its default. UserError: an unknown option, a wrong value."""
         config = cls()
         config.update(values, f"{cls.__name__}.from_dict")
+        return config
+
+    @classmethod
+    def of_run(cls, path: Path, needed: Sequence[str] = ()) -> Self:
+        """The configuration in config.yaml of a run, which may be another version's: what it lacks keeps its default,
+        what is unknown here is left out (a resume says what).
+
+        Args:
+            needed: options and groups beside which others may have values that this version does not take.
+
+        Raises:
+            UserError: a value that this version does not take.
+        """
+        config, values = cls(), read_yaml(path)
+        try:
+            config.update(values, str(path), [] if needed else None, leave_unknown=True)
+            config.update({key: values[key] for key in needed if key in values}, str(path), leave_unknown=True)
+        except UserError as error:
+            theirs = f"the version that trained it, named in {path.parent}/provenance.json, took it"
+            raise UserError(f"{error}; {theirs}") from error
         return config
 
     def to_dict(self) -> dict[str, Any]:

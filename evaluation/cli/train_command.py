@@ -72,8 +72,7 @@ class TrainCommand(Generic[C]):
         run = typed.get("run_dir") if resume == "" else resume  # --resume alone goes on with --run-dir
         own = Path(run, "config.yaml") if run is not None and file is None and name is None else None
         if own is not None and own.is_file():
-            config = self.config()
-            config.update(read_yaml(own), str(own))
+            config = self.config.of_run(own)
         elif own is not None and resume:
             raise UserError(f"--resume {run}: not a run folder (no config.yaml in it)")
         else:  # with --resume: perhaps killed before it was written; the flags say what it was

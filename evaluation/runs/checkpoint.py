@@ -90,13 +90,15 @@ class CheckpointStore:
         self._prune(final)
         return Checkpoint(final, step, from_json(to_json(meta or {})))
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, check: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint | None:
         """The newest checkpoint whose files all have the sizes and checksums of its manifest; None when there is none.
 
         Reads every file of it once. Each newer one that is damaged is passed over with a message; `UserError` when all
         are, since starting over would then throw away a run. Removes nothing, so another process may look at a run
-        that goes on.
+        that goes on. `check` raises `UserError` for a whole one that cannot serve: then an older one may; if none does,
+        that error is raised.
         """
+        refused: UserError | None = None
         for path in reversed(self._all()):
             try:
                 manifest = _check(path)
@@ -104,7 +106,16 @@ class CheckpointStore:
                 self._message(f"checkpoint {path.name} is damaged ({reason(error)}): passed over")
                 self._damaged.add(path)
                 continue
-            return Checkpoint(path, manifest["step"], from_json(manifest["meta"]))
+            checkpoint = Checkpoint(path, manifest["step"], from_json(manifest["meta"]))
+            try:
+                check(checkpoint)
+            except UserError as error:
+                self._message(f"checkpoint {path.name} cannot serve: {error}")
+                refused = refused or error
+                continue
+            return checkpoint
+        if refused is not None:
+            raise refused
         if self._all():
             raise UserError(f"every checkpoint in {self.folder} is damaged: choose another --run-dir to start over")
         return None

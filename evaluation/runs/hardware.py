@@ -30,9 +30,17 @@ def select_precision(name: str, device: torch.device) -> str:
     """ "bf16" or "fp32" for "auto": bfloat16 where the hardware multiplies it, otherwise float32."""
     if name != "auto":
         return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if cpu_multiplies_bf16() else "fp32"
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 products are the hardware's; elsewhere they are emulated, and slow."""
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_multiplies_bf16()
+
+
+def select_channels_last(given: bool | None, device: torch.device, precision: str) -> bool:
+    """The convolutions' memory format: channels_last where it is faster, unless it is `given`."""
+    return device.type == "cuda" or precision == "fp32" if given is None else given
 
 
 def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -11,6 +11,7 @@ of the run depends on. So checkpoints may come by the clock as well.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
 import time
@@ -21,28 +22,32 @@ from typing import Any, Protocol
 
 import torch
 
+from evaluation.cli.errors import UserError, reason
 from evaluation.files import atomic_path
 from evaluation.runs import run_metrics, seeding
 from evaluation.runs.checkpoint import Checkpoint
 from evaluation.runs.clock import Clock
 from evaluation.runs.hardware import torch_threads
-from evaluation.runs.run_folder import MODEL, RunFolder, read_metrics
+from evaluation.runs.run_folder import MODEL, PROVENANCE, RunFolder, read_metrics
 from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
 
 STATE, BEST_MODEL = "state.pt", "best.pt"
 TRAINING = "train"  # split of what is logged while training
-# Between a run and its resume: they do not change its numbers.
-MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes")
+# Between a run and its resume. They do not change its numbers; only `device` does, where a machine is no longer there.
+MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device")
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
+TELL_EVERY_S = 0.25  # between two calls of the watchers' `advanced`
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """Training was stopped by Ctrl-C or SIGTERM after saving; `run` is the folder to resume."""
+    """Training was stopped by Ctrl-C, SIGTERM or SIGHUP after saving; `run` is the folder to resume."""
 
     def __init__(self, program: str, run: Path, step: int) -> None:
-        super().__init__(f"stopped at step {step:,} and saved; resume with: {program} train --resume {run}")
+        again = f"{program} train --resume {shlex.quote(str(run))}"
+        super().__init__(f"stopped at step {step:,} and saved; resume with: {again}")
         self.run = run
         self.step = step
 
@@ -115,7 +120,10 @@ class Trainer(Protocol):
         ...
 
     def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
-        """Evaluation number `number` of the run; the training must not notice."""
+        """Evaluation number `number` of the run; the training must not notice.
+
+        It tells the watchers how far it is (`Watchers.evaluating`), often: that is where a signal ends it.
+        """
         ...
 
     def measures(self) -> dict[str, Any]:
@@ -147,6 +155,7 @@ def execute(
     device: torch.device,
     resume: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
     watchers: Iterable[Watcher] = (),
     threads: int | None = None,
     info: Mapping[str, Any] | None = None,
@@ -159,7 +168,7 @@ def execute(
         path: the run folder.
         device: recorded in the provenance.
         resume: go on with the run in `path`.
-        defaults: options that an earlier version's config.yaml may lack, with the values that they meant.
+        defaults, chosen: as of `RunFolder`.
         watchers: display and callbacks; closed at the end.
         threads: torch's, None: as many as it has.
         info: shown at the start beside the trainer's own.
@@ -167,7 +176,7 @@ def execute(
 
     Raises:
         UserError: as `RunFolder`.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
     everyone = Watchers(watchers)
     with (
@@ -179,6 +188,7 @@ def execute(
             resume=resume,
             ignore=MAY_CHANGE,
             defaults=defaults,
+            chosen=chosen,
             tensorboard=config.tensorboard,
             track=config.track,
             message=everyone.message,
@@ -192,10 +202,24 @@ def execute(
             names = [member.name for member in everyone.members if member.name]
             if len(names) > len(set(names)):
                 raise ValueError(f"watchers that have a state need names of their own, not {', '.join(names)}")
-            everyone.start(trainer.info() | dict(info or {}))
-            return _Loop(run, trainer, everyone, config.checkpoint_minutes, program).run()
+            loop = _Loop(run, trainer, everyone, config.checkpoint_minutes, program)
+            return loop.run(trainer.info() | dict(info or {}))
         finally:
             trainer.close()
+
+
+class _Left(BaseException):
+    """An evaluation was left because of a signal. (No `Exception`: nothing on the way is to catch it.)"""
+
+
+class _Stop(Watcher):
+    """Whether a signal has asked the run to stop; ends an evaluation that goes on."""
+
+    asked = False
+
+    def evaluating(self, done: int, total: int) -> None:
+        if self.asked:
+            raise _Left
 
 
 class _Loop:
@@ -205,32 +229,48 @@ class _Loop:
         self.run_folder, self.trainer, self.watchers, self.program = run, trainer, watchers, program
         self.clock = Clock()
         self.evaluations = 0
+        self.evaluation_due = False  # at the present step, and not made yet
         self.last_score: float | None = None
         self._patience = 60 * minutes
         self._saved, self._saving = time.monotonic(), 0.0  # when the last checkpoint was, and the seconds it took
+        self._told = 0.0
 
-    def run(self) -> dict[str, Any]:
+    def run(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """To the end of the run; returns the summary."""
         trainer, schedule = self.trainer, self.trainer.schedule
         if self.run_folder.checkpoint is not None:
-            self._restore(self.run_folder.checkpoint)
+            self._restore(self.run_folder.checkpoint, info)
         else:
+            self.watchers.start(info)
             self.watchers.load_state_dict({})
             trainer.start()
-        with _stop_on_signal(self.watchers.message) as stop:
+        with _stop_on_signal(self.watchers) as stop:
             while not schedule.finished(trainer.step):
-                for split, values in trainer.advance().items():
-                    self._log(split, values)
-                step, finished = trainer.step, schedule.finished(trainer.step)
-                if schedule.logs(step):
-                    self._report()
-                if schedule.due(step, schedule.evaluation) and not finished:
+                if not self.evaluation_due:  # else the session before was stopped in it, or before it
+                    self._advance()
+                if self.evaluation_due and not stop.asked:
                     self._evaluate()
-                if stop.is_set() or finished or schedule.due(step, schedule.checkpoint) or self._overdue():
+                step = trainer.step
+                due = schedule.finished(step) or schedule.due(step, schedule.checkpoint) or self._overdue()
+                if stop.asked or due:
                     self._checkpoint()
-                    if stop.is_set():
-                        raise Interrupted(self.program, self.run_folder.path, step)
-        return self._finish()  # a signal ends it at once: the last step has been saved
+                if stop.asked:
+                    raise Interrupted(self.program, self.run_folder.path, step)
+            return self._finish()
+
+    def _advance(self) -> None:
+        trainer, schedule = self.trainer, self.trainer.schedule
+        for split, values in trainer.advance().items():
+            self._log(split, values)
+        step = trainer.step
+        logs = schedule.logs(step)
+        self.evaluation_due = schedule.due(step, schedule.evaluation) and not schedule.finished(step)
+        now = time.monotonic()
+        if logs or self.evaluation_due or now - self._told >= TELL_EVERY_S:
+            self._told = now
+            self.watchers.advanced(step, self.clock.training_s, self.clock.wall_s)
+        if logs:
+            self._report()
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
         self.run_folder.log(self.trainer.step, self.trainer.samples, self.clock.wall_s, split, values)
@@ -241,13 +281,20 @@ class _Loop:
         more = {"step": self.trainer.step, "training_s": self.clock.training_s, "evaluation": self.last_score}
         self.watchers.update(values | self.trainer.progress() | more)
 
-    def _evaluate(self, final: bool = False) -> EvaluationResult:
-        trainer, before = self.trainer, self.clock.evaluation_s
-        with self.clock.evaluation():
-            result = trainer.evaluate(self.evaluations, final=final)
+    def _evaluate(self, final: bool = False) -> EvaluationResult | None:
+        """Evaluate; None if a signal ended it. Then it is as if it had not begun: the resume makes it."""
+        trainer, clock, rng = self.trainer, self.clock.state_dict(), seeding.rng_state()
+        try:
+            with self.clock.evaluation():
+                result = trainer.evaluate(self.evaluations, final=final)
+        except _Left:
+            self.clock.load_state_dict(clock)
+            seeding.set_rng_state(rng)
+            return None
+        self.evaluation_due = False
         self.evaluations += 1
         self.last_score = result.score
-        seconds = {EVALUATION_SECONDS: self.clock.evaluation_s - before}
+        seconds = {EVALUATION_SECONDS: self.clock.evaluation_s - clock["evaluation_s"]}
         self._log(EVALUATION, {SCORE: result.score, **result.values, **seconds})
         for split, values in result.others.items():
             self._log(split, values)
@@ -259,13 +306,15 @@ class _Loop:
         """The last evaluation, the model, the summary; the checkpoints go."""
         run = self.run_folder
         result = self._evaluate(final=True)
+        if result is None:  # the last step has been saved
+            raise Interrupted(self.program, run.path, self.trainer.step)
         evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE)
         summary = run_metrics.summarize(evaluations, **self.trainer.measures())
         summary |= {**result.summary, "wall_s": self.clock.wall_s}
         with atomic_path(run.path / MODEL) as path:
             self.trainer.save_model(path)
         run.finish(summary)
-        again = f"evaluate it again with: {self.program} eval {run.path}"
+        again = f"evaluate it again with: {self.program} eval {shlex.quote(str(run.path))}"
         self.watchers.message(f"finished: score {result.score:.2f} ({result.words}); {again}")
         return summary
 
@@ -280,6 +329,7 @@ class _Loop:
         state = self.trainer.state_dict() | {
             "step": self.trainer.step,
             "evaluations": self.evaluations,
+            "evaluation_due": self.evaluation_due,
             "last_score": self.last_score,
             "clock": self.clock.state_dict(),
             "global_rng": seeding.rng_state(),
@@ -295,13 +345,21 @@ class _Loop:
         self._saved = time.monotonic()
         self._saving = self._saved - started
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:
         trainer = self.trainer
         state = torch.load(checkpoint.path / STATE, map_location=trainer.device, weights_only=False)
         trainer.step = state["step"]
         self.evaluations, self.last_score = state["evaluations"], state["last_score"]
-        trainer.load_state_dict(state)
-        trainer.load(checkpoint.path)
+        self.evaluation_due = state.get("evaluation_due", False)  # versions before it saved after an evaluation
+        self.watchers.start({**info, "step": trainer.step, "wall_s": state["clock"]["wall_s"]})
+        try:
+            trainer.load_state_dict(state)
+            trainer.load(checkpoint.path)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{checkpoint.path} does not fit this version of the program ({reason(error)}): go on with the version "
+                f"that {self.run_folder.path / PROVENANCE} names, or start over in another --run-dir"
+            ) from error
         # Versions before the watchers kept the recorder's state beside the rest.
         self.watchers.load_state_dict(state.get("watchers") or {"recording": state.get("recording", {})})
         seeding.set_rng_state(state["global_rng"])
@@ -310,20 +368,29 @@ class _Loop:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(message: Callable[[str], None]) -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that a loop can end after a whole step; a second one interrupts."""
-    stop = threading.Event()
+def _stop_on_signal(watchers: Watchers) -> Iterator[_Stop]:
+    """What Ctrl-C, SIGTERM and SIGHUP ask, so that a loop can end after a whole step; a second Ctrl-C interrupts.
+
+    (A terminal that is closed may send SIGHUP twice, by itself and by its shell.) SIGHUP stays ignored under nohup.
+    """
+    stop = _Stop()
+    watchers.members.append(stop)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def ask(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        message("stopping: saving a checkpoint (once more to stop at once, unsaved)")
+        if stop.asked:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        stop.asked = True
+        with contextlib.suppress(RuntimeError):  # the signal may have come while a line was printed
+            watchers.message("stopping: saving a checkpoint (Ctrl-C once more to stop at once, unsaved)")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in STOPPING if not (number == signal.SIGHUP and ignored)]
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
     finally:

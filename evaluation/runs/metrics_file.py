@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -35,16 +36,12 @@ class MetricsWriter:
 
     def __init__(self, path: Path, *, length: int = 0) -> None:
         """Open `path`, cut to its first `length` bytes (what a checkpoint recorded; 0 for a new run)."""
-        size = path.stat().st_size if path.exists() else 0
-        if size < length:
-            raise UserError(
-                f"{path} has {size} bytes, the checkpoint was taken at {length}: it was changed by another program"
-            )
+        rows = read_prefix(path, length) if length else []
         self._file = path.open("ab", buffering=0)
         self._file.truncate(length)
         self._length = length
         # Steps of one metric only ever grow, so its last step is all it takes to see a duplicate.
-        self._last_step = {(row.split, row.name): row.step for row in read_rows(path)}
+        self._last_step = {(row.split, row.name): row.step for row in rows}
 
     def log(self, step: int, samples: int, wall_s: float, split: str, values: Mapping[str, float]) -> list[MetricRow]:
         """Append one row for each of `values`, all or (on an error) none, and return them.
@@ -91,12 +88,34 @@ class MetricsWriter:
 def read_rows(path: Path) -> Iterator[MetricRow]:
     """The rows of a metrics.jsonl, in the order logged.
 
-    A last line that a killed process left unfinished is dropped; damage anywhere else is a `UserError` with its line.
+    A last line that a killed process left unfinished is dropped, and so are lines of blanks (rows that were given up);
+    damage anywhere else is a `UserError` with its line and what to do.
     """
-    lines = path.read_bytes().split(b"\n")
+    return _rows(path, path.read_bytes())
+
+
+def read_prefix(path: Path, length: int) -> list[MetricRow]:
+    """The rows in the first `length` bytes of a metrics.jsonl, all of which must be there and whole.
+
+    Raises:
+        UserError: they are not; says what to do.
+    """
+    data = path.read_bytes()[:length] if path.exists() else b""
+    if len(data) < length:
+        raise UserError(
+            f"{path} has {len(data)} bytes, the checkpoint was taken at {length}: it was changed by another program; "
+            "put the file back as it was, or start over in another --run-dir"
+        )
+    return list(_rows(path, data + b"\n"))  # so that its last line is none that may be unfinished
+
+
+def _rows(path: Path, data: bytes) -> Iterator[MetricRow]:
+    lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if number == len(lines):
             return  # nothing, or a line without its newline
+        if not line.strip(b" "):
+            continue
         try:
             row = json.loads(line)
             yield MetricRow(
@@ -105,4 +124,6 @@ def read_rows(path: Path) -> Iterator[MetricRow]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines) - 1:
                 return  # the disk may hold the newline of a line without all of the line, after a power failure
-            raise UserError(f"{path}, line {number}: not a row of metrics") from error
+            # Blanks of the same number keep the length that checkpoints have recorded.
+            blank = f"LC_ALL=C sed -i '{number}s/./ /g' {shlex.quote(str(path))}"
+            raise UserError(f"{path}, line {number}: not a row of metrics; to go on without it: {blank}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -36,33 +37,40 @@ def available_memory(device: str = "cpu", *, root: Path = Path("/")) -> int | No
     return min(known) if known else None
 
 
-def check_memory(needed: int, what: str, flag: str, *, device: str = "cpu") -> None:
-    """Raise `UserError` when `what` (its size in bytes: `needed`) does not fit into the memory of `device`."""
+def check_memory(needed: int, what: str, remedy: str, *, device: str = "cpu") -> None:
+    """Raise `UserError` when `what` (its size in bytes: `needed`) does not fit into the memory of `device`; `remedy`
+    says what to do ("lower --replay-size")."""
     available = available_memory(device)
     if available is not None and needed > available:
         place = "GPU memory" if device.startswith("cuda") else "memory"
         raise UserError(
-            f"not enough {place}: {human_bytes(needed)} needed for {what}, {human_bytes(available)} available; "
-            f"lower {flag}"
+            f"not enough {place}: {human_bytes(needed)} needed for {what}, {human_bytes(available)} available; {remedy}"
         )
 
 
 def available_disk(path: Path) -> int:
     """Bytes free for this user on the file system where `path` is or would be created."""
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(_existing(path)).free
 
 
-def check_disk(path: Path, needed: int, what: str, flag: str) -> None:
-    """Raise `UserError` when `needed` bytes of `what` do not fit on the disk of `path` (which need not exist yet)."""
+def check_disk(path: Path, needed: int, what: str, remedy: str) -> None:
+    """Raise `UserError` when `needed` bytes of `what` do not fit on the disk of `path` (which need not exist yet), or
+    nothing may be written there."""
+    if os.statvfs(_existing(path)).f_flag & os.ST_RDONLY:
+        raise UserError(f"{path} is on a read-only file system: choose another --run-dir")
     available = available_disk(path)
     if needed > available:
         raise UserError(
             f"not enough disk space for {path}: {human_bytes(needed)} needed for {what}, "
-            f"{human_bytes(available)} free; lower {flag} or choose another --run-dir"
+            f"{human_bytes(available)} free; {remedy}"
         )
+
+
+def _existing(path: Path) -> Path:
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def _meminfo(path: Path) -> int | None:

@@ -27,21 +27,22 @@ A trainer writes it like this:
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.cli.config_file import differences, plain, read_config, write_config
-from evaluation.cli.errors import UserError, reason
+from evaluation.cli.config_file import differences, flatten, plain, read_config, write_config
+from evaluation.cli.errors import DISK_FULL, UserError, reason
 from evaluation.files import read_json, write_json
 from evaluation.runs import provenance
 from evaluation.runs.analysis_row import ROW, analysis_row
 from evaluation.runs.checkpoint import Checkpoint, CheckpointStore, to_stderr
 from evaluation.runs.closing import Closing
 from evaluation.runs.lock import FolderLock
-from evaluation.runs.metrics_file import MetricRow, MetricsWriter, read_rows
+from evaluation.runs.metrics_file import MetricRow, MetricsWriter, read_prefix, read_rows
 from evaluation.runs.tensorboard import TensorBoardMirror
 from evaluation.runs.tracking import NONE, TrackingMirror, require
 from evaluation.runs.watchers import Watchers
@@ -67,7 +68,10 @@ class RunFolder(Closing):
         resume: go on with the run in `path` from its newest whole checkpoint, with the metrics cut to what that
             recorded; without any it starts over and says so.
         ignore: config keys that may differ on a resume (``("device",)``; a key stands for everything below it).
-        defaults: what options mean that a config.yaml of an earlier version does not have.
+        defaults: every option that there is, with what it means where a config.yaml of an earlier version does not have
+            it; options of config.yaml that are none of these are another version's, and are left out with a message.
+        chosen: what was chosen for options that leave it to the machine ({"precision": "bf16"}), kept in the
+            provenance (`chosen`): an option that says the same is no other configuration.
         track: a tracking service (`tracking`).
         message: shows a line to the user.
 
@@ -94,6 +98,7 @@ class RunFolder(Closing):
         resume: bool = False,
         ignore: Iterable[str] = (),
         defaults: Mapping[str, Any] | None = None,
+        chosen: Mapping[str, Any] | None = None,
         tensorboard: bool = True,
         track: str = NONE,
         message: Callable[[str], None] = to_stderr,
@@ -103,6 +108,7 @@ class RunFolder(Closing):
         self.checkpoints = CheckpointStore(path / CHECKPOINTS, message=message)
         self.checkpoint: Checkpoint | None = None
         self.watchers = Watchers()
+        self._message = message
         require(track)
         with _in_one_line(path):
             if resume and not path.exists():
@@ -111,17 +117,18 @@ class RunFolder(Closing):
                 _refuse_existing(path)
             with _locked(path) as self._lock:
                 goes_on = resume and (path / CONFIG).is_file()
+                record = {**provenance.collect(seeds=seeds, device=device), "chosen": dict(chosen or {})}
                 if goes_on:
-                    self._go_on(ignore, defaults, seeds, device)
+                    self._go_on(ignore, defaults, record)
                 else:
                     _refuse_existing(path)  # another process may have been faster
-                    write_json(path / PROVENANCE, {**provenance.collect(seeds=seeds, device=device), "resumed": []})
+                    write_json(path / PROVENANCE, {**record, "resumed": []})
                     # Last of all, since it makes this a run folder: one killed before it may begin again.
                     write_config(path / CONFIG, self.config)
                 if resume and self.checkpoint is None:
                     message(f"{path}: no checkpoint yet, so the run starts over")
-                before = list(read_rows(path / METRICS)) if track != NONE and (path / METRICS).is_file() else []
                 length = self.checkpoint.meta[METRICS_LENGTH] if self.checkpoint else 0
+                before = _rows_before_the_cut(path / METRICS) if track != NONE else []
                 self._metrics = MetricsWriter(path / METRICS, length=length)
                 if tensorboard:
                     purge_step = self._from_step() if goes_on else None
@@ -133,21 +140,35 @@ class RunFolder(Closing):
                     service = TrackingMirror(track, path, self.config, message, kept=kept, before=before)
                     self.watchers.members.append(service)
 
-    def _go_on(
-        self, ignore: Iterable[str], defaults: Mapping[str, Any] | None, seeds: Mapping[str, int], device: str
-    ) -> None:
+    def _go_on(self, ignore: Iterable[str], defaults: Mapping[str, Any] | None, session: Mapping[str, Any]) -> None:
         """Take over the run that is there, with its configuration and newest checkpoint, and note the resume."""
         path, new, old = self.path, self.config, read_config(self.path / CONFIG)
-        _refuse_other_config(path, old, new, ignore, defaults)
+        gone: list[str] = []  # options that are none here: of another version or, known, of other tasks
+        if defaults is not None:
+            gone = [key for key in flatten(old) if key not in flatten(new)]
+            if unknown := [key for key in gone if key not in flatten(defaults)]:
+                self._message(f"{path / CONFIG}: {', '.join(unknown)}: options of another version, left out")
+        same = [key for key, value in chosen(path).items() if key in new and new[key] == value]
+        _refuse_other_config(path, old, new, [*ignore, *gone, *same], defaults)
         self.checkpoints.clean()
         if is_finished(path):
             self.checkpoints.remove_all()  # a kill may have come between the summary and this
             raise RunFinishedError(f"the run in {path} has finished: nothing to resume")
-        self.config, self.checkpoint = old, self.checkpoints.latest()
+        self.config, self.checkpoint = old, self.checkpoints.latest(self._check_metrics)
         changed = {key: list(values) for key, values in differences(old, new).items()}
-        entry = {**provenance.collect(seeds=seeds, device=device), "from_step": self._from_step(), "changed": changed}
-        record = read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
+        entry = {**session, "from_step": self._from_step(), "changed": changed}
+        record = _provenance(path)
         write_json(path / PROVENANCE, {**record, "resumed": [*record.get("resumed", []), entry]})
+
+    def _check_metrics(self, checkpoint: Checkpoint) -> None:
+        """`UserError` unless the metrics up to a checkpoint are whole: what comes after it, the run makes again."""
+        read_prefix(self.path / METRICS, checkpoint.meta[METRICS_LENGTH])
+
+    def note(self, **facts: Any) -> None:
+        """Add to what the provenance says of this session."""
+        record = _provenance(self.path)
+        (record["resumed"][-1] if record.get("resumed") else record).update(facts)
+        write_json(self.path / PROVENANCE, record)
 
     def _from_step(self) -> int:
         return self.checkpoint.step if self.checkpoint else 0
@@ -213,14 +234,45 @@ def load_summary(run: Path | str) -> dict[str, Any]:
     return dict(read_json(folder / SUMMARY))
 
 
+def is_run(path: Path | str) -> bool:
+    """Whether a run has begun there."""
+    return (Path(path) / CONFIG).is_file()
+
+
 def is_finished(run: Path | str) -> bool:
     """Whether the run wrote its summary."""
     return (Path(run) / SUMMARY).is_file()
 
 
+def chosen(run: Path | str) -> dict[str, Any]:
+    """What the last session of a run chose for options that leave it to the machine: {} where nothing is known."""
+    record = _provenance(Path(run))
+    # Earlier versions noted the device alone: "cuda:0 (NVIDIA ...)".
+    found = {"device": record["device"].split()[0]} if "device" in record else {}
+    for session in (record, *record.get("resumed", [])):
+        found |= session.get("chosen", {})
+    return found
+
+
 def newest_checkpoint(run: Path | str, message: Callable[[str], None] = to_stderr) -> Checkpoint | None:
     """The newest whole checkpoint of a run that has not finished (it may be running: it may go any moment)."""
     return CheckpointStore(_run_folder(run) / CHECKPOINTS, message=message).latest()
+
+
+def _provenance(run: Path) -> dict[str, Any]:
+    path = run / PROVENANCE
+    try:
+        return dict(read_json(path)) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({reason(error)}): remove it to go on without it") from error
+
+
+def _rows_before_the_cut(path: Path) -> list[MetricRow]:
+    """What a tracking service may have been shown, as far as it can be read."""
+    rows: list[MetricRow] = []
+    with contextlib.suppress(UserError):
+        rows.extend(read_rows(path) if path.is_file() else ())
+    return rows
 
 
 def _run_folder(run: Path | str) -> Path:
@@ -251,7 +303,8 @@ def _in_one_line(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {reason(error)}; choose another --run-dir") from error
+        remedy = "free some space" if error.errno in DISK_FULL else "choose another --run-dir"
+        raise UserError(f"cannot write to {folder}: {reason(error)}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -277,5 +330,5 @@ def _refuse_other_config(
         more = [f"{len(found) - len(shown)} more"] if len(found) > len(shown) else []
         raise UserError(
             f"{folder} holds a run of another configuration ({', '.join(shown + more)}): "
-            "leave these options out to resume it, or choose another --run-dir"
+            f"--resume {shlex.quote(str(folder))} alone goes on with it as it is; or choose another --run-dir"
         )

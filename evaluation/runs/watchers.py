@@ -54,10 +54,18 @@ class Watcher:
     name = ""
 
     def start(self, info: Mapping[str, Any]) -> None:
-        """The run begins or goes on; `info` says what it is (see the trainer's `info`)."""
+        """The run begins or goes on; `info` says what it is (see the trainer's `info`), and if it goes on, from which
+        `step` and after how many seconds (`wall_s`)."""
 
     def update(self, stats: Mapping[str, Any]) -> None:
         """A logging interval has ended: its means, `step`, `training_s`, and what else the trainer tells."""
+
+    def advanced(self, step: int, training_s: float, wall_s: float) -> None:
+        """The run is at `step`, after so many seconds of training and in all: told a few times a second, if steps are
+        not slower."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """An evaluation has finished `done` of its games or batches: told at its start and all the time."""
 
     def message(self, text: str) -> None:
         """A line for the user."""
@@ -99,6 +107,7 @@ class Watchers(Watcher):
         self.members = list(members)
 
     start, update, message, logged = _each("start"), _each("update"), _each("message"), _each("logged")
+    advanced, evaluating = _each("advanced"), _each("evaluating")
     evaluated, shifted = _each("evaluated"), _each("shifted")
 
     def close(self, finished: bool) -> None:
@@ -118,6 +127,9 @@ class Watchers(Watcher):
 class BestModel(Watcher):
     """Keeps the model of the best evaluation so far beside the run's others.
 
+    A checkpoint holds it, too, so that a resume does not go on with one from after the checkpoint: the evaluation that
+    it was best in is not among the run's metrics any more.
+
     Args:
         path: where; replaced atomically.
     """
@@ -136,8 +148,13 @@ class BestModel(Watcher):
             self.score, self.step = event.score, event.step
 
     def state_dict(self) -> dict[str, Any]:
-        return {"score": self.score, "step": self.step}
+        model = self.path.read_bytes() if self.path.is_file() else None
+        return {"score": self.score, "step": self.step, "model": model}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """A model saved after the checkpoint stays until an evaluation is better than what the checkpoint knows."""
         self.score, self.step = state.get("score", -float("inf")), state.get("step")
+        if self.step is None:
+            self.path.unlink(missing_ok=True)
+        elif state.get("model") is not None:  # checkpoints of earlier versions have none
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(state["model"])

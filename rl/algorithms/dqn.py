@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
-from evaluation.runs.hardware import select_precision
+from evaluation.runs.hardware import select_channels_last, select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.watchers import Column
 from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup
@@ -60,9 +60,7 @@ class QLearner(Learner):
         self.double = config.double
         self.precision = select_precision(config.precision, device)
         self.head = ExpectedValue(config.loss)
-        channels_last = config.channels_last
-        if channels_last is None:
-            channels_last = device.type == "cuda" or self.precision == "fp32"
+        channels_last = select_channels_last(config.channels_last, device, self.precision)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network, self.target_network = (
             build_network(spec, num_actions, config.network).to(device, memory_format=memory_format)  # type: ignore[call-overload]

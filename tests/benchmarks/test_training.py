@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import recording_cost
+from benchmarks import bench_cli, recording_cost
 from benchmarks import training as bench
 from evaluation.cli.errors import UserError
 
@@ -66,7 +66,7 @@ def test_what_is_timed_trains_at_natures_replay_ratio(tmp_path: Path, monkeypatc
 
 def test_unknown_peer_is_named() -> None:
     with pytest.raises(UserError, match="rllib"):
-        bench.main(["--against", "rllib"])
+        bench_cli.main(["--against", "rllib"])
 
 
 def test_overhead_of_recording_counts_one_regular_record_and_all_offsets_an_interval() -> None:
@@ -92,7 +92,7 @@ def test_recording_is_measured_in_turns_on_trainings_that_record(
     monkeypatch.setattr(recording_cost, "UPDATES", {"control": 8})
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert bench.main(["--gradients", "--rounds", "2", "--device", "cpu"]) == 0
+    assert bench_cli.main(["--gradients", "--rounds", "2", "--device", "cpu"]) == 0
     torch.set_num_threads(before)
     # The second training makes every update a regular record, the third one around its target update.
     assert turns == [("", 0, 8), ("interval", 8, 8), ("interval+shift", 8, 8)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ import torch
 import yaml
 
 from evaluation.runs import resources
+from evaluation.runs.run_folder import read_metrics
 from rl import cli
 from rl.config import TrainConfig
 
@@ -34,6 +36,10 @@ network: {channels: [4], kernels: [8], strides: [8], hidden: 8, standardize: fal
 optimizer: {name: sgd}
 evaluation: {interval: 1000, final_episodes: 1, epsilon: 1.0}
 """
+
+
+COMMAND = [sys.executable, "-m", "rl.cli"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -214,9 +220,15 @@ def test_help_and_errors_do_not_import_torch() -> None:
     code = """
 import sys
 from rl.cli import main
-codes = [main(argv) for argv in (["--help"], ["train", "--help"], ["train", "--gam", "x"], ["train", "--gamma", "7"])]
+def code(argv):
+    try:
+        return main(argv)
+    except SystemExit as ended:
+        return ended.code
+codes = [code(argv) for argv in (["--help"], ["train", "--help"], ["bench", "--help"], ["eval", "--help"],
+     ["train", "--gam", "x"], ["train", "--gamma", "7"])]
 heavy = {"torch", "envpool", "numpy", "tensorboard"} & set(sys.modules)
-sys.exit(f"{codes} {heavy}" if heavy or codes != [0, 0, 2, 2] else 0)
+sys.exit(f"{codes} {heavy}" if heavy or codes != [0, 0, 0, 0, 2, 2] else 0)
 """
     result = run_python(code)
     assert result.returncode == 0, result.stderr
@@ -264,6 +276,52 @@ def test_places_and_machines_that_cannot_hold_a_run(
     assert not (tmp_path / "a").exists()
     monkeypatch.undo()
     assert cli.main([*train, "--run-dir", str(tmp_path / "a")]) == 0  # the same command, mended
+
+
+@pytest.mark.parametrize("stdout", ["closed", "pipe", "full"])
+def test_a_stdout_that_nobody_reads_ends_the_display_not_the_run(tiny: Path, tmp_path: Path, stdout: str) -> None:
+    run = tmp_path / "run"
+    argv = " ".join([*COMMAND, "train", "--config", str(tiny), "--run-dir", str(run)])
+    shell = {"closed": f"{argv} >&-", "pipe": f"set -o pipefail; {argv} | head -1", "full": f"{argv} >/dev/full"}[
+        stdout
+    ]
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("the run goes on without it") == (stdout != "closed")
+    assert (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_in_an_evaluation_leaves_it_at_once(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """On a terminal that is closed: a display, then none. The evaluation would take minutes."""
+    run = tmp_path / "run"
+    games = ["--evaluation.interval", "100", "--evaluation.episodes", "10000", "--checkpoint-interval", "1000000"]
+    master, slave = os.openpty()
+    argv = [*COMMAND, "train", "--config", str(tiny), "--run-dir", str(run), *games]
+    process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, env={**ENVIRONMENT, "TERM": "xterm"})
+    os.close(slave)
+    shown = b""
+    try:
+        while b"evaluating" not in shown:
+            shown += os.read(master, 4096)
+        if number == signal.SIGHUP:
+            os.close(master)  # the terminal goes first: whatever is written is an error
+            process.send_signal(number)
+        process.send_signal(number)
+        if number == signal.SIGINT:
+            with contextlib.suppress(OSError):
+                while data := os.read(master, 4096):
+                    shown += data
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+    if number == signal.SIGINT:
+        assert b"stopped at step 100 and saved; resume with: asgc-rl train --resume" in shown.replace(b"\r\n", b"")
+        assert b"Traceback" not in shown
+    (saved,) = (run / "checkpoints").iterdir()
+    assert saved.name.endswith("-step-100")
+    assert [row.name for row in read_metrics(run) if row.split == "eval"] == []
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import rl.evaluate
 import rl.tasks.atari
 import rl.trainer
 from evaluation.cli.errors import UserError
+from evaluation.files import read_json
 from evaluation.runs.run_folder import load_summary, read_metrics, read_series
 from evaluation.runs.watchers import Watcher
 from rl import Interrupted, TrainConfig, load_agent, train
@@ -316,6 +317,44 @@ def test_memory_and_disk_are_checked_before_anything_is_written(
             train(catch_config(tmp_path / "run"))
     with monkeypatch.context() as patch:
         patch.setattr("evaluation.runs.resources.available_disk", lambda path: 1_000)
-        with pytest.raises(UserError, match=r"disk.*--replay-size"):
+        with pytest.raises(UserError, match=r"disk.*--run-dir"):
             train(catch_config(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_in_an_evaluation_leaves_it_and_the_resume_is_the_uninterrupted_run(catch: None, tmp_path: Path) -> None:
+    import signal
+
+    class Interrupt(Watcher):
+        """At the third look at an evaluation."""
+
+        games = 0
+
+        def evaluating(self, done: int, total: int) -> None:
+            self.games += 1
+            if self.games == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    train(catch_config(tmp_path / "whole"))
+    for step in (1_000, 1_000, 2_000):  # twice in the scheduled one, then in the last one
+        watcher = Interrupt()
+        watcher.games = 0 if step == 1_000 else -8
+        with pytest.raises(Interrupted) as stopped:
+            train(catch_config(tmp_path / "run"), resume=(tmp_path / "run").exists(), watchers=[watcher])
+        assert stopped.value.step == step
+        assert watcher.games == 3
+    train(catch_config(tmp_path / "run"), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_new_games_after_a_resume_are_in_the_provenance(
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        train(catch_config(tmp_path / "run"), watchers=[StopAt(1_000)])
+    monkeypatch.setattr(rl.trainer.Segment, "load", lambda *arguments: False)
+    display = StopAt(10**9)
+    train(catch_config(tmp_path / "run"), resume=True, watchers=[display])
+    assert any("new games begin" in text for text in display.said)
+    (resumed,) = read_json(tmp_path / "run" / "provenance.json")["resumed"]
+    assert resumed["new_games_at"] == resumed["from_step"] == 704

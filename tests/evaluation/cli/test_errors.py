@@ -50,6 +50,50 @@ def test_a_full_disk_is_one_line_and_2(capsys, number):
     assert line.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_is_one_line_and_2(capsys, number):
+    assert guarded(OSError(number, os.strerror(number), "runs/x/metrics.jsonl")) == 2
+    assert capsys.readouterr().err.startswith(f"error: {os.strerror(number)} writing runs/x/metrics.jsonl: mend that")
+
+
+STREAMS = """
+import os, sys
+from evaluation.cli.errors import main_guard, tell
+@main_guard
+def main():
+    print("line")
+    tell("line")
+    with open(sys.argv[1], "w") as file:
+        os.write(1, b"what a library prints")
+        file.write(f"{file.fileno()} {os.fstat(file.fileno()).st_size}")
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+def test_closed_streams_are_no_traceback_and_no_file_takes_their_place(tmp_path, closed):
+    command = f'exec "{sys.executable}" -c "$PROGRAM" "{tmp_path / "file"}" {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PROGRAM": STREAMS}
+    done = subprocess.run(command, shell=True, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    descriptor, size = map(int, (tmp_path / "file").read_text().split())
+    assert descriptor > 2
+    assert size == 0
+
+
+def test_a_terminal_that_is_gone_is_no_traceback(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert guarded(UserError("something")) == 2
+    assert guarded(KeyboardInterrupt()) == 130
+
+
 def test_other_exceptions_keep_their_traceback():
     for error in (ValueError("defect"), FileNotFoundError(errno.ENOENT, "gone")):
         with pytest.raises(type(error)):

@@ -84,6 +84,23 @@ def test_what_resume_alone_goes_on_with(tmp_path: Path) -> None:
     assert (config.run_dir, resume) == (str(tmp_path / "run"), True)
 
 
+def test_a_run_of_another_version_is_read_as_far_as_it_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("epochs: 7\ndropout: 0.1\nold: {a: 1}\ndata: {workers: 1, cache: true}\n")
+    config, _ = COMMAND.read(["--resume", str(tmp_path)])
+    assert config is not None
+    assert (config.epochs, config.data.workers, config.warmup) == (7, 1, 5)
+    assert config.run_dir == str(tmp_path)
+    path.write_text("epochs: 7\nwarmup: -3\ndata: {workers: 1}\n")
+    line = r"config.yaml:2: warmup -3: must be at least 0 .*; the version that trained it, named in .*provenance.json"
+    with pytest.raises(UserError, match=line):
+        COMMAND.read(["--resume", str(tmp_path)])
+    assert NetConfig.of_run(path, needed=("data",)).data.workers == 1  # what the rest is does not matter
+    path.write_text("epochs: 7\ndata: {workers: -1}\n")
+    with pytest.raises(UserError, match=r"workers -1: must be at least 0"):
+        NetConfig.of_run(path, needed=("data",))
+
+
 def test_its_faults_are_found_all_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [["--epochs", "9"], ["--epochs", "2"], ["--data.crop", "3", "--data.workers", "-1", "--optimizer", "adma"]]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(json.dumps, lines))))

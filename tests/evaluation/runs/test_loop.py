@@ -68,6 +68,9 @@ class Walk:
         return {"only shown": self.step}
 
     def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
+        for game in range(3):
+            torch.rand(())  # as nothing should; one that is left takes nothing from the training's generator
+            self.everyone.evaluating(game, 3)
         more = {"trail": {"sum": float(self.trail.sum())}}
         return EvaluationResult(self.place, "words", {"number": number}, more, {"was_final": final})
 
@@ -102,12 +105,13 @@ class At(Watcher):
 
     name = "at"
 
-    def __init__(self, step: int = -1, do: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, step: int = -1, do: Callable[[], None] = lambda: None, in_game: int = -1) -> None:
         self.step, self.do, self.told = step, do, []
-        self.seen = 0
+        self.seen, self.games, self.in_game = 0, 0, in_game
 
     def start(self, info: Mapping[str, Any]) -> None:
         self.told.append(("start", info["total_steps"]))
+        self.info = info
 
     def update(self, stats: Mapping[str, Any]) -> None:
         self.told.append(("update", stats["step"]))
@@ -119,6 +123,14 @@ class At(Watcher):
 
     def evaluated(self, event: Any) -> None:
         self.told.append(("evaluated", event.step))
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.games += 1
+        if self.games == self.in_game:
+            self.do()
+
+    def advanced(self, step: int, training_s: float, wall_s: float) -> None:
+        self.told.append(("advanced", step))
 
     def shifted(self, updates: int) -> None:
         self.told.append(("shifted", updates))
@@ -202,7 +214,7 @@ def test_killed_and_resumed_is_uninterrupted(whole: Path, tmp_path: Path, interv
 
 
 @pytest.mark.parametrize("step", [4, 60, 100])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_rest_is_the_uninterrupted_runs(
     whole: Path, tmp_path: Path, step: int, number: signal.Signals
 ) -> None:
@@ -217,6 +229,101 @@ def test_a_signal_saves_and_the_rest_is_the_uninterrupted_runs(
     assert signal.getsignal(number) is before
     run(path, resume=True)
     assert rows(path) == rows(whole)
+
+
+@pytest.mark.parametrize(("game", "step"), [(1, 32), (3, 32), (5, 60), (10, 100), (12, 100)])
+def test_a_signal_ends_an_evaluation_which_the_resume_plays_again(
+    whole: Path, tmp_path: Path, game: int, step: int
+) -> None:
+    """Three games an evaluation; the last one is after the last step."""
+    path = tmp_path / "run"
+    watcher = At(do=lambda: os.kill(os.getpid(), signal.SIGINT), in_game=game)
+    with pytest.raises(Interrupted, match=f"at step {step} "):
+        run(path, watcher, checkpoint_interval=10**9)
+    assert watcher.games == game  # not one more
+    assert step not in [at for what, at in watcher.told if what == "evaluated"]
+    again = At(do=lambda: os.kill(os.getpid(), signal.SIGTERM), in_game=2)
+    with pytest.raises(Interrupted, match=f"at step {step} "):  # and left again
+        run(path, again, resume=True)
+    assert (again.games, again.info["step"]) == (2, step)
+    run(path, resume=True)
+    assert rows(path) == rows(whole)
+    assert (path / "model.pt").read_text() == (whole / "model.pt").read_text()
+    assert (path / "best.pt").read_text() == (whole / "best.pt").read_text()
+
+
+def test_the_time_of_an_evaluation_that_was_left_is_none_of_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow() -> None:
+        time.sleep(0.6)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", At(do=slow, in_game=2))
+    run(tmp_path / "run", resume=True)
+    assert max(row.wall_s for row in read_metrics(tmp_path / "run")) < 0.5
+
+
+def test_a_closed_terminal_may_send_its_signal_twice(whole: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="at step 20 "):
+        run(tmp_path / "run", At(20, twice), checkpoint_interval=10**9)
+    run(tmp_path / "run", resume=True)
+    assert rows(tmp_path / "run") == rows(whole)
+
+
+def test_under_nohup_a_closed_terminal_is_nothing(whole: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run(tmp_path / "run", At(20, lambda: os.kill(os.getpid(), signal.SIGHUP)))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert rows(tmp_path / "run") == rows(whole)
+
+
+def test_a_display_that_is_printing_when_the_signal_comes_is_no_fault(tmp_path: Path) -> None:
+    """Python's streams cannot be written from within a write: RuntimeError, "reentrant call"."""
+
+    class Reentrant(At):
+        def message(self, text: str) -> None:
+            if "stopping" in text:
+                raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", Reentrant(20, lambda: os.kill(os.getpid(), signal.SIGINT)))
+
+
+def test_watchers_hear_where_a_run_is_by_time_and_where_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = At(60, stop(Killed()))
+    with pytest.raises(Killed):
+        run(tmp_path / "run", watcher)
+    assert "step" not in watcher.info
+    monkeypatch.setattr(loop, "TELL_EVERY_S", 0.0)
+    watcher = At()
+    run(tmp_path / "run", watcher, resume=True)
+    assert watcher.info["step"] == 40
+    assert watcher.info["wall_s"] > 0
+    assert [at for what, at in watcher.told if what == "advanced"] == list(range(44, 101, 4))
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "run", At(40, stop(Killed())))
+
+    def load(self: Walk, folder: Path) -> None:
+        raise ValueError("the replay has 250 slots, expected 125000")
+
+    monkeypatch.setattr(Walk, "load", load)
+    with pytest.raises(UserError, match=r"step-20 does not fit .*250 slots.* go on with the version that .*provenance"):
+        run(tmp_path / "run", resume=True)
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import resource
+import subprocess
 
 import pytest
 
 from evaluation.cli.errors import UserError
-from evaluation.runs.metrics_file import MetricRow, MetricsWriter, read_rows
+from evaluation.runs.metrics_file import MetricRow, MetricsWriter, read_prefix, read_rows
 
 
 @pytest.fixture
@@ -114,6 +115,42 @@ def test_damage_in_the_middle_is_named_with_its_line(path):
         path.write_text(lines[0] + bad + lines[2])
         with pytest.raises(UserError, match="line 2: not a row of metrics"):
             list(read_rows(path))
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 30, b"\xff\xfe{", b'{"step": x', b"x"])
+def test_a_row_can_be_given_up_as_the_message_says(path, damage):
+    """The length stays, so that a checkpoint's still holds."""
+    path = path.with_name("it's metrics.jsonl")
+    writer = MetricsWriter(path)
+    for step in (1, 2, 3):
+        writer.log(step, step, 1.0, "train", {"loss": float(step)})
+    length = writer.length()
+    writer.close()
+    start = path.read_bytes().index(b"\n") + 1
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(damage)
+    with pytest.raises(UserError) as caught:
+        MetricsWriter(path, length=length)
+    command = str(caught.value).partition("to go on without it: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    assert path.stat().st_size == length
+    assert [row.step for row in read_rows(path)] == [1, 3]
+    MetricsWriter(path, length=length).log(4, 4, 1.0, "train", {"loss": 4.0})
+    assert [row.step for row in read_rows(path)] == [1, 3, 4]
+
+
+def test_the_last_row_that_a_checkpoint_counts_must_be_whole(path):
+    writer = MetricsWriter(path)
+    for step in (1, 2):
+        writer.log(step, step, 1.0, "train", {"loss": float(step)})
+    length = writer.length()
+    data = path.read_bytes()
+    path.write_bytes(data[:-5] + b"\0\0\0\0\n")
+    assert [row.step for row in read_rows(path)] == [1]
+    with pytest.raises(UserError, match="line 2: not a row of metrics"):
+        read_prefix(path, length)
+    assert len(read_prefix(path, length // 2)) == 1
 
 
 def test_on_a_full_disk_the_file_ends_with_its_last_whole_row(path):

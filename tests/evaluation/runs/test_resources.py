@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,7 +61,7 @@ def test_a_limit_of_control_group_1_counts_inside_a_container_too(tmp_path):
 def test_a_system_that_does_not_tell_refuses_nothing(tmp_path, monkeypatch):
     assert available_memory(root=tmp_path) is None
     monkeypatch.setattr(resources, "available_memory", lambda device: None)
-    check_memory(1 << 60, "the replay", "--replay-size")
+    check_memory(1 << 60, "the replay", "lower --replay-size")
 
 
 def test_this_machine_tells():
@@ -68,22 +70,32 @@ def test_this_machine_tells():
 
 def test_too_little_memory_names_the_flag(monkeypatch):
     monkeypatch.setattr(resources, "available_memory", lambda device: 3_000_000_000)
-    check_memory(3_000_000_000, "the replay", "--replay-size")
+    check_memory(3_000_000_000, "the replay", "lower --replay-size")
     with pytest.raises(UserError) as caught:
-        check_memory(7_100_000_000, "the replay", "--replay-size")
+        check_memory(7_100_000_000, "the replay", "lower --replay-size")
     assert str(caught.value) == "not enough memory: 7.1 GB needed for the replay, 3.0 GB available; lower --replay-size"
 
 
 def test_too_little_disk_names_both_flags(tmp_path):
     folder = tmp_path / "not" / "yet" / "there"
     assert available_disk(folder) == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
-    check_disk(folder, 1000, "the checkpoints", "--replay-size")
+    remedy = "lower --replay-size or choose another --run-dir"
+    check_disk(folder, 1000, "the checkpoints", remedy)
     with pytest.raises(UserError) as caught:
-        check_disk(folder, 10**18, "the checkpoints", "--replay-size")
+        check_disk(folder, 10**18, "the checkpoints", remedy)
     message = str(caught.value)
     assert message.startswith(f"not enough disk space for {folder}: 1000000.0 TB needed for the checkpoints, ")
     assert message.endswith("lower --replay-size or choose another --run-dir")
     assert not folder.parent.parent.exists()
+
+
+def test_a_read_only_mount_is_called_read_only(tmp_path, monkeypatch):
+    """Also where nothing is free on it, as on every image that was made read-only."""
+    flags = os.statvfs(tmp_path).f_flag
+    monkeypatch.setattr(resources, "available_disk", lambda path: 0)
+    monkeypatch.setattr(resources.os, "statvfs", lambda path: SimpleNamespace(f_flag=flags | os.ST_RDONLY))
+    with pytest.raises(UserError, match="run is on a read-only file system: choose another --run-dir"):
+        check_disk(tmp_path / "run", 1000, "the checkpoints", "free some")
 
 
 def test_bytes_for_people():

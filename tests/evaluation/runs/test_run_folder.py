@@ -191,6 +191,116 @@ def test_keys_that_may_differ_are_noted_in_the_provenance(path):
     assert changed == {"device": ["auto", "cuda"], "optimizer.name": ["asgc", "adam"], "optimizer.lr": [1e-5, 1]}
 
 
+def test_a_configuration_of_another_version_goes_on(path):
+    """What it lacks meant today's default; what is unknown today is left out, and said."""
+    defaults = {**CONFIG, "double": True, "optimizer": {**CONFIG["optimizer"], "eps": 1e-8}}
+    with create(path, {**CONFIG, "dueling": False, "old": {"a": 1, "b": 2}}) as run:
+        run.save_checkpoint(4, state(""))
+    messages = []
+    with resume(path, defaults, defaults=defaults, message=messages.append) as run:
+        assert run.checkpoint.step == 4
+    assert messages == [f"{path / 'config.yaml'}: dueling, old.a, old.b: options of another version, left out"]
+    for other in ({**defaults, "double": False}, {**defaults, "seed": 2}):
+        with pytest.raises(UserError) as caught:
+            resume(path, other, defaults=defaults, message=messages.append)
+        assert str(caught.value).endswith(
+            f"--resume {path} alone goes on with it as it is; or choose another --run-dir"
+        )
+    # Options of other tasks: earlier versions wrote them all.
+    with resume(path, defaults, defaults={**defaults, "old": {"a": 1, "b": 3}, "dueling": True}):
+        pass
+
+
+def test_what_was_chosen_is_kept_and_may_be_said(path):
+    assert runs.chosen(path) == {}
+    with create(path, chosen={"device": "cpu", "precision": "bf16"}) as run:
+        run.save_checkpoint(4, state(""))
+    assert runs.chosen(path) == {"device": "cpu", "precision": "bf16"}
+    with pytest.raises(UserError, match="device 'auto' -> 'cuda'"):
+        resume(path, {**CONFIG, "device": "cuda"})
+    with resume(path, {**CONFIG, "device": "cpu"}, chosen={"device": "cuda", "precision": "bf16"}) as run:
+        run.note(new_games_at=4)
+    assert runs.chosen(path) == {"device": "cuda", "precision": "bf16"}
+    record = read_json(path / "provenance.json")
+    assert (record["chosen"]["device"], record["resumed"][0]["new_games_at"]) == ("cpu", 4)
+
+
+def test_of_an_earlier_versions_run_the_device_is_known(path):
+    with create(path) as run:
+        run.save_checkpoint(4, state(""))
+    record = read_json(path / "provenance.json")
+    del record["chosen"]
+    (path / "provenance.json").write_text(json.dumps({**record, "device": "cuda:0 (NVIDIA H100)"}))
+    assert runs.chosen(path) == {"device": "cuda:0"}
+    (path / "provenance.json").write_text("")
+    with pytest.raises(UserError, match=r"provenance.json is damaged .*: remove it to go on without it"):
+        runs.chosen(path)
+
+
+@pytest.mark.parametrize("damage", ["line", "short"])
+def test_damaged_metrics_are_made_again_from_the_checkpoint_before(path, damage):
+    with create(path) as run:
+        for step in (1, 2, 3):
+            run.log(step, step, 1.0, "train", {"loss": float(step)})
+            run.save_checkpoint(step, state(str(step)))
+        run.log(4, 4, 1.0, "train", {"loss": 4.0})
+    file = path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    if damage == "line":
+        lines[2] = b"\0" * (len(lines[2]) - 1) + b"\n"
+        file.write_bytes(b"".join(lines))
+    else:
+        file.write_bytes(b"".join(lines[:2]))
+    messages = []
+    with resume(path, message=messages.append) as run:
+        assert run.checkpoint.step == 2
+        assert "000002-step-3 cannot serve" in messages[0]
+        assert [row.step for row in runs.read_metrics(path)] == [1, 2]
+        for step in (3, 4):
+            run.log(step, step, 1.0, "train", {"loss": float(step)})
+        run.save_checkpoint(4, state("4"))
+    assert file.read_bytes().splitlines()[2:] == [line.rstrip() for line in lines[2:]] or damage == "line"
+    assert [row.step for row in runs.read_metrics(path)] == [1, 2, 3, 4]
+    with resume(path) as run:
+        assert run.checkpoint.step == 4
+
+
+def test_metrics_that_no_checkpoint_can_make_again_say_what_to_do(path):
+    with create(path) as run:
+        for step in (1, 2, 3):
+            run.log(step, step, 1.0, "train", {"loss": float(step)})
+            run.save_checkpoint(step, state(str(step)))
+    file = path / "metrics.jsonl"
+    file.write_bytes(b"\0" * 10 + file.read_bytes()[10:])
+    with pytest.raises(
+        UserError, match=r"line 1: not a row of metrics; to go on without it: LC_ALL=C sed -i '1s/"
+    ) as caught:
+        resume(path, message=lambda text: None)
+    subprocess.run(str(caught.value).partition("without it: ")[2], shell=True, check=True)
+    with resume(path) as run:
+        assert run.checkpoint.step == 3
+        assert [row.step for row in runs.read_metrics(path)] == [2, 3]
+
+
+def test_damage_past_the_checkpoint_is_cut_off_also_with_a_tracking_service(path, monkeypatch):
+    class Mirror(runs.Watchers):
+        def __init__(self, *arguments, kept, before):
+            super().__init__()
+            seen.append(([row.step for row in kept], [row.step for row in before]))
+
+    seen = []
+    monkeypatch.setattr(runs, "TrackingMirror", Mirror)
+    monkeypatch.setattr(runs, "require", lambda name: None)
+    with create(path) as run:
+        run.log(1, 1, 1.0, "train", {"loss": 1.0})
+        run.save_checkpoint(1, state("1"))
+        run.log(2, 2, 1.0, "train", {"loss": 2.0})
+    with (path / "metrics.jsonl").open("ab") as file:
+        file.write(b"garbage\nmore\n")
+    with resume(path, track="wandb"):
+        assert seen == [([1], [1, 2])]
+
+
 def test_each_resume_adds_to_the_provenance(path):
     with create(path, seeds={"seed": 7, "envs": 8}) as run:
         run.save_checkpoint(4, state(""))

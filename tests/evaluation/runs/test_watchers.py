@@ -11,6 +11,8 @@ from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
 CALLS = {
     "start": ({"total_steps": 3},),
     "update": ({"step": 1},),
+    "advanced": (5, 1.0, 2.0),
+    "evaluating": (1, 10),
     "message": ("hello",),
     "logged": ([MetricRow(1, 1, 0.1, "train", "loss", 2.0)],),
     "evaluated": (Evaluated(1, 2.0, Path.touch),),
@@ -62,12 +64,28 @@ def test_states_are_kept_by_name(tmp_path: Path) -> None:
     best = BestModel(tmp_path / "best.pt")
     best.evaluated(Evaluated(5, 1.5, lambda path: path.write_text("five") and None))
     state = Watchers([Watcher(), best]).state_dict()
-    assert state == {"best_model": {"score": 1.5, "step": 5}}
+    assert state == {"best_model": {"score": 1.5, "step": 5, "model": b"five"}}
     other = BestModel(tmp_path / "best.pt")
     Watchers([other, Watcher()]).load_state_dict(state)
     assert (other.score, other.step) == (1.5, 5)
     other.load_state_dict({})
     assert (other.score, other.step) == (-math.inf, None)
+    assert list(tmp_path.iterdir()) == []  # a run that starts over has none
+
+
+def test_a_resume_has_the_best_model_of_its_checkpoint(tmp_path: Path) -> None:
+    """Not the one of a session that was killed afterwards: its evaluation is not among the metrics any more."""
+    best = BestModel(tmp_path / "best.pt")
+    best.evaluated(Evaluated(5, 1.5, lambda path: path.write_text("five") and None))
+    state = best.state_dict()
+    best.evaluated(Evaluated(6, 2.5, lambda path: path.write_text("six") and None))
+    again = BestModel(tmp_path / "best.pt")
+    again.load_state_dict(state)
+    assert ((tmp_path / "best.pt").read_text(), again.score) == ("five", 1.5)
+    (tmp_path / "best.pt").unlink()  # somebody tidied up: no reason to end a run
+    assert again.state_dict()["model"] is None
+    again.load_state_dict({"score": 1.5, "step": 5})  # a checkpoint of an earlier version
+    assert again.step == 5
 
 
 def test_the_best_model_stays(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""`asgc-rl eval`: play games with a trained agent; the result is printed and kept beside the run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.cli.errors import UserError, reason, tell
+from evaluation.cli.parser import Flags
+from evaluation.files import to_json
+from rl import tasks
+from rl.config import options_of_others
+
+RESULTS = "evaluations.jsonl"  # in the run folder: one JSON object a line, as `--json` prints it
+TELL_EVERY_S = 10.0  # between two lines of progress, where stderr is no terminal
+
+
+def main(argv: Sequence[str]) -> int:
+    """Play games with the agent of a run and print the mean score and how it was made."""
+    what = f"Play whole games with the agent of a run folder. The result is kept in RUN/{RESULTS}, too."
+    flags = Flags("asgc-rl eval", "RUN [options]", what)
+    general = flags.section("general")
+    flags.path("run", "RUN", "run folder of `asgc-rl train`")
+    best = "take the model of the best evaluation in the place of the last one"
+    general.add_argument("--best", action="store_true", help=best)
+    general.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")
+    flags.option("general", "--epsilon", float | None, None, "share of random actions", allowed="[0, 1]")
+    flags.option("general", "--mode", int | None, None, "game mode other than the trained one", allowed="[0, 255]")
+    flags.option("general", "--difficulty", int | None, None, "difficulty other than the trained one", allowed="[0, 3]")
+    flags.option("general", "--seed", int, 1, "seed of the environments and random actions", allowed="[0, 2147483647]")
+    flags.option("general", "--device", str, "auto", "auto, cpu, cuda or cuda:N")
+    options, _ = flags.read(list(argv))
+    if options.run is None:
+        raise UserError("say which run: asgc-rl eval RUN")
+
+    from rl.agent import load_agent
+    from rl.evaluate import evaluate, signature
+
+    agent = load_agent(options.run, options.device, best=options.best)
+    game, env = agent.config.game, agent.config.env
+    family = tasks.find(game).family
+    others = {one.path for one in options_of_others(family)}
+    for name in ("mode", "difficulty"):
+        value = getattr(options, name)
+        if value is not None and f"env.{name}" in others:
+            raise UserError(f"--{name}: {game} is {family.title} and has none")
+        env = env if value is None else dataclasses.replace(env, **{name: value})
+    how = {"episodes": options.episodes, "seed": options.seed, "epsilon": options.epsilon}
+    step = "?" if agent.step is None else f"{agent.step:,}"
+    with progress(f"{agent.model} model, step {step}", options.episodes) as show:
+        scores = evaluate(agent.act, game, env, **how, tell=show)
+    figures = {"score": scores.mean(), "std": scores.std(), "min": scores.min(), "max": scores.max()}
+    signed = signature(game, env, **how)
+    result = {
+        "run": str(options.run),
+        "model": agent.model,
+        "step": agent.step,
+        **figures,
+        "scores": scores.tolist(),
+        "signature": signed,
+        "device": str(agent.device),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    keep(Path(options.run), result)
+    if options.json:
+        print(json.dumps(to_json(result), allow_nan=False))
+        return 0
+    formats = {"score": ".2f", "std": ".2f", "min": "g", "max": "g"}
+    words = [f"{name}={format(value, formats[name])}" for name, value in figures.items()]
+    print(*words, f"model={agent.model}", f"step={'?' if agent.step is None else agent.step}")
+    print(" ".join(f"{key}={value}" for key, value in signed.items()))
+    return 0
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Any]:
+    """Show on stderr how many games are done: a bar on a terminal, else a line now and then. Yields what is told."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        tell(f"playing {total} games: {what}")
+        told = [time.monotonic()]
+
+        def line(done: int, games: int) -> None:
+            if time.monotonic() - told[0] >= TELL_EVERY_S:
+                told[0] = time.monotonic()
+                tell(f"{done}/{games} games")
+
+        yield line
+        return
+    console.print(f"playing {total} games: {what}", highlight=False)
+    columns = TextColumn("games"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, expand=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, games: bar.update(task, completed=done)
+
+
+def keep(run: Path, result: Mapping[str, Any]) -> None:
+    """Append a result to those of a run, whole or not at all; where it cannot be written, say so and go on."""
+    line = (json.dumps(to_json(result), allow_nan=False) + "\n").encode()
+    path = run / RESULTS
+    try:
+        with path.open("ab", buffering=0) as file:  # appending: two at a time do not mix
+            written = file.write(line)
+            if written < len(line):
+                file.truncate(os.fstat(file.fileno()).st_size - written)
+                raise OSError("the disk is full")
+    except OSError as error:
+        tell(f"the result is not kept in {path}: {reason(error)}")
