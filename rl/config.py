@@ -17,6 +17,7 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import show
+from evaluation.runs.lr_schedule import LRScheduleConfig
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
 from rl.algorithms import ALGORITHMS
@@ -115,6 +116,7 @@ class TrainConfig(Config):
     network: NetworkConfig = field(default_factory=NetworkConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
+    lr_schedule: LRScheduleConfig = field(default_factory=LRScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 

@@ -16,6 +16,7 @@ from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
 from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup
 from rl.algorithms.heads import ExpectedValue
@@ -53,7 +54,9 @@ class QLearner(Learner):
     where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step.
     """
 
-    def __init__(self, config: TrainConfig, num_actions: int, spec: ObservationSpec, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, num_actions: int, spec: ObservationSpec, device: torch.device, updates: int = 1
+    ) -> None:
         super().__init__()
         self.device = device
         self.num_actions = num_actions
@@ -82,6 +85,7 @@ class QLearner(Learner):
             self.optimizer = optimizers.build(name, self.network.parameters(), lr=lr, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"--optimizer {name}: {error}") from error
+        self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def updates(self, batch: Batch, count: int) -> Iterator[dict[str, Tensor]]:
@@ -107,6 +111,7 @@ class QLearner(Learner):
             loss.backward()  # type: ignore[no-untyped-call]
             with self.around_step(part):
                 self.optimizer.step()
+            self.lr_schedule.step()
             yield {"loss": loss.detach(), "q": q.detach().mean()}
 
     def losses(self, part: Part) -> Tensor:
@@ -137,11 +142,12 @@ class QLearner(Learner):
             network.standardize(frames.to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning goes on from: both networks and the optimizer."""
+        """Everything that learning goes on from: both networks, the optimizer and its schedule."""
         return {
             "network": self.network.state_dict(),
             "target_network": self.target_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "lr_schedule": self.lr_schedule.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -149,6 +155,7 @@ class QLearner(Learner):
         self.network.load_state_dict(state["network"])
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_schedule.load_state_dict(state.get("lr_schedule", {}))  # earlier versions had none
 
 
 class DQN(Algorithm):
@@ -170,7 +177,9 @@ class DQN(Algorithm):
         self.updates = 0
         self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
-        self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device)
+        self.learner = QLearner(
+            config, setup.num_actions, setup.spec, setup.device, updates=setup.schedule.updates(config.total_steps)
+        )
         self.replay = FrameReplay(replay_layout(config, setup.spec), setup.device)
         self._means = IntervalMeans()
 
@@ -221,7 +230,8 @@ class DQN(Algorithm):
         return self.replay.sample(count, rng).observation if len(self.replay) else None
 
     def training_values(self, step: int) -> dict[str, float]:
-        return self._means.take() | {"epsilon": epsilon_at(step, self.config.exploration)}
+        scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
+        return self._means.take() | scheduled
 
     def progress(self) -> dict[str, Any]:
         count = len(self.replay)
