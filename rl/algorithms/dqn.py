@@ -74,7 +74,7 @@ class QLearner(Learner):
         self.target_network.requires_grad_(False)
         if self.precision == "bf16":
             # Autocast would round the same weights in every update; done here, it is done once a synchronization.
-            for module in self.target_network.modules():
+            for module in self.target_network.body:
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
         self.sync_target()
@@ -123,9 +123,10 @@ class QLearner(Learner):
         with self.autocast():
             with torch.no_grad():
                 chooser = self.network(next_observation) if self.double else next_output
-                best = self.head.values(chooser).argmax(dim=1, keepdim=True)
-                target = self.head.target(next_output, best, reward, discount)
             output = self.network(observation)
+        with torch.no_grad():
+            best = self.head.values(chooser).argmax(dim=1, keepdim=True)
+            target = self.head.target(next_output, best, reward, discount)
         return self.head.losses(output, action, target)
 
     def sync_target(self) -> None:
