@@ -67,7 +67,7 @@ def schedule_of(config: TrainConfig) -> Schedule:
         log=config.log_interval,
         evaluation=config.evaluation.interval,
         checkpoint=config.checkpoint_interval,
-        learning_starts=config.learning_starts,
+        learning_starts=config.learns_after,
         train_every=config.train_every,
         gradient_steps=config.gradient_steps,
         shift=config.target_interval,
@@ -95,6 +95,8 @@ class Trainer:
         watchers.members.append(self.recording)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
         self._message = watchers.message
+        for note in config.notes:
+            watchers.message(note)
 
     @property
     def samples(self) -> int:

@@ -209,8 +209,10 @@ class DQN(Algorithm):
             self._shifted(self.updates)
 
     def learn(self, due: int) -> None:
-        """Updates until `due` are done."""
+        """Updates until `due` are done, or none yet: a small ring may hold no transition after a cut."""
         config = self.config
+        if not len(self.replay):
+            return
         if self.updates == 0 < due and config.network.standardize:
             frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng).observation[:, -1]
             self.learner.standardize(frames)
