@@ -51,7 +51,8 @@ class QLearner(Learner):
 
         y = R_n + discount * Q_target(s', a*),   a* = argmax Q(s', .) (double) or argmax Q_target(s', .)
 
-    where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step.
+    where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step. The learning
+    rate follows its schedule over `updates` of them.
     """
 
     def __init__(
@@ -178,9 +179,8 @@ class DQN(Algorithm):
         self.updates = 0
         self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
-        self.learner = QLearner(
-            config, setup.num_actions, setup.spec, setup.device, updates=setup.schedule.updates(config.total_steps)
-        )
+        updates = setup.schedule.all_updates
+        self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device, updates)
         self.replay = FrameReplay(replay_layout(config, setup.spec), setup.device)
         self._means = IntervalMeans()
 
