@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from evaluation.runs import seeding
-from evaluation.runs.hardware import select_device
+from evaluation.runs.hardware import select_device, select_threads
 from evaluation.runs.loop import EvaluationResult, execute
 from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.run_metrics import SCORE_STD
@@ -54,7 +54,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
         resume=resume,
         defaults=TrainConfig().to_dict(),
         watchers=watchers,
-        threads=task.family.torch_threads,
+        threads=select_threads(config.threads, most=task.family.torch_threads),
         info={"checkpoint_bytes": checkpoint_bytes},
     )
 
@@ -146,6 +146,7 @@ class Trainer:
             "optimizer": config.optimizer.name,
             "device": str(self.device),
             "precision": learner.precision,
+            "threads": torch.get_num_threads(),
             "seed": config.seed,
             "total_steps": config.total_steps,
             "run_dir": str(self.run_dir),

@@ -33,8 +33,8 @@ from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
 
 STATE, BEST_MODEL = "state.pt", "best.pt"
 TRAINING = "train"  # split of what is logged while training
-# Between a run and its resume: they do not change its numbers.
-MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes")
+# Between a run and its resume: they do not change its numbers, `threads` but the order of sums.
+MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "threads")
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
 
 
@@ -148,7 +148,7 @@ def execute(
     resume: bool = False,
     defaults: Mapping[str, Any] | None = None,
     watchers: Iterable[Watcher] = (),
-    threads: int | None = None,
+    threads: int = 1,
     info: Mapping[str, Any] | None = None,
     program: str = "asgc-rl",
 ) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def execute(
         resume: go on with the run in `path`.
         defaults: options that an earlier version's config.yaml may lack, with the values that they meant.
         watchers: display and callbacks; closed at the end.
-        threads: torch's, None: as many as it has.
+        threads: torch's.
         info: shown at the start beside the trainer's own.
         program: whose `train --resume` and `eval` the messages name.
 
@@ -171,6 +171,7 @@ def execute(
     """
     everyone = Watchers(watchers)
     with (
+        torch_threads(threads),  # first: the provenance notes them
         RunFolder(
             path,
             config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
@@ -183,7 +184,6 @@ def execute(
             track=config.track,
             message=everyone.message,
         ) as run,
-        torch_threads(threads),
     ):
         everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL)]
         run.watchers = everyone

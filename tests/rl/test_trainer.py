@@ -12,6 +12,7 @@ import rl.evaluate
 import rl.tasks.atari
 import rl.trainer
 from evaluation.cli.errors import UserError
+from evaluation.files import read_json
 from evaluation.runs.run_folder import load_config, load_summary, read_metrics, read_series
 from evaluation.runs.watchers import Watcher
 from rl import Interrupted, TrainConfig, load_agent, train
@@ -128,6 +129,27 @@ def test_schedules_happen_when_they_are_due(catch: None, tmp_path: Path, monkeyp
     assert sorted({row.step for row in rows if row.name == "epsilon"}) == [8, 304, 600, 904, 1200, 1504, 1800, 2000]
     assert [row.step for row in rows if row.name == "score"] == [1_000, 2_000]
     assert rows[-1].samples == 400 * 32
+
+
+@pytest.mark.parametrize(("load", "given", "expected"), [(0.0, None, 2), (15.0, None, 1), (15.0, 2, 2)])
+def test_threads_are_chosen_and_recorded(
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: float, given: int | None, expected: int
+) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    seen: list[int] = []
+
+    class Look(Watcher):
+        def start(self, info: Mapping[str, Any]) -> None:
+            seen.extend([info["threads"], torch.get_num_threads()])
+
+    options: dict[str, Any] = {"threads": given, "total_steps": 40, "learning_starts": 8}
+    train(catch_config(tmp_path / "run", **options), watchers=[Look()])
+    assert seen == [expected] * 2
+    assert read_json(tmp_path / "run" / "provenance.json")["machine"]["threads"] == expected
+    assert load_config(tmp_path / "run")["threads"] == given
+    assert torch.get_num_threads() == 2
 
 
 def test_run_folder_of_a_finished_run(catch: None, tmp_path: Path) -> None:
