@@ -19,7 +19,7 @@ class LRScheduleConfig:
     """Learning-rate schedule by its name, over all updates of the run."""
 
     name: Literal["constant", "linear"] = option("constant", "the learning rate over the run")
-    end_factor: float = option(0.1, "linear: factor on the learning rate at the end of the run", "[0, 1]")
+    end_factor: float = option(0.0, "linear: factor on the learning rate at the end of the run", "[0, 1]")
 
 
 def _linear(optimizer: Optimizer, config: LRScheduleConfig, updates: int) -> LRScheduler:
