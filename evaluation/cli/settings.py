@@ -145,9 +145,7 @@ class Config:
         return cls.layered(name, (options, f"{cls.__name__}.preset"))
 
     @classmethod
-    def layered(
-        cls, name: str | None, *layers: tuple[Mapping[str, Any], str], faults: list[str] | None = None
-    ) -> Self:
+    def layered(cls, name: str | None, *layers: tuple[Mapping[str, Any], str], faults: list[str] | None = None) -> Self:
         """A preset (None: the default) and layers on top, each with its source; `faults`: see `update`."""
         options: dict[str, Any] = {}
         for values, _ in layers:
@@ -177,7 +175,8 @@ class Config:
                 one.put(self, max(one.marks["shrinks_to"], one.get(self) * length // made_for))
                 shrunk.append(f"{one.flag} {one.get(self)}")
         if shrunk:
-            self.notes += (f"made for {made_for:,} steps, shrunk to {length:,}: {', '.join(shrunk)} (given, they stay)",)
+            lengths = f"made for {made_for:,} steps, shrunk to {length:,}"
+            self.notes += (f"{lengths}: {', '.join(shrunk)} (given, they stay)",)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -133,7 +133,11 @@ def test_what_resume_alone_goes_on_with(tmp_path: Path) -> None:
 
 
 def test_its_faults_are_found_all_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [["--epochs", "9"], ["--epochs", "2", "--warmup", "5"], ["--data.crop", "3", "--data.workers", "-1", "--optimizer", "adma"]]
+    lines = [
+        ["--epochs", "9"],
+        ["--epochs", "2", "--warmup", "5"],
+        ["--data.crop", "3", "--data.workers", "-1", "--optimizer", "adma"],
+    ]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(json.dumps, lines))))
     assert COMMAND.check([]) == 2
     right, together, alone = (json.loads(line) for line in capsys.readouterr().out.splitlines())

@@ -20,13 +20,14 @@ from tests.rl.tasks.scripted_env import FRAME_SHAPE, ScriptedPool, game
 STACK = 2
 
 
-def config_of(num_envs: int, n_step: int, *, replay_size: int = 0, standardize: bool = False, **options: int) -> TrainConfig:
+def config_of(
+    num_envs: int, n_step: int, *, replay_size: int = 0, standardize: bool = False, **options: int
+) -> TrainConfig:
     """A tiny run; a `replay_size` of 0 is the least possible one."""
     config = TrainConfig.preset(
         "quick",
         total_steps=10_000,
         n_step=n_step,
-        replay_size=replay_size or num_envs * (STACK + n_step + 1),
         **options,
         precision="fp32",
         env={"num_envs": num_envs, "stack": STACK},
@@ -101,6 +102,4 @@ def test_it_learns_from_the_first_step_on_at_which_it_can(
 
 def test_a_run_in_which_nothing_can_be_learned_is_refused() -> None:
     with pytest.raises(UserError, match="--total-steps 40: must be above 40 for 11-step returns of 4 environments"):
-        TrainConfig.preset(
-            "control", total_steps=40, n_step=11, learning_starts=0, env={"num_envs": 4}
-        ).validate()
+        TrainConfig.preset("control", total_steps=40, n_step=11, learning_starts=0, env={"num_envs": 4}).validate()
