@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import PathText, show
+from evaluation.runs.lr_schedule import LRScheduleConfig
 from evaluation.runs.recorder import OFFSETS
 from rl import tasks
 from rl.algorithms import ALGORITHMS
@@ -44,14 +45,14 @@ class ExplorationConfig:
 
     start: float = option(1.0, "epsilon at the first step", "[0, 1]")
     end: float = option(0.01, "epsilon from then on", "[0, 1]")
-    steps: int = option(1_000_000, "environment steps from start to end", "[1, 1e12]")
+    steps: int = option(1_000_000, "environment steps from start to end", "[1, 1e12]", shrinks_to=1)
 
 
 @dataclass
 class EvaluationConfig:
     """Scheduled evaluations: full games in environments of their own."""
 
-    interval: int = option(250_000, "environment steps between two evaluations", "[1, 1e12]")
+    interval: int = option(250_000, "environment steps between two evaluations", "[1, 1e12]", shrinks_to=1)
     episodes: int = option(10, "games of a scheduled evaluation", "[1, 10000]")
     final_episodes: int = option(30, "games of the last evaluation (100 for a published figure)", "[1, 10000]")
     epsilon: float | None = option(None, "epsilon while evaluating; null: the protocol's", "[0, 1]")
@@ -84,13 +85,14 @@ class TrainConfig(Config):
     algorithm: Literal[tuple(ALGORITHMS)] = option("dqn", "what learns")  # type: ignore[valid-type]
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    threads: int | None = option(None, "torch's CPU threads; null: by free cores, one for control tasks", "[1, 1024]")
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")
     run_dir: PathText | None = option(None, "run folder; null: runs/DATE/GAME-OPTIMIZER-SEED")
     replay_size: int = option(1_000_000, "transitions in the replay", "[1, 1e10]")
     batch_size: int = option(32, "transitions per update", "[1, 65536]")
     train_every: int = option(4, "environment steps from update to update", "[1, 1e6]")
     gradient_steps: int = option(1, "updates each time: replay ratio gradient_steps / train_every", "[1, 1000]")
-    learning_starts: int = option(80_000, "environment steps before the first update", "[0, 1e12]")
+    learning_starts: int = option(80_000, "environment steps before the first update", "[0, 1e12]", shrinks_to=0)
     n_step: int = option(1, "rewards summed before bootstrapping", "[1, 100]")
     gamma: float = option(0.99, "discount per environment step", "[0, 1)")
     double: bool = option(True, "Double DQN: the online network selects, the target network evaluates")
@@ -101,31 +103,48 @@ class TrainConfig(Config):
         None, "channels_last memory format for the convolutions; null: but with bf16 on a CPU, where it is slower"
     )
     compile: bool = option(False, "torch.compile the network")
-    checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]")
+    checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]", shrinks_to=1)
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints, too; inf: only by steps", "(0, inf]")
     segment_steps: int = option(
         500_000,
         "environment steps after which environments are made anew and their games cut; a resume plays them again",
         "[1000, 1e12]",
     )
-    log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]")
+    log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]", shrinks_to=1)
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
     track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
+    lr_schedule: LRScheduleConfig = field(default_factory=LRScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     FOLDER = "rl"
     PRESETS = ("quick", "dqn", "atari-small", "control")
+    LENGTH = "total_steps"
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
         """`control` where `game` is a control task, else `quick`."""
         game = options.get("game")
         return tasks.family(game).preset if isinstance(game, str) else cls.PRESETS[0]
+
+    @classmethod
+    def shipped(cls, name: str, options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """A preset's options and, on top, those that it has under `games` for the one that is played."""
+        (shipped,) = super().shipped(name, options)
+        values = dict(shipped)
+        own = values.pop("games", {})
+        game = options.get("game", values.get("game"))
+        task = tasks.known(game) if isinstance(game, str) else None
+        return [values, own.get(task.name, {}) if task else {}]
+
+    @property
+    def learns_after(self) -> int:
+        """Environment steps before the first update: `learning_starts`, and until n steps of a game are known."""
+        return max(self.learning_starts, (self.n_step - 1) * self.env.num_envs)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON.
@@ -176,6 +195,9 @@ class TrainConfig(Config):
             yield self.wrong(
                 "learning_starts", f"must be below --total-steps {self.total_steps}, or nothing is learned"
             )
+        elif self.learns_after >= self.total_steps:
+            whose = f"{self.n_step}-step returns of {self.env.num_envs} environments"
+            yield self.wrong("total_steps", f"must be above {self.learns_after} for {whose}, or nothing is learned")
         if self.exploration.end > self.exploration.start:
             yield self.wrong("exploration.end", f"must be at most --exploration.start {self.exploration.start}")
         count, stack = self.env.num_envs, tasks.find(self.game).observation(self.env).stack

@@ -28,16 +28,28 @@ def build_network(observation: ObservationSpec, num_actions: int, config: Networ
 class Network(nn.Module):
     """Action values Q(s, a) of observations.
 
+    Under autocast only the body computes in bfloat16. Near 8 its numbers lie 0.06 apart, more than most advantages:
+    the output is made of float32 weights and sums, so that close actions are told apart.
+
     Attributes:
         layers: the body's layers and, last, the output's.
     """
 
     layers: nn.Sequential
 
+    @property
+    def body(self) -> list[nn.Module]:
+        """The layers that make the features."""
+        return list(self.layers)[:-1]
+
     def forward(self, observation: Tensor) -> Tensor:
         """Outputs (batch, A, ...), float32, of observations (batch, stack, *frame)."""
-        output: Tensor = self.layers(self.scaled(observation))
-        return output.float()
+        features = self.scaled(observation)
+        for layer in self.body:
+            features = layer(features)
+        with torch.autocast(features.device.type, enabled=False):
+            output: Tensor = self.layers[-1](features.float())
+        return output
 
     def scaled(self, observation: Tensor) -> Tensor:
         """What the layers see of observations."""

@@ -14,13 +14,13 @@ import torch
 from evaluation.cli.errors import UserError
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
-from evaluation.runs.hardware import has_bf16, select_channels_last, select_device, select_precision
+from evaluation.runs.hardware import has_bf16, select_channels_last, select_device, select_precision, select_threads
 from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from rl import algorithms, tasks
 from rl.config import TrainConfig
 from rl.networks import build_network
 
-CHOSEN = ("device", "precision", "channels_last")  # by the machine, where an option leaves it open
+CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open
 MOST_ACTIONS = 18  # of an Atari game: networks are measured before their environments are there
 STATES = 7  # numbers a parameter in a checkpoint, at most: both networks, three of the optimizer, best and last model
 FLOAT = 4  # bytes
@@ -56,6 +56,7 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
     if (last := known.get("device", str(device))) != str(device):
         lines.append(f"device {last} -> {device}: from here on not with the numbers of the uninterrupted run")
     full.device = str(device)
+    full.threads = select_threads(full.threads, most=tasks.find(config.game).family.torch_threads)
     full.precision = select_precision(full.precision, device)  # type: ignore[assignment]
     full.channels_last = select_channels_last(full.channels_last, device, full.precision)
     if full.precision == "bf16" and not has_bf16(device):

@@ -47,7 +47,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
     checkpoint_bytes = check_resources(full, device, path, resume=resume)
     task.check(config.env)
     everyone = Watchers(watchers)
-    for line in lines:
+    for line in (*config.notes, *lines):
         everyone.message(line)
     return execute(
         lambda run, everyone: Trainer(full, run, device, everyone),
@@ -58,7 +58,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
         defaults=TrainConfig().to_dict(),
         chosen={name: getattr(full, name) for name in CHOSEN},
         watchers=everyone.members,
-        threads=task.family.torch_threads,
+        threads=full.threads or 1,
         info={"checkpoint_bytes": checkpoint_bytes},
     )
 
@@ -71,7 +71,7 @@ def schedule_of(config: TrainConfig) -> Schedule:
         log=config.log_interval,
         evaluation=config.evaluation.interval,
         checkpoint=config.checkpoint_interval,
-        learning_starts=config.learning_starts,
+        learning_starts=config.learns_after,
         train_every=config.train_every,
         gradient_steps=config.gradient_steps,
         shift=config.target_interval,
@@ -148,6 +148,7 @@ class Trainer:
             "optimizer": config.optimizer.name,
             "device": str(self.device),
             "precision": learner.precision,
+            "threads": torch.get_num_threads(),
             "seed": config.seed,
             "total_steps": config.total_steps,
             "run_dir": str(self._run.path),

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -69,12 +69,18 @@ class Setting:
 class Config:
     """Base class of a trainer's configuration.
 
+    Schedules of a preset that nobody gave (options marked with `shrinks_to`, their least value) shrink in proportion
+    where a run is given less than the length that the preset was made for. They do not stretch: a longer run goes on as
+    the shorter one ended, and a schedule over the whole run follows its length anyway.
+
     A group may have a method `prepare(values)`: it is called with what a layer says of the group, before that is set.
     A group with an option `name` may be given by it alone (`optimizer: adam`).
     """
 
     FOLDER: ClassVar[str] = ""  # of its presets in `configs/`
     PRESETS: ClassVar[tuple[str, ...]] = ()  # their names, the usual one first
+    LENGTH: ClassVar[str] = ""  # the option that says how long a run is; "": nothing shrinks
+    notes: tuple[str, ...] = ()  # lines to be said when the run starts
 
     @classmethod
     @functools.cache
@@ -84,8 +90,8 @@ class Config:
 
     def update(
         self, values: Mapping[str, Any], source: str, faults: list[str] | None = None, *, leave_unknown: bool = False
-    ) -> None:
-        """Put a layer on top: nested mappings of options, or dotted paths.
+    ) -> set[str]:
+        """Put a layer on top: nested mappings of options, or dotted paths; returns the paths of the options in it.
 
         Args:
             values: keys that a `Document` holds are named in errors with their file and line.
@@ -124,6 +130,7 @@ class Config:
             if faults is None:
                 raise UserError(f"{where}: {fault}")
             faults.append(f"{where}: {fault}")
+        return {path for path, *_ in entries}
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
@@ -139,13 +146,41 @@ class Config:
         Raises:
             UserError: an unknown preset or option, or a wrong value.
         """
+        return cls.layered(name, (options, f"{cls.__name__}.preset"))
+
+    @classmethod
+    def layered(cls, name: str | None, *layers: tuple[Mapping[str, Any], str], faults: list[str] | None = None) -> Self:
+        """A preset (None: the default) and layers on top, each with its source; `faults`: see `update`."""
+        options: dict[str, Any] = {}
+        for values, _ in layers:
+            options |= values
         name = name or cls.default_preset(options)
         if name not in cls.PRESETS:
             raise UserError(f"unknown preset {name!r}; there are {', '.join(cls.PRESETS)}")
         config = cls()
-        config.update(_shipped(cls.FOLDER, name), name)
-        config.update(options, f"{cls.__name__}.preset")
+        for values in cls.shipped(name, options):
+            config.update(values, name)
+        made_for = cls.settings()[cls.LENGTH].get(config) if cls.LENGTH else 0
+        given = set[str]().union(*[config.update(values, source, faults) for values, source in layers])
+        if cls.LENGTH:
+            config._shrink(made_for, given)
         return config
+
+    @classmethod
+    def shipped(cls, name: str, options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The layers of a preset, beside these options of the layers on top."""
+        return [_shipped(cls.FOLDER, name)]
+
+    def _shrink(self, made_for: int, given: Set[str]) -> None:
+        """Schedules that were made for another length and are not among the `given` options, for this one."""
+        length, shrunk = self.settings()[self.LENGTH].get(self), []
+        for path, one in self.settings().items():
+            if length < made_for and "shrinks_to" in one.marks and path not in given:
+                one.put(self, max(one.marks["shrinks_to"], one.get(self) * length // made_for))
+                shrunk.append(f"{one.flag} {one.get(self)}")
+        if shrunk:
+            lengths = f"made for {made_for:,} steps, shrunk to {length:,}"
+            self.notes += (f"{lengths}: {', '.join(shrunk)} (given, they stay)",)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -19,6 +19,7 @@ from evaluation.files import to_json
 
 C = TypeVar("C", bound=Config)
 NOT_CHECKED = ("--resume", "--help", "--help-all", "--print-config")  # flags that `check` refuses
+PROVENANCE = "provenance.json"  # lies beside the whole configuration of a run
 TOLD = ("total_steps", "game")  # options that `check` tells beside the whole configuration, where there are such
 
 
@@ -70,17 +71,19 @@ class TrainCommand(Generic[C]):
         """
         file, name, resume = typed.get("config"), typed.get("preset"), typed.get("resume")
         run = typed.get("run_dir") if resume == "" else resume  # --resume alone goes on with --run-dir
+        flags = {path: value for path, value in typed.items() if path in self.config.settings()}
+        flags |= {"run_dir": resume} if resume else {}
         own = Path(run, "config.yaml") if run is not None and file is None and name is None else None
+        if own is None and file is not None and name is None and Path(file).with_name(PROVENANCE).is_file():
+            own = Path(file)  # of a run, perhaps an earlier version's: what it does not have is not a preset's
         if own is not None and own.is_file():
             config = self.config.of_run(own)
         elif own is not None and resume:
             raise UserError(f"--resume {run}: not a run folder (no config.yaml in it)")
         else:  # with --resume: perhaps killed before it was written; the flags say what it was
             values = {} if file is None else read_yaml(Path(file), "--config ")
-            config = self.config.preset(name or self.config.default_preset({**values, **typed}))
-            config.update(values, str(file), faults)
-        flags = {path: value for path, value in typed.items() if path in config.settings()}
-        config.update(flags | ({"run_dir": resume} if resume else {}), "flags")
+            return self.config.layered(name, (values, str(file)), (flags, "flags"), faults=faults)
+        config.update(flags, "flags")
         return config
 
     def read(self, argv: Sequence[str]) -> tuple[C | None, bool]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,14 +54,43 @@ def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
-@contextlib.contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """`count` threads for torch in the block (None: as many as it has).
+def select_threads(given: int | None, most: int | None = None) -> int:
+    """Threads for torch: those `given`, else as many as there are cores that nothing else keeps busy now, at least one.
 
-    On a machine with other jobs a second thread that waits for its turn makes a small update ten times slower.
+    Two threads at a load of 15 were four times slower than one: each waits for the other, which waits for its turn.
+    Never more than torch takes by itself (OMP_NUM_THREADS), than a container's quota allows, or than `most`.
     """
+    if given is not None:
+        return given
+    free = (os.cpu_count() or 1) - _load()
+    return max(1, min(round(free), torch.get_num_threads(), cpu_quota(), most or sys.maxsize))
+
+
+def _load() -> float:
+    """Processes that ran or waited for a core in the last minute, on average; 0 where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return 0.0
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole cores that a container (control groups, version 2 or 1) may use; without a limit `sys.maxsize`."""
+    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = (root / quota).read_text().split() + ((root / period).read_text().split() if period else [])
+            if int(words[0]) > 0:
+                return max(1, round(int(words[0]) / int(words[1])))
+        except (OSError, ValueError, IndexError):
+            continue  # no such file, or "max"
+    return sys.maxsize
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """`count` threads for torch in the block."""
     before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -35,8 +35,9 @@ from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
 
 STATE, BEST_MODEL = "state.pt", "best.pt"
 TRAINING = "train"  # split of what is logged while training
-# Between a run and its resume. They do not change its numbers; only `device` does, where a machine is no longer there.
-MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device")
+# Between a run and its resume. They do not change its numbers, `threads` but the order of sums; `device` does, where a
+# machine is no longer there.
+MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads")
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
 TELL_EVERY_S = 0.25  # between two calls of the watchers' `advanced`
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -157,7 +158,7 @@ def execute(
     defaults: Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
     watchers: Iterable[Watcher] = (),
-    threads: int | None = None,
+    threads: int = 1,
     info: Mapping[str, Any] | None = None,
     program: str = "asgc-rl",
 ) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def execute(
         resume: go on with the run in `path`.
         defaults, chosen: as of `RunFolder`.
         watchers: display and callbacks; closed at the end.
-        threads: torch's, None: as many as it has.
+        threads: torch's.
         info: shown at the start beside the trainer's own.
         program: whose `train --resume` and `eval` the messages name.
 
@@ -180,6 +181,7 @@ def execute(
     """
     everyone = Watchers(watchers)
     with (
+        torch_threads(threads),  # first: the provenance notes them
         RunFolder(
             path,
             config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
@@ -193,7 +195,6 @@ def execute(
             track=config.track,
             message=everyone.message,
         ) as run,
-        torch_threads(threads),
     ):
         everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL)]
         run.watchers = everyone

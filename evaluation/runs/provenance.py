@@ -27,9 +27,11 @@ def collect(*, seeds: Mapping[str, int], device: str, command: Sequence[str] | N
 
     `device` is the device in words ("cpu", "cuda:0"); `command` defaults to the interpreter's full command line.
     Keys: time (UTC), command, cwd, code (see `code_version`), versions (of Python and what is installed of
-    `PACKAGES`), machine (platform, CPU model, number of CPUs this process may use), device, seeds.
+    `PACKAGES`), machine (platform, CPU model, number of CPUs this process may use, torch's threads), device, seeds.
     """
     found = [(package, _version(package)) for package in PACKAGES]
+    torch = sys.modules.get("torch")
+    threads = {"threads": torch.get_num_threads()} if torch else {}
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -37,7 +39,7 @@ def collect(*, seeds: Mapping[str, int], device: str, command: Sequence[str] | N
         "cwd": str(Path.cwd()),
         "code": own_code(),
         "versions": {"python": platform.python_version(), **{name: version for name, version in found if version}},
-        "machine": {"platform": platform.platform(), "cpu": _cpu_model(), "cpus": cpus},
+        "machine": {"platform": platform.platform(), "cpu": _cpu_model(), "cpus": cpus, **threads},
         "device": _device_name(device),
         "seeds": dict(seeds),
     }

@@ -46,6 +46,11 @@ class Schedule:
         """Updates that are due by `step`, from the start."""
         return max(0, step - self.learning_starts) // self.train_every * self.gradient_steps
 
+    @property
+    def all_updates(self) -> int:
+        """Updates of the whole run, which ends with a whole advance."""
+        return self.updates(-(-self.total // self.stride) * self.stride)
+
     def step_of(self, update: int) -> int:
         """The step after which update number `update` (from 0) is made."""
         due = self.learning_starts + (update // self.gradient_steps + 1) * self.train_every

@@ -16,6 +16,7 @@ from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
 from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup
 from rl.algorithms.heads import ExpectedValue
@@ -50,10 +51,13 @@ class QLearner(Learner):
 
         y = R_n + discount * Q_target(s', a*),   a* = argmax Q(s', .) (double) or argmax Q_target(s', .)
 
-    where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step.
+    where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step. The learning
+    rate follows its schedule over `updates` of them.
     """
 
-    def __init__(self, config: TrainConfig, num_actions: int, spec: ObservationSpec, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, num_actions: int, spec: ObservationSpec, device: torch.device, updates: int = 1
+    ) -> None:
         super().__init__()
         self.device = device
         self.num_actions = num_actions
@@ -69,7 +73,7 @@ class QLearner(Learner):
         self.target_network.requires_grad_(False)
         if self.precision == "bf16":
             # Autocast would round the same weights in every update; done here, it is done once a synchronization.
-            for module in self.target_network.modules():
+            for module in self.target_network.body:
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
         self.sync_target()
@@ -80,6 +84,7 @@ class QLearner(Learner):
             self.optimizer = optimizers.build(name, self.network.parameters(), lr=lr, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"--optimizer {name}: {error}") from error
+        self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def updates(self, batch: Batch, count: int) -> Iterator[dict[str, Tensor]]:
@@ -105,6 +110,7 @@ class QLearner(Learner):
             loss.backward()  # type: ignore[no-untyped-call]
             with self.around_step(part):
                 self.optimizer.step()
+            self.lr_schedule.step()
             yield {"loss": loss.detach(), "q": q.detach().mean()}
 
     def losses(self, part: Part) -> Tensor:
@@ -116,9 +122,10 @@ class QLearner(Learner):
         with self.autocast():
             with torch.no_grad():
                 chooser = self.network(next_observation) if self.double else next_output
-                best = self.head.values(chooser).argmax(dim=1, keepdim=True)
-                target = self.head.target(next_output, best, reward, discount)
             output = self.network(observation)
+        with torch.no_grad():
+            best = self.head.values(chooser).argmax(dim=1, keepdim=True)
+            target = self.head.target(next_output, best, reward, discount)
         return self.head.losses(output, action, target)
 
     def sync_target(self) -> None:
@@ -135,11 +142,12 @@ class QLearner(Learner):
             network.standardize(frames.to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning goes on from: both networks and the optimizer."""
+        """Everything that learning goes on from: both networks, the optimizer and its schedule."""
         return {
             "network": self.network.state_dict(),
             "target_network": self.target_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "lr_schedule": self.lr_schedule.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -147,6 +155,7 @@ class QLearner(Learner):
         self.network.load_state_dict(state["network"])
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_schedule.load_state_dict(state.get("lr_schedule", {}))  # earlier versions had none
 
 
 class DQN(Algorithm):
@@ -168,7 +177,8 @@ class DQN(Algorithm):
         self.updates = 0
         self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
-        self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device)
+        updates = setup.schedule.all_updates
+        self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device, updates)
         self.replay = FrameReplay(replay_layout(config, setup.spec), setup.device)
         self._means = IntervalMeans()
 
@@ -197,8 +207,10 @@ class DQN(Algorithm):
             self._shifted(self.updates)
 
     def learn(self, due: int) -> None:
-        """Updates until `due` are done."""
+        """Updates until `due` are done, or none yet: a small ring may hold no transition after a cut."""
         config = self.config
+        if not len(self.replay):
+            return
         if self.updates == 0 < due and config.network.standardize:
             frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng).observation[:, -1]
             self.learner.standardize(frames)
@@ -219,7 +231,8 @@ class DQN(Algorithm):
         return self.replay.sample(count, rng).observation if len(self.replay) else None
 
     def training_values(self, step: int) -> dict[str, float]:
-        return self._means.take() | {"epsilon": epsilon_at(step, self.config.exploration)}
+        scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
+        return self._means.take() | scheduled
 
     def progress(self) -> dict[str, Any]:
         count = len(self.replay)

@@ -36,8 +36,13 @@ def family(name: str) -> Family:
 
     EnvPool's registry is not looked at: help pages use it.
     """
-    known = _KNOWN.get(_key(name))
-    return ATARI if known is None else known.family
+    task = known(name)
+    return ATARI if task is None else task.family
+
+
+def known(name: str) -> Task | None:
+    """The task of this name in any spelling, if it is known without EnvPool's registry, whose import takes a second."""
+    return _KNOWN.get(_key(name))
 
 
 def names(of: Family) -> tuple[str, ...]:
@@ -57,5 +62,4 @@ def _key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", match["task"].lower()) if match else ""
 
 
-# What is known without EnvPool's registry, whose import takes a second.
 _KNOWN: dict[str, Task] = {_key(task.name): task for task in CONTROL_TASKS}

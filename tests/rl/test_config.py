@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from asgc import optimizers
 from asgc.options import in_range
 from evaluation.cli.config_file import differences, parse_yaml, plain, read_yaml
 from evaluation.cli.errors import UserError
+from evaluation.cli.settings import _shipped
 from rl.config import OptimizerConfig, TrainConfig
 
 
@@ -81,6 +83,44 @@ def test_layers_go_on_top_of_each_other() -> None:
     assert config.env.height == TrainConfig.preset("quick").env.height  # the rest of the group stays
     config.update({"seed": 7}, "test")
     assert (config.seed, config.game) == (7, "Breakout")
+
+
+@pytest.mark.parametrize("name", TrainConfig.PRESETS)
+@pytest.mark.parametrize("total", [1, 7, 300, 3_000, 99_999])
+def test_a_preset_is_valid_however_short_the_run(name: str, total: int) -> None:
+    preset = TrainConfig.preset(name)
+    config = TrainConfig.preset(name, total_steps=total, n_step=1)
+    config.validate()
+    if total < preset.total_steps:
+        assert config.exploration.steps == max(1, preset.exploration.steps * total // preset.total_steps)
+        assert config.learning_starts == preset.learning_starts * total // preset.total_steps
+        assert config.evaluation.interval == max(1, preset.evaluation.interval * total // preset.total_steps)
+    same = ("batch_size", "target_interval", "train_every", "segment_steps", "replay_size", "lr_schedule", "gradients")
+    assert [getattr(config, each) for each in same] == [getattr(preset, each) for each in same]
+
+
+@pytest.mark.parametrize("name", TrainConfig.PRESETS)
+def test_options_that_a_preset_has_for_a_game_go_below_those_that_are_given(name: str) -> None:
+    games = _shipped("rl", name).get("games", {})
+    assert ("LunarLander" in games) == (name == "control")
+    for game in ("LunarLander", "CartPole", "Acrobot", "MountainCar", "Breakout"):
+        plainly, played = TrainConfig.preset(name), TrainConfig.preset(name, game=game)
+        plainly.update({**games.get(game, {}), "game": game}, "expected")
+        assert played == plainly
+        if game in games:
+            played.validate()
+    if name == "control":
+        lander = TrainConfig.preset(name, game="lunar-lander", network={"units": [8]})
+        assert (lander.network.units, lander.total_steps) == ([8], games["LunarLander"]["total_steps"])
+        half = TrainConfig.preset(name, game="LunarLander-v3", total_steps=lander.total_steps // 2)
+        assert half.exploration.steps == lander.exploration.steps // 2
+        assert TrainConfig.preset(name, game="no such game").total_steps == TrainConfig.preset(name).total_steps
+
+
+def test_longer_runs_keep_a_presets_schedules() -> None:
+    config = TrainConfig.preset("quick", total_steps=5_000_000)
+    assert config == dataclasses.replace(TrainConfig.preset("quick"), total_steps=5_000_000)
+    assert config.notes == ()
 
 
 def test_configs_do_not_share_lists() -> None:

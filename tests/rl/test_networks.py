@@ -44,7 +44,7 @@ def test_standardize_removes_what_never_moves_and_scales_the_rest() -> None:
     )
     network.standardize(frames)
     seen: list[torch.Tensor] = []
-    network.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     network(frames[:, None])
     assert seen[0].std().item() == pytest.approx(1.0, abs=0.05)
     assert seen[0].amax().item() > 10  # 50 grey levels: 0.2 if scaled by 1/255
@@ -106,6 +106,25 @@ def test_saved_names_and_the_order_of_initialization(game: str, layer_norm: bool
             again.reset_parameters()
             assert torch.equal(again.weight, layer.weight)
             assert torch.equal(again.bias, layer.bias)
+
+
+@pytest.mark.parametrize("network", [QNetwork, VectorQNetwork])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_close_actions_are_told_apart_under_autocast(network: type[Any], layer_norm: bool) -> None:
+    """Near 8 bfloat16's numbers lie 0.06 apart: both actions would be worth 8, and the first one be taken."""
+    torch.manual_seed(0)
+    spec = tasks.find("Pong" if network is QNetwork else "CartPole").observation(EnvConfig(stack=2))
+    made = network(spec, 2, NetworkConfig(layer_norm=layer_norm))
+    observation = torch.randint(0, 256, (64, *spec.shape)).to(getattr(torch, spec.dtype))
+    with torch.no_grad():
+        made.layers[-1].weight[1] = made.layers[-1].weight[0]
+        made.layers[-1].bias.copy_(torch.tensor([8.0, 8.01]))
+    with torch.autocast("cpu", torch.bfloat16):
+        values = made(observation)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values[:, 1] - values[:, 0], torch.full((64,), 0.01), rtol=0, atol=1e-4)
+    values.sum().backward()
+    assert all(param.grad is not None and param.grad.dtype == torch.float32 for param in made.parameters())
 
 
 @pytest.mark.parametrize("network", [QNetwork, VectorQNetwork])

@@ -13,7 +13,7 @@ import rl.tasks.atari
 import rl.trainer
 from evaluation.cli.errors import UserError
 from evaluation.files import read_json
-from evaluation.runs.run_folder import load_summary, read_metrics, read_series
+from evaluation.runs.run_folder import load_config, load_summary, read_metrics, read_series
 from evaluation.runs.watchers import Watcher
 from rl import Interrupted, TrainConfig, load_agent, train
 from rl.algorithms.dqn import DQN, QLearner, epsilon_at
@@ -131,6 +131,27 @@ def test_schedules_happen_when_they_are_due(catch: None, tmp_path: Path, monkeyp
     assert rows[-1].samples == 400 * 32
 
 
+@pytest.mark.parametrize(("load", "given", "expected"), [(0.0, None, 2), (15.0, None, 1), (15.0, 2, 2)])
+def test_threads_are_chosen_and_recorded(
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: float, given: int | None, expected: int
+) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    seen: list[int] = []
+
+    class Look(Watcher):
+        def start(self, info: Mapping[str, Any]) -> None:
+            seen.extend([info["threads"], torch.get_num_threads()])
+
+    options: dict[str, Any] = {"threads": given, "total_steps": 40, "learning_starts": 8}
+    train(catch_config(tmp_path / "run", **options), watchers=[Look()])
+    assert seen == [expected] * 2
+    assert read_json(tmp_path / "run" / "provenance.json")["machine"]["threads"] == expected
+    assert load_config(tmp_path / "run")["threads"] == given
+    assert torch.get_num_threads() == 2
+
+
 def test_run_folder_of_a_finished_run(catch: None, tmp_path: Path) -> None:
     summary = train(catch_config(tmp_path / "run", tensorboard=True))
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -165,9 +186,15 @@ class Killed(BaseException):
     """What a kill looks like from inside: nothing more is written."""
 
 
-@pytest.mark.parametrize("optimizer", ["asgc", "adam"])
-def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(catch: None, tmp_path: Path, optimizer: str) -> None:
-    options: dict[str, Any] = {"optimizer": {"name": optimizer}, "network": {"standardize": True}}
+@pytest.mark.parametrize(("optimizer", "schedule"), [("asgc", "linear"), ("adam", "linear"), ("asgc", "constant")])
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    catch: None, tmp_path: Path, optimizer: str, schedule: str
+) -> None:
+    options: dict[str, Any] = {
+        "optimizer": {"name": optimizer},
+        "network": {"standardize": True},
+        "lr_schedule": {"name": schedule, "end_factor": 0.2},
+    }
     train(catch_config(tmp_path / "whole", **options))
     with pytest.raises(Killed):
         train(catch_config(tmp_path / "killed", **options), watchers=[StopAt(1_000)])
@@ -176,6 +203,18 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(catch: None, tmp_path:
             train(catch_config(tmp_path / "killed", **options), resume=True, watchers=[StopAt(stop)])
     train(catch_config(tmp_path / "killed", **options), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_the_learning_rate_falls_over_the_updates_of_the_run(catch: None, tmp_path: Path) -> None:
+    """From 2e-3 at step 400, where learning starts, to a tenth of it at the last step."""
+    options: dict[str, Any] = {"lr_schedule": {"name": "linear", "end_factor": 0.1}, "total_steps": 1_995}
+    train(catch_config(tmp_path / "run", **options))
+    rates = read_series(tmp_path / "run", "train", "lr")
+    expected = [2e-3 * (1 - 0.9 * max(0, step - 400) / 1_600) for step in rates["step"]]
+    assert list(rates["value"]) == pytest.approx(expected, rel=1e-9)
+    assert (rates["step"][-1], rates["value"][-1]) == (2_000, pytest.approx(2e-4))
+    config = TrainConfig.from_dict(load_config(tmp_path / "run"))
+    assert (config.lr_schedule.name, config.lr_schedule.end_factor) == ("linear", 0.1)
 
 
 def test_environments_are_made_anew_at_fixed_steps_and_their_games_are_cut(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Iterator
@@ -30,13 +31,15 @@ class NetConfig(Config):
     """A trainer's configuration."""
 
     epochs: int = option(10, "epochs", "[1, 1e6]")
-    warmup: int = option(5, "epochs of warm-up", "[0, 1e6]")
+    warmup: int = option(5, "epochs of warm-up", "[0, 1e6]", shrinks_to=0)
+    saving: int = option(1, "epochs between checkpoints", "[1, 1e6]", shrinks_to=1)
     augment: bool | None = option(None, "augment; null: as the data set asks for")
     run_dir: str | None = option(None, "run folder")
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
 
     PRESETS = ("short", "long")
+    LENGTH = "epochs"
 
     def faults_beside(self, together: bool) -> Iterator[str]:
         if together and self.warmup > self.epochs:
@@ -57,7 +60,7 @@ COMMAND = TrainCommand(
 
 @pytest.fixture(autouse=True)
 def presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"short": {"epochs": 30}, "long": {"epochs": 90}}
+    files = {"short": {"epochs": 30}, "long": {"epochs": 90, "warmup": 30, "saving": 2}}
     monkeypatch.setattr("evaluation.cli.settings._shipped", lambda folder, name: files[name])
 
 
@@ -71,7 +74,52 @@ def test_layers_on_top_of_each_other(tmp_path: Path) -> None:
     assert (config.epochs, config.warmup, config.data.crops, config.data.workers) == (30, 3, [8], 0)
     assert (config.optimizer.name, config.optimizer.options(), config.augment) == ("sgd", {"momentum": 0.9}, True)
     assert NetConfig.from_dict(config.to_dict()) == config
-    assert COMMAND.read(["--preset", "long"])[0] == NetConfig.preset("long") == NetConfig.preset(epochs=90)
+    assert COMMAND.read(["--preset", "long"])[0] == NetConfig.preset("long") == NetConfig.preset("long", epochs=90)
+
+
+@pytest.mark.parametrize(
+    ("argv", "warmup", "saving", "said"),
+    [
+        (["--epochs", "9"], 3, 1, ["--warmup 3", "--saving 1"]),
+        (["--epochs", "1"], 0, 1, ["--warmup 0", "--saving 1"]),
+        (["--epochs", "9", "--warmup", "8"], 8, 1, ["--saving 1"]),
+        (["--epochs", "9", "--warmup", "30", "--saving", "2"], 30, 2, []),  # given, though they are the preset's
+        (["--epochs", "90"], 30, 2, []),
+        (["--epochs", "900"], 30, 2, []),  # no stretching
+        ([], 30, 2, []),
+    ],
+)
+def test_schedules_of_a_preset_shrink_with_a_shorter_run(
+    argv: list[str], warmup: int, saving: int, said: list[str], tmp_path: Path
+) -> None:
+    def of(*arguments: str) -> NetConfig:
+        return COMMAND.layers(COMMAND.flags().read(arguments)[1])
+
+    config = of("--preset", "long", *argv)
+    assert (config.warmup, config.saving) == (warmup, saving)
+    lengths = f"made for 90 steps, shrunk to {config.epochs}: {', '.join(said)} (given, they stay)"
+    assert config.notes == ((lengths,) if said else ())
+    options = {argv[i].strip("-"): int(argv[i + 1]) for i in range(0, len(argv), 2)}
+    assert NetConfig.preset("long", **options) == config  # from Python
+    file = tmp_path / "options.yaml"
+    file.write_text("".join(f"{name}: {value}\n" for name, value in options.items()))
+    assert of("--preset", "long", "--config", str(file)) == config
+    # The whole configuration says it all: whatever reads it shrinks nothing again.
+    (tmp_path / "config.yaml").write_text(config.dump())
+    for again in (["--preset", "long", "--config", str(tmp_path / "config.yaml")], ["--resume", str(tmp_path)]):
+        assert of(*again) == (dataclasses.replace(config, run_dir=str(tmp_path)) if "--resume" in again else config)
+        assert of(*again).notes == ()
+
+
+def test_a_runs_own_configuration_has_no_preset_below_it(tmp_path: Path) -> None:
+    """An option that it does not have is a later version's: its default, not what a preset has made of it since."""
+    (tmp_path / "config.yaml").write_text("epochs: 20\n")
+    argv = ["--config", str(tmp_path / "config.yaml"), "--optimizer", "sgd"]
+    assert COMMAND.layers(COMMAND.flags().read(["--preset", "long", *argv])[1]).warmup == 6
+    (tmp_path / "provenance.json").touch()
+    config = COMMAND.layers(COMMAND.flags().read(argv)[1])
+    assert (config.epochs, config.warmup, config.optimizer.name) == (20, 5, "sgd")
+    assert COMMAND.layers(COMMAND.flags().read(["--preset", "long", *argv])[1]).warmup == 6
 
 
 def test_what_resume_alone_goes_on_with(tmp_path: Path) -> None:
@@ -102,7 +150,11 @@ def test_a_run_of_another_version_is_read_as_far_as_it_can_be(tmp_path: Path) ->
 
 
 def test_its_faults_are_found_all_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [["--epochs", "9"], ["--epochs", "2"], ["--data.crop", "3", "--data.workers", "-1", "--optimizer", "adma"]]
+    lines = [
+        ["--epochs", "9"],
+        ["--epochs", "2", "--warmup", "5"],
+        ["--data.crop", "3", "--data.workers", "-1", "--optimizer", "adma"],
+    ]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(json.dumps, lines))))
     assert COMMAND.check([]) == 2
     right, together, alone = (json.loads(line) for line in capsys.readouterr().out.splitlines())

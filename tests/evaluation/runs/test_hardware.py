@@ -1,13 +1,21 @@
 """Device, precision and threads of a run."""
 
 import contextlib
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from evaluation.cli.errors import UserError
-from evaluation.runs.hardware import cpu_multiplies_bf16, select_device, select_precision, torch_threads
+from evaluation.runs.hardware import (
+    cpu_multiplies_bf16,
+    cpu_quota,
+    select_device,
+    select_precision,
+    select_threads,
+    torch_threads,
+)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -36,5 +44,45 @@ def test_threads_are_lent_for_a_block() -> None:
         assert torch.get_num_threads() == before + 1
         raise ValueError
     assert torch.get_num_threads() == before
-    with torch_threads(None):
-        assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("cores", "load", "of_torch", "quota", "most", "expected"),
+    [
+        (2, 0.3, 2, 99, None, 2),
+        (2, 1.0, 2, 99, None, 1),
+        (2, 15.0, 2, 99, None, 1),  # where two were four times slower
+        (64, 3.2, 32, 99, None, 32),
+        (64, 60.0, 32, 99, None, 4),
+        (64, 0.0, 32, 2, None, 2),  # a container of two cores on a large machine
+        (8, 0.0, 1, 99, None, 1),  # OMP_NUM_THREADS=1
+        (8, 0.0, 8, 99, 1, 1),
+    ],
+)
+def test_threads_are_the_free_cores(
+    cores: int,
+    load: float,
+    of_torch: int,
+    quota: int,
+    most: int | None,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("torch.get_num_threads", lambda: of_torch)
+    monkeypatch.setattr("evaluation.runs.hardware.cpu_quota", lambda: quota)
+    assert select_threads(None, most) == expected
+    assert select_threads(7, most) == 7  # given
+
+
+def test_quotas_of_containers(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) == sys.maxsize
+    (tmp_path / "cpu").mkdir()
+    for quota, expected in (("-1", sys.maxsize), ("250000", 2), ("50000", 1)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+        assert cpu_quota(tmp_path) == expected
+    for text, expected in (("400000 100000\n", 4), ("max 100000\n", 1)):  # version 2 first, where it has a limit
+        (tmp_path / "cpu.max").write_text(text)
+        assert cpu_quota(tmp_path) == expected

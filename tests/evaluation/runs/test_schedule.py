@@ -21,6 +21,11 @@ def test_the_first_and_the_last_step_are_logged() -> None:
     assert [s for s in steps if schedule.finished(s)] == [700]
 
 
+def test_all_updates_are_those_up_to_the_last_step() -> None:
+    schedule = Schedule(695, 7, log=1, evaluation=1, checkpoint=1, learning_starts=10, train_every=3, gradient_steps=2)
+    assert schedule.all_updates == schedule.updates(700) == 460
+
+
 def test_a_loss_that_never_changes_has_no_shift() -> None:
     assert not any(PLAIN.shift_follows(update) for update in range(100))
 

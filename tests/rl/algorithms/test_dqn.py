@@ -141,6 +141,34 @@ def test_bf16_computes_nearly_the_same_loss() -> None:
     assert loss.item() != expected.item()
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_bf16_rounds_neither_the_choice_of_actions_nor_the_targets(double: bool) -> None:
+    """Two actions 0.01 apart at Q = 8, in acting, in Double DQN's choice and in what the target network says of it."""
+    learner, data = make(double=double, loss="mse", precision="bf16"), batch()
+    for network, values in ((learner.network, [8.0, 8.01, 0.0, 0.0]), (learner.target_network, [8.03, 8.05, 0.0, 0.0])):
+        with torch.no_grad():
+            network.layers[-1].weight.zero_()
+            network.layers[-1].bias.copy_(torch.tensor(values))
+    assert (learner.act(data.observation.numpy(), 0.0, np.random.default_rng(0)) == 1).all()
+    q = learner.network.layers[-1].bias.detach()[data.action]
+    expected = (data.reward + data.discount * 8.05 - q).square().mean()
+    assert next(learner.updates(data, 1))["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    learner.sync_target()
+    assert torch.equal(learner.network.layers[-1].bias, learner.target_network.layers[-1].bias)
+
+
+def test_standardization_is_that_of_both_networks() -> None:
+    """Their inputs are scaled alike: else the targets would be of other observations than the values."""
+    learner = make()
+    frames = torch.randint(0, 256, (50, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    learner.sync_target()
+    before = learner.network(batch().observation)
+    learner.standardize(frames)
+    online, target = (network(batch().observation) for network in (learner.network, learner.target_network))
+    assert torch.equal(online, target)
+    assert not torch.equal(online, before)
+
+
 @pytest.mark.parametrize("name", ["asgc", "gradient-noise"])
 def test_every_run_has_noise_of_its_own_that_its_seed_decides(name: str) -> None:
     def seed(run: int, given: int | None = None) -> int:
