@@ -92,13 +92,15 @@ class Watch:
             elif device.type == "cuda":
                 answer = torch.empty(counts.shape, pin_memory=True)
                 answer.copy_(counts, non_blocking=True)
-                event = torch.cuda.Event()
+                event = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 event.record(torch.cuda.current_stream(device))
                 self._asked = [layer_name(groups, gi, pi) for gi, pi, _ in layers], answer, event
 
     def _take_answer(self) -> None:
-        if self._asked is not None and not _capturing() and self._asked[2].query():
-            names, answer, _ = self._asked
+        if self._asked is None or _capturing():
+            return
+        names, answer, event = self._asked
+        if event.query():  # type: ignore[no-untyped-call]
             self._asked = None
             self._say(names, answer)
 
@@ -114,4 +116,5 @@ class Watch:
 
 
 def _capturing() -> bool:
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
