@@ -92,7 +92,7 @@ class Watch:
             elif device.type == "cuda":
                 answer = torch.empty(counts.shape, pin_memory=True)
                 answer.copy_(counts, non_blocking=True)
-                event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                event = torch.cuda.Event()
                 event.record(torch.cuda.current_stream(device))
                 self._asked = [layer_name(groups, gi, pi) for gi, pi, _ in layers], answer, event
 
@@ -100,7 +100,7 @@ class Watch:
         if self._asked is None or _capturing():
             return
         names, answer, event = self._asked
-        if event.query():  # type: ignore[no-untyped-call]
+        if event.query():
             self._asked = None
             self._say(names, answer)
 
@@ -116,5 +116,5 @@ class Watch:
 
 
 def _capturing() -> bool:
-    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    started: bool = torch.cuda.is_initialized()
     return started and torch.cuda.is_current_stream_capturing()
