@@ -97,8 +97,10 @@ class Watch:
                 self._asked = [layer_name(groups, gi, pi) for gi, pi, _ in layers], answer, event
 
     def _take_answer(self) -> None:
-        if self._asked is not None and not _capturing() and self._asked[2].query():
-            names, answer, _ = self._asked
+        if self._asked is None or _capturing():
+            return
+        names, answer, event = self._asked
+        if event.query():
             self._asked = None
             self._say(names, answer)
 
@@ -114,4 +116,5 @@ class Watch:
 
 
 def _capturing() -> bool:
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    started: bool = torch.cuda.is_initialized()
+    return started and torch.cuda.is_current_stream_capturing()

@@ -144,7 +144,7 @@ def _preview_fast(make: Callable[..., Any], layers: list[Stepping], implementati
     shadow.step()
     stats = [shadow.state[copy]["stats"] for copy in copies]
     for (param, state, options), new in zip(layers, stats, strict=True):
-        if options["noise_at"] == "update" and options["noise_scale"] != 0:
+        if options["noise_at"] == "update" and options["noise_scale"] != 0 and param.grad is not None:
             new[statistics.NOISE] = _noise_std(param.grad, _statistics(param, state, options), _time(state), options)
     return _previews([(layer, copy.neg_(), new) for layer, copy, new in zip(layers, copies, stats, strict=True)])
 
@@ -183,5 +183,5 @@ def _noise_std(grad: Tensor, stats: Tensor, t: int, options: Mapping[str, Any]) 
     """Standard deviation of the noise of a step at time t, by unit, as ``functional.transform`` has it."""
     sums = statistics.measure(grad, stats[statistics.MEAN])
     started, _ = statistics.start(stats, sums)
-    c_t = options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2)
+    c_t = float(options["noise_scale"] * (1 + t) ** (-options["noise_decay"] / 2))
     return (c_t * statistics.noise_level(started, sums, options["noise_zeros"])).to(stats.dtype)

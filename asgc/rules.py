@@ -172,7 +172,8 @@ def squares(state: State, options: Options, units: int) -> Tensor | None:
         second = state["square_avg" if rule == "rmsprop" else "sum"].to(torch.float64)
     if options.get("centered", False):
         second = second - state["grad_avg"].to(torch.float64).square()
-    return second.reshape(units, second.numel() // max(1, units)).sum(1).unsqueeze(0)
+    total: Tensor = second.reshape(units, second.numel() // max(1, units)).sum(1).unsqueeze(0)
+    return total
 
 
 def denominator(total: Tensor | None, size: int, state: State, options: Options) -> Tensor | None:
@@ -187,7 +188,8 @@ def denominator(total: Tensor | None, size: int, state: State, options: Options)
     mean = (total[0] / size).clamp(min=0)  # centered: below zero by a rounding
     if "betas" in options:
         mean = mean / (1 - _scalar(options["betas"][1]) ** (float(state["step"]) + 1))
-    return torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0) + options["eps"]
+    root = torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0)
+    return root.add(options["eps"])
 
 
 def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options) -> Tensor:

@@ -216,11 +216,11 @@ def test_the_step_adds_exactly_this_noise(implementation: str, rule: str) -> Non
         p.grad = g
         if t:
             p.zero_()
-            opt.state[p]["stats"][1:3] = torch.tensor([[0.0], [3.0]])
+            opt.state[p]["stats"][1:3] = torch.tensor([[0.0], [0.75]])  # below the gradient's own
             if rule == "adam":
                 opt.state[p]["exp_avg"].zero_()
         opt.step()
-    noisy = g + torch.tensor(3.0, dtype=torch.float64).sqrt().float() * noise(9, 1, 1, 0, p.numel())
+    noisy = g + torch.tensor(0.75, dtype=torch.float64).sqrt().float() * noise(9, 1, 1, 0, p.numel())
     found = -p if rule == "sgd" else opt.state[p]["exp_avg"]
     assert torch.equal(found, noisy if rule == "sgd" else torch.zeros_like(noisy).lerp(noisy, 1 - 0.9))
 
