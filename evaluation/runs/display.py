@@ -256,7 +256,10 @@ class LiveDisplay(_Display):
             words += "evaluating {}/{}".format(*self._evaluation)
         if len(words) + 10 <= width:
             return progress_bar(total, step, words)
-        return Group(ProgressBar(total=total, completed=step), Text(words))
+        lines = Table.grid(expand=True)  # a bar alone does not end its line
+        lines.add_row(ProgressBar(total=total, completed=step))
+        lines.add_row(Text(words))
+        return lines
 
     def _cells(self) -> dict[str, str]:
         """What is shown by name. During an evaluation the numbers of the training are old ones."""

@@ -104,6 +104,31 @@ def test_plain_lines_are_keys_and_values() -> None:
     assert message == "step 10,000: score 123.40"
 
 
+@pytest.mark.parametrize("step", [0, 5_000_000, 9_999_984])
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_bar_hides_no_number(width: int, step: int) -> None:
+    """However far it is, and with the largest numbers."""
+    display = live(width)
+    display.start(INFO | {"step": step, "wall_s": 360_000.0})
+    display._speed._points.extend([(step - 1, 0.0, 0.0), (step, 1e5, 1e5)])
+    stats = {"recent_return": -123456.78, "loss": 1.2345e-05, "q": -12345.678, "epsilon": 1.0, "clipped": 1.0}
+    display.update(stats)
+    panel = panel_of(display, width)
+    for words in (
+        f"{step:,}/10,000,000",
+        "ETA",
+        "-123456.78",
+        "1.234e-05",
+        "-12345.678",
+        "100.00%",
+        "100:00:00",
+        "seed 1",
+    ):
+        assert words in panel, panel
+    assert "…" not in panel
+    display.close(False)
+
+
 @pytest.mark.parametrize("width", [40, 41, 60, 80, 120])
 def test_live_panel_fits_and_shows_everything(width: int) -> None:
     stream = Terminal()
