@@ -57,7 +57,7 @@ class TestDrawing:
         assert few.get_markevery() is many.get_markevery() is None
         assert few.get_markersize() > many.get_markersize() > 1
 
-    @pytest.mark.parametrize("ends", [(0.31, 0.48), (0.95, 96), (1e-7, 1e3)])
+    @pytest.mark.parametrize("ends", [(0.31, 0.48), (1.1, 9.0), (0.95, 96), (1e-7, 1e3)])
     def test_log_axes_have_several_labels(self, ends: tuple[float, float]) -> None:
         panel = Panel("", "", Axis(log=True), Axis(log=True), (series("asgc", ends, ends),))
         [axes] = drawn(Figure("f", "f", "", (panel,), per_panel=(1.9, 1.2)))
