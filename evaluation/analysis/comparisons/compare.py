@@ -273,7 +273,7 @@ def _cell_rows(selection: Selection, scores: Selection | None, how: Bootstrap) -
             lost, beside = selection.diverged[cell][method], UNKNOWN
             if scores is not None:
                 beside = how.estimate(interquartile_mean, scores.cells[cell][method])
-            rows.append(CellRow(cell, method, values.size, lost, reached, *found, beside))
+            rows.append(CellRow(cell, method, values.size, lost, reached, *found, score=beside))
     return rows
 
 

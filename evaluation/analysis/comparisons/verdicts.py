@@ -14,6 +14,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def judge_families(
     primary: Sequence[Hashable],
     exploratory: Sequence[Hashable],
     how: Bootstrap,
-    gates: Mapping[Hashable, float] = MappingProxyType({}),
+    gates: Mapping[Any, float] = MappingProxyType({}),
 ) -> list[Judged]:
     """The verdicts of a table: many exploratory rows take no power from the primary ones.
 
