@@ -14,7 +14,6 @@ from evaluation.analysis.data.run_key import Cell, Method, RunKey
 from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Estimate
 
-TOO_FEW = "(too few runs)"  # in the place of an interval
 METRICS = ("final", "ttt_steps", "auc", "detrended_std")  # what is compared, in the order of the page
 STATISTICS = {
     "iqm": "IQM",
@@ -131,10 +130,9 @@ def entry(value: Any) -> Entry:
     if isinstance(value, Estimate):
         if math.isnan(value.value):
             return Entry("")
-        interval = TOO_FEW if math.isnan(value.low) else f"[{_text(value.low)}, {_text(value.high)}]"
-        return replace(entry(value.value), interval=interval)
+        return replace(entry(value.value), interval=f"[{claims.ends(value)}]")
     if isinstance(value, float):
-        return Entry("") if math.isnan(value) else Entry(_text(value), value=value)
+        return Entry("") if math.isnan(value) else Entry(claims.number(value), value=value)
     if isinstance(value, int):
         return Entry(str(value), value=value)
     return Entry("", value=-1.0) if value is None else Entry(str(value))
@@ -145,14 +143,11 @@ def p_value(p: float) -> Entry:
     return Entry("") if math.isnan(p) else Entry(claims.p_value(p), value=p)
 
 
-def _text(value: float) -> str:
-    return ("∞" if value > 0 else "-∞") if math.isinf(value) else claims.number(value)
-
-
 TASK: Column = ("task", "", lambda row: row.cell.task)
 SETTING: Column = ("setting", "", lambda row: row.cell.group)
 METHOD: Column = ("method", "", "method")
 VERDICT: Column = ("verdict", "", "verdict")  # before the numbers, where no screen is too narrow for it
+DIVERGED: Column = ("diverged", "runs that did so and count as the worst", "diverged")
 TESTS: tuple[Column, ...] = (
     ("P(better)", "probability of improvement: how often a run is better than one of the baseline", "improvement"),
     ("p", "exact rank test, adjusted by Holm", lambda row: p_value(row.p_holm)),
@@ -184,7 +179,7 @@ def sheets_of(comparison: Comparison, place: Place) -> list[Sheet]:
 
 def _cells(comparison: Comparison, unit: str) -> Sheet:
     is_time = comparison.metric.kind == "time"
-    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", "n")]
+    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", "n"), DIVERGED]
     if is_time:
         columns += [("reached", "runs that met the target", "reached")]
     else:
@@ -192,6 +187,7 @@ def _cells(comparison: Comparison, unit: str) -> Sheet:
     half, center = "time by which half of the runs were there", "mean of min(time, end of the run)"
     columns += [("median", half if is_time else "median over runs", "median")]
     columns += [("mean", center if is_time else "mean over runs", "mean")]
+    columns += [("final score", "its IQM", "score")] if comparison.metric.kind == "spread" else []
     name, silent = f"{comparison.metric.name}-cells", ("iqm",) if is_time else ()
     return sheet(name, comparison.part, comparison.cells, columns, silent=silent)
 
@@ -202,13 +198,14 @@ def _aggregates(comparison: Comparison, unit: str) -> Sheet:
     for row in comparison.aggregates:
         rows.setdefault((row.group, row.method), {})[row.statistic] = row
     columns = [("settings", ""), ("method", ""), ("cells", "tasks and settings"), ("n", f"{unit} in each")]
+    columns += [DIVERGED[:2]]
     columns += [(STATISTICS[name], "") for name in dict.fromkeys(row.statistic for row in comparison.aggregates)]
-    others = _others(comparison.aggregates, {*SILENT, "group", "method", "n", "statistic", "value"})
+    others = _others(comparison.aggregates, {*SILENT, "group", "method", "n", "diverged", "statistic", "value"})
     columns += [(label, explanation) for label, explanation, _ in others]
     lines = []
     for (group, method), some in rows.items():
         one = next(iter(some.values()))
-        cells = (group.group, method, one.cells, one.n, *(row.value for row in some.values()))
+        cells = (group.group, method, one.cells, one.n, one.diverged, *(row.value for row in some.values()))
         cells += tuple(_value(one, field) for *_, field in others)
         lines.append(Line([entry(cell) for cell in cells], RunKey.of(comparison.part, group, method)))
     name, table = f"{comparison.part}-{comparison.metric.name}-aggregates", comparison.aggregates
@@ -220,11 +217,15 @@ def _pairs(comparison: Comparison, name: str, unit: str) -> Sheet:
     by_task = any(row.cell.task for row in table)
     center = "mean time" if comparison.metric.kind == "time" else "IQM"
     columns: list[Column] = [TASK, SETTING] if by_task else [("settings", "", SETTING[-1])]
-    columns += [METHOD, VERDICT, ("n", f"{unit} in each cell", "n")]
+    columns += [METHOD, VERDICT, ("n", f"{unit} in each cell", "n"), DIVERGED]
     columns += [(center, "of the method", "center")]
     columns += [(f"{center} of {comparison.baseline}", "of the baseline", "baseline_center")]
-    together = "method less baseline; the intervals of the table hold together"
+    if comparison.metric.kind == "spread":
+        columns += [("final score", "IQM of the method", "score")]
+        columns += [(f"final score of {comparison.baseline}", "its IQM", "baseline_score")]
+    together = "method less baseline; the intervals of a family hold together"
     columns += [("difference", together, "difference"), *TESTS]
+    columns += [("family", "primary: over all tasks and settings; exploratory: single ones, corrected apart", "family")]
     return sheet(f"{comparison.metric.name}-{name}", comparison.part, table, columns)
 
 
@@ -274,8 +275,8 @@ def finding(found: Sequence[Comparison], place: Place) -> Finding:
 
 RULE = (
     "better or worse only where two tests agree: the interval of the probability of improvement leaves out 1/2, "
-    "and the exact rank test's p value, adjusted by Holm for all comparisons of its table, is below 0.05. “No "
-    "difference shown” does not mean equal"
+    "and the exact rank test's p value, adjusted by Holm for all methods over all tasks and settings, is below 0.05. "
+    "To be steadier at a lower score counts as no win. “No difference shown” does not mean equal"
 )
 
 # Methods against the baseline at their own effective step size.

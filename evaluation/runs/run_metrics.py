@@ -60,16 +60,25 @@ def final_performance(values: ArrayLike, last_k: int) -> float:
     return float(np.mean(_last(values, last_k)))
 
 
+def area_under_curve(values: ArrayLike, at: ArrayLike) -> float:
+    """Mean score (E,) over the run: the area under the learning curve over the axis `at` (E,), trapezoidal, divided by
+    the curve's length; the only score of a run with one evaluation."""
+    scores, axis = _vector(values), _vector(at)
+    length = axis[-1] - axis[0]
+    areas = np.diff(axis) * (scores[1:] + scores[:-1]) / 2
+    return float(areas.sum() / length) if length > 0 else float(scores[0])
+
+
 def time_to_threshold(values: ArrayLike, at: ArrayLike, target: float) -> float:
     """Where on the axis `at` (E,) (steps, samples or `training_seconds`) a score of `values` (E,) first meets `target`.
 
-    Infinite when none does: the run is censored at its end, never dropped. NaN meets no target. Scores are those of
-    scheduled evaluations, not interpolated between them.
+    Infinite when none does: the run is censored at its end, never dropped. A score that is not finite meets no target.
+    Scores are those of scheduled evaluations, not interpolated between them.
     """
     scores, axis = _vector(values), _vector(at)
     if scores.shape != axis.shape:
         raise ValueError(f"values {scores.shape} and at {axis.shape} differ in shape")
-    reached = np.flatnonzero(scores >= target)
+    reached = np.flatnonzero((scores >= target) & np.isfinite(scores))
     return float(axis[reached[0]]) if reached.size else math.inf
 
 
@@ -82,10 +91,11 @@ def training_seconds(wall_s: ArrayLike, evaluation_s: ArrayLike) -> Vector:
 def stability(values: ArrayLike, last_k: int) -> float:
     """Standard deviation (K - 1 degrees of freedom) of the score (E,) over the last `last_k` evaluations.
 
-    NaN with fewer than two evaluations. A run that still improves has a large one: see `detrended_stability`.
+    NaN with fewer than two evaluations or a score that is not finite. A run that still improves has a large one: see
+    `detrended_stability`.
     """
     last = _last(values, last_k)
-    return float(np.std(last, ddof=1)) if last.size >= 2 else math.nan
+    return float(np.std(last, ddof=1)) if last.size >= 2 and np.isfinite(last).all() else math.nan
 
 
 def detrended_stability(values: ArrayLike, last_k: int, at: ArrayLike | None = None) -> float:
@@ -138,7 +148,7 @@ def summarize(
     summary: dict[str, Any] = {
         "final": final_performance(values, last_k),
         "last": float(values[-1]),
-        "curve": float(np.mean(values)),
+        "auc": area_under_curve(values, steps),
         "time_to_threshold": None,
         "stability": {"std": stability(values, last_k), "detrended_std": detrended_stability(values, last_k, steps)},
         "generalization_gap": None,

@@ -95,7 +95,9 @@ class StudyFiles:
             self.damaged.discard(run)
             try:
                 summary = read_json(file)
-                float(summary["final"]), float(summary["curve"])
+                if "auc" not in summary:  # of an earlier version: the plain mean of the evaluations
+                    summary["auc"] = summary["curve"]
+                float(summary["final"]), float(summary["auc"])
             except FileNotFoundError:
                 return None
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -107,7 +109,7 @@ class StudyFiles:
         return self._summaries[run]
 
     def objective(self, run: RunId, name: str) -> float | None:
-        """`search.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
+        """`search.Objective`: "final", the score at the end, or "auc", the mean over the run."""
         summary = self.summary(run)
         return None if summary is None else float(summary[name])
 

@@ -15,6 +15,7 @@ from asgc.options import in_range
 from evaluation.cli.config_file import differences, parse_yaml, plain, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.settings import _shipped
+from evaluation.cli.values import number
 from rl.config import OptimizerConfig, TrainConfig
 
 
@@ -111,7 +112,7 @@ def test_options_that_a_preset_has_for_a_game_go_below_those_that_are_given(name
             played.validate()
     if name == "control":
         lander = TrainConfig.preset(name, game="lunar-lander", network={"units": [8]})
-        assert (lander.network.units, lander.total_steps) == ([8], games["LunarLander"]["total_steps"])
+        assert (lander.network.units, lander.total_steps) == ([8], number(games["LunarLander"]["total_steps"]))
         half = TrainConfig.preset(name, game="LunarLander-v3", total_steps=lander.total_steps // 2)
         assert half.exploration.steps == lander.exploration.steps // 2
         assert TrainConfig.preset(name, game="no such game").total_steps == TrainConfig.preset(name).total_steps

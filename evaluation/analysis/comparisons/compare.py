@@ -4,22 +4,31 @@
     result.sentences                                        # one for each claim, losses included
     result.cells, result.aggregates, result.pairs, result.cell_pairs    # Tables: .rows(), .csv(), iteration
 
-Everything is a stratified bootstrap (`stats.bootstrap`) from one seed, which is in the result. `verdicts.judge` says
+Intervals hold at few runs (`stats.bootstrap`) and come from one seed, which is in the result. `verdicts.judge` says
 when a method is *better* or *worse* than the baseline; else *no difference* is *shown*, which is not "equal".
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
 
 from evaluation.analysis.comparisons.claims import interval, p_value, size, where
 from evaluation.analysis.comparisons.selection import Metric, Selection, select
-from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast, judge
+from evaluation.analysis.comparisons.verdicts import (
+    EXPLORATORY,
+    PRIMARY,
+    Contrast,
+    Verdict,
+    contrast,
+    judge_families,
+)
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import Reference
 from evaluation.analysis.data.run_key import Cell, Method
@@ -27,6 +36,7 @@ from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import (
     Array,
     Statistic,
+    counted,
     interquartile_mean,
     mean,
     median,
@@ -35,26 +45,29 @@ from evaluation.analysis.stats.aggregate import (
     restricted_mean_time,
     statistic,
 )
-from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import DEFAULT, MIN_RUNS, SHOWING_TWO_KINDS, UNKNOWN, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean
 
-FEW_RUNS = 5
 BASELINES = ("adam", "full", "default")  # the first of these that is there, where none is named
 
 
 @dataclass(frozen=True)
 class CellRow:
     """One method on one task in one setting, in the task's own units. Of a time, `mean` is the mean of min(time, end of
-    the run), `median` the time by which half of the runs were there, and `reached` how many were."""
+    the run), `median` the time by which half of the runs were there, and `reached` how many were. Of a spread, `score`
+    is the IQM of the final score, beside which it has to be read. `diverged` runs count as the worst
+    (`data.diverged`)."""
 
     cell: Cell
     method: Method
     n: int
+    diverged: int
     reached: int | None
     mean: Estimate
     median: Estimate
     iqm: Estimate
+    score: Estimate = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class AggregateRow:
     value: Annotated[Estimate, Columns("")]
     cells: int
     n: int  # runs in each cell
+    diverged: int  # of all cells
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,9 @@ class PairRow:
     """A method against the baseline, over the cells of a group or on one cell.
 
     `center` is the IQM, of a time the mean of min(time, end of the run); normalized, but for a single cell. The
-    interval of the `difference` (method minus baseline) holds together with those of the table's other rows.
+    interval of the `difference` (method minus baseline) holds together with those of the family's other rows. Of a
+    spread, `score` and `baseline_score` are the IQMs of the final score: who spreads less is better only if its score
+    is not the lower one, and worse only if not the higher one.
     """
 
     cell: Annotated[Cell, Columns("group", "task")]
@@ -83,6 +99,9 @@ class PairRow:
     cells: int
     n: int
     n_baseline: int
+    diverged: int
+    diverged_baseline: int
+    family: str
     center: Estimate
     baseline_center: Annotated[Estimate, Columns("baseline")]
     difference: Estimate
@@ -91,6 +110,8 @@ class PairRow:
     p_holm: float
     verdict: Verdict
     sentence: str = ""
+    score: Estimate = UNKNOWN
+    baseline_score: Estimate = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -131,19 +152,22 @@ def compare(
     chosen = choose_baseline(selection, baseline)
     groups = _groups(selection)
     note, words = bootstrap_note(selection, how), selection.metric.words
-    adjusted = f"p adjusted by Holm over the rows of this table; {note}"
+    adjusted = f"{families_note()}; {note}"
+    scores = select(dataset, part, "final") if selection.metric.kind == "spread" else None
+    pairs = _pair_rows(selection, scores, chosen, groups, how)
+    gates = {row.method: row.p_holm for row in pairs if row.family == PRIMARY}
     return Comparison(
         part=selection.part,
         kind=selection.kind,
         metric=selection.metric,
         baseline=chosen,
         how=how,
-        cells=Table(f"{words} by task and setting", _cell_rows(selection, how), note),
+        cells=Table(f"{words} by task and setting", _cell_rows(selection, scores, how), note),
         aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, how), note),
-        pairs=Table(f"{words} against {chosen}", _pair_rows(selection, chosen, groups, how), adjusted),
+        pairs=Table(f"{words} against {chosen}", pairs, adjusted),
         cell_pairs=Table(
             f"{words} against {chosen} by task and setting",
-            _pair_rows(selection, chosen, {cell: [cell] for cell in selection.cells}, how),
+            _pair_rows(selection, scores, chosen, {cell: [cell] for cell in selection.cells}, how, gates),
             adjusted,
         ),
         references=selection.references,
@@ -151,16 +175,27 @@ def compare(
     )
 
 
+def families_note() -> str:
+    """How p values were adjusted."""
+    return "p adjusted by Holm over the primary rows, and over the exploratory ones, which claim nothing without these"
+
+
 def bootstrap_note(selection: Selection, how: Bootstrap) -> str:
     """How the intervals over the runs of cells were made."""
-    return f"{how.level:.0%} intervals: stratified bootstrap over the {selection.unit} of each cell, {how}"
+    return f"{how.level:.0%} intervals: bootstrap t over the {selection.unit} of each cell, {how}"
 
 
 def _pair_rows(
-    selection: Selection, baseline: Method, groups: Mapping[Cell, Sequence[Cell]], how: Bootstrap
+    selection: Selection,
+    scores: Selection | None,
+    baseline: Method,
+    groups: Mapping[Cell, Sequence[Cell]],
+    how: Bootstrap,
+    gates: Mapping[Method, float] = MappingProxyType({}),
 ) -> list[PairRow]:
     """Every method against the baseline over the cells of each group, corrected for their number. A single cell
-    (`Cell.task` is given) is in the task's own units, else values are normalized."""
+    (`Cell.task` is given) is in the task's own units, else values are normalized. The first group, unless it is a
+    single cell, is over all of them: primary. `scores` are beside spreads; `gates` are p values of primary rows."""
     found: list[tuple[tuple[Any, ...], Contrast]] = []  # the fields of a row before the judgement
     is_time = selection.metric.kind == "time"
     for group, cells in groups.items():
@@ -168,15 +203,38 @@ def _pair_rows(
         center = partial(restricted_mean_time, horizon=horizon) if is_time else interquartile_mean
         methods = _complete(selection, cells)
         for method in (method for method in methods if baseline in methods and method != baseline):
-            of = selection.cells[group] if group.task else {m: selection.matrix(cells, m) for m in (method, baseline)}
-            x, y = of[method], of[baseline]
+            x, y = (_values(selection, group, cells, one) for one in (method, baseline))
             one = contrast(x, y, how, center, selection.metric.higher_is_better)
-            found.append(((group, method, baseline, len(cells), x.shape[0], y.shape[0], one.method, one.baseline), one))
-    rows = []
-    for (about, _), judged in zip(found, judge([one for _, one in found], how), strict=True):
+            if selection.metric.kind != "score":  # neither a time nor a spread is negative
+                end = horizon if is_time else math.inf
+                one = replace(one, method=one.method.within(0.0, end), baseline=one.baseline.within(0.0, end))
+            family = PRIMARY if group == next(iter(groups)) and not group.task else EXPLORATORY
+            lost = (sum(selection.diverged[cell][side] for cell in cells) for side in (method, baseline))
+            about = (group, method, baseline, len(cells), x.shape[0], y.shape[0], *lost, family)
+            found.append(((*about, one.method, one.baseline), one))
+    rows, contrasts = [], [one for _, one in found]
+    names = [method for (_, method, *_), _ in found]
+    primary = [name if PRIMARY in about else None for name, (about, _) in zip(names, found, strict=True)]
+    for (about, _), judged in zip(found, judge_families(contrasts, primary, names, how, gates), strict=True):
         row = PairRow(*about, **vars(judged))
+        if scores is not None:
+            row = _beside_the_score(row, scores, groups[row.cell], how)
         rows.append(replace(row, sentence=_sentence(row, selection.metric, selection.unit)))
     return rows
+
+
+def _values(selection: Selection, group: Cell, cells: Sequence[Cell], method: Method) -> Array:
+    """Values (R,) of a single cell in its units, or normalized ones (R, T) of several."""
+    return selection.cells[group][method] if group.task else selection.matrix(cells, method)
+
+
+def _beside_the_score(row: PairRow, scores: Selection, cells: Sequence[Cell], how: Bootstrap) -> PairRow:
+    """A row of spreads with the final scores: to be steady at a lower one is no win, unsteady at a higher no loss."""
+    both = (_values(scores, row.cell, cells, method) for method in (row.method, row.baseline))
+    own, its = (how.estimate(interquartile_mean, values) for values in both)
+    ahead = own.value - its.value
+    contradicted = (row.verdict == Verdict.BETTER and ahead < 0) or (row.verdict == Verdict.WORSE and ahead > 0)
+    return replace(row, score=own, baseline_score=its, verdict=Verdict.NOT_SHOWN if contradicted else row.verdict)
 
 
 def _sentence(row: PairRow, metric: Metric, unit: str) -> str:
@@ -190,13 +248,15 @@ def _sentence(row: PairRow, metric: Metric, unit: str) -> str:
     else:
         said = f"the scores of {row.method} spread by {x} against {y}"
         what = f"IQM of the {metric.words}" + (", as a share of the reference range" if normalized else "")
+        what += f", at final scores of {interval(row.score)} and {interval(row.baseline_score)}"
     runs = str(row.n) if row.n == row.n_baseline else f"{row.n} and {row.n_baseline}"
     over = size(row.cells, runs, unit) if normalized else f"{runs} {unit}"
     tested = f"probability of improvement {interval(row.improvement)}, Holm-adjusted p {p_value(row.p_holm)}"
-    return f"{where(row.cell)}: {said} ({what}; {over}); {tested}: {row.verdict}."
+    verdict = f"{row.verdict}{' (exploratory)' * (row.family == EXPLORATORY)}"
+    return f"{where(row.cell)}: {said} ({what}; {over}); {tested}: {verdict}."
 
 
-def _cell_rows(selection: Selection, how: Bootstrap) -> list[CellRow]:
+def _cell_rows(selection: Selection, scores: Selection | None, how: Bootstrap) -> list[CellRow]:
     """Every method of every cell on its own."""
     is_time, rows = selection.metric.kind == "time", []
     for cell in selection.cells:
@@ -206,7 +266,14 @@ def _cell_rows(selection: Selection, how: Bootstrap) -> list[CellRow]:
         for method in _complete(selection, [cell]):
             values = selection.cells[cell][method]
             reached = int(np.isfinite(values).sum()) if is_time else None
-            rows.append(CellRow(cell, method, values.size, reached, *(how.estimate(of, values) for of in statistics)))
+            found = [how.estimate(of, values) for of in statistics]
+            if selection.metric.kind != "score":
+                ends = selection.horizons.get(cell, math.inf), math.inf, math.inf
+                found = [one.within(0.0, end) for one, end in zip(found, ends, strict=True)]
+            lost, beside = selection.diverged[cell][method], UNKNOWN
+            if scores is not None:
+                beside = how.estimate(interquartile_mean, scores.cells[cell][method])
+            rows.append(CellRow(cell, method, values.size, lost, reached, *found, score=beside))
     return rows
 
 
@@ -216,9 +283,12 @@ def _aggregate_rows(selection: Selection, groups: Mapping[Cell, Sequence[Cell]],
     for group, cells in groups.items():
         for method in _complete(selection, cells):
             scores = selection.matrix(cells, method)
+            lost = sum(selection.diverged[cell][method] for cell in cells)
             for name, of_cells in STATISTICS[selection.metric.kind].items():
                 estimate = how.estimate(of_cells, scores)
-                rows.append(AggregateRow(group, method, name, estimate, len(cells), scores.shape[0]))
+                if selection.metric.kind != "score" or name == "optimality_gap":
+                    estimate = estimate.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
+                rows.append(AggregateRow(group, method, name, estimate, len(cells), scores.shape[0], lost))
     return rows
 
 
@@ -228,7 +298,7 @@ def _run_median(scores: Array) -> Array:
     return np.asarray(np.median(scores, axis=(-2, -1)))
 
 
-@statistic
+@counted
 def _share_reached(scores: Array) -> Array:
     """Share of all runs that reached the target."""
     return np.asarray(np.isfinite(scores).mean(axis=(-2, -1)))
@@ -279,10 +349,13 @@ def _missing(selection: Selection, groups: Mapping[Cell, Sequence[Cell]]) -> lis
         for method in selection.methods:
             if lacks := [str(cell) for cell in cells if method not in selection.cells[cell]]:
                 notes.append(f"{method} is left out of {group.group}: it has no runs on {', '.join(lacks)}")
-    fewest = min(values.size for methods in selection.cells.values() for values in methods.values())
-    unit, narrow = selection.unit, f"bootstrap intervals of fewer than {FEW_RUNS} are too narrow"
-    if fewest == 1:
-        notes.append(f"some cells have a single {unit[:-1]}, of which there is no interval")
-    elif fewest < FEW_RUNS:
-        notes.append(f"some cells have {fewest} {unit}: {narrow}")
+    fewest, unit = min(values.size for of in selection.cells.values() for values in of.values()), selection.unit
+    if fewest < MIN_RUNS:
+        notes.append(f"some cells have {fewest} {unit if fewest > 1 else unit[:-1]}: too few for an interval")
+    elif fewest < SHOWING_TWO_KINDS:
+        missed = 2.0 ** (1 - fewest)
+        notes.append(
+            f"some cells have {fewest} {unit}: where half of the seeds collapse, they are all of one kind in "
+            f"{missed:.0%} of all cases, which no interval can tell"
+        )
     return notes

@@ -1,15 +1,20 @@
 """Better, worse, or no difference shown: the one judge of all comparisons.
 
-A `Contrast` is a method beside the baseline. `judge` takes all contrasts of a table together: p values are adjusted for
-their number (Holm), the intervals of the differences hold at once, and a verdict needs the test as well as an interval.
+A `Contrast` is a method beside the baseline. `judge` takes all contrasts of a family together: p values are adjusted
+for their number (Holm), the intervals of the differences hold at once, and a verdict needs the test as well as an
+interval. The rows over all tasks and settings are the *primary* family, what a study claims; rows of single settings,
+tasks and points are *exploratory*, to look around with: a family of their own, which claims nothing of a method whose
+primary row shows nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +25,7 @@ from evaluation.analysis.stats.aggregate import (
     interquartile_mean,
     probability_of_improvement,
 )
-from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Draws, Estimate
 from evaluation.analysis.stats.multiple import holm, rank_test, simultaneous_estimates
 
 
@@ -48,7 +53,7 @@ class Contrast:
 
     method: Estimate
     baseline: Estimate
-    draws: Array  # of their difference (repetitions,)
+    draws: Draws | Array  # of their difference
     p: float = math.nan  # of a test that they are equal; NaN: there is none, and each contrast is judged on its own
     improvement: Estimate = UNKNOWN  # probability that a run of the method is better; else the difference decides
 
@@ -85,10 +90,38 @@ def contrast(
     )
 
 
-def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
-    """The verdict on each contrast of a table.
+PRIMARY, EXPLORATORY = "primary", "exploratory"
 
-    With p values: *better* if the p value, adjusted by Holm for all of the table, is at most 1 - level and the interval
+
+def judge_families(
+    contrasts: Sequence[Contrast],
+    primary: Sequence[Hashable],
+    exploratory: Sequence[Hashable],
+    how: Bootstrap,
+    gates: Mapping[Any, float] = MappingProxyType({}),
+) -> list[Judged]:
+    """The verdicts of a table: many exploratory rows take no power from the primary ones.
+
+    `primary` names what each contrast decides (None: nothing, it is exploratory), `exploratory` by which of these names
+    it is gated: its p value is at least that of the primary contrast of that name (also from another table: `gates`),
+    so that under equal methods both families together claim no more than the primary one does.
+    """
+    judged: dict[int, Judged] = {}
+    for is_primary in (True, False):
+        places = [place for place, name in enumerate(primary) if (name is not None) is is_primary]
+        judged |= zip(places, judge([contrasts[place] for place in places], how), strict=True)
+    p_values = {**gates, **{name: judged[at].p_holm for at, name in enumerate(primary) if name is not None}}
+    for place, name in enumerate(primary):
+        if name is None and (gate := p_values.get(exploratory[place], 0.0)) > judged[place].p_holm:
+            verdict = Verdict.NOT_SHOWN if gate > 1 - how.level else judged[place].verdict
+            judged[place] = replace(judged[place], p_holm=gate, verdict=verdict)
+    return [judged[place] for place in range(len(contrasts))]
+
+
+def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
+    """The verdict on each contrast of one family.
+
+    With p values: *better* if the p value, adjusted by Holm for all of them, is at most 1 - level and the interval
     of the probability of improvement lies above 1/2 (where there is none: the difference's above 0); *worse* likewise.
     The intervals of the differences hold together. Without p values the interval of each difference, on its own,
     decides.
@@ -99,7 +132,7 @@ def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
     if np.isnan(p_values).all():
         differences, adjusted = [how.around(one.difference, one.draws) for one in contrasts], p_values
     else:
-        draws = np.stack([one.draws for one in contrasts], axis=1)
+        draws = [one.draws for one in contrasts]
         differences = simultaneous_estimates([one.difference for one in contrasts], draws, how.level)
         adjusted = holm(p_values)
     judged = []
@@ -112,7 +145,9 @@ def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
 
 
 def _verdict(estimate: Estimate, equal: float) -> Verdict:
-    """On which side of `equal` an interval lies."""
+    """On which side of `equal` an interval lies; runs that are all alike show nothing."""
+    if estimate.low == estimate.high:
+        return Verdict.NOT_SHOWN
     if estimate.low > equal:
         return Verdict.BETTER
     return Verdict.WORSE if estimate.high < equal else Verdict.NOT_SHOWN

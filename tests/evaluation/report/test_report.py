@@ -288,7 +288,7 @@ class TestTables:
             task, setting, method = (cell.text for cell in line.cells[:3])
             place = (Cell(task, setting), Method(method))
             [row] = [row for row in comparison.cells if (row.cell, row.method) == place]
-            assert line.cells[4].value == row.iqm.value
+            assert (line.cells[4].value, line.cells[5].value) == (row.diverged, row.iqm.value)
             assert line.runs == RunKey("comparison", task, setting, method)
         assert [line.cells[2].text for line in sheet.lines[:3]] == ["asgc", "adam", "sgd"]
 
@@ -324,15 +324,16 @@ class TestTables:
         sheet = sections.sheet("cells", "comparison", Table("t", [record]), (sections.TASK, ("IQM", "", "iqm")))
         shown = dict(zip((label for label, _ in sheet.columns), sheet.lines[0].cells, strict=True))
         assert shown["diverged"].text == "2"
-        assert (shown["spread of trials"].text, shown["spread of trials"].interval) == ("0.5", sections.TOO_FEW)
+        assert (shown["spread of trials"].text, shown["spread of trials"].interval) == ("0.5", "[too few runs]")
         assert "remark" not in shown
         plain = sections.sheet("any", "comparison", Table("t", [record]))
         assert [label for label, _ in plain.columns][:3] == ["task", "setting", "method"]
 
     def test_numbers_in_words(self) -> None:
-        assert sections.entry(Estimate(0.5)).interval == "(too few runs)"
+        assert sections.entry(Estimate(0.5)).interval == "[too few runs]"
+        assert sections.entry(Estimate(0.5, 0.5, 0.5)).interval == "[no spread seen]"
         assert sections.entry(0.5).interval == ""
-        assert sections.entry(Estimate(math.nan)) == sections.Entry("")
+        assert sections.entry(Estimate(math.nan)) == sections.entry(math.nan) == sections.Entry("")
         assert sections.entry(Estimate(30_000, 20_000, math.inf)).interval == "[20000, ∞]"
         assert sections.entry(math.nan).text == ""
 
