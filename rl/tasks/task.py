@@ -36,7 +36,7 @@ class Family:
         title: what one of them is, in messages.
         preset: the preset where none is named.
         protocols: those that its tasks can be played under.
-        torch_threads: threads that its networks profit from; None: all that torch takes.
+        torch_threads: threads of torch that its networks profit from, at most; None: any number.
     """
 
     name: str

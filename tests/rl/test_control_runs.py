@@ -11,7 +11,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from evaluation.runs.run_folder import load_summary, read_series
+from evaluation.runs.run_folder import load_config, load_summary, read_series
 from rl import TrainConfig, cli, load_agent, tasks, train
 from rl.tasks.families import CONTROL
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, numbers
@@ -55,6 +55,30 @@ def test_replay_ratios_above_and_below_one(tmp_path: Path) -> None:
         run = tmp_path / f"{every}-{steps}"
         train(tiny(run, train_every=every, gradient_steps=steps))
         assert read_series(run, "train", "loss")["samples"][-1] == expected * 16
+
+
+@pytest.mark.parametrize(("n_step", "first"), [(1, 8), (3, 24), (10, 80)])
+def test_learning_that_starts_at_once_waits_for_the_first_return(tmp_path: Path, n_step: int, first: int) -> None:
+    train(tiny(tmp_path / "run", total_steps=400, learning_starts=0, n_step=n_step, log_interval=8))
+    losses = read_series(tmp_path / "run", "train", "loss")
+    assert losses["step"][0] == first
+    assert losses["samples"][-1] == (400 - (first - 8)) // 8 * 16
+
+
+def test_a_short_run_shrinks_its_schedules_once_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, stop = tmp_path / "run", StopAt(400)
+    evaluation = {"episodes": 2, "final_episodes": 2}
+    config = TrainConfig.preset("control", run_dir=str(run), total_steps=800, evaluation=evaluation)
+    assert (config.learning_starts, config.exploration.steps, config.evaluation.interval) == (20, 160, 40)
+    with pytest.raises(Killed):
+        train(config, watchers=[stop])
+    assert sum("made for 40,000 steps, shrunk to 800: --learning-starts 20" in line for line in stop.said) == 1
+    assert load_config(run) == config.to_dict() | {"run_dir": None}
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert "shrunk" not in capsys.readouterr().out
+    assert load_config(run) == config.to_dict() | {"run_dir": None}
+    scores = read_series(run, "eval", "score")["step"]
+    assert list(scores) == list(range(40, 801, 40))
 
 
 def test_summary_and_agent_of_a_run(tmp_path: Path) -> None:
