@@ -104,8 +104,26 @@ def test_numbers_and_words_are_those_of_yaml_1_2():
     }  # fmt: skip
 
 
-WORDS = ["010", "1:30:00", "0b11", "0x1F", "0o17", "1e3", "yes", "2024-01-01", ".inf", "1_000", "+.5", "09", "~", "", "True",
-         "=", "<<", "null", "Infinity", "a: b", "#x", "x\ny", " x ", "\t", "\x07", "\x85", "\u2028", "\ufeff", "-", "?"]  # fmt: skip
+WORDS = [
+    *(
+        "010",
+        "1:30:00",
+        "0b11",
+        "0x1F",
+        "0o17",
+        "1e3",
+        "yes",
+        "2024-01-01",
+        ".inf",
+        "1_000",
+        "+.5",
+        "09",
+        "~",
+        "",
+        "True",
+    ),
+    *("=", "<<", "null", "Infinity", "a: b", "#x", "x\ny", " x ", "\t", "\x07", "\x85", "\u2028", "\ufeff", "-", "?"),
+]
 
 
 @pytest.mark.parametrize("value", [*WORDS, 1e-7, 1e300, 5e-324, 1e22, 10**30, -0.0, math.inf, True, None])

@@ -93,7 +93,7 @@ def test_a_path_that_the_system_refuses_is_one_line(capsys, number):
 def test_every_text_can_be_printed_whatever_the_terminal_takes(encoding, shown):
     program = (
         "import sys\nfrom evaluation.cli.errors import main_guard\n"
-        "@main_guard\ndef main():\n    print('a \xb7 \u2026 \xe4 \udcff \ud800')\n"
+        "@main_guard\ndef main():\n    print('a \\xb7 \\u2026 \\xe4 \\udcff \\ud800')\n"
         "sys.exit(main())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}

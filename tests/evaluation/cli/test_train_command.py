@@ -165,7 +165,7 @@ def test_a_switch_is_put_off_by_its_own_name(tmp_path: Path) -> None:
     flags = COMMAND.flags()
     assert flags.read_all(["--no-augment", "--augment=0"]) == ({"augment": False}, [])
     assert flags.read_all(["--no_augment"]) == ({"augment": False}, [])
-    values, faults = flags.read_all(["--no-augment=1", "--no-epochs"])
+    _, faults = flags.read_all(["--no-augment=1", "--no-epochs"])
     assert "--no-augment 1: takes no value" in faults
     assert any(fault.startswith("unknown option --no-epochs") for fault in faults)
 

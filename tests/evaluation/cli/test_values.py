@@ -76,8 +76,8 @@ def test_paths_are_what_a_shell_makes_of_them(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "$NOTHING").mkdir()  # really called so
     assert path(f"{tmp_path}/$NOTHING/x") == f"{tmp_path}/$NOTHING/x"
     for text, fault in {
-        "$NOTHING/x": r"\$NOTHING is not set", "a\0b": "must be the name of a file", "x" * 300: "too long for a name: 300",
-        "": "must be the name of a file",
+        "$NOTHING/x": r"\$NOTHING is not set", "x" * 300: "too long for a name: 300",
+        "a\0b": "must be the name of a file", "": "must be the name of a file",
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=fault):
             path(text)
