@@ -107,9 +107,17 @@ def folder_name(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def sqlite_url(path: Path) -> str:
-    """SQLAlchemy's URL of a SQLite database in this file, whatever its folders are called (`a?b`, `100%`)."""
+    """SQLAlchemy's URL of a SQLite database in this file, whatever its folders are called (`a?b`, `100%`).
+
+    Raises:
+        ValueError: a name is no text in UTF-8, which URLs are.
+    """
     from sqlalchemy import URL
 
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("its path is no text in UTF-8") from error
     # With the driver's name: of "sqlite:///a%3Fb/x.db" MLflow makes the folder "a%3Fb", though it is not used.
     return URL.create("sqlite+pysqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 

@@ -146,7 +146,10 @@ class Storage:
     def __init__(self, database: str | Path) -> None:
         """Connect to a database's URL or a file of SQLite; `UserError` if there is none."""
         optuna = quiet_optuna()
-        self.url = url = sqlite_url(database) if isinstance(database, Path) else database
+        try:
+            self.url = url = sqlite_url(database) if isinstance(database, Path) else database
+        except ValueError as error:
+            raise UserError(f"no database in {database}: {error}; choose another --dir, or a --storage") from error
         try:
             self._storage = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"))  # Optuna formats it
         except Exception as error:  # SQLAlchemy's and the drivers' own kinds

@@ -116,7 +116,8 @@ class Study:
 
 
 def find(name: str) -> Path:
-    """The file of a study: a path, or the name of one of the toolkit's own (`configs/studies/NAME.yaml`)."""
+    """The file of a study: a path, the name of one of the toolkit's own (`configs/studies/NAME.yaml`), or that of one
+    that has been run (runs/NAME)."""
     path = Path(name)
     if path.is_file():
         return path
@@ -125,6 +126,8 @@ def find(name: str) -> Path:
     shipped = {file.stem: file for file in (SHIPPED / "studies").glob("*.yaml")}
     if name in shipped:
         return shipped[name]
+    if (RUNS / name / DEFINITION).is_file():
+        return RUNS / name / DEFINITION
     hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
     raise UserError(f"no such study file: {name}{hint}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.files import atomic_path, atomic_write, from_json, read_json, to_json, write_json
+from evaluation.files import atomic_path, atomic_write, folder_name, from_json, read_json, to_json, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -48,3 +48,21 @@ def test_numpy_numbers_and_paths_become_plain():
     )
     assert plain == {"a": 1.5, "b": 3, "c": "NaN", "d": "x/y", "5": True}
     assert all(type(value) in (float, int, str, bool) for value in plain.values())
+
+
+def test_text_that_reads_like_a_number_stays_text(tmp_path):
+    value = {"setting": "Infinity", "x": ["NaN", "-Infinity", "\\Infinity", "\\", "infinity"], "y": math.inf}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+
+
+def test_long_names_are_shortened_and_stay_apart():
+    assert folder_name("x" * 255) == "x" * 255
+    names = {folder_name("x" * 300), folder_name("x" * 301), folder_name("ä" * 200)}
+    assert len(names) == 3
+    assert all(len(name.encode()) <= 255 for name in names)
+
+
+def test_file_names_that_are_no_text_can_be_written(tmp_path):
+    atomic_write(tmp_path / "page.html", "runs/\udcff")
+    assert (tmp_path / "page.html").read_text() == "runs/\\udcff"

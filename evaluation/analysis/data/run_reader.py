@@ -74,10 +74,18 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
     if not path.is_dir():
         what = "is a file" if path.exists() else "no such folder"
         raise UserError(f"{path}: {what}; give a study's folder, a folder of runs or an exported archive")
+    if not _is_text(str(path)):
+        raise UserError(
+            f"{path}: the name is no text in UTF-8, which DuckDB needs: rename it, or go there and name `.`"
+        )
     found: list[Source] = []
     plain = Source(path, path.resolve().name)
     for folder, directories, files in os.walk(path):
         here = Path(folder)
+        if not _is_text(folder):
+            problems.append(Problem(folder, "its name is no text in UTF-8, which DuckDB needs: rename it"))
+            directories.clear()
+            continue
         if ARCHIVE in files or STUDY in files:
             found.append(_labelled_source(here, path, "archive" if ARCHIVE in files else "study", problems))
         elif CONFIG in files:
@@ -91,6 +99,11 @@ def find_sources(path: Path, problems: list[Problem]) -> list[Source]:
             continue
         directories.clear()
     return found + ([plain] if plain.folders or not found else [])
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be handed to DuckDB and Arrow: file names may be any bytes."""
+    return path.encode(errors="replace") == path.encode(errors="surrogatepass")
 
 
 def _labelled_source(folder: Path, root: Path, kind: Literal["study", "archive"], problems: list[Problem]) -> Source:

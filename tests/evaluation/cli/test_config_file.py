@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from evaluation.cli.config_file import ABSENT, differences, parse_yaml, plain, read_config, write_config
+from evaluation.cli.config_file import ABSENT, differences, dump_yaml, parse_yaml, plain, read_config, write_config
 from evaluation.cli.errors import UserError
 
 
@@ -87,3 +87,56 @@ def test_a_key_of_an_anchor_may_be_given_anew_and_no_key_twice():
     assert parse_yaml("b: &b {c: 2}\nd: {<<: *b, c: 3}", "x.yaml")["d"] == {"c": 3}
     with pytest.raises(UserError, match=r"cannot read x\.yaml:3: no valid YAML: key 'a' is given twice"):
         parse_yaml("d:\n  a: 1\n  a: 2\n", "x.yaml")
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2():
+    text = (
+        "[010, 1:30:00, 0b11, 0x1F, 0o17, 1e3, -1e-3, yes, on, 2024-01-01, .inf, 1_000, 09, ~, True, null, +.5, 12e03]"
+    )
+    assert parse_yaml(f"a: {text}", "x.yaml")["a"] == [
+        10, "1:30:00", "0b11", 31, 15, 1000.0, -0.001, "yes", "on", "2024-01-01", math.inf, "1_000", 9, None, True, None,
+        0.5, 12000.0,
+    ]  # fmt: skip
+    assert math.isnan(parse_yaml("a: .nan", "x.yaml")["a"])
+    assert list(parse_yaml("010: a\nnull: b\ntrue: c\n1e3: d\n", "x.yaml")) == ["010", "null", "true", "1e3"]
+    assert parse_yaml("name: 010\nnames: [010, null]\nno: 010\nnone: null", "x.yaml", ("name", "names", "none")) == {
+        "name": "010", "names": ["010", "null"], "no": 10, "none": None,
+    }  # fmt: skip
+
+
+WORDS = [
+    *(
+        "010",
+        "1:30:00",
+        "0b11",
+        "0x1F",
+        "0o17",
+        "1e3",
+        "yes",
+        "2024-01-01",
+        ".inf",
+        "1_000",
+        "+.5",
+        "09",
+        "~",
+        "",
+        "True",
+    ),
+    *("=", "<<", "null", "Infinity", "a: b", "#x", "x\ny", " x ", "\t", "\x07", "\x85", "\u2028", "\ufeff", "-", "?"),
+]
+
+
+@pytest.mark.parametrize("value", [*WORDS, 1e-7, 1e300, 5e-324, 1e22, 10**30, -0.0, math.inf, True, None])
+def test_what_is_written_is_read_back_equal_by_readers_of_1_1_too(value):
+    text = dump_yaml({"a": value, "b": [value]})
+    for read in (parse_yaml(text, "x.yaml"), yaml.safe_load(text)):
+        assert read == {"a": value, "b": [value]}
+        assert type(read["a"]) is type(value)
+    if isinstance(value, str):
+        assert parse_yaml(dump_yaml({value: 1}), "x.yaml") == {value: 1}
+
+
+@pytest.mark.parametrize("text", ["!!bool maybe", "!!int x", "!!timestamp x", "!!float ''", "[" * 5000])
+def test_a_wrong_tag_is_one_line(text):
+    with pytest.raises(UserError, match=r"cannot read x\.yaml"):
+        parse_yaml(f"a: {text}", "x.yaml")

@@ -122,3 +122,24 @@ def test_reason_is_short():
     assert reason(OSError(errno.EACCES, "Permission denied", "/root/x")) == "Permission denied"
     assert reason(ValueError("one\ntwo")) == "one"
     assert reason(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.EACCES])
+def test_a_path_that_the_system_refuses_is_one_line(capsys, number):
+    assert guarded(OSError(number, os.strerror(number), "x/y")) == 2
+    assert capsys.readouterr().err == f"error: {os.strerror(number)}: x/y\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", rb"a - . \xe4 " + b"\xff" + rb" \ud800"), ("utf-8", "a · … ä ".encode() + b"\xff" + rb" \ud800")],
+)
+def test_every_text_can_be_printed_whatever_the_terminal_takes(encoding, shown):
+    program = (
+        "import sys\nfrom evaluation.cli.errors import main_guard\n"
+        "@main_guard\ndef main():\n    print('a \\xb7 \\u2026 \\xe4 \\udcff \\ud800')\n"
+        "sys.exit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    assert done.stdout.rstrip() == shown

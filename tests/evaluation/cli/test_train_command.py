@@ -228,3 +228,21 @@ def flags() -> Flags:
     made.option("general", "--jobs", int, 1, "runs at a time", allowed="[1, 8]")
     made.option("general", "--share", float, 0.5, "share")
     return made
+
+
+def test_a_switch_is_put_off_by_its_own_name(tmp_path: Path) -> None:
+    flags = COMMAND.flags()
+    assert flags.read_all(["--no-augment", "--augment=0"]) == ({"augment": False}, [])
+    assert flags.read_all(["--no_augment"]) == ({"augment": False}, [])
+    _, faults = flags.read_all(["--no-augment=1", "--no-epochs"])
+    assert "--no-augment 1: takes no value" in faults
+    assert any(fault.startswith("unknown option --no-epochs") for fault in faults)
+
+
+def test_paths_of_flags_and_files_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("epochs: 3\n")
+    values, faults = COMMAND.flags().read_all(["--config=~/mine.yaml", "--resume", "$HOME/run"])
+    assert (values, faults) == ({"config": f"{tmp_path}/mine.yaml", "resume": f"{tmp_path}/run"}, [])
+    _, faults = COMMAND.flags().read_all([f"--config={'x' * 300}"])
+    assert "is too long for a name" in faults[0]

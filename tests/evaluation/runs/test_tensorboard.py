@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -96,3 +97,18 @@ def test_numbers_that_are_none_are_mirrored_too(tmp_path):
     (_, first), (_, second) = events(tmp_path / "run" / "tensorboard", "train/loss")
     assert first == math.inf
     assert math.isnan(second)
+
+
+def test_after_the_clock_went_back_the_new_events_still_come_last(tmp_path, monkeypatch):
+    """TensorBoard reads files in the order of their names: points that the checkpoint lost must not return."""
+    path = tmp_path / "run"
+    with RunFolder(path, {}, seeds={}, device="cpu") as run:
+        run.log(1, 1, 0.0, "train", {"loss": 1.0})
+        run.save_checkpoint(1, lambda folder: None)
+        run.log(2, 2, 0.0, "train", {"loss": 2.0})
+    now = time.time()
+    for late in (now - 1e6, now - 5e5, now - 1e6):
+        monkeypatch.setattr(time, "time", lambda late=late: late)
+        with RunFolder(path, {}, resume=True, seeds={}, device="cpu", message=pytest.fail) as run:
+            run.log(3, 3, 0.0, "train", {"loss": 3.0})
+        assert events(path / "tensorboard", "train/loss") == [(1, 1.0), (3, 3.0)]

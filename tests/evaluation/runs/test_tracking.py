@@ -220,3 +220,25 @@ def test_a_finished_run_ends_as_finished(tmp_path: Path, monkeypatch: pytest.Mon
             run.finish({})
         run.close()
         assert Broken.last.closed == [finished]
+
+
+@pytest.mark.parametrize("folder", ["a?b", "a%41b"])
+def test_mlflows_database_lies_in_any_folder(tmp_path: Path, folder: str) -> None:
+    pytest.importorskip("mlflow")
+    (tmp_path / folder).mkdir()
+    mirror = TrackingMirror("mlflow", tmp_path / folder, {}, pytest.fail)
+    mirror.close()
+    assert (tmp_path / folder / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+
+
+def test_a_database_that_cannot_be_opened_costs_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    (tmp_path / "taken").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/taken")
+    said: list[str] = []
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    TrackingMirror("mlflow", tmp_path, {}, said.append)
+    assert len(said) == 1
+    assert sum(pauses) < 1

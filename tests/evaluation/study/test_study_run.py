@@ -177,13 +177,77 @@ def test_a_changed_default_is_not_mixed_with_what_was_run(
     assert len(summaries(folder)) == 8
 
 
-def test_a_summary_that_is_none_is_named(tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_that_cannot_be_read_is_named_and_stops_no_other_run(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path / "tiny.yaml", parts=COMPARE)
-    damaged = summaries(finished)[0]
-    for text in ("{}", "{", "[1]"):
-        damaged.write_text(text)
-        assert run(file, "--dir", finished) == 2
-        assert f"{damaged} is no summary of a run: remove {damaged.parent}" in capsys.readouterr().err
+    damaged, missing = summaries(finished)[:2]
+    (finished / "failed.json").write_bytes(b"\xff{")
+    for content in (b"{}", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
+        damaged.write_bytes(content)
+        shutil.rmtree(missing.parent)
+        assert run(file, "--dir", finished) == 1
+        assert missing.is_file()
+        told = capsys.readouterr()
+        assert f"failed: {damaged} is no summary of a run (" in told.err
+        assert f"remove {damaged.parent} to run it again" in told.err
+        assert "7 of 8 runs finished" in told.out
+        assert main(["study", "status", str(file), "--dir", str(finished)]) == 0
+        assert "1 runs to do" in capsys.readouterr().out
+    shutil.rmtree(damaged.parent)
+    assert run(file, "--dir", finished) == 0
+
+
+def test_a_configuration_that_cannot_be_read_stops_no_other_run(tmp_path: Path, finished: Path) -> None:
+    file = write(tmp_path / "tiny.yaml", parts=COMPARE)
+    (summaries(finished)[0].parent / "config.yaml").write_text("{")
+    shutil.rmtree(summaries(finished)[1].parent)
+    assert run(file, "--dir", finished) == 0
+    assert len(summaries(finished)) == 8
+
+
+@pytest.mark.parametrize("folder", ["a?b", "a%41b", "a%3Fb", "a b#c{d}"])
+def test_the_searches_database_lies_in_any_folder(tmp_path: Path, folder: str) -> None:
+    one = {"tuning": {**DEFINITION["parts"]["tuning"], "trials": 1, "startup": 1, "seeds": [1]}}
+    assert run(write(tmp_path / "tiny.yaml", parts=one, options={"steps": 2}), "--dir", tmp_path / folder) == 0
+    assert (tmp_path / folder / "search.db").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", folder}
+
+
+def test_names_that_are_too_long_for_a_folder_are_shortened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    long = "x" * 300
+    file = write(tmp_path / "tiny.yaml", parts=COMPARE, name=long, tasks={long: {"task": "bowl"}}, seconds=None)
+    assert run(file, "--dry-run") == 0
+    folder = capsys.readouterr().out.split("/")[1]
+    assert len(folder) == 255
+    assert run(file) == 0
+    (study,) = (tmp_path / "runs").iterdir()
+    assert len(study.name) == 255
+    assert len(summaries(study)) == 4
+    labels = [json.loads(line) for line in (study / "runs.jsonl").read_text().splitlines()]
+    assert {entry["task"] for entry in labels} == {long}
+    capsys.readouterr()
+    assert run(file, "--dir", tmp_path / "/".join(["y" * 200] * 20), "--dry-run") == 2
+    assert "is too long: choose a shorter --dir" in capsys.readouterr().err
+
+
+def test_results_are_found_where_the_study_was_run(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path / "mine.yaml", parts=COMPARE, name="own")
+    capsys.readouterr()
+    assert main(["compare", "mine.yaml"]) == 2
+    assert "runs/own: no such folder; asgc-eval study run mine.yaml makes it" in capsys.readouterr().err
+    for name in ("own", "smoke"):
+        shutil.copytree(finished, tmp_path / "runs" / name)
+    for name in (file.name, "own", "smoke", "runs/own"):
+        assert main(["compare", name, "--repetitions", "100"]) == 0
+        assert main(["export", name, "archive"]) == 0
+    assert main(["study", "status", "own"]) == 0
 
 
 def test_a_summary_of_an_earlier_version_has_its_area_under_another_name(finished: Path) -> None:

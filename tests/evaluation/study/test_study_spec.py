@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from evaluation.cli.config_file import dump_yaml
 from evaluation.cli.errors import UserError
 from evaluation.study import space, spec
 from evaluation.study.entry import flatten
+from evaluation.study.plan import Planner
 from evaluation.study.space import Dimension
 from evaluation.study.spec import StudyFaults
 from tests.evaluation.study.study_helpers import DEFINITION, definition, study, write
@@ -148,3 +151,41 @@ def test_values_of_a_dimension() -> None:
     assert [Dimension("mode", choices=("norm", "value")).at(u) for u in (0.0, 0.49, 0.5, 0.99)] == [
         *("norm", "norm", "value", "value")
     ]
+
+
+def test_names_are_what_is_written(tmp_path: Path) -> None:
+    """Whatever YAML would take them for: numbers, null, truth."""
+    names = ["010", "1e3", "null", "true", "yes", "Infinity", "0x1F"]
+    (tmp_path / "x.yaml").write_text(
+        "tasks: {010: {}}\noptimizers: {null: {}}\nsettings:\n"
+        + "".join(f"  {name}: {{}}\n" for name in names)
+        + f"parts: {{a: {{kind: compare, seeds: [1], settings: [{', '.join(names)}]}}}}\n"
+    )
+    study = spec.load(tmp_path / "x.yaml")
+    assert study.parts["a"].settings == tuple(names)
+    assert (study.parts["a"].tasks, study.parts["a"].optimizers) == (("010",), ("null",))
+    (tmp_path / "y.yaml").write_text(dump_yaml(study.definition))
+    assert spec.load(tmp_path / "y.yaml").parts == study.parts
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [
+        ({"values": {"lr": [0.1, "1e-1"]}}, "values.lr: 0.1 is given twice"),
+        ({"values": {"steps": [1_000, 1e3]}}, "values.steps: 1000.0 is given twice (as 1000)"),
+        ({"multiply": {"lr": [2, 2.0]}}, "multiply.lr: 2.0 is given twice (as 2)"),
+        ({"values": {"units": [[1, 2], "1,2"]}}, "values.units: 1,2 is given twice"),
+        ({"values": {"lr": [1]}, "options": {"a-b": 1, "a_b": 2}}, "options.a_b: is given twice"),
+        ({"values": {"lr": [1]}, "options": {"a": {"b": 1}, "a.b": 2}}, "options.a.b: is given twice"),
+    ],
+)
+def test_what_is_given_twice_is_a_fault(part: dict[str, Any], fault: str) -> None:
+    with pytest.raises(StudyFaults) as caught:
+        study(parts={"cells": {"kind": "grid", "seeds": [1], **part}})
+    assert f"parts.cells.{fault}" in str(caught.value)
+
+
+def test_cells_of_one_folder_name_are_a_fault() -> None:
+    planner = Planner(study(parts={"cells": {"kind": "grid", "seeds": [1], "values": {"word": ["a b", "a_b"]}}}))
+    assert list(planner.samples()) == []
+    assert planner.faults[0] == ("cells: two points of the grid would have the folder word=a_b: write the values apart")
