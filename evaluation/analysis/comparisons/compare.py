@@ -266,14 +266,14 @@ def _cell_rows(selection: Selection, scores: Selection | None, how: Bootstrap) -
         for method in _complete(selection, [cell]):
             values = selection.cells[cell][method]
             reached = int(np.isfinite(values).sum()) if is_time else None
-            found = [how.estimate(of, values) for of in statistics]
+            middle, half, iqm = (how.estimate(of, values) for of in statistics)
             if selection.metric.kind != "score":
-                ends = selection.horizons.get(cell, math.inf), math.inf, math.inf
-                found = [one.within(0.0, end) for one, end in zip(found, ends, strict=True)]
+                middle = middle.within(0.0, selection.horizons.get(cell, math.inf))
+                half, iqm = half.within(0.0, math.inf), iqm.within(0.0, math.inf)
             lost, beside = selection.diverged[cell][method], UNKNOWN
             if scores is not None:
                 beside = how.estimate(interquartile_mean, scores.cells[cell][method])
-            rows.append(CellRow(cell, method, values.size, lost, reached, *found, score=beside))
+            rows.append(CellRow(cell, method, values.size, lost, reached, middle, half, iqm, beside))
     return rows
 
 
