@@ -228,14 +228,16 @@ MATCHED_GRID: tuple[Column, ...] = (
     ("task", "", lambda row: row.cell.task or "all"),
     ("setting", "", lambda row: row.cell.setting or "all"),
     METHOD,
-    ("bins", "half decades of the effective step |w' - w| / |w| that both have", lambda row: row.bins),
-    ("from", "", lambda row: row.step_low),
-    ("to", "", lambda row: row.step_high),
-    ("near the best", "share of the bins within 5 % of the reference range of the cell's best", lambda row: row.near),
+    ("points", "of the grid that have a match", lambda row: row.points),
+    ("collapsed", "points where every match of the baseline collapsed", lambda row: row.collapsed),
+    ("from", "smallest effective step |w' - w| / |w|", lambda row: row.step_low),
+    ("to", "largest", lambda row: row.step_high),
+    ("near the best", "share of the points within 5 % of the reference range of the cell's best", lambda row: row.near),
     ("baseline's", "the same of the baseline", lambda row: row.baseline_near),
-    ("score", "mean normalized score over the bins, cut to [0, 1]", lambda row: row.area),
+    ("score", "mean normalized score over the points, cut to [0, 1]", lambda row: row.area),
     ("baseline's score", "", lambda row: row.baseline_area),
     ("difference", "of the scores, with its interval", lambda row: row.difference),
+    *TESTS,
 )
 
 # What optimizers reach at random settings, or at the points of a grid.
