@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from evaluation.analysis.data.run_key import Cell, Method
-from evaluation.analysis.stats.bootstrap import Estimate
+from evaluation.analysis.stats.bootstrap import TOO_FEW, Estimate
 from evaluation.files import atomic_write
 
 Record = TypeVar("Record")
@@ -70,7 +71,9 @@ def _flat(field: str, value: Any, columns: Columns | None = None) -> Iterator[tu
     """The columns of one field: the only place where results lose their types."""
     if isinstance(value, Estimate):
         before = "".join(f"{name}_" for name in (columns.names if columns else (field,)) if name)
-        yield from ((field, value.value), (f"{before}low", value.low), (f"{before}high", value.high))
+        none = math.isnan(value.low) and not math.isnan(value.value)
+        low, high = (TOO_FEW, TOO_FEW) if none else (value.low, value.high)
+        yield from ((field, value.value), (f"{before}low", low), (f"{before}high", high))
     elif isinstance(value, Cell):
         names, every = (columns.names, columns.every) if columns else (("task", "setting"), None)
         for name in names:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evaluation.analysis.data.run_key import NOBODY, RunKey
-from evaluation.analysis.stats.bootstrap import Band, Estimate
+from evaluation.analysis.stats.bootstrap import TOO_FEW, Band, Estimate
 from evaluation.files import atomic_write
 
 Array = NDArray[np.float64]
@@ -117,6 +118,11 @@ class Panel:
     def empty(self) -> bool:
         return all(one.x.size == 0 for one in self.series)
 
+    @property
+    def lacks_intervals(self) -> bool:
+        """Whether points that might have an interval have none: too few runs."""
+        return any(one.low is not None and np.isnan(one.low).any() for one in self.series)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -168,10 +174,14 @@ class Figure:
                 ends = (one.low, one.high, *(quartiles if inner else ()))
                 for index, at in enumerate(zip(one.x, one.y, strict=True)):
                     place = (panel.categories[int(at[1])], at[0]) if on_categories else at
-                    numbers = ("" if end is None else float(end[index]) for end in ends)
+                    numbers = ("" if end is None else _end(float(end[index])) for end in ends)
                     count = "" if one.n is None else int(one.n[index])
                     rows.append([panel.row, panel.column, one.label, *place, *numbers, count])
         return header, rows
+
+
+def _end(value: float) -> float | str:
+    return TOO_FEW if math.isnan(value) else value
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from evaluation.analysis.stats.aggregate import mean, reached_by
+from evaluation.analysis.stats.aggregate import reached_by, share
 from evaluation.plots.figure import Axis, Figure, Omitted, Panel, behind, curve, seeds_in_words
 from evaluation.plots.study_data import Part, StudyData, dots, names_high, steps_axis, target_marks
 
@@ -91,8 +91,8 @@ def time_to_target_profiles(study: StudyData, part: Part) -> Figure | Omitted:
             times = [row["ttt_steps"] for row in runs if row["ttt_steps"] is not None]
             if times:
                 at = np.concatenate([[0], study.curves(runs)[0]]).astype(np.float64)
-                share = study.how.band(reached_by(times, at), mean)
-                lines.append(curve(key, at, share, kind="step", n=len(times)))
+                band = study.how.band(reached_by(times, at), share)
+                lines.append(curve(key, at, band, kind="step", n=len(times)))
         y, note = Axis("share at target", low=-0.03, high=1.03, share="share"), "" if lines else "no target"
         panels.append(Panel(cell.task, cell.setting, steps_axis(), y, tuple(lines), note=note))
     caption = (

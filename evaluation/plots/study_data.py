@@ -16,8 +16,8 @@ from evaluation.analysis.comparisons.compare import BASELINES, Comparison, compa
 from evaluation.analysis.comparisons.selection import Row
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, RunKey
-from evaluation.analysis.stats.aggregate import above, mean
-from evaluation.analysis.stats.bootstrap import Bootstrap, Estimate
+from evaluation.analysis.stats.aggregate import above, share
+from evaluation.analysis.stats.bootstrap import MIN_RUNS, TOO_FEW, Bootstrap, Estimate
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, curve, dot
 
@@ -213,7 +213,7 @@ def dots(part: Part, cell: Cell, found: Mapping[str, tuple[Estimate, int]], name
 def profiles(study: StudyData, scores: Mapping[RunKey, ArrayLike], at: NDArray[np.float64]) -> tuple[Series, ...]:
     """The share of each optimizer's scores (R,) or (R, T) above each value of `at`, with its band."""
     return tuple(
-        curve(key, at, study.how.band(above(found, at), mean), kind="step", n=len(np.asarray(found)))
+        curve(key, at, study.how.band(above(found, at), share), kind="step", n=len(np.asarray(found)))
         for key, found in scores.items()
     )
 
@@ -234,6 +234,8 @@ def figure_or_reason(
     """The figure, or why there is none when nothing is drawn on any panel."""
     if all(panel.empty for panel in panels):
         return Omitted(name, reason)
+    if any(panel.lacks_intervals for panel in panels):
+        caption += f" Without an interval: {TOO_FEW}, fewer than {MIN_RUNS} (of median times fewer than five)."
     return Figure(name, title, caption, tuple(panels), **options)
 
 

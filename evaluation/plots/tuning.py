@@ -48,8 +48,8 @@ def learning_rates(study: StudyData, part: Part) -> Figure | Omitted:
     together = " (rates of random settings are put together in bins)" if binned else ""
     same = "at 1, the runs of the comparison" if relative else "other options may vary with the rate"
     caption = (
-        f"Interquartile mean of the final score at each learning rate{together} and its {study.how.words}; a "
-        f"single run has none. {seeds_in_words(behind(panels), 'run')} a point, of the part {part.name!r} "
+        f"Interquartile mean of the final score at each learning rate{together} and its {study.how.words}. "
+        f"{seeds_in_words(behind(panels), 'run')} a point, of the part {part.name!r} "
         f"({part.kind}): {same}. {TARGET}"
     )
     reason = f"no optimizer has runs at two or more learning rates in {part.name!r}"

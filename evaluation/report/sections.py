@@ -88,10 +88,10 @@ def entry(value: Any) -> Entry:
     if isinstance(value, Verdict):
         return Entry(f"{value.sign} {value}", "", list(Verdict).index(value), value)
     if isinstance(value, Estimate):
-        interval = "" if math.isnan(value.low) else f"[{_text(value.low)}, {_text(value.high)}]"
-        return Entry(_text(value.value), interval, None if math.isnan(value.value) else value.value)
+        known = not math.isnan(value.value)
+        return replace(entry(value.value), interval=f"[{claims.ends(value)}]" if known else "")
     if isinstance(value, float):
-        return entry(Estimate(value))
+        return Entry(_text(value), value=None if math.isnan(value) else value)
     if isinstance(value, int):
         return Entry(str(value), value=value)
     return Entry("", value=-1.0) if value is None else Entry(str(value))
@@ -105,7 +105,7 @@ def p_value(p: float) -> Entry:
 def _text(value: float) -> str:
     if math.isnan(value):
         return ""
-    return ("∞" if value > 0 else "-∞") if math.isinf(value) else claims.number(value)
+    return claims.number(value)
 
 
 TASK: Column = ("task", "", lambda row: row.cell.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from evaluation.analysis.data.run_key import Cell
-from evaluation.analysis.stats.bootstrap import Estimate
+from evaluation.analysis.stats.bootstrap import TOO_FEW, Estimate
 
 
 def where(cell: Cell) -> str:
@@ -19,14 +19,24 @@ def size(cells: int, runs: int | str, unit: str) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """A number with its interval: "0.91 [0.88, 0.94]"; "0.91 [no interval]" where there is none, as of a single run."""
+    """A number with its interval: "0.91 [0.88, 0.94]"."""
+    return f"{number(estimate.value)} [{ends(estimate)}]"
+
+
+def ends(estimate: Estimate) -> str:
+    """The ends of an interval: "0.88, 0.94", "too few runs" where these give none, "no spread seen" where all are
+    alike."""
     if math.isnan(estimate.low):
-        return f"{number(estimate.value)} [no interval]"
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+        return TOO_FEW
+    if estimate.low == estimate.high:
+        return "no spread seen"
+    return f"{number(estimate.low)}, {number(estimate.high)}"
 
 
 def number(value: float) -> str:
     """Three digits, more where they stand before the point: 0.912, 12.3, 498."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value + 0.0:.3g}"
 
 

@@ -4,12 +4,13 @@
     result.sentences                                        # one for each claim, losses included
     result.cells, result.aggregates, result.pairs, result.cell_pairs    # Tables: .rows(), .csv(), iteration
 
-Everything is a stratified bootstrap (`stats.bootstrap`) from one seed, which is in the result. `verdicts.judge` says
+Intervals hold at few runs (`stats.bootstrap`) and come from one seed, which is in the result. `verdicts.judge` says
 when a method is *better* or *worse* than the baseline; else *no difference* is *shown*, which is not "equal".
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,6 +28,7 @@ from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import (
     Array,
     Statistic,
+    counted,
     interquartile_mean,
     mean,
     median,
@@ -35,11 +37,10 @@ from evaluation.analysis.stats.aggregate import (
     restricted_mean_time,
     statistic,
 )
-from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import DEFAULT, MIN_RUNS, SHOWING_TWO_KINDS, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean
 
-FEW_RUNS = 5
 BASELINES = ("adam", "full", "default")  # the first of these that is there, where none is named
 
 
@@ -153,7 +154,7 @@ def compare(
 
 def bootstrap_note(selection: Selection, how: Bootstrap) -> str:
     """How the intervals over the runs of cells were made."""
-    return f"{how.level:.0%} intervals: stratified bootstrap over the {selection.unit} of each cell, {how}"
+    return f"{how.level:.0%} intervals: bootstrap t over the {selection.unit} of each cell, {how}"
 
 
 def _pair_rows(
@@ -171,6 +172,9 @@ def _pair_rows(
             of = selection.cells[group] if group.task else {m: selection.matrix(cells, m) for m in (method, baseline)}
             x, y = of[method], of[baseline]
             one = contrast(x, y, how, center, selection.metric.higher_is_better)
+            if selection.metric.kind != "score":  # neither a time nor a spread is negative
+                end = horizon if is_time else math.inf
+                one = replace(one, method=one.method.within(0.0, end), baseline=one.baseline.within(0.0, end))
             found.append(((group, method, baseline, len(cells), x.shape[0], y.shape[0], one.method, one.baseline), one))
     rows = []
     for (about, _), judged in zip(found, judge([one for _, one in found], how), strict=True):
@@ -206,7 +210,11 @@ def _cell_rows(selection: Selection, how: Bootstrap) -> list[CellRow]:
         for method in _complete(selection, [cell]):
             values = selection.cells[cell][method]
             reached = int(np.isfinite(values).sum()) if is_time else None
-            rows.append(CellRow(cell, method, values.size, reached, *(how.estimate(of, values) for of in statistics)))
+            found = [how.estimate(of, values) for of in statistics]
+            if selection.metric.kind != "score":
+                ends = selection.horizons.get(cell, math.inf), math.inf, math.inf
+                found = [one.within(0.0, end) for one, end in zip(found, ends, strict=True)]
+            rows.append(CellRow(cell, method, values.size, reached, *found))
     return rows
 
 
@@ -218,6 +226,8 @@ def _aggregate_rows(selection: Selection, groups: Mapping[Cell, Sequence[Cell]],
             scores = selection.matrix(cells, method)
             for name, of_cells in STATISTICS[selection.metric.kind].items():
                 estimate = how.estimate(of_cells, scores)
+                if selection.metric.kind != "score" or name == "optimality_gap":
+                    estimate = estimate.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
                 rows.append(AggregateRow(group, method, name, estimate, len(cells), scores.shape[0]))
     return rows
 
@@ -228,7 +238,7 @@ def _run_median(scores: Array) -> Array:
     return np.asarray(np.median(scores, axis=(-2, -1)))
 
 
-@statistic
+@counted
 def _share_reached(scores: Array) -> Array:
     """Share of all runs that reached the target."""
     return np.asarray(np.isfinite(scores).mean(axis=(-2, -1)))
@@ -279,10 +289,13 @@ def _missing(selection: Selection, groups: Mapping[Cell, Sequence[Cell]]) -> lis
         for method in selection.methods:
             if lacks := [str(cell) for cell in cells if method not in selection.cells[cell]]:
                 notes.append(f"{method} is left out of {group.group}: it has no runs on {', '.join(lacks)}")
-    fewest = min(values.size for methods in selection.cells.values() for values in methods.values())
-    unit, narrow = selection.unit, f"bootstrap intervals of fewer than {FEW_RUNS} are too narrow"
-    if fewest == 1:
-        notes.append(f"some cells have a single {unit[:-1]}, of which there is no interval")
-    elif fewest < FEW_RUNS:
-        notes.append(f"some cells have {fewest} {unit}: {narrow}")
+    fewest, unit = min(values.size for of in selection.cells.values() for values in of.values()), selection.unit
+    if fewest < MIN_RUNS:
+        notes.append(f"some cells have {fewest} {unit if fewest > 1 else unit[:-1]}: too few for an interval")
+    elif fewest < SHOWING_TWO_KINDS:
+        missed = 2.0 ** (1 - fewest)
+        notes.append(
+            f"some cells have {fewest} {unit}: where half of the seeds collapse, they are all of one kind in "
+            f"{missed:.0%} of all cases, which no interval can tell"
+        )
     return notes

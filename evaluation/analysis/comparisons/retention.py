@@ -30,8 +30,7 @@ class RetentionRow:
     """A method and the baseline in one setting (over all tasks, or on one) against the same in the reference setting.
 
     `change` is an IQM minus the reference setting's IQM. The interval of the `advantage`, the method's change minus the
-    baseline's, holds together with those of the table's other rows; `p` is twice the smaller share of the bootstrap's
-    advantages on one side of 0.
+    baseline's, holds together with those of the table's other rows; `p` is that of its bootstrap t.
     """
 
     cell: Annotated[Cell, Columns("setting", "task")]
@@ -116,6 +115,5 @@ def _contrast(scores: Sequence[Array], how: Bootstrap) -> Contrast:
     """The change of a method beside the baseline's, of the normalized scores (R, T) of each in the setting and in the
     reference setting, in turn."""
     drawn = how.draws(_advantage, *scores)
-    sides = min((~(drawn > 0)).sum(), (~(drawn < 0)).sum()) + 1  # NaN speaks for neither side
     own, other = (how.difference(interquartile_mean, *scores[i : i + 2]) for i in (0, 2))
-    return Contrast(own, other, drawn, p=min(1.0, 2 * float(sides) / (drawn.size + 1)))
+    return Contrast(own, other, drawn, p=drawn.p_value(own.value - other.value))

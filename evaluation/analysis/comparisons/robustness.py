@@ -32,7 +32,7 @@ from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import Reference, normalize
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
-from evaluation.analysis.stats.aggregate import Array, Statistic, interquartile_mean, statistic
+from evaluation.analysis.stats.aggregate import Array, Statistic, counted, interquartile_mean, statistic
 from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 
@@ -150,10 +150,10 @@ def robustness(
     for cell, methods in _settings(selection).items():
         best = {method: float(scores.mean(axis=0).max()) for method, scores in methods.items()}
         of_any = max(best.values())
-        near, area = _near_and_area(selection.references[cell.task], of_any)
+        near, area = _near_and_area(selection.references[cell.task], of_any, random)
         for method in (method for method in selection.methods if method in methods):
             scores = methods[method]
-            shares = how.estimate(near, scores), how.estimate(area, scores)
+            shares = (how.estimate(of, scores).within(0.0, 1.0) for of in (near, area))
             rows.append(RobustnessRow(name, cell, method, scores.shape[1], best[method], of_any, *shares))
     drawn, where = ("settings", "random settings") if random else ("the runs of each point", "the points of the grid")
     note = f"{how.level:.0%} intervals by the bootstrap over {drawn}, {how}"
@@ -178,11 +178,12 @@ def _settings(selection: Selection) -> dict[Cell, dict[Method, Array]]:
     }
 
 
-def _near_and_area(to: Reference, best: float) -> tuple[Statistic, Statistic]:
-    """Of scores (R, S): the share of the settings within `NEAR` of the best, and the mean cut normalized score."""
+def _near_and_area(to: Reference, best: float, random: bool) -> tuple[Statistic, Statistic]:
+    """Of scores (R, S): the share of the settings, `random` ones or all there are, within `NEAR` of the best, and the
+    mean cut normalized score."""
     bound = best - NEAR * (to.high - to.low)
 
-    @statistic
+    @counted if random else statistic
     def near(drawn: Array) -> Array:
         return np.asarray((drawn.mean(axis=-2) >= bound).mean(axis=-1))
 

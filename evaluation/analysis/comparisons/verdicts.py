@@ -20,7 +20,7 @@ from evaluation.analysis.stats.aggregate import (
     interquartile_mean,
     probability_of_improvement,
 )
-from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import UNKNOWN, Bootstrap, Draws, Estimate
 from evaluation.analysis.stats.multiple import holm, rank_test, simultaneous_estimates
 
 
@@ -48,7 +48,7 @@ class Contrast:
 
     method: Estimate
     baseline: Estimate
-    draws: Array  # of their difference (repetitions,)
+    draws: Draws | Array  # of their difference
     p: float = math.nan  # of a test that they are equal; NaN: there is none, and each contrast is judged on its own
     improvement: Estimate = UNKNOWN  # probability that a run of the method is better; else the difference decides
 
@@ -99,7 +99,7 @@ def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
     if np.isnan(p_values).all():
         differences, adjusted = [how.around(one.difference, one.draws) for one in contrasts], p_values
     else:
-        draws = np.stack([one.draws for one in contrasts], axis=1)
+        draws = [one.draws for one in contrasts]
         differences = simultaneous_estimates([one.difference for one in contrasts], draws, how.level)
         adjusted = holm(p_values)
     judged = []
@@ -112,7 +112,9 @@ def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
 
 
 def _verdict(estimate: Estimate, equal: float) -> Verdict:
-    """On which side of `equal` an interval lies."""
+    """On which side of `equal` an interval lies; runs that are all alike show nothing."""
+    if estimate.low == estimate.high:
+        return Verdict.NOT_SHOWN
     if estimate.low > equal:
         return Verdict.BETTER
     return Verdict.WORSE if estimate.high < equal else Verdict.NOT_SHOWN

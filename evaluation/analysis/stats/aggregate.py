@@ -13,21 +13,25 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evaluation.analysis.stats.exact import Ends, improvement_ends, median_ends, share_ends
+
 Array = NDArray[np.float64]
 Statistic = Callable[..., float]
+Exact = Callable[[Array, Sequence[Array], float], Ends]  # values (..), arrays (R, T, ..), level -> ends
 
 
-def statistic(over_runs_and_tasks: Callable[..., Array]) -> Statistic:
+def statistic(over_runs_and_tasks: Callable[..., Array], exact: Exact | None = None) -> Statistic:
     """Make a statistic, scores (R, T) -> number, from one over the last two axes of arrays (..., R, T).
 
     That one is kept as the attribute `batched`: the bootstrap calls it for thousands of resamples at once. Arguments
-    whose names begin with "scores" are arrays.
+    whose names begin with "scores" are arrays. `exact` are the ends of its interval where these are known without a
+    bootstrap.
     """
     arrays = sum(name.startswith("scores") for name in inspect.signature(over_runs_and_tasks).parameters)
 
@@ -35,8 +39,18 @@ def statistic(over_runs_and_tasks: Callable[..., Array]) -> Statistic:
     def of_scores(*values: Any, **options: Any) -> float:
         return float(over_runs_and_tasks(*map(as_scores, values[:arrays]), *values[arrays:], **options))
 
-    of_scores.batched = over_runs_and_tasks  # type: ignore[attr-defined]
+    of_scores.batched, of_scores.exact = over_runs_and_tasks, exact  # type: ignore[attr-defined]
     return of_scores
+
+
+def counted(of_shares: Callable[..., Array]) -> Statistic:
+    """A `statistic` that is a share of the R T runs."""
+    return statistic(of_shares, lambda share, arrays, level: share_ends(share, _runs(arrays), level))
+
+
+def _runs(arrays: Sequence[Array]) -> int:
+    """Runs of all tasks; of several arrays those of the smallest."""
+    return min(array.shape[0] * array.shape[1] for array in arrays)
 
 
 @statistic
@@ -67,7 +81,7 @@ def optimality_gap(scores: Array, target: float = 1.0) -> Array:
     return np.asarray(target - np.minimum(scores, target).mean(axis=(-2, -1)))
 
 
-@statistic
+@functools.partial(statistic, exact=lambda value, arrays, level: improvement_ends(value, _runs(arrays), level))
 def probability_of_improvement(scores_x: Array, scores_y: Array) -> Array:
     """Probability that a run of X beats one of Y on a random task: P(X > Y) + P(X = Y) / 2, mean over tasks.
 
@@ -79,7 +93,15 @@ def probability_of_improvement(scores_x: Array, scores_y: Array) -> Array:
     return np.asarray(((x > y).mean(axis=(-3, -2, -1)) + (x >= y).mean(axis=(-3, -2, -1))) / 2)
 
 
-@statistic
+@counted
+def share(scores: Array) -> Array:
+    """Share of ones among zeros and ones (R, T), as `above` and `reached_by` give them."""
+    return np.asarray(scores.mean(axis=(-2, -1)))
+
+
+@functools.partial(
+    statistic, exact=lambda value, arrays, level: median_ends(arrays[0].reshape(-1, *arrays[0].shape[2:]), level)
+)
 def median_time(scores: Array) -> Array:
     """First time by which half of all runs have reached the target; infinite where fewer than half ever do.
 
@@ -100,7 +122,7 @@ def restricted_mean_time(scores: Array, horizon: float) -> Array:
 
 def above(scores: ArrayLike, thresholds: ArrayLike) -> Array:
     """1 where a score (R, T) is above a threshold (N,), else 0: (R, T, N). Its mean over runs and tasks is rliable's
-    performance profile, the run-score distribution: ``Bootstrap(...).band(above(scores, thresholds), mean)``."""
+    performance profile, the run-score distribution: ``Bootstrap(...).band(above(scores, thresholds), share)``."""
     return np.asarray(as_scores(scores)[..., None] > np.asarray(thresholds, dtype=np.float64), dtype=np.float64)
 
 
@@ -139,3 +161,9 @@ def batched(statistic: Statistic) -> Callable[..., Array]:
     if hasattr(given.func, "batched") and not given.args:
         return functools.partial(given.func.batched, **given.keywords)
     return lambda *drawn: np.array([statistic(*one) for one in zip(*drawn, strict=True)])
+
+
+def exact_ends(statistic: Statistic) -> Exact | None:
+    """The ends of a statistic's interval where these are known without a bootstrap."""
+    of: Any = statistic.func if isinstance(statistic, functools.partial) else statistic
+    return getattr(of, "exact", None)

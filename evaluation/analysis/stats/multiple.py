@@ -6,12 +6,13 @@ With 7 optimizers on 20 cells something is significant by chance: p values of on
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evaluation.analysis.stats.aggregate import Array, as_scores, probability_of_improvement
-from evaluation.analysis.stats.bootstrap import Estimate
+from evaluation.analysis.stats.bootstrap import Draws, Estimate, as_draws
 
 EXACT_RUNS = 100  # of both sides together; above, the exact distribution takes seconds and the normal one is as good
 
@@ -57,22 +58,27 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
-def simultaneous_estimates(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> list[Estimate]:
-    """K values (K,) with intervals that all hold at once with probability `level`, from bootstrap draws (B, K).
+def simultaneous_estimates(values: ArrayLike, draws: Sequence[Draws | Array], level: float = 0.95) -> list[Estimate]:
+    """K values (K,) with intervals that all hold at once with probability `level`, from their bootstrap draws.
 
-    value ± c s, s the standard deviation of its draws and c the `level` quantile of the largest of the K
-    |draw - value| / s (the bootstrap max-t of Beran 1988; Montiel Olea & Plagborg-Møller 2019, section 2). Draws
-    that belong together (one seed) keep their dependence, which makes c smaller than Bonferroni's. NaN where the draws
-    are (of a single run).
+    Each is the interval of `Draws.ends` at a higher level, the normal distribution's within ± c: c is the `level`
+    quantile of the largest of the K |draw - value| / s, s the standard deviation of its draws (the bootstrap max-t of
+    Beran 1988; Montiel Olea & Plagborg-Møller 2019, section 2). Draws that belong together (one seed) keep their
+    dependence, which makes c smaller than Bonferroni's. NaN where the draws are (of too few runs).
     """
-    centres, drawn = np.asarray(values, dtype=np.float64), np.asarray(draws, dtype=np.float64)
-    if drawn.ndim != 2 or centres.shape != drawn.shape[1:]:
-        raise ValueError(f"draws must be (repetitions, {centres.size}), not {drawn.shape}")
+    from scipy import special
+
+    centres = np.asarray(values, dtype=np.float64)
+    if centres.shape != (len(draws),):
+        raise ValueError(f"{centres.size} values need as many draws, not {len(draws)}")
+    known = [as_draws(one) for one in draws]
+    drawn = np.stack([one.values for one in known], axis=1)
     spread = drawn.std(axis=0, ddof=1)
     moves = spread > 0
     largest = np.max(np.abs(drawn - centres)[:, moves] / spread[moves], axis=1, initial=0.0)
-    reach = float(np.quantile(largest, level)) * spread
-    return [Estimate(float(c), float(c - r), float(c + r)) for c, r in zip(centres, reach, strict=True)]
+    together = max(level, 1 - 2 * float(special.ndtr(-np.quantile(largest, level))))
+    ends = (one.ends(centre, together) for one, centre in zip(known, centres, strict=True))
+    return [Estimate(float(centre), float(low), float(high)) for centre, (low, high) in zip(centres, ends, strict=True)]
 
 
 def _doubled_ranks(values: Array) -> NDArray[np.int64]:

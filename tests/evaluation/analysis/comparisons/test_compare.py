@@ -113,7 +113,7 @@ def test_every_claim_is_a_sentence_with_its_intervals(four):
     assert asgc == (
         f"plain: asgc reaches an IQM of {row.center.value:.3g} [{row.center.low:.3g}, {row.center.high:.3g}] against "
         f"{y.value:.3g} [{y.low:.3g}, {y.high:.3g}] of adam (final score, "
-        "normalized; 2 cells x 6 runs); probability of improvement 1 [1, 1], Holm-adjusted p < 0.001: better."
+        "normalized; 2 cells x 6 runs); probability of improvement 1 [0.758, 1], Holm-adjusted p < 0.001: better."
     )
     assert sgd.endswith("worse.")
     assert rmsprop.endswith("no difference shown.")
@@ -207,7 +207,9 @@ def test_an_optimizer_without_runs_on_a_task_is_named_and_left_out_of_the_aggreg
     ]
     assert "asgc is left out of plain: it has no runs on Acrobot (plain)" in result.notes
     assert "Acrobot (plain): fewer than 6 runs of sgd 4" in result.notes
-    assert "some cells have 4 runs: bootstrap intervals of fewer than 5 are too narrow" in result.notes
+    assert any(
+        note.startswith("some cells have 4 runs: where half of the seeds collapse, they are") for note in result.notes
+    )
 
 
 def test_a_diverged_run_counts_as_the_worst_one(tmp_path):
@@ -386,6 +388,6 @@ def test_of_single_runs_there_is_no_interval_and_no_claim(tmp_path):
     (pair,) = result.pairs
     assert pair.verdict == NOT_SHOWN
     assert np.isnan([pair.difference[1:], pair.improvement[1:]]).all()
-    assert "[no interval]" in pair.sentence
+    assert "[too few runs]" in pair.sentence
     assert "nan" not in pair.sentence
-    assert "some cells have a single run, of which there is no interval" in result.notes
+    assert "some cells have 1 run: too few for an interval" in result.notes

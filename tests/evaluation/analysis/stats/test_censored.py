@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.analysis.stats.aggregate import mean, median_time, reached_by, restricted_mean_time
+from evaluation.analysis.stats.aggregate import median_time, reached_by, restricted_mean_time, share
 from evaluation.analysis.stats.bootstrap import Bootstrap
 
 HORIZON = 100.0
@@ -60,17 +60,30 @@ def test_by_hand():
 def test_censored_runs_are_never_dropped_from_an_interval():
     times = np.array([10.0, 20.0, 30.0, 40.0, 50.0, math.inf, math.inf, math.inf])
     low, high = Bootstrap(repetitions=1000).estimate(median_time, times)[1:]
-    assert low == 20.0
+    assert low == 10.0  # the first and the last of 8: 0.992; the second and the seventh: 0.93
     assert high == math.inf
     low, high = Bootstrap().estimate(functools.partial(restricted_mean_time, horizon=100.0), times)[1:]
-    assert 25 < low < restricted_mean_time(times, 100.0) < high < 85
+    assert 20 < low < restricted_mean_time(times, 100.0) < high < 95
 
 
 def test_the_band_of_a_profile():
     times = np.array([[10.0, 30.0], [20.0, math.inf], [30.0, math.inf]])
     at = [5.0, 20.0, 40.0]
-    low, high = Bootstrap(repetitions=2_000).band(reached_by(times, at), mean)[1:]
+    low, high = Bootstrap(repetitions=2_000).band(reached_by(times, at), share)[1:]
     assert (low <= profile(times, at)).all()
     assert (profile(times, at) <= high).all()
-    assert (low[0], high[0]) == (0.0, 0.0)
-    assert (low[2], high[2]) == (0.5, 1.0)  # of three draws of task 2 all are its first run in 1 case of 27
+    assert (low[0], high[0]) == (0.0, pytest.approx(1 - 0.025 ** (1 / 6)))  # none of six
+    theirs = stats.binomtest(4, 6).proportion_ci(method="exact")
+    assert (low[2], high[2]) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+def test_order_statistics_hold_the_median_as_often_as_they_say():
+    rng, hits = np.random.default_rng(0), {}
+    for runs in (5, 6, 10, 15):
+        times = rng.exponential(size=(4000, runs))
+        times[times > 1.2] = math.inf  # 30 % are censored
+        ends = np.array([Bootstrap().estimate(median_time, one)[1:] for one in times])
+        hits[runs] = ((ends[:, 0] <= math.log(2)) & (math.log(2) <= ends[:, 1])).mean()
+    assert hits[5] == pytest.approx(1 - 2**-4, abs=0.01)  # all that five can give
+    assert all(0.945 <= hits[runs] <= 0.98 for runs in (6, 10, 15))
+    assert np.isnan(Bootstrap().estimate(median_time, [1.0, 2.0, 3.0, 4.0])[1:]).all()
