@@ -20,6 +20,7 @@ import numpy as np
 
 from evaluation.analysis.comparisons.claims import interval, p_value, size, where
 from evaluation.analysis.comparisons.selection import Metric, Selection, select
+from evaluation.analysis.comparisons.tuning_noise import TuningNoise, contrast_tuned, estimate, tuning_noise
 from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast, judge
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import Reference
@@ -131,7 +132,8 @@ def compare(
     selection = select(dataset, part, metric)
     chosen = choose_baseline(selection, baseline)
     groups = _groups(selection)
-    note, words = bootstrap_note(selection, how), selection.metric.words
+    noise = tuning_noise(dataset, selection, how)
+    note, words = "; ".join(filter(None, [bootstrap_note(selection, how), noise.words])), selection.metric.words
     adjusted = f"p adjusted by Holm over the rows of this table; {note}"
     return Comparison(
         part=selection.part,
@@ -139,12 +141,12 @@ def compare(
         metric=selection.metric,
         baseline=chosen,
         how=how,
-        cells=Table(f"{words} by task and setting", _cell_rows(selection, how), note),
-        aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, how), note),
-        pairs=Table(f"{words} against {chosen}", _pair_rows(selection, chosen, groups, how), adjusted),
+        cells=Table(f"{words} by task and setting", _cell_rows(selection, noise, how), note),
+        aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, noise, how), note),
+        pairs=Table(f"{words} against {chosen}", _pair_rows(selection, chosen, groups, noise, how), adjusted),
         cell_pairs=Table(
             f"{words} against {chosen} by task and setting",
-            _pair_rows(selection, chosen, {cell: [cell] for cell in selection.cells}, how),
+            _pair_rows(selection, chosen, {cell: [cell] for cell in selection.cells}, noise, how),
             adjusted,
         ),
         references=selection.references,
@@ -158,7 +160,7 @@ def bootstrap_note(selection: Selection, how: Bootstrap) -> str:
 
 
 def _pair_rows(
-    selection: Selection, baseline: Method, groups: Mapping[Cell, Sequence[Cell]], how: Bootstrap
+    selection: Selection, baseline: Method, groups: Mapping[Cell, Sequence[Cell]], noise: TuningNoise, how: Bootstrap
 ) -> list[PairRow]:
     """Every method against the baseline over the cells of each group, corrected for their number. A single cell
     (`Cell.task` is given) is in the task's own units, else values are normalized."""
@@ -172,6 +174,8 @@ def _pair_rows(
             of = selection.cells[group] if group.task else {m: selection.matrix(cells, m) for m in (method, baseline)}
             x, y = of[method], of[baseline]
             one = contrast(x, y, how, center, selection.metric.higher_is_better)
+            of_x, of_y = (noise.moves(selection, cells, side, not group.task) for side in (method, baseline))
+            one = contrast_tuned(one, x, y, (of_x, of_y), how, center, selection.metric.higher_is_better)
             if selection.metric.kind != "score":  # neither a time nor a spread is negative
                 end = horizon if is_time else math.inf
                 one = replace(one, method=one.method.within(0.0, end), baseline=one.baseline.within(0.0, end))
@@ -200,7 +204,7 @@ def _sentence(row: PairRow, metric: Metric, unit: str) -> str:
     return f"{where(row.cell)}: {said} ({what}; {over}); {tested}: {row.verdict}."
 
 
-def _cell_rows(selection: Selection, how: Bootstrap) -> list[CellRow]:
+def _cell_rows(selection: Selection, noise: TuningNoise, how: Bootstrap) -> list[CellRow]:
     """Every method of every cell on its own."""
     is_time, rows = selection.metric.kind == "time", []
     for cell in selection.cells:
@@ -210,7 +214,8 @@ def _cell_rows(selection: Selection, how: Bootstrap) -> list[CellRow]:
         for method in _complete(selection, [cell]):
             values = selection.cells[cell][method]
             reached = int(np.isfinite(values).sum()) if is_time else None
-            found = [how.estimate(of, values) for of in statistics]
+            moves = noise.moves(selection, [cell], method, normalized=False)
+            found = [estimate(of, values, moves, how) for of in statistics]
             if selection.metric.kind != "score":
                 ends = selection.horizons.get(cell, math.inf), math.inf, math.inf
                 found = [one.within(0.0, end) for one, end in zip(found, ends, strict=True)]
@@ -218,17 +223,19 @@ def _cell_rows(selection: Selection, how: Bootstrap) -> list[CellRow]:
     return rows
 
 
-def _aggregate_rows(selection: Selection, groups: Mapping[Cell, Sequence[Cell]], how: Bootstrap) -> list[AggregateRow]:
+def _aggregate_rows(
+    selection: Selection, groups: Mapping[Cell, Sequence[Cell]], noise: TuningNoise, how: Bootstrap
+) -> list[AggregateRow]:
     """Every statistic of every method that has runs on all cells of a group."""
     rows = []
     for group, cells in groups.items():
         for method in _complete(selection, cells):
-            scores = selection.matrix(cells, method)
+            scores, moves = selection.matrix(cells, method), noise.moves(selection, cells, method)
             for name, of_cells in STATISTICS[selection.metric.kind].items():
-                estimate = how.estimate(of_cells, scores)
+                value = estimate(of_cells, scores, moves, how)
                 if selection.metric.kind != "score" or name == "optimality_gap":
-                    estimate = estimate.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
-                rows.append(AggregateRow(group, method, name, estimate, len(cells), scores.shape[0]))
+                    value = value.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
+                rows.append(AggregateRow(group, method, name, value, len(cells), scores.shape[0]))
     return rows
 
 

@@ -81,14 +81,16 @@ class TuningNoise:
     words: str = ""
     draws: Mapping[tuple[str, str], Mapping[str, Array]] = field(default_factory=dict)  # then by optimizer
 
-    def moves(self, selection: Selection, cells: Sequence[Cell], method: Method) -> Array | None:
+    def moves(
+        self, selection: Selection, cells: Sequence[Cell], method: Method, normalized: bool = True
+    ) -> Array | None:
         """What a search is about to add to the values of a method in each cell, (repetitions, T); None: nothing.
 
-        In the units of `Selection.matrix`, of a single cell given as such in the task's own (`contrast` does not
-        care, as long as its two methods are in the same).
+        In the units of `Selection.matrix`, else in the task's own.
         """
         found = [self.draws.get((cell.task, cell.setting), {}).get(method.optimizer) for cell in cells]
-        columns = [draws / selection.scale(cell) for cell, draws in zip(cells, found, strict=True) if draws is not None]
+        units = [selection.scale(cell) if normalized else 1.0 for cell in cells]
+        columns = [draws / unit for unit, draws in zip(units, found, strict=True) if draws is not None]
         return np.stack(columns, axis=1) if len(columns) == len(cells) else None
 
 
