@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluation.analysis.comparisons import claims
+from evaluation.analysis.comparisons.best_of_k import BestOfRow, curves_by_search, shown_numbers
 from evaluation.analysis.comparisons.compare import AggregateRow, Comparison, PairRow
 from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data.run_key import Cell, Method, RunKey
@@ -239,6 +240,20 @@ MATCHED_GRID: tuple[Column, ...] = (
     ("difference", "of the scores, with its interval", lambda row: row.difference),
     *TESTS,
 )
+
+
+def best_of_k(part: str, table: Table[BestOfRow]) -> Sheet:
+    """What the best of k trials reach: a line a search, a column a number of trials."""
+    numbers = shown_numbers(table)
+    columns = [("task", ""), ("setting", ""), ("optimizer", ""), ("seeds", "of a trial")]
+    columns += [(f"best of {k}", "expected score") for k in numbers]
+    lines = []
+    for (cell, method), curve in curves_by_search(table).items():
+        values = (curve[k].shown if k in curve else None for k in numbers)
+        cells = (cell.task or "all", cell.group, method, next(iter(curve.values())).seeds, *values)
+        lines.append(Line([entry(value) for value in cells], RunKey.of(part, cell, method)))
+    return Sheet(f"{part}-best-of-k", part, table.title, columns, lines, table.note)
+
 
 # What optimizers reach at random settings, or at the points of a grid.
 ROBUSTNESS: tuple[Column, ...] = (

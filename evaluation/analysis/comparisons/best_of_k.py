@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -79,18 +78,23 @@ def best_of_k(dataset: Dataset, part: str, *, metric: str = "final", how: Bootst
         raise UserError(f"part {part} is no search: {dataset.name} has {searches or 'none'}")
     found = trials(dataset, part, metric)
     rows: list[BestOfRow] = []
+    ends: list[tuple[float, float]] = []  # normalized, of each task and setting
     normalized: dict[Method, list[_Curves]] = defaultdict(list)
     for cell, methods in found.items():
-        to = _reference(cell.task, methods)
+        known = np.concatenate([one.values.ravel() for one in methods.values()])
+        low, high = float(known.min()), float(known.max())
+        to = reference(cell.task) or Reference(low, max(high, low + 1e-9), "the worst and the best run of the trials")
+        ends.append(((low - to.low) / (to.high - to.low), (high - to.low) / (to.high - to.low)))
         for method, one in methods.items():
             rng = np.random.default_rng(derive(how.seed, "best of k", cell.task, cell.setting, method.optimizer))
             curves = _curves(one, how.repetitions, rng)
-            rows += _rows(part, cell, method, curves, how)
+            rows += _rows(part, cell, method, curves, (low, high), how)
             normalized[method].append(_normalized(curves, to))
     if len(found) > 1:
+        mean_ends = tuple(np.mean(ends, axis=0).tolist())
         for method, several in normalized.items():
             if len(several) == len(found):
-                rows += _rows(part, Cell(), method, _together(several), how)
+                rows += _rows(part, Cell(), method, _together(several), mean_ends, how)
     note = (
         "expected value over all choices of k trials, chosen by the search's objective; scores on a seed that had no "
         f"part in the choice, where trials have several; {how.level:.0%} intervals: bootstrap t over the trials, {how}"
@@ -112,10 +116,18 @@ def _weights(count: int) -> Array:
     return np.array(shares)
 
 
-def shown(rows: Table[BestOfRow]) -> list[int]:
-    """The numbers of trials that a table has columns for."""
-    last = max((row.k for row in rows), default=0)
+def shown_numbers(table: Table[BestOfRow]) -> list[int]:
+    """The numbers of trials that have columns, where there is a row a search."""
+    last = max((row.k for row in table), default=0)
     return [*(k for k in SHOWN if k < last), last]
+
+
+def curves_by_search(table: Table[BestOfRow]) -> dict[tuple[Cell, Method], dict[int, BestOfRow]]:
+    """The rows of each search by their number of trials."""
+    found: dict[tuple[Cell, Method], dict[int, BestOfRow]] = defaultdict(dict)
+    for row in table:
+        found[row.cell, row.method][row.k] = row
+    return found
 
 
 def _curves(one: Trials, repetitions: int, rng: np.random.Generator) -> _Curves:
@@ -128,12 +140,6 @@ def _curves(one: Trials, repetitions: int, rng: np.random.Generator) -> _Curves:
     scores = [expected_best(by, values[..., seed]) for seed, by in enumerate(others)]
     score = np.mean(scores, axis=0) if scores else np.full_like(tuning, np.nan)
     return _Curves(seeds, (score[0], tuning[0]), (score[1:], tuning[1:]))
-
-
-def _reference(task: str, methods: Mapping[Method, Trials]) -> Reference:
-    """The task's reference scores; where none are published, its worst and best trial."""
-    known = np.concatenate([one.values.ravel() for one in methods.values()])
-    return reference(task) or Reference(float(known.min()), float(max(known.max(), known.min() + 1e-9)), "the trials")
 
 
 def _normalized(curves: _Curves, to: Reference) -> _Curves:
@@ -151,16 +157,20 @@ def _together(several: list[_Curves]) -> _Curves:
     return _Curves(min(one.seeds for one in several), (values[0], values[1]), (draws[0], draws[1]))
 
 
-def _rows(part: str, cell: Cell, method: Method, curves: _Curves, how: Bootstrap) -> list[BestOfRow]:
+def _rows(
+    part: str, cell: Cell, method: Method, curves: _Curves, ends: tuple[float, ...], how: Bootstrap
+) -> list[BestOfRow]:
+    """A row for each k; no interval reaches beyond the worst and the best run of any trial (`ends`)."""
     count = curves.values[0].size
-    ends = []
+    found: list[list[Estimate]] = []
     for values, drawn in zip(curves.values, curves.draws, strict=True):
-        unknown = drawn if count >= MIN_RUNS else np.full_like(drawn, np.nan)
-        few = Draws(unknown, math.sqrt(count / max(1, count - 1)), max(1, count - 1), max(2, count))
-        ends.append((values, *few.ends(values, how.level)))
+        if count < MIN_RUNS:
+            found.append([Estimate(float(value)) for value in values])
+            continue
+        low, high = Draws(drawn, math.sqrt(count / (count - 1)), count - 1, count).ends(values, how.level)
+        found.append([Estimate(*map(float, of)).within(*ends) for of in zip(values, low, high, strict=True)])
+    scores, tuning = found
     return [
-        BestOfRow(
-            part, cell, method, k + 1, count, curves.seeds, *(Estimate(*(float(end[k]) for end in of)) for of in ends)
-        )
-        for k in range(count)
+        BestOfRow(part, cell, method, k, count, curves.seeds, score, tuned)
+        for k, score, tuned in zip(range(1, count + 1), scores, tuning, strict=True)
     ]
