@@ -41,7 +41,8 @@ def lucks(searches: Sequence[Trials], repetitions: int, rngs: Sequence[np.random
 
     The true values of the K trials are their means over S seeds, drawn together by as much as these are spread by their
     seeds' noise alone (its variance: within the trials, over all methods), and apart by sqrt(K / (K - 1)). The noise of
-    a choice is that of a mean over S seeds. With one seed the noise is not known: the means are taken as they are.
+    a choice is that of a mean over S seeds. With one seed the noise is not known: the means are taken as they are. The
+    mean from which luck is measured is itself told by K trials, which adds a share of 1 / K to its variance.
     """
     noise = _noise([one.objective for one in searches])
     spread = _noise([one.values for one in searches])
@@ -52,7 +53,7 @@ def lucks(searches: Sequence[Trials], repetitions: int, rngs: Sequence[np.random
         drawn = rng.integers(count, size=(repetitions, count))
         seen = objective[drawn] + rng.normal(0.0, math.sqrt(noise / seeds), drawn.shape)
         chosen = values[drawn[np.arange(repetitions), seen.argmax(axis=1)]]
-        found.append(chosen - chosen.mean())
+        found.append(math.sqrt(1 + 1 / count) * (chosen - chosen.mean()))
     return found
 
 
