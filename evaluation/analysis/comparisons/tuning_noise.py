@@ -139,20 +139,28 @@ def contrast_tuned(
     center: Statistic,
     higher_is_better: bool,
 ) -> Contrast:
-    """The contrast `one` of scores x (R, T) and y (R', T), what tuning adds to each included."""
+    """The contrast `one` of scores x (R, T) and y (R', T), what tuning adds to each included.
+
+    Variants of one search move alike: what is said of their difference stays.
+    """
     of_x, of_y = moves
     if of_x is None or of_y is None:
         return one
     x, y = as_scores(x), as_scores(y)
+    alone = replace(
+        one,
+        method=_widened(one.method, center, [x], [of_x], how),
+        baseline=_widened(one.baseline, center, [y], [of_y], how),
+    )
+    if np.array_equal(of_x, of_y):
+        return alone
     sign = 1.0 if higher_is_better else -1.0
     moved = _moved(batched(center), [x], [of_x]) - _moved(batched(center), [y], [of_y])
     better = (sign * x, sign * y), (sign * of_x[:FEW], sign * of_y[:FEW])
     return replace(
-        one,
-        method=_widened(one.method, center, [x], [of_x], how),
-        baseline=_widened(one.baseline, center, [y], [of_y], how),
+        alone,
         draws=replace(one.draws, values=one.draws.values + moved),
-        p=max(one.p, _rank_test_tuned(x, y, of_x, of_y, how)) if moved.any() else one.p,
+        p=max(one.p, _rank_test_tuned(*better[0], sign * of_x, sign * of_y, how)),
         improvement=_widened(one.improvement, probability_of_improvement, *better, how).within(0.0, 1.0),
     )
 

@@ -232,7 +232,7 @@ def test_a_setting_of_the_baseline_matches_the_nearest_of_the_method_only():
 def test_worse_than_the_best_of_many_takes_more_than_worse_than_one():
     """The best of six settings of the baseline beats the method by luck."""
     rng = np.random.default_rng(1)
-    own = Setting("", 1.0, rng.normal(0.45, 0.1, 10))
+    own = Setting("", 1.0, rng.normal(0.4, 0.1, 10))
     choices = [Setting(str(i), 1.0, rng.normal(0.5, 0.1, 10)) for i in range(6)]
     best = max(choices, key=lambda one: one.scores.mean())
     like = MatchedGridRow("p", Cell(), Method("b"), Method("b"), EARLY, 0, 0)
@@ -241,7 +241,7 @@ def test_worse_than_the_best_of_many_takes_more_than_worse_than_one():
         (row,) = grid_rows(like, {Cell("t", "s"): {Method("b"): baseline, Method("m"): [own]}}, Bootstrap())
         assert row.improvement.value < 0.5
         p[name] = row.p
-    assert p["one"] < 0.1 < 0.2 < p["many"]
+    assert p["one"] < 0.05 < 0.1 < p["many"]
 
 
 def test_a_grid_at_the_same_effective_step(tmp_path, capsys):
