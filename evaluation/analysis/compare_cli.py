@@ -121,9 +121,13 @@ def _search(dataset: Dataset, options: argparse.Namespace) -> int:
 
 def _scores(result: Comparison) -> Shown:
     """The table of scores for the terminal."""
-    numbers = ("runs", f"IQM of the {result.metric.words} [interval]", "mean")
+    spread = result.metric.kind == "spread"
+    numbers = ("runs", "diverged", f"IQM of the {result.metric.words} [interval]", "mean", *["final score"] * spread)
     rows = (
-        (row.cell.task, row.cell.group, row.method.name, str(row.n), interval(row.iqm), f"{row.mean.value:.4g}")
+        (
+            *(row.cell.task, row.cell.group, row.method.name, str(row.n), str(row.diverged)),
+            *(interval(row.iqm), f"{row.mean.value:.4g}", *[interval(row.score)] * spread),
+        )
         for row in result.cells
     )
     return _shown(("task", "setting", "method"), numbers, rows)

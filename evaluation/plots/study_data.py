@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evaluation.analysis.comparisons.compare import BASELINES, Comparison, compare
-from evaluation.analysis.comparisons.selection import Row
+from evaluation.analysis.comparisons.selection import Row, run_rows
 from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.diverged import replaced, worst_score
+from evaluation.analysis.data.normalization import reference
 from evaluation.analysis.data.run_key import Cell, RunKey
 from evaluation.analysis.stats.aggregate import above, share
 from evaluation.analysis.stats.bootstrap import MIN_RUNS, TOO_FEW, Bootstrap, Estimate
@@ -71,22 +73,20 @@ class StudyData:
 
     @functools.cached_property
     def runs(self) -> list[Row]:
-        """The table `runs`, by name of the run. A diverged run (NaN) has the worst evaluation score of its task as its
-        final one, as `selection` does it."""
-        rows = self.data.rows("SELECT * FROM runs ORDER BY run")
-        for row in rows:
-            if math.isnan(row["final"]):
-                row["final"] = self._worst.get(row["task"], -math.inf)
-        return rows
+        """The table `runs`, by name of the run, with the final scores that comparisons have."""
+        return run_rows(self.data, "final")
 
     @functools.cached_property
-    def _worst(self) -> dict[str, float]:
-        """The worst finite evaluation score of each task."""
+    def _worst(self) -> dict[tuple[str, str, str], float]:
+        """What the evaluation of a diverged run counts as, by part, task and setting."""
         found = self.data.rows(
-            """SELECT task, min(value) AS worst FROM evaluations JOIN runs USING (run)
-            WHERE isfinite(value) GROUP BY task ORDER BY task"""
+            """SELECT part, task, setting, min("value") FILTER (isfinite("value")) AS worst
+            FROM evaluations JOIN runs USING (run) GROUP BY ALL ORDER BY ALL"""
         )
-        return {row["task"]: row["worst"] for row in found}
+        lowest = {(row["part"], row["task"], row["setting"]): row["worst"] for row in found}
+        return {
+            key: worst_score([math.nan if worst is None else worst], reference(key[1])) for key, worst in lowest.items()
+        }
 
     @functools.cached_property
     def optimizers(self) -> list[str]:
@@ -154,12 +154,12 @@ class StudyData:
         return {row["run"]: (np.array(row["steps"]), np.array(row["scores"])) for row in found}
 
     def curves(self, runs: Iterable[Row]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E); NaN is the
-        task's worst."""
+        """The scores of runs at the evaluation steps that all of them have: steps (E,), scores (R, E); diverged ones by
+        the rule of `data.diverged`."""
         found = []
         for row in runs:
             at, scores = self._evaluations[row["run"]]
-            found.append((at, np.where(np.isnan(scores), self._worst.get(row["task"], -math.inf), scores)))
+            found.append((at, replaced(scores, self._worst[row["part"], row["task"], row["setting"]])))
         return in_common(found)
 
     def comparison(self, part: Part, metric: str) -> Comparison:

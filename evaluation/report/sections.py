@@ -112,6 +112,7 @@ def _text(value: float) -> str:
 TASK: Column = ("task", "", lambda row: row.cell.task)
 SETTING: Column = ("setting", "", lambda row: row.cell.group)
 METHOD: Column = ("method", "", lambda row: row.method)
+DIVERGED: Column = ("diverged", "runs that did so and count as the worst", lambda row: row.diverged)
 TESTS: tuple[Column, ...] = (
     ("P(better)", "probability of improvement", lambda row: row.improvement),
     ("p", "exact rank test, adjusted by Holm", lambda row: p_value(row.p_holm)),
@@ -144,7 +145,7 @@ def sheets_of(comparison: Comparison, place: Place) -> list[Sheet]:
 
 def _cells(comparison: Comparison, unit: str) -> Sheet:
     is_time = comparison.metric.kind == "time"
-    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", lambda row: row.n)]
+    columns: list[Column] = [TASK, SETTING, METHOD, ("n", f"values: {unit}", lambda row: row.n), DIVERGED]
     if is_time:
         columns += [("reached", "runs that met the target", lambda row: row.reached)]
     else:
@@ -152,6 +153,7 @@ def _cells(comparison: Comparison, unit: str) -> Sheet:
     half, center = "time by which half of the runs were there", "mean of min(time, end of the run)"
     columns += [("median", half if is_time else "median over runs", lambda row: row.median)]
     columns += [("mean", center if is_time else "mean over runs", lambda row: row.mean)]
+    columns += [("final score", "its IQM", lambda row: row.score)] if comparison.metric.kind == "spread" else []
     return sheet(f"{comparison.metric.name}-cells", comparison.part, comparison.cells, columns)
 
 
@@ -161,11 +163,12 @@ def _aggregates(comparison: Comparison, unit: str) -> Sheet:
     for row in comparison.aggregates:
         rows.setdefault((row.group, row.method), {})[row.statistic] = row
     columns = [("settings", ""), ("method", ""), ("cells", "tasks and settings"), ("n", f"{unit} in each")]
+    columns += [DIVERGED[:2]]
     columns += [(STATISTICS[name], "") for name in dict.fromkeys(row.statistic for row in comparison.aggregates)]
     lines = []
     for (group, method), some in rows.items():
         one = next(iter(some.values()))
-        cells = (group.group, method, one.cells, one.n, *(row.value for row in some.values()))
+        cells = (group.group, method, one.cells, one.n, one.diverged, *(row.value for row in some.values()))
         lines.append(Line([entry(cell) for cell in cells], RunKey.of(comparison.part, group, method)))
     name, table = f"{comparison.part}-{comparison.metric.name}-aggregates", comparison.aggregates
     return Sheet(name, comparison.part, table.title, columns, lines, table.note)
@@ -176,11 +179,16 @@ def _pairs(comparison: Comparison, name: str, unit: str) -> Sheet:
     by_task = any(row.cell.task for row in table)
     center = "mean time" if comparison.metric.kind == "time" else "IQM"
     columns: list[Column] = [TASK, SETTING] if by_task else [("settings", "", SETTING[-1])]
-    columns += [METHOD, ("n", f"{unit} in each cell", lambda row: row.n)]
+    columns += [METHOD, ("n", f"{unit} in each cell", lambda row: row.n), DIVERGED]
     columns += [(center, "of the method", lambda row: row.center)]
     columns += [(f"{center} of {comparison.baseline}", "of the baseline", lambda row: row.baseline_center)]
-    together = "method less baseline; the intervals of the table hold together"
+    if comparison.metric.kind == "spread":
+        columns += [("final score", "IQM of the method", lambda row: row.score)]
+        columns += [(f"final score of {comparison.baseline}", "its IQM", lambda row: row.baseline_score)]
+    together = "method less baseline; the intervals of a family hold together"
     columns += [("difference", together, lambda row: row.difference), *TESTS]
+    families = "primary: over all tasks and settings; exploratory: single ones, corrected among themselves"
+    columns += [("family", families, lambda row: row.family)]
     return sheet(f"{comparison.metric.name}-{name}", comparison.part, table, columns)
 
 
@@ -205,8 +213,9 @@ def glance(found: Sequence[Comparison], place: Place) -> Sheet:
     columns += [(metric, "verdict, and the probability of improvement with its interval") for metric in metrics]
     note = (
         "Better or worse only where two tests agree: the interval of the probability of improvement (in brackets) "
-        "leaves out 1/2, and the exact rank test's p value, adjusted by Holm for all comparisons of its table, is "
-        "below 0.05. “No difference shown” does not mean equal."
+        "leaves out 1/2, and the exact rank test's p value, adjusted by Holm for all methods over all tasks and "
+        "settings, is below 0.05. To be steadier at a lower score counts as no win. “No difference shown” does not "
+        "mean equal."
     )
     return Sheet("glance", "", "At a glance", columns, lines, note)
 

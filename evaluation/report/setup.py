@@ -80,7 +80,7 @@ def _how(part: spec.Part) -> str:
     """What is special about a part, in words."""
     words = [part.note] if part.note else []
     if part.kind == "search":
-        chosen = {"final": "the final score", "curve": "the mean score over the run"}[part.objective]
+        chosen = {"final": "the final score", "auc": "the mean score over the run"}[part.objective]
         words.append(f"{part.trials} trials for every optimizer, task and setting ({part.sampler}); {chosen} decides")
     if part.kind == "robustness":
         words.append(f"{part.draws} random settings")

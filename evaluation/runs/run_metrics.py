@@ -60,16 +60,25 @@ def final_performance(values: ArrayLike, last_k: int) -> float:
     return float(np.mean(_last(values, last_k)))
 
 
+def area_under_curve(values: ArrayLike, at: ArrayLike) -> float:
+    """Mean score (E,) over the run: the area under the learning curve over the axis `at` (E,), trapezoidal, divided by
+    the curve's length; the only score of a run with one evaluation."""
+    scores, axis = _vector(values), _vector(at)
+    length = axis[-1] - axis[0]
+    areas = np.diff(axis) * (scores[1:] + scores[:-1]) / 2
+    return float(areas.sum() / length) if length > 0 else float(scores[0])
+
+
 def time_to_threshold(values: ArrayLike, at: ArrayLike, target: float) -> float:
     """Where on the axis `at` (E,) (steps, samples or `training_seconds`) a score of `values` (E,) first meets `target`.
 
-    Infinite when none does: the run is censored at its end, never dropped. NaN meets no target. Scores are those of
-    scheduled evaluations, not interpolated between them.
+    Infinite when none does: the run is censored at its end, never dropped. A score that is not finite meets no target.
+    Scores are those of scheduled evaluations, not interpolated between them.
     """
     scores, axis = _vector(values), _vector(at)
     if scores.shape != axis.shape:
         raise ValueError(f"values {scores.shape} and at {axis.shape} differ in shape")
-    reached = np.flatnonzero(scores >= target)
+    reached = np.flatnonzero((scores >= target) & np.isfinite(scores))
     return float(axis[reached[0]]) if reached.size else math.inf
 
 
@@ -138,7 +147,7 @@ def summarize(
     summary: dict[str, Any] = {
         "final": final_performance(values, last_k),
         "last": float(values[-1]),
-        "curve": float(np.mean(values)),
+        "auc": area_under_curve(values, steps),
         "time_to_threshold": None,
         "stability": {"std": stability(values, last_k), "detrended_std": detrended_stability(values, last_k, steps)},
         "generalization_gap": None,

@@ -23,7 +23,7 @@ from evaluation.study.spec import Options, Part
 if TYPE_CHECKING:
     import optuna
 
-Objective = Callable[[RunId, str], float | None]  # "final" or "curve" -> its value; None: not finished
+Objective = Callable[[RunId, str], float | None]  # "final" or "auc" -> its value; None: not finished
 
 HUGE = 1e300
 SEED = 0  # of the points and the sampler: a definition, not a random choice
@@ -59,7 +59,7 @@ class Search:
 
     @property
     def best(self) -> Trial:
-        """The finished trial of highest value; the earliest of equals. A diverged one (NaN) is below all others."""
+        """The finished trial of highest value; the earliest of equals. A diverged one is below all others."""
         return max(self.trials, key=_ranked)
 
     def runs(self, number: int) -> list[RunId]:
@@ -130,8 +130,8 @@ class Search:
 
 
 def _ranked(trial: Trial) -> float:
-    """A trial's value, -inf for one that diverged or has none."""
-    return -math.inf if trial.value is None or math.isnan(trial.value) else trial.value
+    """A trial's value, -inf for one that diverged (in one of its seeds, NaN or infinite) or has none."""
+    return -math.inf if trial.value is None or not math.isfinite(trial.value) else trial.value
 
 
 class Storage:

@@ -37,7 +37,7 @@ KINDS = ("compare", "search", "grid", "robustness", "ablation")
 DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS = (  # in the study folder, beside those of the parts
     RESERVED := ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs")
 )
-OBJECTIVES = ("final", "curve")
+OBJECTIVES = ("final", "auc")
 SAMPLERS = ("tpe", "random")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
@@ -209,7 +209,8 @@ def _part(
         trials=item.count("trials", None if kind == "search" else 0),
         startup=item.count("startup", STARTUP),
         batch=item.count("batch", 1),
-        objective=item.word("objective", OBJECTIVES),
+        # "curve" is its name in definitions of earlier versions.
+        objective="auc" if item.values.get("objective") == "curve" else item.word("objective", OBJECTIVES),
         sampler=item.word("sampler", SAMPLERS),
         space=read_space(item, "space", tuple(layers["optimizers"])),
         draws=item.count("draws", None if kind == "robustness" else 0),

@@ -72,14 +72,15 @@ class StudyFiles:
                 return None
             try:
                 summary = read_json(file)
-                float(summary["final"]), float(summary["curve"])
+                summary.setdefault("auc", summary.get("curve"))  # earlier versions', the plain mean of the evaluations
+                float(summary["final"]), float(summary["auc"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file} is no summary of a run: remove {file.parent} to run it again") from error
             self._summaries[run] = summary
         return self._summaries[run]
 
     def objective(self, run: RunId, name: str) -> float | None:
-        """`search.Objective`: "final", the score at the end, or "curve", the mean over all evaluations."""
+        """`search.Objective`: "final", the score at the end, or "auc", the mean over the run."""
         summary = self.summary(run)
         return None if summary is None else float(summary[name])
 

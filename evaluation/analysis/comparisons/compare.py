@@ -21,7 +21,14 @@ import numpy as np
 from evaluation.analysis.comparisons.claims import interval, p_value, size, where
 from evaluation.analysis.comparisons.selection import Metric, Selection, select
 from evaluation.analysis.comparisons.tuning_noise import TuningNoise, contrast_tuned, estimate, tuning_noise
-from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast, judge
+from evaluation.analysis.comparisons.verdicts import (
+    EXPLORATORY,
+    PRIMARY,
+    Contrast,
+    Verdict,
+    contrast,
+    judge_families,
+)
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import Reference
 from evaluation.analysis.data.run_key import Cell, Method
@@ -38,7 +45,7 @@ from evaluation.analysis.stats.aggregate import (
     restricted_mean_time,
     statistic,
 )
-from evaluation.analysis.stats.bootstrap import DEFAULT, MIN_RUNS, SHOWING_TWO_KINDS, Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import DEFAULT, MIN_RUNS, SHOWING_TWO_KINDS, UNKNOWN, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean
 
@@ -48,15 +55,19 @@ BASELINES = ("adam", "full", "default")  # the first of these that is there, whe
 @dataclass(frozen=True)
 class CellRow:
     """One method on one task in one setting, in the task's own units. Of a time, `mean` is the mean of min(time, end of
-    the run), `median` the time by which half of the runs were there, and `reached` how many were."""
+    the run), `median` the time by which half of the runs were there, and `reached` how many were. Of a spread, `score`
+    is the IQM of the final score, beside which it has to be read. `diverged` runs count as the worst
+    (`data.diverged`)."""
 
     cell: Cell
     method: Method
     n: int
+    diverged: int
     reached: int | None
     mean: Estimate
     median: Estimate
     iqm: Estimate
+    score: Estimate = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class AggregateRow:
     value: Annotated[Estimate, Columns("")]
     cells: int
     n: int  # runs in each cell
+    diverged: int  # of all cells
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,9 @@ class PairRow:
     """A method against the baseline, over the cells of a group or on one cell.
 
     `center` is the IQM, of a time the mean of min(time, end of the run); normalized, but for a single cell. The
-    interval of the `difference` (method minus baseline) holds together with those of the table's other rows.
+    interval of the `difference` (method minus baseline) holds together with those of the family's other rows. Of a
+    spread, `score` and `baseline_score` are the IQMs of the final score: who spreads less is better only if its score
+    is not the lower one, and worse only if not the higher one.
     """
 
     cell: Annotated[Cell, Columns("group", "task")]
@@ -85,6 +99,9 @@ class PairRow:
     cells: int
     n: int
     n_baseline: int
+    diverged: int
+    diverged_baseline: int
+    family: str
     center: Estimate
     baseline_center: Annotated[Estimate, Columns("baseline")]
     difference: Estimate
@@ -93,6 +110,8 @@ class PairRow:
     p_holm: float
     verdict: Verdict
     sentence: str = ""
+    score: Estimate = UNKNOWN
+    baseline_score: Estimate = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -132,21 +151,22 @@ def compare(
     selection = select(dataset, part, metric)
     chosen = choose_baseline(selection, baseline)
     groups = _groups(selection)
-    noise = tuning_noise(dataset, selection, how)
-    note, words = "; ".join(filter(None, [bootstrap_note(selection, how), noise.words])), selection.metric.words
-    adjusted = f"p adjusted by Holm over the rows of this table; {note}"
+    noise, words = tuning_noise(dataset, selection, how), selection.metric.words
+    note = "; ".join(filter(None, [bootstrap_note(selection, how), noise.words]))
+    adjusted = f"p adjusted by Holm over the primary rows of this table, and over its exploratory ones; {note}"
+    scores = select(dataset, part, "final") if selection.metric.kind == "spread" else None
     return Comparison(
         part=selection.part,
         kind=selection.kind,
         metric=selection.metric,
         baseline=chosen,
         how=how,
-        cells=Table(f"{words} by task and setting", _cell_rows(selection, noise, how), note),
+        cells=Table(f"{words} by task and setting", _cell_rows(selection, scores, noise, how), note),
         aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, noise, how), note),
-        pairs=Table(f"{words} against {chosen}", _pair_rows(selection, chosen, groups, noise, how), adjusted),
+        pairs=Table(f"{words} against {chosen}", _pair_rows(selection, scores, chosen, groups, noise, how), adjusted),
         cell_pairs=Table(
             f"{words} against {chosen} by task and setting",
-            _pair_rows(selection, chosen, {cell: [cell] for cell in selection.cells}, noise, how),
+            _pair_rows(selection, scores, chosen, {cell: [cell] for cell in selection.cells}, noise, how),
             adjusted,
         ),
         references=selection.references,
@@ -160,10 +180,16 @@ def bootstrap_note(selection: Selection, how: Bootstrap) -> str:
 
 
 def _pair_rows(
-    selection: Selection, baseline: Method, groups: Mapping[Cell, Sequence[Cell]], noise: TuningNoise, how: Bootstrap
+    selection: Selection,
+    scores: Selection | None,
+    baseline: Method,
+    groups: Mapping[Cell, Sequence[Cell]],
+    noise: TuningNoise,
+    how: Bootstrap,
 ) -> list[PairRow]:
     """Every method against the baseline over the cells of each group, corrected for their number. A single cell
-    (`Cell.task` is given) is in the task's own units, else values are normalized."""
+    (`Cell.task` is given) is in the task's own units, else values are normalized. The first group, unless it is a
+    single cell, is over all of them: primary. `scores` are beside spreads."""
     found: list[tuple[tuple[Any, ...], Contrast]] = []  # the fields of a row before the judgement
     is_time = selection.metric.kind == "time"
     for group, cells in groups.items():
@@ -171,20 +197,38 @@ def _pair_rows(
         center = partial(restricted_mean_time, horizon=horizon) if is_time else interquartile_mean
         methods = _complete(selection, cells)
         for method in (method for method in methods if baseline in methods and method != baseline):
-            of = selection.cells[group] if group.task else {m: selection.matrix(cells, m) for m in (method, baseline)}
-            x, y = of[method], of[baseline]
+            x, y = (_values(selection, group, cells, one) for one in (method, baseline))
             one = contrast(x, y, how, center, selection.metric.higher_is_better)
             of_x, of_y = (noise.moves(selection, cells, side, not group.task) for side in (method, baseline))
             one = contrast_tuned(one, x, y, (of_x, of_y), how, center, selection.metric.higher_is_better)
             if selection.metric.kind != "score":  # neither a time nor a spread is negative
                 end = horizon if is_time else math.inf
                 one = replace(one, method=one.method.within(0.0, end), baseline=one.baseline.within(0.0, end))
-            found.append(((group, method, baseline, len(cells), x.shape[0], y.shape[0], one.method, one.baseline), one))
-    rows = []
-    for (about, _), judged in zip(found, judge([one for _, one in found], how), strict=True):
+            family = PRIMARY if group == next(iter(groups)) and not group.task else EXPLORATORY
+            lost = (sum(selection.diverged[cell][side] for cell in cells) for side in (method, baseline))
+            about = (group, method, baseline, len(cells), x.shape[0], y.shape[0], *lost, family)
+            found.append(((*about, one.method, one.baseline), one))
+    rows, families = [], [about[8] for about, _ in found]
+    for (about, _), judged in zip(found, judge_families([one for _, one in found], families, how), strict=True):
         row = PairRow(*about, **vars(judged))
+        if scores is not None:
+            row = _beside_the_score(row, scores, groups[row.cell], how)
         rows.append(replace(row, sentence=_sentence(row, selection.metric, selection.unit)))
     return rows
+
+
+def _values(selection: Selection, group: Cell, cells: Sequence[Cell], method: Method) -> Array:
+    """Values (R,) of a single cell in its units, or normalized ones (R, T) of several."""
+    return selection.cells[group][method] if group.task else selection.matrix(cells, method)
+
+
+def _beside_the_score(row: PairRow, scores: Selection, cells: Sequence[Cell], how: Bootstrap) -> PairRow:
+    """A row of spreads with the final scores: to be steady at a lower one is no win, unsteady at a higher no loss."""
+    both = (_values(scores, row.cell, cells, method) for method in (row.method, row.baseline))
+    own, its = (how.estimate(interquartile_mean, values) for values in both)
+    ahead = own.value - its.value
+    contradicted = (row.verdict == Verdict.BETTER and ahead < 0) or (row.verdict == Verdict.WORSE and ahead > 0)
+    return replace(row, score=own, baseline_score=its, verdict=Verdict.NOT_SHOWN if contradicted else row.verdict)
 
 
 def _sentence(row: PairRow, metric: Metric, unit: str) -> str:
@@ -198,13 +242,15 @@ def _sentence(row: PairRow, metric: Metric, unit: str) -> str:
     else:
         said = f"the scores of {row.method} spread by {x} against {y}"
         what = f"IQM of the {metric.words}" + (", as a share of the reference range" if normalized else "")
+        what += f", at final scores of {interval(row.score)} and {interval(row.baseline_score)}"
     runs = str(row.n) if row.n == row.n_baseline else f"{row.n} and {row.n_baseline}"
     over = size(row.cells, runs, unit) if normalized else f"{runs} {unit}"
     tested = f"probability of improvement {interval(row.improvement)}, Holm-adjusted p {p_value(row.p_holm)}"
-    return f"{where(row.cell)}: {said} ({what}; {over}); {tested}: {row.verdict}."
+    verdict = f"{row.verdict}{' (exploratory)' * (row.family == EXPLORATORY)}"
+    return f"{where(row.cell)}: {said} ({what}; {over}); {tested}: {verdict}."
 
 
-def _cell_rows(selection: Selection, noise: TuningNoise, how: Bootstrap) -> list[CellRow]:
+def _cell_rows(selection: Selection, scores: Selection | None, noise: TuningNoise, how: Bootstrap) -> list[CellRow]:
     """Every method of every cell on its own."""
     is_time, rows = selection.metric.kind == "time", []
     for cell in selection.cells:
@@ -219,7 +265,10 @@ def _cell_rows(selection: Selection, noise: TuningNoise, how: Bootstrap) -> list
             if selection.metric.kind != "score":
                 ends = selection.horizons.get(cell, math.inf), math.inf, math.inf
                 found = [one.within(0.0, end) for one, end in zip(found, ends, strict=True)]
-            rows.append(CellRow(cell, method, values.size, reached, *found))
+            lost, beside = selection.diverged[cell][method], UNKNOWN
+            if scores is not None:
+                beside = how.estimate(interquartile_mean, scores.cells[cell][method])
+            rows.append(CellRow(cell, method, values.size, lost, reached, *found, beside))
     return rows
 
 
@@ -231,11 +280,12 @@ def _aggregate_rows(
     for group, cells in groups.items():
         for method in _complete(selection, cells):
             scores, moves = selection.matrix(cells, method), noise.moves(selection, cells, method)
+            lost = sum(selection.diverged[cell][method] for cell in cells)
             for name, of_cells in STATISTICS[selection.metric.kind].items():
                 value = estimate(of_cells, scores, moves, how)
                 if selection.metric.kind != "score" or name == "optimality_gap":
                     value = value.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
-                rows.append(AggregateRow(group, method, name, value, len(cells), scores.shape[0]))
+                rows.append(AggregateRow(group, method, name, value, len(cells), scores.shape[0], lost))
     return rows
 
 

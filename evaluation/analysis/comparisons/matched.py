@@ -203,7 +203,7 @@ def matched_steps(
             )
             step, baseline_step = (_median_step(steps, runs) for runs in pair)
             own = Setting("", step, selection.cells[cell][method])
-            others = _settings_like(every[methods[chosen][0]], every.values(), metric, steps, to.low)
+            others = _settings_like(every[methods[chosen][0]], every.values(), metric, steps)
             (found,) = match([own], others, floor)
             iqm = how.estimate(interquartile_mean, own.scores)
             row = MatchedRow(cell, method, chosen, measure, step, baseline_step, own.scores.size, iqm)
@@ -221,21 +221,17 @@ def matched_steps(
     return Table(f"{selection.metric.words} against {chosen} at the same effective step", rows, note)
 
 
-def _settings_like(
-    like: Row, rows: Iterable[Row], metric: str, steps: Mapping[str, float], low: float
-) -> list[Setting]:
-    """The runs that are comparable with `like`, by the setting of their options; a diverged one counts as the worst of
-    them, at most as `low`."""
+def _settings_like(like: Row, rows: Iterable[Row], metric: str, steps: Mapping[str, float]) -> list[Setting]:
+    """The runs that are comparable with `like`, by the setting of their options."""
     same = ("task", "setting", "optimizer", "protocol", "total_steps")
     settings: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if all(row[key] == like[key] for key in same):
             settings[row["part"], row["variant"]].append(row)
-    worst = min(low, *(row[metric] for some in settings.values() for row in some if not math.isnan(row[metric])))
     found = []
     for names, some in settings.items():
-        scores = np.array([worst if math.isnan(row[metric]) else row[metric] for row in some])
-        found.append(Setting(" ".join(names), _median_step(steps, [row["run"] for row in some]), scores))
+        step = _median_step(steps, [row["run"] for row in some])
+        found.append(Setting(" ".join(names), step, np.array([row[metric] for row in some], dtype=np.float64)))
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from evaluation.analysis.comparisons.claims import interval, p_value, size, where
 from evaluation.analysis.comparisons.compare import bootstrap_note, choose_baseline
 from evaluation.analysis.comparisons.selection import refuse_no_score, refuse_two_protocols, run_rows, select
-from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, judge
+from evaluation.analysis.comparisons.verdicts import EXPLORATORY, PRIMARY, Contrast, Verdict, judge_families
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
@@ -30,7 +30,8 @@ class RetentionRow:
     """A method and the baseline in one setting (over all tasks, or on one) against the same in the reference setting.
 
     `change` is an IQM minus the reference setting's IQM. The interval of the `advantage`, the method's change minus the
-    baseline's, holds together with those of the table's other rows; `p` is that of its bootstrap t.
+    baseline's, holds together with those of the family's other rows (over all tasks of a setting: primary); `p` is that
+    of its bootstrap t.
     """
 
     cell: Annotated[Cell, Columns("setting", "task")]
@@ -38,6 +39,7 @@ class RetentionRow:
     baseline: Method
     cells: int
     n: int
+    family: str
     reference_score: float
     score: float
     change: Estimate
@@ -88,19 +90,23 @@ def retention(
                     scores = [side.matrix(at, name) for name in pair for side, at in sides]
                     found.append((place, method, len(cells), scores))
     contrasts = [_contrast(scores, how) for *_, scores in found]
+    several = any(not at.task for at, *_ in found)
+    families = [EXPLORATORY if several and at.task else PRIMARY for at, *_ in found]
     rows = []
-    for (at, method, count, scores), one, judged in zip(found, contrasts, judge(contrasts, how), strict=True):
+    for (at, method, count, scores), one, family, judged in zip(
+        found, contrasts, families, judge_families(contrasts, families, how), strict=True
+    ):
         runs = min(array.shape[0] for array in scores)
         hard_score, easy_score = map(interquartile_mean, scores[:2])
         about = f"(IQM of the {selection.metric.words}, normalized; {size(count, runs, selection.unit)})"
         sentence = (
             f"{where(at)}: from {reference_setting}, {method} changes by {interval(one.method)} and {chosen} by "
             f"{interval(one.baseline)} {about}; an advantage of {interval(judged.difference)}, Holm-adjusted p "
-            f"{p_value(judged.p_holm)}: {judged.verdict}."
+            f"{p_value(judged.p_holm)}: {judged.verdict}{' (exploratory)' * (family == EXPLORATORY)}."
         )
-        numbers = (count, runs, easy_score, hard_score, one.method, one.baseline, judged.difference)
+        numbers = (count, runs, family, easy_score, hard_score, one.method, one.baseline, judged.difference)
         rows.append(RetentionRow(at, method, chosen, *numbers, one.p, judged.p_holm, judged.verdict, sentence))
-    note = f"{bootstrap_note(selection, how)}; p adjusted by Holm over this table"
+    note = f"{bootstrap_note(selection, how)}; p adjusted by Holm over the primary rows, and over the exploratory ones"
     return Table(f"{selection.metric.words}: what is kept of that in {reference_setting}", rows, note)
 
 

@@ -94,10 +94,7 @@ def sensitivity(
     chosen = [row for row in rows if (row["part"] == part if part else row["kind"] in SENSITIVITY_KINDS)]
     if part and not chosen:
         raise UserError(f"{dataset.name} has no runs of a part {part!r}")
-    # A diverged run (NaN) has the worst score of its task and setting, if there is one.
-    known = [row for row in chosen if not math.isnan(row[metric])]
-    worst = {_cell(row): row[metric] for row in sorted(known, key=lambda row: row[metric], reverse=True)}
-    chosen = [row for row in chosen if _cell(row) in worst]
+    chosen = [row for row in chosen if not math.isnan(row[metric])]  # where all of a task without references diverged
     found = [(row, value) for row in chosen if (value := _option(row, option)) is not None]
     if chosen and not found:
         raise UserError(f"no run of these parts has a number {option}")
@@ -105,8 +102,7 @@ def sensitivity(
         refuse_mixed([row for row, _ in found if row["part"] == name])
     groups: dict[tuple[str, Cell, str], list[tuple[float, float]]] = defaultdict(list)
     for row, value in found:
-        score = worst[_cell(row)] if math.isnan(row[metric]) else row[metric]
-        groups[row["part"], _cell(row), row["optimizer"]].append((value, score))
+        groups[row["part"], _cell(row), row["optimizer"]].append((value, row[metric]))
     result = []
     for labels, points in groups.items():
         for values, scores in _bins(points):

@@ -7,6 +7,7 @@ budget a cell, one step size a method in a cell, no seed twice.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.diverged import settle
 from evaluation.analysis.data.normalization import Reference, normalize, reference
 from evaluation.analysis.data.protocol import Protocol
 from evaluation.analysis.data.run_key import Cell, Method
@@ -71,6 +73,7 @@ class Selection:
     notes: list[str]  # what a reader has to know: versions that differ, missing seeds, diverged runs
     cells: dict[Cell, dict[Method, Array]] = field(default_factory=dict)  # values (n,), in order of the seeds
     runs: dict[Cell, dict[Method, list[str]]] = field(default_factory=dict)  # names of those behind the values
+    diverged: dict[Cell, dict[Method, int]] = field(default_factory=dict)  # how many of them did
     horizons: dict[Cell, float] = field(default_factory=dict)  # where runs end on a time metric's axis
     references: dict[str, Reference] = field(default_factory=dict)  # task -> scores that count as 0 and 1
 
@@ -130,7 +133,8 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
 
 
 def run_rows(dataset: Dataset, metric: str, condition: str = "true", *parameters: Any) -> list[Row]:
-    """The rows of `runs` that meet a condition in SQL, by name, with `metric` among their columns.
+    """The rows of `runs` that meet a condition in SQL, by name, with `metric` among their columns and `diverged`:
+    whether the run did so for the metric. Such runs have values by the rule of `data.diverged`.
 
     "auc" is the mean score of a run over its evaluations, trapezoidal in steps: the area under its learning curve
     divided by the curve's length; the only score of a run with one evaluation.
@@ -142,7 +146,18 @@ def run_rows(dataset: Dataset, metric: str, condition: str = "true", *parameters
         ) GROUP BY run
     ) USING (run)"""
     joined = areas if metric == "auc" else ""
-    return dataset.rows(f"SELECT * FROM runs {joined} WHERE {condition} ORDER BY run", *parameters)
+    rows = dataset.rows(f"SELECT *, ({condition}) AS chosen FROM runs {joined} ORDER BY run", *parameters)
+    one = METRICS[metric]
+    for row in rows:
+        lost = not math.isfinite(row["final"])
+        if one.kind == "time":  # a run that met its target before it diverged has its time
+            lost = lost and row[metric] == math.inf
+        row["diverged"] = not math.isfinite(row[metric]) if one.kind == "score" else lost
+    if metric != "final":
+        settle(rows, "final", lambda row: not math.isfinite(row["final"]))
+    if one.kind != "time":
+        settle(rows, metric, lambda row: bool(row["diverged"]), one.higher_is_better)
+    return [row for row in rows if row.pop("chosen")]
 
 
 def refuse_no_score(metric: str, what: str) -> None:
@@ -209,7 +224,8 @@ def _by_cell(rows: Sequence[Row], kind: str, metric: str) -> dict[Cell, dict[Met
 def _mean(rows: Sequence[Row], columns: Iterable[str]) -> Row:
     """The first of the rows, with the mean of these columns (None: one of the rows has no value)."""
     values = {name: [row[name] for row in rows] for name in columns}
-    return rows[0] | {name: None if None in of else float(np.mean(of)) for name, of in values.items()}
+    means = {name: None if None in of else float(np.mean(of)) for name, of in values.items()}
+    return rows[0] | means | {"diverged": any(row["diverged"] for row in rows)}
 
 
 def _task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
@@ -219,7 +235,7 @@ def _task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
     known = reference(task)
     if known is not None:
         return known
-    scores = [row["final"] for row in rows if np.isfinite(row["final"])] or [0.0]
+    scores = [row["final"] for row in rows if not row["diverged"] and np.isfinite(row["final"])] or [0.0]
     low, high, words = min(scores), max(scores), "the best run"
     target = rows[0]["target"]
     if target is not None and target > low:
@@ -265,14 +281,16 @@ def _fill(selection: Selection, cell: Cell, methods: dict[Method, list[Row]]) ->
         selection.horizons[cell] = min(row[metric.end] for row in rows)
     values = {name: np.array([row[metric.name] for row in found], dtype=np.float64) for name, found in methods.items()}
     known = np.concatenate(list(values.values()))
-    if np.isnan(known).all():
+    if np.isnan(known).any():
         selection.notes.append(f"{cell}: no run has a {metric.words}: left out")
         return
-    worst = np.nanmin(known) if metric.higher_is_better else np.nanmax(known)
-    for name, found in values.items():
-        if lost := int(np.isnan(found).sum()):
-            selection.notes.append(f"{name} on {cell}: {lost} of {found.size} runs diverged and count as the worst run")
-    selection.cells[cell] = {name: np.where(np.isnan(found), worst, found) for name, found in values.items()}
+    lost = {name: sum(row["diverged"] for row in found) for name, found in methods.items()}
+    for name, count in lost.items():
+        if count:
+            selection.notes.append(
+                f"{name} on {cell}: {count} of {len(methods[name])} {selection.unit} diverged and count as the worst"
+            )
+    selection.cells[cell], selection.diverged[cell] = values, lost
     selection.runs[cell] = {name: [row["run"] for row in found] for name, found in methods.items()}
     sizes = {name: found.size for name, found in values.items()}
     if len(set(sizes.values())) > 1:

@@ -40,39 +40,24 @@ def part_definition(dataset: Dataset, part: str) -> Mapping[str, Any]:
 def trials(dataset: Dataset, search: str, metric: str) -> dict[Cell, dict[Method, Trials]]:
     """The finished trials of a part of kind search, by task and setting, and by optimizer.
 
-    Trials that lack a seed are left out. Diverged runs count as the worst of their task and setting; a time that was
-    not reached is the length of the run. Empty: there are no trials.
+    Trials that lack a seed are left out. A time that was not reached is the length of the run. Empty: there are no
+    trials, or no target of a time.
     """
     name = OBJECTIVES.get(str(part_definition(dataset, search).get("objective", "final")), "final")
-    rows = run_rows(dataset, "auc", "part = ? AND purpose = 'tune'", search)
-    if METRICS[metric].kind == "time":
-        rows = [row | {metric: min(row[metric], row[METRICS[metric].end])} for row in rows if row["target"] is not None]
-    cells: dict[Cell, list[Row]] = defaultdict(list)
-    for row in rows:
-        cells[Cell(row["task"], row["setting"])].append(row)
-    found: dict[Cell, dict[Method, Trials]] = {}
-    for cell, some in cells.items():
-        worst = {one: _worst(some, one) for one in (name, metric)}
-        settings: dict[Method, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in some:
-            settings[Method(row["optimizer"])][row["variant"]].append(row)
-        found[cell] = {}
-        for method, variants in settings.items():
-            seeds = max(map(len, variants.values()))
-            whole = [sorted(runs, key=_seed) for _, runs in sorted(variants.items()) if len(runs) == seeds]
-            objective, values = (
-                np.array([[worst[one] if np.isnan(run[one]) else run[one] for run in runs] for runs in whole])
-                for one in (name, metric)
-            )
-            found[cell][method] = Trials(objective, values)
-    return found
+    condition = "part = ? AND purpose = 'tune'"
+    objective = {row["run"]: float(row[name]) for row in run_rows(dataset, name, condition, search)}
+    cells: dict[Cell, dict[Method, dict[str, list[Row]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for row in run_rows(dataset, metric, condition, search):
+        if METRICS[metric].kind != "time" or row["target"] is not None:
+            cells[Cell(row["task"], row["setting"])][Method(row["optimizer"])][row["variant"]].append(row)
+    return {
+        cell: {method: _trials(list(variants.values()), objective, metric) for method, variants in methods.items()}
+        for cell, methods in cells.items()
+    }
 
 
-def _seed(row: Row) -> int:
-    return int(row["seed"])
-
-
-def _worst(rows: list[Row], metric: str) -> float:
-    """The worst value that runs have, for those that diverged."""
-    known = [row[metric] for row in rows if not np.isnan(row[metric])] or [0.0]
-    return float(min(known) if METRICS[metric].higher_is_better else max(known))
+def _trials(variants: list[list[Row]], objective: Mapping[str, float], metric: str) -> Trials:
+    seeds, end = max(map(len, variants)), METRICS[metric].end
+    whole = [sorted(runs, key=lambda run: int(run["seed"])) for runs in variants if len(runs) == seeds]
+    values = [[min(run[metric], run[end]) if end else run[metric] for run in runs] for runs in whole]
+    return Trials(np.array([[objective[run["run"]] for run in runs] for runs in whole]), np.array(values, dtype=float))

@@ -1,7 +1,9 @@
 """Better, worse, or no difference shown: the one judge of all comparisons.
 
-A `Contrast` is a method beside the baseline. `judge` takes all contrasts of a table together: p values are adjusted for
-their number (Holm), the intervals of the differences hold at once, and a verdict needs the test as well as an interval.
+A `Contrast` is a method beside the baseline. `judge` takes all contrasts of a family together: p values are adjusted
+for their number (Holm), the intervals of the differences hold at once, and a verdict needs the test as well as an
+interval. The rows over all tasks and settings are the *primary* family, what a study claims; rows of single settings,
+tasks and points are *exploratory*, to look around with, a family of their own.
 """
 
 from __future__ import annotations
@@ -85,10 +87,22 @@ def contrast(
     )
 
 
-def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
-    """The verdict on each contrast of a table.
+PRIMARY, EXPLORATORY = "primary", "exploratory"
 
-    With p values: *better* if the p value, adjusted by Holm for all of the table, is at most 1 - level and the interval
+
+def judge_families(contrasts: Sequence[Contrast], families: Sequence[str], how: Bootstrap) -> list[Judged]:
+    """`judge` of each family of a table on its own: many exploratory rows take no power from the primary ones."""
+    judged: dict[int, Judged] = {}
+    for family in dict.fromkeys(families):
+        places = [place for place, one in enumerate(families) if one == family]
+        judged |= zip(places, judge([contrasts[place] for place in places], how), strict=True)
+    return [judged[place] for place in range(len(contrasts))]
+
+
+def judge(contrasts: Sequence[Contrast], how: Bootstrap) -> list[Judged]:
+    """The verdict on each contrast of one family.
+
+    With p values: *better* if the p value, adjusted by Holm for all of them, is at most 1 - level and the interval
     of the probability of improvement lies above 1/2 (where there is none: the difference's above 0); *worse* likewise.
     The intervals of the differences hold together. Without p values the interval of each difference, on its own,
     decides.

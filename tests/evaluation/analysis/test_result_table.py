@@ -26,25 +26,33 @@ TESTED = (0.5, 1.0, Verdict.NOT_SHOWN, "Said.")
     ("row", "header", "begins"),
     [
         (
-            CellRow(POINT, VALUE, 3, None, ONE, TWO, ONE),
-            "task,setting,method,n,reached,mean,mean_low,mean_high,median,median_low,median_high,iqm,iqm_low,iqm_high",
-            'Pong,"plain, lr=0.1",asgc value,3,,1.0,0.5,1.5,2.0',
+            CellRow(POINT, VALUE, 3, 1, None, ONE, TWO, ONE),
+            "task,setting,method,n,diverged,reached,mean,mean_low,mean_high,median,median_low,median_high,iqm,iqm_low,"
+            "iqm_high,score,score_low,score_high",
+            'Pong,"plain, lr=0.1",asgc value,3,1,,1.0,0.5,1.5,2.0',
         ),
         (
-            AggregateRow(Cell(setting="mse"), ADAM, "iqm", ONE, 2, 3),
-            "group,method,statistic,value,low,high,cells,n",
-            "mse,adam,iqm,1.0,0.5,1.5,2,3",
+            CellRow(POINT, VALUE, 2, 0, None, Estimate(1.0), TWO, ONE),
+            "task,setting,method,n,diverged,reached,mean,mean_low,mean_high,median,median_low,median_high,iqm,iqm_low,"
+            "iqm_high,score,score_low,score_high",
+            'Pong,"plain, lr=0.1",asgc value,2,0,,1.0,too few runs,too few runs,2.0',
         ),
         (
-            PairRow(EVERYWHERE, VALUE, ADAM, 2, 3, 3, ONE, TWO, ONE, TWO, *TESTED),
-            "group,task,method,baseline,cells,n,n_baseline,center,center_low,center_high,baseline_center,baseline_low,"
-            "baseline_high,difference,difference_low,difference_high,improvement,improvement_low,improvement_high,p,"
-            "p_holm,verdict,sentence",
-            "all settings,,asgc value,adam,2,3,3,1.0,0.5,1.5,2.0,1.5,2.5",
+            AggregateRow(Cell(setting="mse"), ADAM, "iqm", ONE, 2, 3, 1),
+            "group,method,statistic,value,low,high,cells,n,diverged",
+            "mse,adam,iqm,1.0,0.5,1.5,2,3,1",
         ),
         (
-            RetentionRow(HERE, VALUE, ADAM, 1, 3, 0.5, 0.25, ONE, TWO, ONE, *TESTED),
-            "setting,task,method,baseline,cells,n,reference_score,score,change,change_low,change_high,baseline_change,"
+            PairRow(EVERYWHERE, VALUE, ADAM, 2, 3, 3, 1, 0, "primary", ONE, TWO, ONE, TWO, *TESTED),
+            "group,task,method,baseline,cells,n,n_baseline,diverged,diverged_baseline,family,center,center_low,"
+            "center_high,baseline_center,baseline_low,baseline_high,difference,difference_low,difference_high,"
+            "improvement,improvement_low,improvement_high,p,p_holm,verdict,sentence,score,score_low,score_high,"
+            "baseline_score,baseline_score_low,baseline_score_high",
+            "all settings,,asgc value,adam,2,3,3,1,0,primary,1.0,0.5,1.5,2.0,1.5,2.5",
+        ),
+        (
+            RetentionRow(HERE, VALUE, ADAM, 1, 3, "exploratory", 0.5, 0.25, ONE, TWO, ONE, *TESTED),
+            "setting,task,method,baseline,cells,n,family,reference_score,score,change,change_low,change_high,baseline_change,"
             "baseline_low,baseline_high,advantage,advantage_low,advantage_high,p,p_holm,verdict,sentence",
             "plain,Pong,asgc value,adam",
         ),

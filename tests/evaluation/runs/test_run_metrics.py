@@ -106,7 +106,7 @@ def test_the_summary_of_a_run():
     assert summary == {
         "final": 4.0,
         "last": 5.0,
-        "curve": pytest.approx((-21 + 3 + 5) / 3),
+        "auc": pytest.approx(((-21 + 3) / 2 + (3 + 5) / 2) / 2),
         "time_to_threshold": {"target": 0.0, "reached": True, "seconds": 20.0, "steps": 200.0, "samples": 800.0},
         "stability": {"std": pytest.approx(math.sqrt(2)), "detrended_std": pytest.approx(math.nan, nan_ok=True)},
         "generalization_gap": pytest.approx(1.5),

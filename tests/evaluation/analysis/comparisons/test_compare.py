@@ -212,16 +212,6 @@ def test_an_optimizer_without_runs_on_a_task_is_named_and_left_out_of_the_aggreg
     )
 
 
-def test_a_diverged_run_counts_as_the_worst_one(tmp_path):
-    planned = [*runs("adam", ADAM), *runs("asgc", [*GOOD[:5], math.nan])]
-    with load(tmp_path, planned) as data:
-        result = compare(data, **QUICK)
-    row = cell(result, "CartPole", "asgc")
-    assert row.n == 6
-    assert row.mean.value == pytest.approx((sum(GOOD[:5]) + min(ADAM)) / 6)
-    assert "asgc on CartPole (plain): 1 of 6 runs diverged and count as the worst run" in result.notes
-
-
 def test_a_task_without_published_scores_says_how_it_was_normalized(tmp_path):
     with load(tmp_path, runs("adam", ADAM, task="Catch", target=400.0) + runs("asgc", GOOD, task="Catch")) as data:
         result = compare(data, **QUICK)
