@@ -14,17 +14,18 @@ from evaluation.plots.study_data import Part, StudyData, target_marks
 def best_of_trials(study: StudyData, part: Part) -> Figure | Omitted:
     """Expected score of the best of k trials by k, of each optimizer: by task and setting, then over all of them."""
     table = best_of_k(study.data, part.name, how=study.how)
-    curves = curves_by_search(table)
+    curves = {(cell, method.optimizer): rows for (cell, method), rows in curves_by_search(table).items()}
     ticks = tuple((float(k), str(k)) for k in shown_numbers(table))
     panels = []
     for cell, runs_of in [*study.cells(part), (Cell(), {})]:
-        names = [name for name in study.optimizers if any(key == (cell, name) for key in _names(curves))]
-        lines = tuple(_line(part, cell, name, _names(curves)[cell, name]) for name in names)
+        names = [name for name in study.optimizers if (cell, name) in curves]
+        lines = tuple(_line(part, cell, name, curves[cell, name]) for name in names)
         if not lines and not cell.task:
             continue
         x = Axis("trials", log=True, share="x", ticks=ticks)
         y = Axis("return" if cell.task else "normalized score", share=cell.task)
-        panels.append(Panel(cell.task or "all tasks", cell.setting, x, y, lines, target_marks("y", runs_of)))
+        column = cell.setting if cell.task else panels[0].column
+        panels.append(Panel(cell.task or "all tasks", column, x, y, lines, target_marks("y", runs_of)))
     seeds = {row.seeds for row in table}
     honest = "on a seed that had no part in the choice" if min(seeds, default=1) > 1 else "on the seed it was chosen by"
     caption = (
@@ -35,10 +36,6 @@ def best_of_trials(study: StudyData, part: Part) -> Figure | Omitted:
     )
     names_of = ("task", "setting", "trials", "expected_return")
     return part.figure("best-of-trials", "Best of k trials", panels, caption, "no trials have finished", names=names_of)
-
-
-def _names(curves: dict) -> dict[tuple[Cell, str], dict[int, BestOfRow]]:
-    return {(cell, method.optimizer): rows for (cell, method), rows in curves.items()}
 
 
 def _line(part: Part, cell: Cell, name: str, rows: dict[int, BestOfRow]) -> Series:

@@ -26,7 +26,15 @@ from evaluation.analysis.comparisons.claims import interval, number, p_value, wh
 from evaluation.analysis.comparisons.compare import choose_baseline
 from evaluation.analysis.comparisons.robustness import NEAR
 from evaluation.analysis.comparisons.selection import Row, Selection, run_rows, select
-from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast, judge
+from evaluation.analysis.comparisons.verdicts import (
+    EXPLORATORY,
+    PRIMARY,
+    Contrast,
+    Verdict,
+    contrast,
+    judge,
+    judge_families,
+)
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.normalization import normalize
 from evaluation.analysis.data.run_key import Cell, Method
@@ -275,6 +283,7 @@ class MatchedGridRow:
     measure: str
     points: int
     collapsed: int
+    family: str = PRIMARY
     step_low: float = math.nan
     step_high: float = math.nan
     near: float = math.nan
@@ -297,8 +306,8 @@ def matched_grid(
 ) -> Table[MatchedGridRow]:
     """Every method of a grid against the baseline at the same effective step, by task and setting and over all.
 
-    p values are adjusted by Holm over the rows over all cells, which are what is claimed; those of single cells, to
-    look around with, among themselves. Raises `UserError` for a part that is no grid, a metric that is no score, runs
+    p values are adjusted by Holm over the rows over all cells, the primary family, and over those of single cells.
+    Raises `UserError` for a part that is no grid, a metric that is no score, runs
     without a record of their gradients, and as `selection.select`.
     """
     selection = select(dataset, part, metric)
@@ -337,7 +346,8 @@ def grid_rows(like: MatchedGridRow, grid: Grid, how: Bootstrap) -> list[MatchedG
     """Rows as `like`, which names part, baseline and measure, of every method but the baseline: by cell, then over all
     cells if there are several."""
     rows: list[MatchedGridRow] = []
-    families: dict[bool, dict[int, Contrast]] = {True: {}, False: {}}  # over all cells or not: by the place of the row
+    contrasts: dict[int, Contrast] = {}  # by the place of their row
+    first = Cell() if len(grid) > 1 else next(iter(grid))
     best = {cell: max(one.scores.mean() for some in methods.values() for one in some) for cell, methods in grid.items()}
     for method in dict.fromkeys(method for methods in grid.values() for method in methods if method != like.baseline):
         found: dict[Cell, list[tuple[Match, float]]] = {
@@ -348,13 +358,16 @@ def grid_rows(like: MatchedGridRow, grid: Grid, how: Bootstrap) -> list[MatchedG
         if len(found) > 1:
             found[Cell()] = [one for some in found.values() for one in some]
         for cell, some in found.items():
-            row = _grid_row(replace(like, cell=cell, method=method), some)
+            family = PRIMARY if cell == first else EXPLORATORY
+            row = _grid_row(replace(like, cell=cell, method=method, family=family), some)
             if row.points:
-                families[cell == Cell()][len(rows)] = _contrast([one for one, _ in some if one.choices], how, mean)
+                contrasts[len(rows)] = _contrast([one for one, _ in some if one.choices], how, mean)
             rows.append(row)
-    for contrasts in families.values():
-        for (place, one), judged in zip(contrasts.items(), judge(list(contrasts.values()), how), strict=True):
-            rows[place] = replace(rows[place], area=one.method, baseline_area=one.baseline, **vars(judged))
+    families = [rows[place].family for place in contrasts]
+    verdicts = judge_families(list(contrasts.values()), families, how)
+    for (place, one), judged in zip(contrasts.items(), verdicts, strict=True):
+        area, baseline_area = (estimate.within(0.0, 1.0) for estimate in (one.method, one.baseline))
+        rows[place] = replace(rows[place], area=area, baseline_area=baseline_area, **vars(judged))
     return [replace(row, sentence=_grid_sentence(row)) for row in rows]
 
 
@@ -377,5 +390,6 @@ def _grid_sentence(row: MatchedGridRow) -> str:
     return (
         f"{at}: at the same effective step ({points} {number(row.step_high)}{lost}) {row.method} has a mean normalized "
         f"score of {interval(row.area)} against {interval(row.baseline_area)} of {row.baseline}; probability of "
-        f"improvement {interval(row.improvement)}, Holm-adjusted p {p_value(row.p_holm)}: {row.verdict}."
+        f"improvement {interval(row.improvement)}, Holm-adjusted p {p_value(row.p_holm)}: {row.verdict}"
+        f"{' (exploratory)' * (row.family == EXPLORATORY)}."
     )

@@ -188,8 +188,11 @@ def _rank_test_tuned(x: Array, y: Array, of_x: Array, of_y: Array, how: Bootstra
     a search does: how often is the probability of improvement as far from 1/2 as the runs' own?
     """
     observed = abs(probability_of_improvement(x, y) - 0.5)
-    top = max(float(one[np.isfinite(one)].max(initial=0.0)) for one in (x, y))  # a time that was not reached
-    both = np.concatenate([one - np.median(one, axis=0) for one in (np.minimum(x, top), np.minimum(y, top))])
+    known = np.concatenate([one[np.isfinite(one)] for one in (x, y)])
+    if not known.size:
+        return 1.0
+    ends = known.min(), known.max()  # times that were not reached are as long as the longest
+    both = np.concatenate([side - np.median(side, axis=0) for side in (np.clip(x, *ends), np.clip(y, *ends))])
     rng, of_arrays, runs = np.random.default_rng(how.seed), batched(probability_of_improvement), len(x)
     at_once, as_far = max(1, CHUNK // (x.shape[0] * y.size)), 1
     for start in range(0, len(of_x), at_once):
