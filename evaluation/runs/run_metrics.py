@@ -91,10 +91,11 @@ def training_seconds(wall_s: ArrayLike, evaluation_s: ArrayLike) -> Vector:
 def stability(values: ArrayLike, last_k: int) -> float:
     """Standard deviation (K - 1 degrees of freedom) of the score (E,) over the last `last_k` evaluations.
 
-    NaN with fewer than two evaluations. A run that still improves has a large one: see `detrended_stability`.
+    NaN with fewer than two evaluations or a score that is not finite. A run that still improves has a large one: see
+    `detrended_stability`.
     """
     last = _last(values, last_k)
-    return float(np.std(last, ddof=1)) if last.size >= 2 else math.nan
+    return float(np.std(last, ddof=1)) if last.size >= 2 and np.isfinite(last).all() else math.nan
 
 
 def detrended_stability(values: ArrayLike, last_k: int, at: ArrayLike | None = None) -> float:

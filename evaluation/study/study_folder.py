@@ -72,7 +72,8 @@ class StudyFiles:
                 return None
             try:
                 summary = read_json(file)
-                summary.setdefault("auc", summary.get("curve"))  # earlier versions', the plain mean of the evaluations
+                if "auc" not in summary:  # of an earlier version: the plain mean of the evaluations
+                    summary["auc"] = summary["curve"]
                 float(summary["final"]), float(summary["auc"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file} is no summary of a run: remove {file.parent} to run it again") from error

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -153,8 +154,10 @@ def compare(
     groups = _groups(selection)
     noise, words = tuning_noise(dataset, selection, how), selection.metric.words
     note = "; ".join(filter(None, [bootstrap_note(selection, how), noise.words]))
-    adjusted = f"p adjusted by Holm over the primary rows of this table, and over its exploratory ones; {note}"
+    adjusted = f"{families_note()}; {note}"
     scores = select(dataset, part, "final") if selection.metric.kind == "spread" else None
+    pairs = _pair_rows(selection, scores, chosen, groups, noise, how)
+    gates = {row.method: row.p_holm for row in pairs if row.family == PRIMARY}
     return Comparison(
         part=selection.part,
         kind=selection.kind,
@@ -163,15 +166,20 @@ def compare(
         how=how,
         cells=Table(f"{words} by task and setting", _cell_rows(selection, scores, noise, how), note),
         aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, noise, how), note),
-        pairs=Table(f"{words} against {chosen}", _pair_rows(selection, scores, chosen, groups, noise, how), adjusted),
+        pairs=Table(f"{words} against {chosen}", pairs, adjusted),
         cell_pairs=Table(
             f"{words} against {chosen} by task and setting",
-            _pair_rows(selection, scores, chosen, {cell: [cell] for cell in selection.cells}, noise, how),
+            _pair_rows(selection, scores, chosen, {cell: [cell] for cell in selection.cells}, noise, how, gates),
             adjusted,
         ),
         references=selection.references,
         notes=selection.notes + _missing(selection, groups),
     )
+
+
+def families_note() -> str:
+    """How p values were adjusted."""
+    return "p adjusted by Holm over the primary rows, and over the exploratory ones, which claim nothing without these"
 
 
 def bootstrap_note(selection: Selection, how: Bootstrap) -> str:
@@ -186,10 +194,11 @@ def _pair_rows(
     groups: Mapping[Cell, Sequence[Cell]],
     noise: TuningNoise,
     how: Bootstrap,
+    gates: Mapping[Method, float] = MappingProxyType({}),
 ) -> list[PairRow]:
     """Every method against the baseline over the cells of each group, corrected for their number. A single cell
     (`Cell.task` is given) is in the task's own units, else values are normalized. The first group, unless it is a
-    single cell, is over all of them: primary. `scores` are beside spreads."""
+    single cell, is over all of them: primary. `scores` are beside spreads; `gates` are p values of primary rows."""
     found: list[tuple[tuple[Any, ...], Contrast]] = []  # the fields of a row before the judgement
     is_time = selection.metric.kind == "time"
     for group, cells in groups.items():
@@ -208,8 +217,10 @@ def _pair_rows(
             lost = (sum(selection.diverged[cell][side] for cell in cells) for side in (method, baseline))
             about = (group, method, baseline, len(cells), x.shape[0], y.shape[0], *lost, family)
             found.append(((*about, one.method, one.baseline), one))
-    rows, families = [], [about[8] for about, _ in found]
-    for (about, _), judged in zip(found, judge_families([one for _, one in found], families, how), strict=True):
+    rows, contrasts = [], [one for _, one in found]
+    names = [method for (_, method, *_), _ in found]
+    primary = [name if PRIMARY in about else None for name, (about, _) in zip(names, found, strict=True)]
+    for (about, _), judged in zip(found, judge_families(contrasts, primary, names, how, gates), strict=True):
         row = PairRow(*about, **vars(judged))
         if scores is not None:
             row = _beside_the_score(row, scores, groups[row.cell], how)
@@ -268,7 +279,7 @@ def _cell_rows(selection: Selection, scores: Selection | None, noise: TuningNois
             lost, beside = selection.diverged[cell][method], UNKNOWN
             if scores is not None:
                 beside = how.estimate(interquartile_mean, scores.cells[cell][method])
-            rows.append(CellRow(cell, method, values.size, lost, reached, *found, beside))
+            rows.append(CellRow(cell, method, values.size, lost, reached, *found, score=beside))
     return rows
 
 

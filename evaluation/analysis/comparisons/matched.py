@@ -306,8 +306,8 @@ def matched_grid(
 ) -> Table[MatchedGridRow]:
     """Every method of a grid against the baseline at the same effective step, by task and setting and over all.
 
-    p values are adjusted by Holm over the rows over all cells, the primary family, and over those of single cells.
-    Raises `UserError` for a part that is no grid, a metric that is no score, runs
+    p values are adjusted by Holm over the rows over all cells, the primary family, and over those of single cells,
+    which are gated by them. Raises `UserError` for a part that is no grid, a metric that is no score, runs
     without a record of their gradients, and as `selection.select`.
     """
     selection = select(dataset, part, metric)
@@ -363,8 +363,9 @@ def grid_rows(like: MatchedGridRow, grid: Grid, how: Bootstrap) -> list[MatchedG
             if row.points:
                 contrasts[len(rows)] = _contrast([one for one, _ in some if one.choices], how, mean)
             rows.append(row)
-    families = [rows[place].family for place in contrasts]
-    verdicts = judge_families(list(contrasts.values()), families, how)
+    methods = [rows[place].method for place in contrasts]
+    primary = [rows[place].method if rows[place].family == PRIMARY else None for place in contrasts]
+    verdicts = judge_families(list(contrasts.values()), primary, methods, how)
     for (place, one), judged in zip(contrasts.items(), verdicts, strict=True):
         area, baseline_area = (estimate.within(0.0, 1.0) for estimate in (one.method, one.baseline))
         rows[place] = replace(rows[place], area=area, baseline_area=baseline_area, **vars(judged))

@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 
 from evaluation.analysis.comparisons.claims import interval, p_value, size, where
-from evaluation.analysis.comparisons.compare import bootstrap_note, choose_baseline
+from evaluation.analysis.comparisons.compare import bootstrap_note, choose_baseline, families_note
 from evaluation.analysis.comparisons.selection import refuse_no_score, refuse_two_protocols, run_rows, select
 from evaluation.analysis.comparisons.verdicts import EXPLORATORY, PRIMARY, Contrast, Verdict, judge_families
 from evaluation.analysis.data.dataset import Dataset
@@ -91,11 +91,12 @@ def retention(
                     found.append((place, method, len(cells), scores))
     contrasts = [_contrast(scores, how) for *_, scores in found]
     several = any(not at.task for at, *_ in found)
-    families = [EXPLORATORY if several and at.task else PRIMARY for at, *_ in found]
+    names = [(replace(at, task=""), method) for at, method, *_ in found]
+    primary = [None if several and at.task else (at, method) for at, method, *_ in found]
     rows = []
-    for (at, method, count, scores), one, family, judged in zip(
-        found, contrasts, families, judge_families(contrasts, families, how), strict=True
-    ):
+    every = judge_families(contrasts, primary, names, how)
+    for (at, method, count, scores), one, name, judged in zip(found, contrasts, primary, every, strict=True):
+        family = EXPLORATORY if name is None else PRIMARY
         runs = min(array.shape[0] for array in scores)
         hard_score, easy_score = map(interquartile_mean, scores[:2])
         about = f"(IQM of the {selection.metric.words}, normalized; {size(count, runs, selection.unit)})"
@@ -106,7 +107,7 @@ def retention(
         )
         numbers = (count, runs, family, easy_score, hard_score, one.method, one.baseline, judged.difference)
         rows.append(RetentionRow(at, method, chosen, *numbers, one.p, judged.p_holm, judged.verdict, sentence))
-    note = f"{bootstrap_note(selection, how)}; p adjusted by Holm over the primary rows, and over the exploratory ones"
+    note = f"{bootstrap_note(selection, how)}; {families_note()}"
     return Table(f"{selection.metric.words}: what is kept of that in {reference_setting}", rows, note)
 
 

@@ -3,15 +3,18 @@
 A `Contrast` is a method beside the baseline. `judge` takes all contrasts of a family together: p values are adjusted
 for their number (Holm), the intervals of the differences hold at once, and a verdict needs the test as well as an
 interval. The rows over all tasks and settings are the *primary* family, what a study claims; rows of single settings,
-tasks and points are *exploratory*, to look around with, a family of their own.
+tasks and points are *exploratory*, to look around with: a family of their own, which claims nothing of a method whose
+primary row shows nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -90,12 +93,28 @@ def contrast(
 PRIMARY, EXPLORATORY = "primary", "exploratory"
 
 
-def judge_families(contrasts: Sequence[Contrast], families: Sequence[str], how: Bootstrap) -> list[Judged]:
-    """`judge` of each family of a table on its own: many exploratory rows take no power from the primary ones."""
+def judge_families(
+    contrasts: Sequence[Contrast],
+    primary: Sequence[Hashable],
+    exploratory: Sequence[Hashable],
+    how: Bootstrap,
+    gates: Mapping[Any, float] = MappingProxyType({}),
+) -> list[Judged]:
+    """The verdicts of a table: many exploratory rows take no power from the primary ones.
+
+    `primary` names what each contrast decides (None: nothing, it is exploratory), `exploratory` by which of these names
+    it is gated: its p value is at least that of the primary contrast of that name (also from another table: `gates`),
+    so that under equal methods both families together claim no more than the primary one does.
+    """
     judged: dict[int, Judged] = {}
-    for family in dict.fromkeys(families):
-        places = [place for place, one in enumerate(families) if one == family]
+    for is_primary in (True, False):
+        places = [place for place, name in enumerate(primary) if (name is not None) is is_primary]
         judged |= zip(places, judge([contrasts[place] for place in places], how), strict=True)
+    p_values = {**gates, **{name: judged[at].p_holm for at, name in enumerate(primary) if name is not None}}
+    for place, name in enumerate(primary):
+        if name is None and (gate := p_values.get(exploratory[place], 0.0)) > judged[place].p_holm:
+            verdict = Verdict.NOT_SHOWN if gate > 1 - how.level else judged[place].verdict
+            judged[place] = replace(judged[place], p_holm=gate, verdict=verdict)
     return [judged[place] for place in range(len(contrasts))]
 
 

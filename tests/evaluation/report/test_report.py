@@ -226,7 +226,7 @@ class TestTables:
             task, setting, method = (cell.text for cell in line.cells[:3])
             place = (Cell(task, setting), Method(method))
             [row] = [row for row in comparison.cells if (row.cell, row.method) == place]
-            assert line.cells[4].value == row.iqm.value
+            assert (line.cells[4].value, line.cells[5].value) == (row.diverged, row.iqm.value)
             assert line.runs == RunKey("comparison", task, setting, method)
         assert [line.cells[2].text for line in sheet.lines[:3]] == ["asgc", "adam", "sgd"]
 
@@ -259,7 +259,9 @@ class TestTables:
                 assert labels["variant"] in f"{line.cells[1].text} {line.cells[2].text}"
 
     def test_numbers_in_words(self) -> None:
-        assert sections.entry(Estimate(0.5)).interval == ""
+        assert sections.entry(Estimate(0.5)).interval == "[too few runs]"
+        assert sections.entry(Estimate(0.5, 0.5, 0.5)).interval == "[no spread seen]"
+        assert sections.entry(Estimate(math.nan)) == sections.entry(math.nan)
         assert sections.entry(Estimate(30_000, 20_000, math.inf)).interval == "[20000, ∞]"
         assert sections.entry(math.nan).text == ""
 

@@ -86,6 +86,17 @@ def test_a_diverged_trial_is_never_the_best() -> None:
     assert tuned.options["lr"] == best.options["lr"] != worst.options["lr"]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_seed_that_diverged_is_enough(bad: float) -> None:
+    """Infinite is not the best score there is."""
+    parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2, "seeds": [1, 2]}}
+    values = {("trial-000", 1): bad, ("trial-000", 2): 100.0, ("trial-001", 1): -9.0, ("trial-001", 2): -9.0}
+    runs = Planner(study(parts=parts)).plan(lambda run, name: values[run.variant, run.seed]).runs
+    best = next(run for run in runs if run.id.variant == "trial-001")
+    tuned = next(run for run in runs if run.id.part == "comparison" and run.id.optimizer == "plain")
+    assert tuned.options["lr"] == best.options["lr"]
+
+
 def test_a_trial_that_has_begun_keeps_its_options() -> None:
     """Whatever another version of Optuna would propose now."""
     results = Fake(Planner(study()))

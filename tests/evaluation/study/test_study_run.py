@@ -19,6 +19,7 @@ from evaluation.runs.lock import is_held
 from evaluation.study.engines.base import Job
 from evaluation.study.engines.local import LocalEngine
 from evaluation.study.run_id import RunId
+from evaluation.study.study_folder import StudyFiles
 from tests.evaluation.study.study_helpers import DEFINITION, DESCENT, contents, write
 
 COMPARE = {"comparison": {"kind": "compare", "seeds": [11, 12]}}
@@ -183,6 +184,16 @@ def test_a_summary_that_is_none_is_named(tmp_path: Path, finished: Path, capsys:
         damaged.write_text(text)
         assert run(file, "--dir", finished) == 2
         assert f"{damaged} is no summary of a run: remove {damaged.parent}" in capsys.readouterr().err
+
+
+def test_a_summary_of_an_earlier_version_has_its_area_under_another_name(finished: Path) -> None:
+    file = summaries(finished)[0]
+    summary = json.loads(file.read_text())
+    summary["curve"] = summary.pop("auc")
+    file.write_text(json.dumps(summary))
+    files = StudyFiles(finished)
+    (found,) = (one for one in files.begun() if files.run(one) == file.parent)
+    assert files.objective(found, "auc") == summary["curve"]
 
 
 def test_parts_that_wait_for_a_search_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

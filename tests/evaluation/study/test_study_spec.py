@@ -50,6 +50,12 @@ def test_a_study_of_one_part_needs_no_parts() -> None:
     assert read.parts["compare"].seeds == (3, 4)
 
 
+@pytest.mark.parametrize("word", ["auc", "curve"])
+def test_the_mean_over_the_run_has_an_older_name(word: str) -> None:
+    tuning = {**DEFINITION["parts"]["tuning"], "objective": word}
+    assert study(parts={"tuning": tuning}).parts["tuning"].objective == "auc"
+
+
 def test_all_faults_are_told_at_once() -> None:
     parts = {
         "tuning": {"kind": "search", "trials": 0, "seeds": [1, 1], "space": {"lr": {"low": 1, "high": 0.1}}},
