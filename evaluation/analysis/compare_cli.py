@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Shown
 
+from evaluation.analysis.comparisons.best_of_k import best_of_k, curves_by_search, shown_numbers
 from evaluation.analysis.comparisons.claims import interval, number
 from evaluation.analysis.comparisons.compare import Comparison, compare
 from evaluation.analysis.comparisons.matched import matched_grid
 from evaluation.analysis.comparisons.retention import retention
 from evaluation.analysis.comparisons.robustness import RobustnessRow, robustness
+from evaluation.analysis.comparisons.selection import part_kinds
 from evaluation.analysis.data.archive import export
-from evaluation.analysis.data.dataset import load
+from evaluation.analysis.data.dataset import Dataset, load
 from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
@@ -29,7 +32,9 @@ TABLES = ("cells", "aggregates", "pairs", "cell_pairs")
 
 def main(argv: Sequence[str]) -> int:
     """Print the sentences and a table of scores; with --out write all tables as CSV."""
-    description = "Compare the optimizers of a study, with intervals and tests."
+    description = (
+        "Compare the optimizers of a study, with intervals and tests; of a search, what its best of k trials reach."
+    )
     flags = Flags("asgc-eval compare", "STUDY [options]", description)
     general = flags.section("general")
     flags.path("study", "STUDY", "a study (also its name or file), folder of runs, or archive")
@@ -51,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     how["how"] = Bootstrap(options.seed, options.level, options.repetitions)
     kept = near = matched = None
     with load(results(options.study)) as dataset:
+        if part_kinds(dataset).get(options.part) == "search":
+            return _search(dataset, options)
         result = compare(dataset, options.part, baseline=options.baseline, **how)
         problems = dataset.left_out()
         if options.keeps_of is not None:
@@ -76,13 +83,41 @@ def main(argv: Sequence[str]) -> int:
         print(problem, file=sys.stderr)
     if options.out is not None:
         tables = {name: getattr(result, name) for name in TABLES} | {"robustness": near, "matched": matched}
-        folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            if table is not None:
-                path = folder / f"{result.part}-{result.metric.name}-{name}.csv"
-                table.write_csv(path)
-                print(path)
+        _write(Path(options.out), f"{result.part}-{result.metric.name}", tables)
+    return 0
+
+
+def _write(folder: Path, prefix: str, tables: Mapping[str, Table[Any] | None]) -> None:
+    """Each table that there is as a CSV, and its path on the screen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        if table is not None:
+            path = folder / f"{prefix}-{name}.csv"
+            table.write_csv(path)
+            print(path)
+
+
+def _search(dataset: Dataset, options: argparse.Namespace) -> int:
+    """Of a part of kind search: what the best of k trials reach."""
+    how = Bootstrap(options.seed, options.level, options.repetitions)
+    table = best_of_k(dataset, options.part, metric=options.metric, how=how)
+    numbers = shown_numbers(table)
+    rows = (
+        (
+            cell.task or "all",
+            cell.group,
+            method.name,
+            *(interval(curve[k].shown) if k in curve else "" for k in numbers),
+        )
+        for (cell, method), curve in curves_by_search(table).items()
+    )
+    console = Console(highlight=False)
+    console.print(_shown(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title))
+    console.print(f"\n{table.note}.", markup=False, soft_wrap=True)
+    for problem in dataset.left_out():
+        print(problem, file=sys.stderr)
+    if options.out is not None:
+        _write(Path(options.out), f"{options.part}-{options.metric}", {"best-of-k": table})
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import suggestion
-from evaluation.plots import aggregates, diagnostic_figures, gradient_figures, scores, single_run, tuning
+from evaluation.plots import aggregates, diagnostic_figures, gradient_figures, scores, single_run, trial_curves, tuning
 from evaluation.plots.figure import Figure, Omitted
 from evaluation.plots.single_run import RunData
 from evaluation.plots.study_data import Found, StudyData
@@ -25,6 +25,7 @@ STUDY: Mapping[str, tuple[Maker, tuple[str, ...]]] = {
     "time-to-target-profiles": (scores.time_to_target_profiles, ("compare",)),
     "stability": (scores.stability, ("compare",)),
     "learning-rate": (tuning.learning_rates, ("search", "grid", "robustness")),
+    "best-of-trials": (trial_curves.best_of_trials, ("search",)),
     "robustness": (tuning.robustness, ("robustness",)),
     "ablations": (tuning.ablations, ("ablation",)),
     "gradients": (gradient_figures.magnitudes, ()),

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.comparisons.best_of_k import best_of_k
 from evaluation.analysis.comparisons.clipping import clipping
 from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import robustness
@@ -102,13 +103,14 @@ def gather(study: StudyData) -> Contents:
     sheets = [sheet for one in comparisons for sheet in sections.sheets_of(one, study.place)]
     for what, make, *kinds in (
         ("matched step sizes", _matched, "compare"),
+        ("best of k trials", _best_of_k, "search"),
         ("robustness", _robustness, "grid", "robustness"),
         ("clipping", _clipping, "compare", "ablation"),
         ("matched step sizes", _matched_grid, "grid"),
     ):
         for part in study.parts(*kinds):
             sheets += _try(contents, f"{part.name}: {what}", lambda: make(study, part))  # noqa: B023
-    for part in parts:
+    for part in [*parts, *study.parts("search")]:
         if mine := [sheet for sheet in sheets if sheet.part == part.name]:
             contents.sheets[part.name] = mine
     contents.setup = setup.sheets(study)
@@ -137,6 +139,10 @@ def _matched_grid(study: StudyData, part: Part) -> list[Sheet]:
         return []
     table = matched_grid(study.data, part.name, baseline=study.baseline(part), how=Bootstrap(study.how.seed))
     return [sections.sheet("matched", part.name, table, sections.MATCHED_GRID)]
+
+
+def _best_of_k(study: StudyData, part: Part) -> list[Sheet]:
+    return [sections.best_of_k(part.name, best_of_k(study.data, part.name, how=Bootstrap(study.how.seed)))]
 
 
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from evaluation.analysis.comparisons import claims
+from evaluation.analysis.comparisons.best_of_k import BestOfRow, curves_by_search, shown_numbers
 from evaluation.analysis.comparisons.compare import AggregateRow, Comparison, PairRow
 from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data.run_key import Cell, Method, RunKey
@@ -297,14 +298,17 @@ MATCHED_GRID: tuple[Column, ...] = (
     ("task", "", lambda row: row.cell.task or "all"),
     ("setting", "", lambda row: row.cell.setting or "all"),
     METHOD,
-    ("bins", "half decades of the effective step |w' - w| / |w| that both have", "bins"),
-    ("from", "", "step_low"),
-    ("to", "", "step_high"),
-    ("near the best", "share of the bins within 5 % of the reference range of the cell's best", "near"),
+    VERDICT,
+    ("points", "of the grid that have a match", "points"),
+    ("collapsed", "points where every match of the baseline collapsed", "collapsed"),
+    ("from", "smallest effective step |w' - w| / |w|", "step_low"),
+    ("to", "largest", "step_high"),
+    ("near the best", "share of the points within 5 % of the reference range of the cell's best", "near"),
     ("baseline's", "the same of the baseline", "baseline_near"),
-    ("score", "mean normalized score over the bins, cut to [0, 1]", "area"),
+    ("score", "mean normalized score over the points, cut to [0, 1]", "area"),
     ("baseline's score", "", "baseline_area"),
     ("difference", "of the scores, with its interval", "difference"),
+    *TESTS,
 )
 
 CLIPPING: tuple[Column, ...] = (
@@ -318,6 +322,20 @@ CLIPPING: tuple[Column, ...] = (
     ("noise / gradient", "root mean squares", "noise_to_gradient"),
     ("update / weight", "root mean squares", "update_to_weight"),
 )
+
+
+def best_of_k(part: str, table: Table[BestOfRow]) -> Sheet:
+    """What the best of k trials reach: a line a search, a column a number of trials."""
+    numbers = shown_numbers(table)
+    columns = [("task", ""), ("setting", ""), ("optimizer", ""), ("seeds", "of a trial")]
+    columns += [(f"best of {k}", "expected score") for k in numbers]
+    lines = []
+    for (cell, method), curve in curves_by_search(table).items():
+        values = (curve[k].shown if k in curve else None for k in numbers)
+        cells = (cell.task or "all", cell.group, method, next(iter(curve.values())).seeds, *values)
+        lines.append(Line([entry(value) for value in cells], RunKey.of(part, cell, method)))
+    return Sheet(f"{part}-best-of-k", part, table.title, columns, lines, table.note)
+
 
 # What optimizers reach at random settings, or at the points of a grid.
 ROBUSTNESS: tuple[Column, ...] = (

@@ -111,10 +111,11 @@ class Planned:
         return f"{self.part}/{self.task}/{self.setting}/{self.optimizer}/{self.variant}/s{self.seed}"
 
 
-def write_study(folder: Path, runs: Sequence[Planned], row: bool = False) -> Path:
-    """The study's folder with its index and its run folders, with or without their row.json."""
+def write_study(folder: Path, runs: Sequence[Planned], row: bool = False, **definition: Any) -> Path:
+    """The study's folder with its index and its run folders, with or without their row.json; `definition` goes into
+    study.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump({"name": "tiny", "question": "which?"}))
+    (folder / "study.yaml").write_text(yaml.safe_dump({"name": "tiny", "question": "which?"} | definition))
     labels = ("part", "kind", "task", "setting", "optimizer", "variant", "seed")
     lines = []
     for run in runs:
@@ -139,11 +140,13 @@ def write_study(folder: Path, runs: Sequence[Planned], row: bool = False) -> Pat
     return folder
 
 
-def write_gradients(run: Path, *, update_to_weight: float = 1e-3, updates: int = 4, number: int = 0) -> Path:
-    """One part of a run's gradient record, two layers."""
+def write_gradients(
+    run: Path, *, update_to_weight: float = 1e-3, updates: int = 4, number: int = 0, first: int = 1
+) -> Path:
+    """One part of a run's gradient record, two layers: updates from the `first` on, one every 100 steps."""
     rows = []
     generator = np.random.default_rng([number, *"/".join(run.parts[-3:]).encode()])
-    for update in range(1, updates + 1):
+    for update in range(first, first + updates):
         for layer in ("hidden.weight", "head.weight"):
             row: dict[str, Any] = {name: float(generator.random()) for name in GRADIENTS}
             row |= {"step": update * 100, "update": update, "event": "interval", "since_shift": -1, "layer": layer}

@@ -21,6 +21,7 @@ import numpy as np
 
 from evaluation.analysis.comparisons.claims import interval, p_value, size, where
 from evaluation.analysis.comparisons.selection import Metric, Selection, select
+from evaluation.analysis.comparisons.tuning_noise import TuningNoise, contrast_tuned, estimate, tuning_noise
 from evaluation.analysis.comparisons.verdicts import (
     EXPLORATORY,
     PRIMARY,
@@ -151,10 +152,11 @@ def compare(
     selection = select(dataset, part, metric)
     chosen = choose_baseline(selection, baseline)
     groups = _groups(selection)
-    note, words = bootstrap_note(selection, how), selection.metric.words
+    noise, words = tuning_noise(dataset, selection, how), selection.metric.words
+    note = "; ".join(filter(None, [bootstrap_note(selection, how), noise.words]))
     adjusted = f"{families_note()}; {note}"
     scores = select(dataset, part, "final") if selection.metric.kind == "spread" else None
-    pairs = _pair_rows(selection, scores, chosen, groups, how)
+    pairs = _pair_rows(selection, scores, chosen, groups, noise, how)
     gates = {row.method: row.p_holm for row in pairs if row.family == PRIMARY}
     return Comparison(
         part=selection.part,
@@ -162,12 +164,12 @@ def compare(
         metric=selection.metric,
         baseline=chosen,
         how=how,
-        cells=Table(f"{words} by task and setting", _cell_rows(selection, scores, how), note),
-        aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, how), note),
+        cells=Table(f"{words} by task and setting", _cell_rows(selection, scores, noise, how), note),
+        aggregates=Table(f"{words} over tasks, normalized", _aggregate_rows(selection, groups, noise, how), note),
         pairs=Table(f"{words} against {chosen}", pairs, adjusted),
         cell_pairs=Table(
             f"{words} against {chosen} by task and setting",
-            _pair_rows(selection, scores, chosen, {cell: [cell] for cell in selection.cells}, how, gates),
+            _pair_rows(selection, scores, chosen, {cell: [cell] for cell in selection.cells}, noise, how, gates),
             adjusted,
         ),
         references=selection.references,
@@ -190,6 +192,7 @@ def _pair_rows(
     scores: Selection | None,
     baseline: Method,
     groups: Mapping[Cell, Sequence[Cell]],
+    noise: TuningNoise,
     how: Bootstrap,
     gates: Mapping[Method, float] = MappingProxyType({}),
 ) -> list[PairRow]:
@@ -205,6 +208,8 @@ def _pair_rows(
         for method in (method for method in methods if baseline in methods and method != baseline):
             x, y = (_values(selection, group, cells, one) for one in (method, baseline))
             one = contrast(x, y, how, center, selection.metric.higher_is_better)
+            of_x, of_y = (noise.moves(selection, cells, side, not group.task) for side in (method, baseline))
+            one = contrast_tuned(one, x, y, (of_x, of_y), how, center, selection.metric.higher_is_better)
             if selection.metric.kind != "score":  # neither a time nor a spread is negative
                 end = horizon if is_time else math.inf
                 one = replace(one, method=one.method.within(0.0, end), baseline=one.baseline.within(0.0, end))
@@ -256,7 +261,7 @@ def _sentence(row: PairRow, metric: Metric, unit: str) -> str:
     return f"{where(row.cell)}: {said} ({what}; {over}); {tested}: {verdict}."
 
 
-def _cell_rows(selection: Selection, scores: Selection | None, how: Bootstrap) -> list[CellRow]:
+def _cell_rows(selection: Selection, scores: Selection | None, noise: TuningNoise, how: Bootstrap) -> list[CellRow]:
     """Every method of every cell on its own."""
     is_time, rows = selection.metric.kind == "time", []
     for cell in selection.cells:
@@ -266,7 +271,8 @@ def _cell_rows(selection: Selection, scores: Selection | None, how: Bootstrap) -
         for method in _complete(selection, [cell]):
             values = selection.cells[cell][method]
             reached = int(np.isfinite(values).sum()) if is_time else None
-            middle, half, iqm = (how.estimate(of, values) for of in statistics)
+            moves = noise.moves(selection, [cell], method, normalized=False)
+            middle, half, iqm = (estimate(of, values, moves, how) for of in statistics)
             if selection.metric.kind != "score":
                 middle = middle.within(0.0, selection.horizons.get(cell, math.inf))
                 half, iqm = half.within(0.0, math.inf), iqm.within(0.0, math.inf)
@@ -277,18 +283,20 @@ def _cell_rows(selection: Selection, scores: Selection | None, how: Bootstrap) -
     return rows
 
 
-def _aggregate_rows(selection: Selection, groups: Mapping[Cell, Sequence[Cell]], how: Bootstrap) -> list[AggregateRow]:
+def _aggregate_rows(
+    selection: Selection, groups: Mapping[Cell, Sequence[Cell]], noise: TuningNoise, how: Bootstrap
+) -> list[AggregateRow]:
     """Every statistic of every method that has runs on all cells of a group."""
     rows = []
     for group, cells in groups.items():
         for method in _complete(selection, cells):
-            scores = selection.matrix(cells, method)
+            scores, moves = selection.matrix(cells, method), noise.moves(selection, cells, method)
             lost = sum(selection.diverged[cell][method] for cell in cells)
             for name, of_cells in STATISTICS[selection.metric.kind].items():
-                estimate = how.estimate(of_cells, scores)
+                value = estimate(of_cells, scores, moves, how)
                 if selection.metric.kind != "score" or name == "optimality_gap":
-                    estimate = estimate.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
-                rows.append(AggregateRow(group, method, name, estimate, len(cells), scores.shape[0], lost))
+                    value = value.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
+                rows.append(AggregateRow(group, method, name, value, len(cells), scores.shape[0], lost))
     return rows
 
 

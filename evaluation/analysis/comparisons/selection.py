@@ -85,10 +85,15 @@ class Selection:
     def normalized(self, cell: Cell, method: Method) -> Array:
         """Values (n,) that can be put beside those of other cells: scores between the task's references, spreads as
         shares of the distance between them, times as shares of the run."""
-        values, to = self.cells[cell][method], self.references[cell.task]
+        values = self.cells[cell][method]
         if self.metric.kind == "score":
-            return normalize(values, to)
-        return values / (self.horizons[cell] if self.metric.kind == "time" else to.high - to.low)
+            return normalize(values, self.references[cell.task])
+        return values / self.scale(cell)
+
+    def scale(self, cell: Cell) -> float:
+        """What counts as 1 in a cell: a score's distance between the references, of a time the length of the run."""
+        to = self.references[cell.task]
+        return self.horizons[cell] if self.metric.kind == "time" else to.high - to.low
 
     def matrix(self, cells: Sequence[Cell], method: Method) -> Array:
         """Normalized values (R, T) of the cells, R the smallest number of runs in any of them (the lowest seeds)."""

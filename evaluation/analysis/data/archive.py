@@ -7,7 +7,7 @@
     records.parquet      the recorded updates' rows of `metrics` (splits gradients and diagnostics), thinned to a size
     gradients.parquet    the table `gradients`, thinned to a size
     summaries.parquet    `Dataset.gradient_summaries` of all runs with gradients but a search's
-    steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`)
+    steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`, `early_steps`)
 
 `dataset.load` reads the folder back to the same tables, records and effective steps in 32 bits; `metrics` then has
 evaluations and thinned records only.
@@ -75,7 +75,7 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
     for table, source, order, shown in (
         ("runs", "runs", "run", times | {"command": _portable(dataset.roots)}),
         ("evaluations", "evaluations", "run, step", short | {"std": _single("std")}),
-        ("effective_steps", f"({EFFECTIVE})", "run", {"step": _single("step")}),
+        ("effective_steps", f"({EFFECTIVE})", "run", {name: _single(name) for name in ("step", "early")}),
     ):
         file, schema = FILES[table]
         _write(connection, f"SELECT {names(schema, shown)} FROM {source} ORDER BY {order}", folder / file)

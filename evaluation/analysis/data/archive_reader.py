@@ -39,7 +39,9 @@ def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Pr
     connection.execute("BEGIN")
     with _reported(root, "corrupt archive", problems):
         for table in ("runs", "evaluations", "effective_steps"):
-            connection.execute(f"INSERT INTO {table} {_select(source, table)}")
+            earlier = table == "effective_steps" and "early" not in _columns(connection, root / FILES[table][0])
+            shown = {"early": "NULL::DOUBLE"} if earlier else {}
+            connection.execute(f"INSERT INTO {table} {_select(source, table, shown)}")
     if len(problems) > known:
         connection.execute("ROLLBACK")
         return []
@@ -100,12 +102,17 @@ def _gradients(connection: duckdb.DuckDBPyConnection, source: Source, problems: 
     if not path.is_file():
         return []
     with _reported(path, "corrupt", problems):
-        found = connection.execute(f"SELECT name FROM parquet_schema({run_rows.quoted(str(path))})").fetchall()
-        earlier = not set(LATER) <= {name for (name,) in found}
+        earlier = not set(LATER) <= _columns(connection, path)
         query = _select(source, "gradients", run_rows.NOT_YET if earlier else {})
         connection.execute(f"SELECT max(hash(COLUMNS(*))) FROM ({query})")  # reads all of it
         return [query]
     return []
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, path: Path) -> set[str]:
+    """The columns of a file."""
+    found = connection.execute(f"SELECT name FROM parquet_schema({run_rows.quoted(str(path))})").fetchall()
+    return {name for (name,) in found}
 
 
 def _select(source: Source, table: str, shown: Mapping[str, str] = {}) -> str:

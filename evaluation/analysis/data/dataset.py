@@ -29,14 +29,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Problem", "load"]
 
-EFFECTIVE = """
-    SELECT * FROM (
-        SELECT run, median(ratio) AS step FROM (
-            SELECT run, "update", sqrt(sum(numel * update_rms ** 2) / sum(numel * weight_rms ** 2)) AS ratio
-            FROM gradients WHERE event = 'interval' AND run NOT IN (SELECT run FROM effective_steps)
-            GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
-        ) GROUP BY run UNION ALL SELECT run, step FROM effective_steps
-    ) WHERE step > 0 AND NOT isnan(step)"""
+EARLY = 0.25  # of a run's training steps: the records up to there tell its early step
+# Of archives, whose gradients are thinned, what they say themselves.
+EFFECTIVE = f"""
+    SELECT run, coalesce(known.step, measured.step) AS step, coalesce(known.early, measured.early) AS early FROM (
+        SELECT run, median(ratio) AS step,
+            median(ratio) FILTER (made_at <= {EARLY} * total_steps AND ratio > 0) AS early
+        FROM (
+            SELECT run, "update", min(step) AS made_at,
+                sqrt(sum(numel * update_rms ** 2) / sum(numel * weight_rms ** 2)) AS ratio
+            FROM gradients WHERE event = 'interval' GROUP BY run, "update" HAVING sum(numel * weight_rms ** 2) > 0
+        ) JOIN runs USING (run) GROUP BY run
+    ) AS measured FULL JOIN effective_steps AS known USING (run)
+    WHERE coalesce(known.step, measured.step) > 0 AND NOT isnan(coalesce(known.step, measured.step))"""
 PHASES = ("early", "middle", "late")  # thirds of a run's recorded updates
 # Means over the regular records of a phase, of finite values, to three digits: a study's and its archive's are equal.
 _OF_RECORDS = {
@@ -94,6 +99,13 @@ class Dataset(Closing):
         them the mean clipped share, attenuation, threshold, noise relative to the gradient's root mean square and
         update relative to the weights (None: none is finite, as the threshold where there is none)."""
         return self.rows(f"SELECT * FROM ({SUMMARIES}) ORDER BY run, layer, list_position({list(PHASES)}, phase)")
+
+    def early_steps(self) -> dict[str, float]:
+        """The same over the updates recorded in the first quarter of a run's training steps (`EARLY`), before what
+        became of the run can tell on it: weights that blew up take small steps. Runs without such a record are absent;
+        of an archive of an earlier version all but those whose gradients it holds."""
+        rows = self.rows(f"SELECT run, early FROM ({EFFECTIVE}) WHERE early > 0 AND NOT isnan(early)")
+        return {row["run"]: row["early"] for row in rows}
 
     def left_out(self) -> list[str]:
         """The problems, a line each; of a reason that many share the first few, and how many more."""

@@ -29,7 +29,7 @@ RUNS = (
 _PLACE = {"step": "BIGINT", "samples": "BIGINT", "wall_s": "DOUBLE"}
 RUN = {"run": "VARCHAR"}
 EVALUATIONS = {**RUN, **_PLACE, "evaluation_s": "DOUBLE", "value": "DOUBLE", "std": "DOUBLE"}
-EFFECTIVE_STEPS = {**RUN, "step": "DOUBLE"}
+EFFECTIVE_STEPS = {**RUN, "step": "DOUBLE", "early": "DOUBLE"}
 GRADIENT_SUMMARIES = (
     dict.fromkeys(("run", "layer", "phase"), "VARCHAR")
     | {"records": "BIGINT"}

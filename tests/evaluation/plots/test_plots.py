@@ -398,3 +398,14 @@ class TestBaseline:
 )
 def test_seeds_in_words(counts: list[int], text: str) -> None:
     assert seeds_in_words(counts).replace("\xa0", " ") == text
+
+
+def test_best_of_k_trials_ends_with_all_tasks(study: StudyData, figures: dict[str, Figure]) -> None:
+    figure = figures["best-of-trials"]
+    places = [(one.row, one.column) for one in figure.panels]
+    assert places == [("CartPole", "plain"), ("Acrobot", "plain"), ("all tasks", "plain")]
+    drawn = line(panel(figure, "CartPole", "plain"), "adam")
+    assert list(drawn) == [1, 2, 3, 4]
+    query = "SELECT avg(final) AS mean FROM runs WHERE part = 'tuning' AND task = 'CartPole' AND optimizer = 'adam'"
+    assert drawn[1] == pytest.approx(study.data.rows(query)[0]["mean"])
+    assert "on a seed that had no part in the choice" in figure.caption

@@ -292,6 +292,12 @@ class TestTables:
             assert line.runs == RunKey("comparison", task, setting, method)
         assert [line.cells[2].text for line in sheet.lines[:3]] == ["asgc", "adam", "sgd"]
 
+    def test_what_the_best_of_k_trials_reach(self, contents: page.Contents) -> None:
+        [sheet] = contents.sheets["tuning"]
+        assert [label for label, _ in sheet.columns[4:]] == ["best of 1", "best of 2", "best of 3", "best of 4"]
+        assert len(sheet.lines) == 3 * 3  # optimizers; two tasks, and both together
+        assert [sheet.lines[-1].cells[place].text for place in (0, 1, 3)] == ["all", "all settings", "3"]
+
     @pytest.mark.parametrize(
         ("cell", "method", "labels"),
         [

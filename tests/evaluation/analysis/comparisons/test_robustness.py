@@ -1,4 +1,4 @@
-"""Sensitivity to an option, random settings, and the baseline at matched step size."""
+"""Sensitivity to an option, and random settings."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.analysis import compare_cli
-from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import NEAR, robustness, sensitivity
 from evaluation.analysis.comparisons.verdicts import Verdict
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import REFERENCES
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
-from tests.evaluation.run_trees import Planned, write_gradients, write_study
+from tests.evaluation.run_trees import Planned, write_study
 
 QUICK = {"how": Bootstrap(repetitions=300)}
 BETTER, NOT_SHOWN = Verdict.BETTER, Verdict.NOT_SHOWN
@@ -164,154 +162,3 @@ def test_no_part_of_random_settings(tmp_path):
             robustness(data)
         with pytest.raises(UserError, match="part comparison is a compare, not of kind robustness or grid"):
             robustness(data, "comparison")
-
-
-# Matched step size ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def matched_study(tmp_path):
-    """asgc's updates are a third of adam's; adam ran at a third of its rate in the search, and there it is as good."""
-    asgc = [flat("asgc", seed, 400.0 + seed, lr=3e-3) for seed in range(5)]
-    adam = [flat("adam", seed, 300.0 + seed, lr=3e-3) for seed in range(5)]
-    small = [
-        flat("adam", seed, 400.0 + seed, lr=1e-3, part="tuning", kind="search", variant="trial-1") for seed in range(5)
-    ]
-    other = [flat("adam", seed, 0.0, lr=1e-5, part="tuning", kind="search", variant="trial-2") for seed in range(5)]
-    folder = write_study(tmp_path / "tiny", asgc + adam + small + other)
-    steps = ((asgc, 1.0e-3), (adam, 3.0e-3), (small, 1.1e-3), (other, 1e-5))
-    return folder, steps
-
-
-def test_the_baseline_at_the_same_effective_step(matched_study):
-    folder, steps = matched_study
-    for planned, step in steps:
-        for run in planned:
-            write_gradients(folder / run.path, update_to_weight=step)
-    with dataset.load(folder) as data:
-        (row,) = matched_steps(data, **QUICK)
-    assert (row.method.name, row.baseline.name, row.measure) == ("asgc", "adam", "update to weight")
-    assert (row.step, row.baseline_step, row.matched_step) == pytest.approx((1e-3, 3e-3, 1.1e-3))
-    assert (row.matched, row.n_matched, row.matched_iqm.value) == ("tuning trial-1", 5, row.iqm.value)
-    assert (row.improvement.value, row.verdict) == (0.5, NOT_SHOWN)
-    assert row.difference.low < 0 < row.difference.high
-    assert (
-        "at matched step size (update to weight 0.001, adam's in the comparison 0.003, matched 0.0011" in row.sentence
-    )
-
-
-def test_without_gradients_the_learning_rate_is_what_is_matched(matched_study):
-    folder, _ = matched_study
-    with dataset.load(folder) as data:
-        (row,) = matched_steps(data, **QUICK)
-    assert (row.measure, row.step, row.matched) == ("learning rate", 3e-3, "comparison default")
-    assert (row.verdict, row.improvement.value) == (BETTER, 1.0)
-
-
-def test_nothing_to_match_with_is_said(matched_study):
-    folder, steps = matched_study
-    for planned, step in (steps[0], steps[1]):
-        for run in planned:
-            write_gradients(folder / run.path, update_to_weight=step)
-    with dataset.load(folder) as data:
-        (row,) = matched_steps(data, **QUICK)
-    assert (row.n_matched, row.verdict) == (0, NOT_SHOWN)
-    assert math.isnan(row.matched_iqm.value)
-    assert row.sentence.endswith("has no match: no 3 runs of adam at one setting within a factor 1.5.")
-
-
-def test_two_runs_are_no_match(matched_study):
-    folder, steps = matched_study
-    for planned, step in steps:
-        for run in planned:
-            write_gradients(folder / run.path, update_to_weight=step)
-    for run in steps[2][0][2:]:
-        (folder / run.path / "summary.json").unlink()
-    with dataset.load(folder) as data:
-        (row,) = matched_steps(data, **QUICK)
-    assert (row.n_matched, row.matched) == (0, "")
-
-
-def test_the_effective_step_is_that_of_the_whole_network(tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
-    run = flat("adam", 1, 1.0)
-    folder = write_study(tmp_path / "tiny", [run])
-    path = write_gradients(folder / run.path)
-    table = pyarrow.parquet.read_table(path).to_pylist()
-    for row in table:
-        large = row["layer"] == "hidden.weight"
-        row |= {
-            "numel": 900 if large else 100,
-            "update_rms": 0.01 if large else 0.03,
-            "weight_rms": 1.0 if large else 2.0,
-        }
-        row["event"] = "interval" if row["update"] > 1 else "shift"
-        if row["event"] == "shift":
-            row["update_rms"] = 5.0  # not typical: left out
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
-    with dataset.load(folder) as data:
-        assert data.effective_steps() == {
-            run.path: pytest.approx(math.sqrt((900 * 0.01**2 + 100 * 0.03**2) / (900 * 1.0 + 100 * 4.0)))
-        }
-
-
-def test_only_scores_of_a_comparison_are_matched(tmp_path):
-    planned = [flat("adam", 1, 1.0), flat("asgc", 1, 1.0)]
-    with load(tmp_path, planned) as data, pytest.raises(UserError, match="step sizes are matched for scores"):
-        matched_steps(data, metric="ttt_steps")
-
-
-def test_a_grid_at_the_same_effective_step(tmp_path, capsys):
-    """asgc seems better at every rate but one; its steps are a tenth of adam's, and at the same step it is adam's equal
-    but where adam's steps were never as small."""
-    rates = (1e-3, 1e-2, 1e-1)
-    scores = {"adam": dict(zip(rates, (480.0, 300.0, LOW), strict=True))}
-    scores["asgc"] = dict(zip(rates, (100.0, 480.0, 300.0), strict=True))
-    steps = {"adam": 1.0, "asgc": 0.1}
-    planned = {
-        (name, lr): [flat(name, seed, score + seed - 1, lr=lr, variant=f"lr-{lr}", part="rates", kind="grid")
-                     for seed in range(3)]
-        for name, points in scores.items()
-        for lr, score in points.items()
-    }  # fmt: skip
-    diverged = [flat("adam", seed, LOW, lr=1.0, variant="lr-1.0", part="rates", kind="grid") for seed in range(3)]
-    folder = write_study(tmp_path / "tiny", [run for runs in planned.values() for run in runs] + diverged)
-    for (name, lr), runs in planned.items():
-        for run in runs:
-            write_gradients(folder / run.path, update_to_weight=1.5 * steps[name] * lr)
-    for run in diverged:
-        write_gradients(folder / run.path, update_to_weight=math.inf)
-    with dataset.load(folder) as data:
-        (row,) = table = matched_grid(data, "rates", **QUICK)
-        with pytest.raises(UserError, match="no runs of the baseline"):
-            matched_grid(data, "rates", baseline="sgd")
-        with pytest.raises(UserError, match="kind grid"):
-            matched_grid(data, "rates", metric="std")
-    assert "3 runs without a finite effective step" in table.note
-    assert (row.method.name, row.baseline.name, row.bins) == (
-        "asgc",
-        "adam",
-        2,
-    )  # steps of 1.5e-3 and 1.5e-2, not 1.5e-4
-    assert (row.step_low, row.step_high) == (pytest.approx(1e-3), pytest.approx(10**-1.5))
-    expected = (np.array([480.0, 300.0]) - LOW) / (HIGH - LOW)
-    assert row.area.value == pytest.approx(np.clip(expected, 0, 1).mean())
-    assert (row.difference.value, row.near, row.baseline_near) == (pytest.approx(0), 0.5, 0.5)
-    assert row.difference.low < 0 < row.difference.high
-    assert row.sentence.endswith("no difference shown.")
-
-    argv = [str(folder), "--part", "rates", "--out", str(tmp_path / "out"), "--repetitions", "300"]
-    assert compare_cli.main(argv) == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "near the best" in printed
-    assert row.sentence in printed
-    assert "0.333" in (tmp_path / "out" / "rates-final-robustness.csv").read_text()
-    assert "asgc" in (tmp_path / "out" / "rates-final-matched.csv").read_text()
-
-
-def test_a_grid_without_gradients_has_no_steps_to_match(tmp_path):
-    planned = [flat("adam", 1, 1.0, lr=lr, variant=f"lr-{lr}", part="rates", kind="grid") for lr in (1e-3, 1e-2)]
-    with load(tmp_path, planned) as data, pytest.raises(UserError, match="no run of part rates has a record"):
-        matched_grid(data, "rates")

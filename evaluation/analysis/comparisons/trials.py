@@ -1,0 +1,63 @@
+"""The trials of a study's searches: what each reached, and by what the best was chosen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.analysis.comparisons.selection import METRICS, Row, run_rows
+from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.stats.aggregate import Array
+
+OBJECTIVES = {"final": "final", "curve": "auc"}  # of a search, by the name of the metric
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The search of one optimizer on one task in one setting: K trials of S seeds each, in order.
+
+    Attributes:
+        objective: (K, S) what the search maximizes the mean of.
+        values: (K, S) the metric that is looked at.
+    """
+
+    objective: Array
+    values: Array
+
+
+def part_definition(dataset: Dataset, part: str) -> Mapping[str, Any]:
+    """The part's mapping in the study's definition; empty where there is none."""
+    parts = dataset.definition.get("parts")
+    found = parts.get(part) if isinstance(parts, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def trials(dataset: Dataset, search: str, metric: str) -> dict[Cell, dict[Method, Trials]]:
+    """The finished trials of a part of kind search, by task and setting, and by optimizer.
+
+    Trials that lack a seed are left out. A time that was not reached is the length of the run. Empty: there are no
+    trials, or no target of a time.
+    """
+    name = OBJECTIVES.get(str(part_definition(dataset, search).get("objective", "final")), "final")
+    condition = "part = ? AND purpose = 'tune'"
+    objective = {row["run"]: float(row[name]) for row in run_rows(dataset, name, condition, search)}
+    cells: dict[Cell, dict[Method, dict[str, list[Row]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for row in run_rows(dataset, metric, condition, search):
+        if METRICS[metric].kind != "time" or row["target"] is not None:
+            cells[Cell(row["task"], row["setting"])][Method(row["optimizer"])][row["variant"]].append(row)
+    return {
+        cell: {method: _trials(list(variants.values()), objective, metric) for method, variants in methods.items()}
+        for cell, methods in cells.items()
+    }
+
+
+def _trials(variants: list[list[Row]], objective: Mapping[str, float], metric: str) -> Trials:
+    seeds, end = max(map(len, variants)), METRICS[metric].end
+    whole = [sorted(runs, key=lambda run: int(run["seed"])) for runs in variants if len(runs) == seeds]
+    values = [[min(run[metric], run[end]) if end else run[metric] for run in runs] for runs in whole]
+    return Trials(np.array([[objective[run["run"]] for run in runs] for runs in whole]), np.array(values, dtype=float))
