@@ -25,6 +25,7 @@ from evaluation.analysis.comparisons.tuning_noise import TuningNoise, contrast_t
 from evaluation.analysis.comparisons.verdicts import (
     EXPLORATORY,
     PRIMARY,
+    STRICTER,
     Contrast,
     Verdict,
     contrast,
@@ -179,7 +180,8 @@ def compare(
 
 def families_note() -> str:
     """How p values were adjusted."""
-    return "p adjusted by Holm over the primary rows, and over the exploratory ones, which claim nothing without these"
+    without = f"times {STRICTER} where the method's primary row shows nothing"
+    return f"p adjusted by Holm over the primary rows, and over the exploratory ones ({without})"
 
 
 def bootstrap_note(selection: Selection, how: Bootstrap) -> str:

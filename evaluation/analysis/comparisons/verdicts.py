@@ -3,8 +3,8 @@
 A `Contrast` is a method beside the baseline. `judge` takes all contrasts of a family together: p values are adjusted
 for their number (Holm), the intervals of the differences hold at once, and a verdict needs the test as well as an
 interval. The rows over all tasks and settings are the *primary* family, what a study claims; rows of single settings,
-tasks and points are *exploratory*, to look around with: a family of their own, which claims nothing of a method whose
-primary row shows nothing.
+tasks and points are *exploratory*, to look around with: a family of their own, judged ten times as
+strictly for a method whose primary row shows nothing.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def contrast(
 
 
 PRIMARY, EXPLORATORY = "primary", "exploratory"
+STRICTER = 10  # times the p value of an exploratory contrast whose primary one shows nothing
 
 
 def judge_families(
@@ -103,8 +104,8 @@ def judge_families(
     """The verdicts of a table: many exploratory rows take no power from the primary ones.
 
     `primary` names what each contrast decides (None: nothing, it is exploratory), `exploratory` by which of these names
-    it is gated: its p value is at least that of the primary contrast of that name (also from another table: `gates`),
-    so that under equal methods both families together claim no more than the primary one does.
+    it is gated: its p value is at least that of the primary contrast of that name (also from another table: `gates`)
+    or `STRICTER` times its own. So under equal methods both families together claim hardly more than the primary one.
     """
     judged: dict[int, Judged] = {}
     for is_primary in (True, False):
@@ -112,9 +113,10 @@ def judge_families(
         judged |= zip(places, judge([contrasts[place] for place in places], how), strict=True)
     p_values = {**gates, **{name: judged[at].p_holm for at, name in enumerate(primary) if name is not None}}
     for place, name in enumerate(primary):
-        if name is None and (gate := p_values.get(exploratory[place], 0.0)) > judged[place].p_holm:
-            verdict = Verdict.NOT_SHOWN if gate > 1 - how.level else judged[place].verdict
-            judged[place] = replace(judged[place], p_holm=gate, verdict=verdict)
+        one = judged[place]
+        if name is None and (gate := p_values.get(exploratory[place], 0.0)) > one.p_holm:
+            p = min(gate, STRICTER * one.p_holm)
+            judged[place] = replace(one, p_holm=p, verdict=Verdict.NOT_SHOWN if p > 1 - how.level else one.verdict)
     return [judged[place] for place in range(len(contrasts))]
 
 
