@@ -94,7 +94,7 @@ def test_nothing_to_match_with_is_said(matched_study):
         (row,) = matched_steps(data, **QUICK)
     assert (row.n_matched, row.verdict) == (0, NOT_SHOWN)
     assert math.isnan(row.matched_iqm.value)
-    assert row.sentence.endswith("has no match: no 3 runs of adam at one setting within a factor 1.5.")
+    assert row.sentence.endswith("has no match: no 3 runs of adam at one setting within a factor 1.25.")
 
 
 def test_two_runs_are_no_match(matched_study):
@@ -173,7 +173,7 @@ def test_a_baseline_whose_steps_shrank_when_it_collapsed_is_no_match(collapsed_s
 def test_of_several_near_the_best_is_the_match_and_a_collapsed_one_never(collapsed_study):
     folder, dead, alive = collapsed_study
     with_steps(folder, dead, 1e-3, 1e-3)  # nearer than the other
-    with_steps(folder, alive, 1.4e-3, 1.4e-3)
+    with_steps(folder, alive, 1.2e-3, 1.2e-3)
     with dataset.load(folder) as data:
         (row,) = matched_steps(data, **QUICK)
     assert (row.matched, row.verdict) == ("rates lrx3", WORSE)
@@ -182,7 +182,7 @@ def test_of_several_near_the_best_is_the_match_and_a_collapsed_one_never(collaps
     with dataset.load(folder) as data:
         (row,) = matched_steps(data, **QUICK)
     assert (row.n_matched, row.verdict) == (0, NOT_SHOWN)
-    assert row.sentence.endswith("has no match: adam collapsed at every setting within a factor 1.5.")
+    assert row.sentence.endswith("has no match: adam collapsed at every setting within a factor 1.25.")
 
 
 def test_diverged_runs_of_a_match_count_as_the_worst(collapsed_study):
@@ -200,7 +200,7 @@ def test_diverged_runs_of_a_match_count_as_the_worst(collapsed_study):
 def test_an_archive_of_an_earlier_version_is_matched_over_all_of_training(collapsed_study, tmp_path):
     folder, dead, alive = collapsed_study
     with_steps(folder, dead, 1e-2, 1e-3)
-    with_steps(folder, alive, 1.2e-3, 1.4e-3)
+    with_steps(folder, alive, 1.2e-3, 1.2e-3)
     with dataset.load(folder) as data:
         archive = export(data, tmp_path / "archive")
     with dataset.load(archive) as data:  # today's keeps both
@@ -222,7 +222,7 @@ def setting(name, step, *scores):
 
 def test_a_setting_of_the_baseline_matches_the_nearest_of_the_method_only():
     own = [setting("a", 1.0, 0.5), setting("b", 2.0, 0.5), setting("c", math.nan, 0.5)]
-    good, better = setting("x", 1.3, 0.6, 0.6, 0.6), setting("y", 1.45, 0.9, 0.9, 0.9)
+    good, better = setting("x", 1.2, 0.6, 0.6, 0.6), setting("y", 1.7, 0.9, 0.9, 0.9)
     few, dead, far = setting("u", 2.0, 1.0, 1.0), setting("v", 2.0, 0.0, 0.1, 0.0), setting("w", math.inf, 1, 1, 1)
     found = match(own, [good, better, few, dead, far], floor=0.05)
     assert found == [Match(own[0], [good], False), Match(own[1], [better], False), Match(own[2], [], False)]
@@ -270,7 +270,7 @@ def test_a_grid_at_the_same_effective_step(tmp_path, capsys):
             matched_grid(data, "rates", baseline="sgd")
         with pytest.raises(UserError, match="kind grid"):
             matched_grid(data, "rates", metric="std")
-    assert "each point beside the best point of adam within a factor 1.5" in table.note
+    assert "each point beside the best point of adam within a factor 1.25" in table.note
     assert (row.method.name, row.baseline.name, row.measure) == ("asgc", "adam", EARLY)
     assert (row.points, row.collapsed) == (2, 1)  # steps of 1.5e-3 and 1.5e-2, not 1.5e-4, nor 0.15
     assert (row.step_low, row.step_high) == (pytest.approx(1.5e-3), pytest.approx(1.5e-2))
@@ -332,8 +332,8 @@ def share_with_a_claim(studies, runs, methods=4, gain=0.0):
 
 
 def test_methods_that_differ_in_their_steps_only_are_not_called_different():
-    assert share_with_a_claim(10, 3) == 0
-    assert share_with_a_claim(4, 3, gain=0.3) == 1
+    assert share_with_a_claim(20, 5) <= 0.1
+    assert share_with_a_claim(4, 5, gain=0.3) == 1
 
 
 @pytest.mark.slow
