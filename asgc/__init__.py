@@ -1,7 +1,8 @@
 """ASGC: Adaptive Stochastic Gradient Clipping for PyTorch.
 
 ``ASGC`` is the optimizer, ``wrap`` puts the same gradient transform in front of any other one, ``functional`` holds the
-pure functions, ``optimizers`` is a registry of ASGC and its baselines by name.
+pure functions, ``optimizers`` is a registry of ASGC and its baselines by name. ``number_layers`` is for optimizers
+that hold a part of the parameters each.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import functional, optimizers
+    from .layers import number_layers
     from .optimizer import ASGC
     from .wrapped import wrap
 
-__all__ = ["ASGC", "functional", "optimizers", "wrap"]
+__all__ = ["ASGC", "functional", "number_layers", "optimizers", "wrap"]
 __version__ = "0.1.0"
 
-_HOMES = {"ASGC": "optimizer", "wrap": "wrapped"}
+_HOMES = {"ASGC": "optimizer", "number_layers": "layers", "wrap": "wrapped"}
 
 
 def __getattr__(name: str) -> Any:

@@ -223,5 +223,5 @@ class Clipped(OptimizerProxy):
         own = state_dict.get("clip", {})
         if set(own) != set(wanted):
             raise ValueError(f"this is not a state_dict of {type(self.clip).__name__}: its clip has {sorted(own)}")
-        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "clip"})
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "clip"})
         self.clip.load(copy.deepcopy(own))

@@ -1,7 +1,8 @@
-"""The layers of an optimizer in messages: their names, and the parameters and gradients that are refused."""
+"""The layers of an optimizer: their numbers, their names in messages, and what is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,9 +10,30 @@ from torch import Tensor
 
 from .placement import is_dtensor, problem
 
-__all__ = ["check_gradients", "check_parameter", "first_dtensor", "layer_name"]
+__all__ = ["check_gradients", "check_parameter", "first_dtensor", "layer_name", "layer_number", "number_layers"]
 
 Group = dict[str, Any]
+
+
+def number_layers(params: Iterable[Tensor]) -> None:
+    """Give each parameter a number for the noise that it keeps in every optimizer.
+
+    Without it a layer's number is its place among the parameters of its optimizer. So where each parameter has an
+    optimizer of its own (a step in the backward pass), or each rank one for its part (ZeroRedundancyOptimizer), several
+    layers have the number 0 and the same noise.
+
+    Args:
+        params: all parameters that are trained together, ``model.parameters()``: in an order that stays, and when they
+            are final (``fully_shard`` makes new ones). One optimizer for all of them would give the same numbers.
+    """
+    for number, param in enumerate(params):
+        param._asgc_layer = number  # type: ignore[attr-defined]
+
+
+def layer_number(param: Tensor, place: int) -> int:
+    """The number from ``number_layers``, or else the place among the parameters of the optimizer."""
+    number: int = getattr(param, "_asgc_layer", place)
+    return number
 
 
 def layer_name(groups: list[Group], group_index: int, index: int) -> str:

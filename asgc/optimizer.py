@@ -20,7 +20,7 @@ from . import functional, rules
 from . import gradient_statistics as statistics
 from .diagnostics import describe
 from .implementations import REGISTRY
-from .layers import check_gradients, check_parameter, first_dtensor
+from .layers import check_gradients, check_parameter, first_dtensor, layer_number
 from .nonfinite import Watch, found_nonfinite
 from .options import (
     ASGC_DEFAULTS,
@@ -150,11 +150,11 @@ class ASGC(Optimizer):
         return current
 
     def layer_number(self, param: Tensor) -> int:
-        """Number of a layer for the noise: the one in its state, before the first step its place among all."""
+        """Number of a layer for the noise: the one in its state; before the first step see ``asgc.number_layers``."""
         if "layer" in self.state.get(param, {}):
             return int(self.state[param]["layer"])
         params = (p for group in self.param_groups for p in group["params"])
-        return next(number for number, p in enumerate(params) if p is param)
+        return layer_number(param, next(place for place, p in enumerate(params) if p is param))
 
     def layer_state(self, param: Tensor, group: Group) -> dict[str, Any]:
         """``state[param]``, complete: what is missing before the first step of this parameter is made here."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, ValueClip, average, norms
+from .layers import layer_number
 from .noise import noise_like
 
 __all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
@@ -188,8 +189,9 @@ class GradientNoise(Clip):
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         std = math.sqrt(self.eta / (1 + self.step) ** self.noise_decay)
-        for number, _, grad in layers:
-            grad.add_(noise_like(grad, self.seed, self.step, number).to(grad.dtype), alpha=std)
+        for place, param, grad in layers:
+            eps = noise_like(grad, self.seed, self.step, layer_number(param, place))
+            grad.add_(eps.to(grad.dtype), alpha=std)
         self.step += 1
         return [Bound(clipped=0.0, noise_std=std) for _ in layers]
 

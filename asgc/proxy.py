@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-__all__ = ["OptimizerProxy"]
+__all__ = ["OptimizerProxy", "innermost"]
 
 _STATE_DICT_HOOKS = (
     "_optimizer_state_dict_pre_hooks",
@@ -18,6 +18,14 @@ _STATE_DICT_HOOKS = (
 )
 
 
+def innermost(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside of wrappers, such as Lookahead, that hold it as ``inner``, ``optimizer`` or
+    ``base_optimizer``."""
+    held = (getattr(optimizer, name, None) for name in ("inner", "optimizer", "base_optimizer"))
+    inside = next((x for x in held if isinstance(x, Optimizer) and x is not optimizer), None)
+    return optimizer if inside is None else innermost(inside)
+
+
 class OptimizerProxy(Optimizer):
     """A ``torch.optim.Optimizer`` whose parameter groups, defaults and state are those of ``inner``.
 
@@ -25,7 +33,7 @@ class OptimizerProxy(Optimizer):
 
     Raises:
         TypeError: inner is not an optimizer.
-        ValueError: inner evaluates its closure itself (LBFGS).
+        ValueError: inner evaluates its closure itself (LBFGS, SAM and its kin).
     """
 
     inner: Optimizer
@@ -33,8 +41,14 @@ class OptimizerProxy(Optimizer):
     def __init__(self, inner: Optimizer) -> None:
         if not isinstance(inner, Optimizer):
             raise TypeError(f"expected a torch.optim.Optimizer, got {type(inner).__name__}")
-        if isinstance(inner, torch.optim.LBFGS):
+        if isinstance(innermost(inner), torch.optim.LBFGS):
             raise ValueError("LBFGS evaluates its closure several times a step: its gradients cannot be changed before")
+        if hasattr(inner, "first_step") and hasattr(inner, "second_step"):
+            name = type(inner).__name__
+            raise ValueError(
+                f"{name} takes gradients at two points in a step and evaluates the closure itself: nothing can stand in "
+                f"front of it. Put ASGC inside, {name}(params, base_optimizer=ASGC, lr=...)"
+            )
         self.inner = inner
         # Optimizer.__init__ would make groups of its own; __setstate__ sets up the rest: hooks, profiling.
         self.__setstate__({"inner": inner, "defaults": inner.defaults})
@@ -42,7 +56,8 @@ class OptimizerProxy(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.inner = state["inner"]
         # The state_dict is the inner optimizer's, so hooks on it are too.
-        hooks = {name: getattr(self.inner, name) for name in _STATE_DICT_HOOKS}
+        # Wrappers such as Lookahead have none.
+        hooks = {name: getattr(self.inner, name) for name in _STATE_DICT_HOOKS if hasattr(self.inner, name)}
         super().__setstate__({**state, **hooks})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,6 +89,14 @@ class OptimizerProxy(Optimizer):
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict()`` returned; an option that a saved group lacks stays as it is."""
+        groups = state_dict.get("param_groups")
+        if isinstance(groups, list) and len(groups) == len(self.param_groups):
+            groups = [
+                {**{name: value for name, value in own.items() if name in self.inner.defaults}, **saved}
+                for own, saved in zip(self.param_groups, groups, strict=True)
+            ]
+            state_dict = {**state_dict, "param_groups": groups}
         self.inner.load_state_dict(state_dict)
 
     def __repr__(self) -> str:

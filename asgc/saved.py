@@ -19,10 +19,11 @@ from .adapt import ADAPTED, DERIVATIVES
 from .layers import layer_name
 from .options import ASGC_DEFAULTS, resolve, rule_defaults
 
-__all__ = ["VERSION", "check_layer", "check_version", "checked", "with_shapes"]
+__all__ = ["COUNTERS", "VERSION", "check_layer", "check_version", "checked", "counted", "with_shapes"]
 
 Group = dict[str, Any]
 VERSION = 2  # of the saved state's layout; 1, also where there is none: statistics without their last two rows
+COUNTERS = {"step": torch.float32, "noise_step": torch.int64}
 
 
 def with_shapes(state: Mapping[Any, Any], params: Iterable[Tensor]) -> dict[Any, Any]:
@@ -35,6 +36,35 @@ def with_shapes(state: Mapping[Any, Any], params: Iterable[Tensor]) -> dict[Any,
         index: {**own, "shape": shapes[index]} if index in shapes and isinstance(own, dict) else own
         for index, own in state.items()
     }
+
+
+def counted(state: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """A copy of a layer's saved state whose numbers are kept as they have to be, whatever they were saved as: a number
+    (as torch.optim once had its step), a tensor of another type or of one dimension.
+
+    Raises:
+        ValueError: one of them is no whole number.
+    """
+    new = dict(state)
+    for name in ("layer", *COUNTERS):
+        value = new.get(name)
+        if value is None or (isinstance(value, Tensor) and value.numel() != 1):
+            continue  # left to the checks of what must be there, and of shapes
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name!r} in {owner} is {value!r}, not a number") from error
+        if number < 0 or not number.is_integer():
+            raise ValueError(f"{name!r} in {owner} is {number}, not a whole number from 0 on")
+        if name == "layer":
+            new[name] = int(number)
+        elif not isinstance(value, Tensor) or value.dtype is not COUNTERS[name] or value.dim():
+            device = value.device if isinstance(value, Tensor) else "cpu"
+            new[name] = torch.tensor(int(value), dtype=COUNTERS[name], device=device)
+    for name, dtype in (("stats", torch.float32), ("adapted", torch.float64)):
+        if isinstance(new.get(name), Tensor):
+            new[name] = new[name].to(dtype)
+    return new
 
 
 def check_version(version: Any) -> None:
@@ -61,32 +91,35 @@ def checked(groups: list[Group], loaded: Mapping[str, Any]) -> dict[str, Any]:
     saved_groups = loaded.get("param_groups") or [{}]
     for saved in saved_groups:
         check_version(saved.get("asgc_version", 1))
-        if "rule" not in saved or "clip_factor" not in saved or "state" not in loaded:
-            raise ValueError("this is not a state_dict of ASGC: its groups have no rule or clip_factor")
-    states = {index: _with_all_rows(own) for index, own in loaded["state"].items()}
+        if not {"rule", "clip_factor"} & saved.keys() or not {"params"} <= saved.keys() or "state" not in loaded:
+            raise ValueError("this is not a state_dict of ASGC: its groups have no rule, clip_factor or parameters")
     complete: list[Group] = []
+    state = {
+        index: _with_all_rows(counted(own, f"the saved state of parameter {index}")) if isinstance(own, dict) else own
+        for index, own in loaded["state"].items()
+    }
     for gi, saved in enumerate(saved_groups):
         group = groups[gi] if gi < len(groups) else saved
         complete.append(_checked_group(gi, group, saved))
         for pi, (param, index) in enumerate(zip(group["params"], saved["params"], strict=False)):
-            if isinstance(param, Tensor) and index in states:
-                _check_state(layer_name(groups, gi, pi), param, states[index], saved)
+            if isinstance(param, Tensor) and index in state:
+                _check_state(layer_name(groups, gi, pi), param, state[index], complete[gi])
     state = {
         index: {name: value for name, value in own.items() if name != "shape"} if isinstance(own, dict) else own
-        for index, own in states.items()
+        for index, own in state.items()
     }
     return {**loaded, "state": state, "param_groups": complete}
 
 
-def _with_all_rows(state: Any) -> Any:
-    if not isinstance(state, dict) or not isinstance(state.get("stats"), Tensor):
+def _with_all_rows(state: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(state.get("stats"), Tensor):
         return state
     return {**state, "stats": statistics.with_all_rows(state["stats"])}
 
 
 def _checked_group(index: int, group: Group, saved: Group) -> Group:
     """The saved group with the options that its asgc did not have yet, at their present values."""
-    rule = saved["rule"]
+    rule = saved.get("rule", group["rule"])
     if rule != group["rule"]:
         raise ValueError(f"group {index} of this state_dict is of rule {rule!r}, the optimizer's of {group['rule']!r}")
     names = {"lr", *ASGC_DEFAULTS, *rule_defaults(rule)}

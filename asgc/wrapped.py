@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias, overload
@@ -13,17 +15,18 @@ from torch.optim import Optimizer
 from . import functional
 from . import gradient_statistics as statistics
 from .diagnostics import describe
-from .layers import check_gradients, check_parameter, first_dtensor, layer_name
+from .layers import check_gradients, check_parameter, first_dtensor, layer_name, layer_number
 from .nonfinite import Watch, found_nonfinite
 from .options import TRANSFORM_DEFAULTS, is_tensor_free, resolve_transform
+from .placement import is_dtensor, local
 from .preview import Preview, preview_sharded, preview_transform
-from .proxy import OptimizerProxy
-from .saved import VERSION, check_layer, check_version, with_shapes
+from .proxy import OptimizerProxy, innermost
+from .saved import VERSION, check_layer, check_version, counted, with_shapes
 
 __all__ = ["Wrapped", "wrap"]
 
 Group = dict[str, Any]
-Change: TypeAlias = tuple[Tensor, dict[str, Any], functional.Transformed]  # gradient (local), state, what it becomes
+Change: TypeAlias = tuple[Tensor, dict[str, Any], functional.Transformed]  # parameter, its state, what becomes of both
 
 
 class Wrapped(OptimizerProxy):
@@ -60,7 +63,7 @@ class Wrapped(OptimizerProxy):
     def _layer_state(self, param: Tensor, _: Group) -> dict[str, Any]:
         if param not in self.statistics:
             order = [p for group in self.param_groups for p in group["params"]]
-            number = next(i for i, p in enumerate(order) if p is param)
+            number = layer_number(param, next(i for i, p in enumerate(order) if p is param))
             units = functional.units(param, self.options["granularity"])
             self.statistics[param] = {
                 "layer": number,
@@ -78,6 +81,9 @@ class Wrapped(OptimizerProxy):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], float] | None = None, **inner_options: Any) -> float | None:
         """Evaluate the closure, transform every ``.grad`` in place, step the inner optimizer, restore every ``.grad``.
+
+        A gradient that cannot be written (expanded, an inference tensor, the same for two parameters) is replaced
+        instead. Where anything fails, the gradients are as they were, and the statistics too.
 
         Args:
             closure: re-evaluates the model and returns the loss; called once, first. The inner optimizer gets none.
@@ -110,7 +116,7 @@ class Wrapped(OptimizerProxy):
             self._earlier = sharded.Earlier() if self._earlier is None else self._earlier
             shards = sharded.make_shards(self.param_groups, self._layer_state, lambda _: self.options)
             changes = sharded.transform_all(shards, self._earlier)
-            return None if changes is None else ((shard.grad, shard.state, new) for shard, new in changes)
+            return None if changes is None else ((shard.param, shard.state, new) for shard, new in changes)
         if found_nonfinite(self.param_groups, lambda _: self.options, self._layer_state):
             return None
         return self._whole_changes()
@@ -121,24 +127,40 @@ class Wrapped(OptimizerProxy):
                 if param.grad is not None:
                     state = self._layer_state(param, group)
                     t, number = int(state["noise_step"]), state["layer"]
-                    yield param.grad, state, functional.transform(param.grad, state["stats"], t, number, self.options)
+                    yield param, state, functional.transform(param.grad, state["stats"], t, number, self.options)
 
     @contextmanager
     def _transformed(self, changes: Iterator[Change]) -> Iterator[None]:
-        raw: list[tuple[Tensor, Tensor]] = []
-        with torch.no_grad():
-            for grad, state, new in changes:
-                if self.restore_grad:
-                    raw.append((grad, grad.clone()))
-                grad.copy_(new.grad)
-                state["stats"].copy_(new.stats)
-                state["noise_step"] += 1
+        """All gradients are changed, or none; the statistics follow when the inner optimizer has stepped."""
+        before: list[tuple[Tensor, Tensor]] = []  # gradients that were written, and what they held
+        replaced: list[tuple[Tensor, Tensor]] = []  # parameters whose gradient cannot be written, and that gradient
+        new_stats: list[tuple[dict[str, Any], Tensor]] = []
         try:
+            with torch.no_grad():
+                shared = Counter(_address(param) for group in self.param_groups for param in group["params"])
+                for param, state, new in changes:
+                    grad = local(param.grad)
+                    if shared[_address(param)] > 1 or not _writable(grad):
+                        replaced.append((param, param.grad))
+                        param.grad = _like(param.grad, new.grad)
+                    else:
+                        before.append((grad, grad.clone()))
+                        grad.copy_(new.grad)
+                    new_stats.append((state, new.stats))
+            if not self.restore_grad:
+                before.clear()
+                replaced.clear()
             yield
         finally:
             with torch.no_grad():
-                for grad, before in raw:
-                    grad.copy_(before)
+                for grad, held in before:
+                    grad.copy_(held)
+                for param, grad in replaced:
+                    param.grad = grad
+        with torch.no_grad():
+            for state, stats in new_stats:
+                state["stats"].copy_(stats)
+                state["noise_step"] += 1
 
     def shift(self) -> None:
         """As ``ASGC.shift`` for on_shift "none" and "rewarm"."""
@@ -155,9 +177,9 @@ class Wrapped(OptimizerProxy):
         """What the inner optimizer will see in the coming ``step()``; see ``asgc.preview``. Changes nothing."""
         params = [param for group in self.param_groups for param in group["params"]]
         if first_dtensor(self.param_groups) is not None:
-            states = {p: {"layer": number, **self.statistics.get(p, {})} for number, p in enumerate(params)}
+            states = {p: {"layer": layer_number(p, i), **self.statistics.get(p, {})} for i, p in enumerate(params)}
             return preview_sharded(self.param_groups, states, lambda _: self.options)
-        new = ({"layer": number} for number in range(len(params)))
+        new = ({"layer": layer_number(param, place)} for place, param in enumerate(params))
         return preview_transform(
             (param, self.statistics.get(param, fresh), self.options) for param, fresh in zip(params, new, strict=True)
         )
@@ -180,7 +202,7 @@ class Wrapped(OptimizerProxy):
         if "asgc" not in state_dict:
             raise ValueError('this is not a state_dict of asgc.wrap: it has no "asgc" entry')
         options, loaded = self._checked(state_dict["asgc"])
-        self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != "asgc"})
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "asgc"})
         self.options = options
         self.statistics = loaded
 
@@ -193,7 +215,7 @@ class Wrapped(OptimizerProxy):
         if own.get("inner", inner) != inner:
             raise ValueError(f"this state_dict was saved by wrap around {own['inner']}, not around {inner}")
         try:
-            options = resolve_transform(own["options"], anchored=False)
+            options = resolve_transform({**self.options, **own["options"]}, anchored=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the options of this state_dict: {error}") from error
         layers = [
@@ -208,6 +230,7 @@ class Wrapped(OptimizerProxy):
             param, name = layers[index]
             if not {"layer", "noise_step", "stats"} <= state.keys():
                 raise ValueError(f"the saved state of {name} has no layer number, noise_step or stats")
+            state = counted(state, f"the saved state of {name}")
             state = {**state, "stats": statistics.with_all_rows(state["stats"])}
             check_layer(name, param, state, functional.units(param, options["granularity"]))
             loaded[param] = {
@@ -218,6 +241,29 @@ class Wrapped(OptimizerProxy):
         return options, loaded
 
 
+def _address(param: Tensor) -> int | None:
+    """Where a gradient lies in memory; None where there is nothing."""
+    return None if param.grad is None else local(param.grad).data_ptr() or id(param)
+
+
+def _writable(grad: Tensor) -> bool:
+    """Not an inference tensor, and no two elements at one place in memory (as in an expanded tensor)."""
+    if grad.is_inference() and not torch.is_inference_mode_enabled():
+        return False
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(grad.shape, grad.stride(), strict=True))
+    return reach >= math.prod(grad.shape)
+
+
+def _like(grad: Tensor, new: Tensor) -> Tensor:
+    """A transformed gradient (local) of the type and placement of the raw one."""
+    new = new.to(grad.dtype)
+    if not is_dtensor(grad):
+        return new
+    from .implementations.sharded import placed
+
+    return placed(new, grad)
+
+
 def wrap(inner: Optimizer, *, restore_grad: bool = True, **options: Any) -> Wrapped:
     """Put ASGC's gradient transform in front of another optimizer.
 
@@ -226,19 +272,22 @@ def wrap(inner: Optimizer, *, restore_grad: bool = True, **options: Any) -> Wrap
             learning-rate schedulers may be made on either.
         restore_grad: put the raw gradients back after the step; False leaves the transformed ones in ``.grad``.
         **options: mode, clip_factor, clip_sharpness, threshold, granularity, noise_scale, noise_decay, noise_zeros,
-            stats_decay, outlier_share (None: 0.9 in front of torch.optim.SGD, else 0.25), on_shift ("none" or
-            "rewarm"), nonfinite and seed, as in ``ASGC``.
+            stats_decay, outlier_share (None: 0.9 in front of torch.optim.SGD, also inside another one, else 0.25),
+            on_shift ("none" or "rewarm"), nonfinite and seed, as in ``ASGC``.
 
     Raises:
         TypeError: an unknown option (the nearest is named), or inner is not an optimizer.
         ValueError: a value out of range; noise_at="update", which needs the rule's own denominator; on_shift="adam-rel"
-            or "reset", which belong to the inner optimizer's state; LBFGS and SparseAdam.
+            or "reset", which belong to the inner optimizer's state; LBFGS, SparseAdam, SAM and its kin, and one that
+            is wrapped already.
     """
     if not isinstance(restore_grad, bool):
         raise TypeError(f"restore_grad must be True or False, got {restore_grad!r}")
-    if isinstance(inner, torch.optim.SparseAdam):
+    if isinstance(innermost(inner), torch.optim.SparseAdam):
         raise ValueError("SparseAdam takes sparse gradients only, wrap dense ones only: use Adam and sparse=False")
-    anchored = isinstance(inner, torch.optim.SGD)
+    if isinstance(inner, Wrapped):
+        raise ValueError("this optimizer is wrapped already: its gradients would be changed twice")
+    anchored = isinstance(innermost(inner), torch.optim.SGD)
     complete = resolve_transform(options, anchored)
     if complete["noise_at"] == "update":
         raise ValueError('noise_at="update" needs the rule\'s own denominator: use ASGC(rule=...) instead of wrap')
