@@ -14,7 +14,7 @@ from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.stats.aggregate import Array
 
-OBJECTIVES = {"final": "final", "curve": "auc"}  # of a search, by the name of the metric
+OBJECTIVES = {"final": "final", "auc": "auc", "curve": "auc"}  # of a search, by the name of the metric
 
 
 @dataclass(frozen=True)
