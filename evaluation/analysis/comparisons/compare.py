@@ -279,7 +279,8 @@ def _cell_rows(selection: Selection, scores: Selection | None, noise: TuningNois
             lost, beside = selection.diverged[cell][method], UNKNOWN
             if scores is not None:
                 beside = how.estimate(interquartile_mean, scores.cells[cell][method])
-            rows.append(CellRow(cell, method, values.size, lost, reached, *found, score=beside))
+            middle, half, iqm = found
+            rows.append(CellRow(cell, method, values.size, lost, reached, middle, half, iqm, beside))
     return rows
 
 
