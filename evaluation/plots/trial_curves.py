@@ -16,7 +16,7 @@ def best_of_trials(study: StudyData, part: Part) -> Figure | Omitted:
     table = best_of_k(study.data, part.name, how=study.how)
     curves = {(cell, method.optimizer): rows for (cell, method), rows in curves_by_search(table).items()}
     ticks = tuple((float(k), str(k)) for k in shown_numbers(table))
-    panels = []
+    panels: list[Panel] = []
     for cell, runs_of in [*study.cells(part), (Cell(), {})]:
         names = [name for name in study.optimizers if (cell, name) in curves]
         lines = tuple(_line(part, cell, name, curves[cell, name]) for name in names)

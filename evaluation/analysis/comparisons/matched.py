@@ -379,7 +379,8 @@ def _grid_row(row: MatchedGridRow, found: Sequence[tuple[Match, float]]) -> Matc
     if not matched:
         return row
     steps = [own.step for own, *_ in matched]
-    near, baseline_near = (float(np.mean([pair[side].scores.mean() >= pair[2] for pair in matched])) for side in (0, 1))
+    near = float(np.mean([own.scores.mean() >= bound for own, _, bound in matched]))
+    baseline_near = float(np.mean([best.scores.mean() >= bound for _, best, bound in matched]))
     return replace(row, step_low=min(steps), step_high=max(steps), near=near, baseline_near=baseline_near)
 
 

@@ -29,7 +29,7 @@ from evaluation.analysis.stats.aggregate import (
     exact_ends,
     probability_of_improvement,
 )
-from evaluation.analysis.stats.bootstrap import CHUNK, Bootstrap, Estimate
+from evaluation.analysis.stats.bootstrap import CHUNK, Bootstrap, Estimate, as_draws
 from evaluation.runs.seeding import derive
 
 FEW = 500  # draws that tell the spread of a probability of improvement, which looks at every pair of runs
@@ -154,12 +154,12 @@ def contrast_tuned(
     )
     if np.array_equal(of_x, of_y):
         return alone
-    sign = 1.0 if higher_is_better else -1.0
+    draws, sign = as_draws(one.draws), 1.0 if higher_is_better else -1.0
     moved = _moved(batched(center), [x], [of_x]) - _moved(batched(center), [y], [of_y])
     better = (sign * x, sign * y), (sign * of_x[:FEW], sign * of_y[:FEW])
     return replace(
         alone,
-        draws=replace(one.draws, values=one.draws.values + moved),
+        draws=replace(draws, values=draws.values + moved),
         p=max(one.p, _rank_test_tuned(*better[0], sign * of_x, sign * of_y, how)),
         improvement=_widened(one.improvement, probability_of_improvement, *better, how).within(0.0, 1.0),
     )
