@@ -97,11 +97,11 @@ class Flags(argparse.ArgumentParser):
                 if not positionals:
                     faults.append(f"unexpected argument {token!r}: options start with --")
                     continue
-                action = positionals.pop(0)
+                positional = positionals.pop(0)
                 try:
-                    values[action.dest] = _value(action, token)
+                    values[positional.dest] = _value(positional, token)
                 except ValueError as error:
-                    faults.append(f"{action.metavar} {show(token)}: {error}")
+                    faults.append(f"{positional.metavar} {show(token)}: {error}")
                 continue
             name, equals, text = token.partition("=")
             action = self._option(name)

