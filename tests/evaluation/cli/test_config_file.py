@@ -90,18 +90,9 @@ def test_a_key_of_an_anchor_may_be_given_anew_and_no_key_twice():
 
 
 def test_numbers_and_words_are_those_of_yaml_1_2():
-<<<<<<< HEAD
-    text = (
-        "[010, 1:30:00, 0b11, 0x1F, 0o17, 1e3, -1e-3, yes, on, 2024-01-01, .inf, 1_000, 09, ~, True, null, +.5, 12e03]"
-    )
-    assert parse_yaml(f"a: {text}", "x.yaml")["a"] == [
-        10, "1:30:00", "0b11", 31, 15, 1000.0, -0.001, "yes", "on", "2024-01-01", math.inf, "1_000", 9, None, True,
-        None, 0.5, 12000.0,
-=======
     numbers = "[010, 0x1F, 0o17, 1e3, -1e-3, .inf, 09, +.5, 12e03, ~, True, null]"
     assert parse_yaml(f"a: {numbers}", "x.yaml")["a"] == [
         10, 31, 15, 1000.0, -0.001, math.inf, 9, 0.5, 12000.0, None, True, None,
->>>>>>> h/f
     ]  # fmt: skip
     texts = "1:30:00 0b11 yes on no 2024-01-01 1_000"
     assert parse_yaml(f"a: [{texts.replace(' ', ', ')}]", "x.yaml")["a"] == texts.split()
