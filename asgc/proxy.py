@@ -46,8 +46,8 @@ class OptimizerProxy(Optimizer):
         if hasattr(inner, "first_step") and hasattr(inner, "second_step"):
             name = type(inner).__name__
             raise ValueError(
-                f"{name} takes gradients at two points in a step and evaluates the closure itself: nothing can stand in "
-                f"front of it. Put ASGC inside, {name}(params, base_optimizer=ASGC, lr=...)"
+                f"{name} evaluates its closure itself, at two points of a step: put wrap inside, {name}(params, "
+                "base_optimizer=lambda groups, **options: wrap(torch.optim.Adam(groups, **options)), lr=...)"
             )
         self.inner = inner
         # Optimizer.__init__ would make groups of its own; __setstate__ sets up the rest: hooks, profiling.

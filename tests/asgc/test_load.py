@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,6 +135,69 @@ def test_a_state_of_version_1_goes_on_to_the_last_bit(wrapped: Any, noise_at: st
     assert_same_bits(own(opt), own(other))
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
+def test_a_group_without_an_option_keeps_the_present_one(rule: str) -> None:
+    """Every option has a default or is given; states of earlier versions lack those that came later."""
+    opt = stepped(rule=rule)
+    for name in set(opt.param_groups[0]) - {"params"}:
+        opt.load_state_dict(edited(opt, lambda s, name=name: s["param_groups"][0].pop(name)))
+        assert name in opt.param_groups[0]
+    for p in opt.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    refuses(opt, edited(opt, lambda s: s["param_groups"][0].pop("params")), "not a state_dict of ASGC")
+
+
+def to_number(kind: str, value: Any) -> Any:
+    return {
+        "int": int,
+        "float": float,
+        "numpy": np.float32,
+        "int64": lambda x: torch.tensor(x, dtype=torch.int64),
+        "float64": lambda x: torch.tensor(x, dtype=torch.float64),
+        "one element": lambda x: torch.tensor([x], dtype=torch.float32),
+    }[kind](float(value))
+
+
+@pytest.mark.parametrize("kind", ["int", "float", "numpy", "int64", "float64", "one element"])
+@pytest.mark.parametrize("implementation", ["reference", "cpu", "foreach"])
+def test_counters_that_are_numbers(kind: str, implementation: str) -> None:
+    """As torch.optim once kept ``step``, and as other tools write numbers."""
+
+    def numbers(state_dict: State) -> None:
+        for state in state_dict["state"].values():
+            state |= {name: to_number(kind, state[name]) for name in ("step", "noise_step", "layer")}
+            state["stats"] = state["stats"].double()
+
+    opt, other = stepped(implementation=implementation), stepped(implementation=implementation)
+    other.load_state_dict(edited(opt, numbers))
+    assert_same_bits(other.state_dict(), opt.state_dict())
+    for each in (opt, other):
+        for p in each.param_groups[0]["params"]:
+            p.grad = torch.ones_like(p)
+        each.step()
+    assert_same_bits(other.state_dict(), opt.state_dict())
+
+
+def test_wrapped_counters_and_options() -> None:
+    opt, other = stepped(wrapped=torch.optim.Adam), stepped(wrapped=torch.optim.Adam, seed=5)
+
+    def numbers(state_dict: State) -> None:
+        del state_dict["param_groups"][0]["lr"], state_dict["param_groups"][0]["maximize"]
+        del state_dict["asgc"]["options"]["seed"]
+        for state in state_dict["asgc"]["state"].values():
+            state |= {"noise_step": 1, "layer": float(state["layer"])}
+
+    other.load_state_dict(edited(opt, numbers))
+    assert other.options["seed"] == 5
+    assert_same_bits(other.state_dict()["state"], opt.state_dict()["state"])
+    assert_same_bits(other.state_dict()["asgc"]["state"], opt.state_dict()["asgc"]["state"])
+    for p in other.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    other.step()
+    assert other.param_groups[0]["lr"] == 0.1
+
+
 DAMAGE: list[tuple[Callable[[State], Any], str]] = [
     (
         lambda s: s["param_groups"][0].update(clip_factor=-1.0),
@@ -148,6 +212,10 @@ DAMAGE: list[tuple[Callable[[State], Any], str]] = [
     (lambda s: s["state"][0].update(step=torch.ones(2)), r"saved step of .*\(2,\), not \(\)"),
     (lambda s: s["state"][0].update(stats=torch.ones(3, 1)), r"saved statistics of .*\(3, 1\), not"),
     (lambda s: s.pop("state"), "not a state_dict of ASGC"),
+    (lambda s: s["state"][0].update(step=-1), "'step' in the saved state of parameter 0 is -1.0, not a whole number"),
+    (lambda s: s["state"][0].update(noise_step=1.5), "'noise_step' .* is 1.5, not a whole number"),
+    (lambda s: s["state"][0].update(step=float("nan")), "'step' .* is nan, not a whole number"),
+    (lambda s: s["state"][0].update(layer="first"), "'layer' .* is 'first', not a number"),
 ]
 
 

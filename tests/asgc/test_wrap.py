@@ -68,6 +68,82 @@ def test_gradients_are_restored_after_an_error() -> None:
     assert torch.equal(p.grad, torch.arange(3.0))
 
 
+def inference(*shape: int) -> Tensor:
+    with torch.inference_mode():
+        return torch.linspace(-1, 1, math.prod(shape)).view(shape)
+
+
+UNWRITABLE = {
+    "expanded": lambda: torch.linspace(-1, 1, 4).expand(3, 4),
+    "one number": lambda: torch.ones(()).expand(3, 4),
+    "overlapping": lambda: torch.linspace(-1, 1, 6).as_strided((3, 4), (1, 1)),
+    "inference": lambda: inference(3, 4),
+}
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+@pytest.mark.parametrize("restore", [True, False])
+def test_a_gradient_that_cannot_be_written(kind: str, restore: bool) -> None:
+    """Before, the first parameter's gradient and statistics had changed when the second one's was refused."""
+    results = []
+    for writable in (False, True):
+        params = [torch.zeros(3, 4), torch.zeros(3, 4)]
+        opt = wrap(torch.optim.SGD(params, lr=1.0), clip_factor=0.5, restore_grad=restore)
+        for _ in range(3):
+            params[0].grad = torch.linspace(-1, 1, 12).view(3, 4)
+            raw = UNWRITABLE[kind]()
+            params[1].grad = raw.clone() if writable else raw
+            held = raw.clone()
+            opt.step()
+            assert (params[1].grad is raw) == (restore and not writable)
+            assert torch.equal(raw, held)
+        results.append([*params, *(p.grad for p in params), *(opt.statistics[p]["stats"] for p in params)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_one_gradient_for_two_parameters() -> None:
+    params, apart = [torch.zeros(3), torch.zeros(3)], [torch.zeros(3), torch.zeros(3)]
+    opts = [wrap(torch.optim.SGD(ps, lr=1.0), clip_factor=0.5) for ps in (params, apart)]
+    for t in range(3):
+        raw = torch.tensor([1.0, 2.0, 3.0]) * 10**t
+        params[0].grad = params[1].grad = raw
+        for p in apart:
+            p.grad = raw.clone()
+        for opt in opts:
+            opt.step()
+        assert torch.equal(raw, apart[0].grad)
+        assert params[0].grad is params[1].grad is raw
+    assert all(torch.equal(a, b) for a, b in zip(params, apart, strict=True))
+
+
+@pytest.mark.parametrize("restore", [True, False])
+@pytest.mark.parametrize("where", ["transform", "inner"])
+def test_all_or_nothing(where: str, restore: bool) -> None:
+    """An error after some gradients were changed: gradients, statistics and the noise's time are as they were."""
+    params = [torch.zeros(3, 4), torch.zeros(3, 4)]
+    opt = wrap(torch.optim.SGD(params, lr=1.0), clip_factor=0.5, restore_grad=restore)
+    for p in params:
+        p.grad = torch.linspace(-1, 1, 12).view(3, 4)
+    opt.step()
+    for p in params:
+        p.grad = torch.linspace(-5, 5, 12).view(3, 4)
+    good = opt.statistics[params[1]]["stats"].clone()
+    if where == "transform":
+        opt.statistics[params[1]]["stats"] = torch.zeros(9, 5)
+    else:
+        params[1].grad = torch.linspace(-5, 5, 12).view(3, 4)
+        opt.inner.step = lambda: (_ for _ in ()).throw(RuntimeError("broken"))
+    held = [p.clone() for p in params], [p.grad.clone() for p in params], opt.statistics[params[0]]["stats"].clone()
+    with pytest.raises(RuntimeError):
+        opt.step()
+    assert all(torch.equal(p, before) for p, before in zip(params, held[0], strict=True))
+    assert torch.equal(opt.statistics[params[0]]["stats"], held[2])
+    assert all(opt.statistics[p]["noise_step"] == 1 for p in params)
+    if where == "transform" or restore:
+        assert all(torch.equal(p.grad, before) for p, before in zip(params, held[1], strict=True))
+    opt.statistics[params[1]]["stats"] = good
+
+
 def test_closure_comes_first() -> None:
     p = torch.ones(2, requires_grad=True)
     opt = wrap(torch.optim.SGD([p], lr=0.1), noise_scale=0.0, clip_factor=math.inf)
@@ -163,6 +239,8 @@ def test_refused_inner_optimizers() -> None:
         wrap(torch.optim.LBFGS([torch.zeros(1)]))
     with pytest.raises(TypeError, match=r"expected a torch\.optim\.Optimizer"):
         wrap([torch.zeros(1)])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="wrapped already"):
+        wrap(wrap(torch.optim.SGD([torch.zeros(1)])))
     with pytest.raises(ValueError, match="complex"):
         wrap(torch.optim.SGD([torch.zeros(1, dtype=torch.complex64)]))
     opt = wrap(torch.optim.SGD([torch.zeros(1)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -15,12 +16,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import asgc.implementations.sharded  # noqa: F401 (before the fork)
-from asgc import ASGC, wrap
+from asgc import ASGC, number_layers, wrap
 from asgc.gradient_statistics import NONFINITE
 from asgc.implementations.cpu.build import unavailable
 from tests.asgc.harness import Gradient
@@ -342,10 +344,39 @@ def refused(_: Path) -> None:
     raises(RuntimeError, "head.weight", "set_optimizer_state_dict", call=opt.step)
 
 
+def zero(_: Path) -> None:
+    """Each rank's optimizer holds a part of the parameters: numbered, it does what one for all does, and resumes."""
+    shapes = ((4, 3), (4, 3), (5,), (5,))
+
+    def make() -> list[nn.Parameter]:
+        return [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+
+    options = {"lr": 0.1, "noise_scale": 1.0, "implementation": "reference"}
+    numbered, plain, one = make(), make(), make()
+    number_layers(numbered)
+    opt = ZeroRedundancyOptimizer(numbered, ASGC, **options)
+    without, single = ZeroRedundancyOptimizer(plain, ASGC, **options), ASGC(one, **options)
+    for step in range(4):
+        for params in (numbered, plain, one):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+        for each in (opt, without, single):
+            each.step()
+        if step == 1:
+            opt.consolidate_state_dict(to=0)
+            saved = [opt.state_dict() if dist.get_rank() == 0 else None]
+            dist.broadcast_object_list(saved)
+            opt = ZeroRedundancyOptimizer(numbered, ASGC, **options)
+            opt.load_state_dict(saved[0])
+    assert all(torch.equal(a, b) for a, b in zip(numbered, one, strict=True))
+    assert any(torch.equal(a, b) for a, b in itertools.combinations(plain, 2))  # what it is for
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(numbered, 2))
+
+
 REPLICAS: Checks = {f"replicas, {name}": replicas(name) for name in ("cpu", "foreach", "reference")}
 # Number of ranks (0: no process group) -> what they check, in this order.
 CHECKS: dict[int, Checks] = {
-    2: {**REPLICAS, "fsdp": fsdp, "refused": refused, **resharding.SAVED},
+    2: {**REPLICAS, "fsdp": fsdp, "refused": refused, "zero": zero, **resharding.SAVED},
     3: {
         **{f"uneven {i}": uneven(options) for i, options in enumerate(OPTIONS)},
         "low precision": low_precision,
