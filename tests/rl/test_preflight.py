@@ -35,7 +35,7 @@ def test_what_the_machine_chose_is_recorded_and_kept(
     monkeypatch.setattr(hardware, lambda: False)
     auto: dict[str, Any] = {"precision": "auto", "device": "auto"}
     config = interrupted(tmp_path / "run", **auto)
-    expected = {"device": "cpu", "precision": "fp32", "channels_last": True}
+    expected = {"device": "cpu", "precision": "fp32", "channels_last": True, "threads": 1}
     assert chosen(tmp_path / "run") == expected
     assert load_config(tmp_path / "run")["precision"] == "auto"
     monkeypatch.setattr(hardware, lambda: True)  # moved to a machine that would choose otherwise

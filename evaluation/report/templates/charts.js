@@ -227,10 +227,11 @@ const Charts = (() => {
   function csv(figure) {
     const quote = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
     const plain = (cell) => (cell === undefined || Number.isNaN(cell) ? "" : quote(String(cell).replace(/^(-?)Infinity$/, "$1inf")));
+    const end = (cell) => (Number.isNaN(cell) ? "too few runs" : cell);
     const lines = figure.panels.flatMap((panel) => panel.series.flatMap((series) => series.points.map((point) => {
       const place = figure.header.includes("category") ? [panel.categories[point.y], point.x] : [point.x, point.y];
       const inner = figure.header.includes("quartile_low") ? point.inner || ["", ""] : [];
-      return [panel.row, panel.column, series.label, ...place, point.low, point.high, ...inner, point.n];
+      return [panel.row, panel.column, series.label, ...place, end(point.low), end(point.high), ...inner.map(end), point.n];
     })));
     return [figure.header, ...lines].map((line) => `${line.map(plain).join(",")}\n`).join("");
   }

@@ -64,10 +64,11 @@ TESTED = (0.5, 1.0, Verdict.NOT_SHOWN, "Said.")
             "Pong,plain,asgc value,adam,learning rate,0.5,0.25,3,1.0,0.5,1.5,,0,nan,nan,nan,nan",
         ),
         (
-            MatchedGridRow("rates", EVERYWHERE, VALUE, ADAM, 0),
-            "part,task,setting,method,baseline,bins,step_low,step_high,near,baseline_near,area,area_low,area_high,"
-            "baseline_area,difference,difference_low,difference_high,sentence",
-            "rates,all,all,asgc value,adam,0,nan",
+            MatchedGridRow("rates", EVERYWHERE, VALUE, ADAM, "early step", 0, 0),
+            "part,task,setting,method,baseline,measure,points,collapsed,family,step_low,step_high,near,baseline_near,area,"
+            "area_low,area_high,baseline_area,baseline_area_low,baseline_area_high,difference,difference_low,"
+            "difference_high,improvement,improvement_low,improvement_high,p,p_holm,verdict,sentence",
+            "rates,all,all,asgc value,adam,early step,0,0,primary,nan",
         ),
         (
             RobustnessRow("rates", HERE, ADAM, 2, 9.0, 10.0, ONE, TWO),

@@ -324,12 +324,12 @@ class TestTables:
         """Fields that no column names get one of their own; those that are empty everywhere do not."""
         row = study.comparison(study.parts("compare")[0], "final").cells.records[0]
         bases = (type(row),)
-        more = [("diverged", int), ("spread_of_trials", Estimate), ("remark", str, field(default=""))]
+        more = [("luck", int), ("spread_of_trials", Estimate), ("remark", str, field(default=""))]
         added = make_dataclass("Added", more, bases=bases, kw_only=True, frozen=True)
-        record = added(**vars(row), diverged=2, spread_of_trials=Estimate(0.5))
+        record = added(**vars(row), luck=2, spread_of_trials=Estimate(0.5))
         sheet = sections.sheet("cells", "comparison", Table("t", [record]), (sections.TASK, ("IQM", "", "iqm")))
         shown = dict(zip((label for label, _ in sheet.columns), sheet.lines[0].cells, strict=True))
-        assert shown["diverged"].text == "2"
+        assert shown["luck"].text == "2"
         assert (shown["spread of trials"].text, shown["spread of trials"].interval) == ("0.5", "[too few runs]")
         assert "remark" not in shown
         plain = sections.sheet("any", "comparison", Table("t", [record]))

@@ -310,7 +310,7 @@ def test_layer_norm_and_the_tasks_scales_reach_the_network() -> None:
     task = TASKS["MountainCar"]
     for network in (learner.network, learner.target_network):
         seen: list[torch.Tensor] = []
-        network.layers.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        network.layers[0].register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
         network(torch.tensor([[task.center]]) + torch.tensor([[task.scale]]))
         torch.testing.assert_close(seen[0], torch.ones(1, 2))
 
