@@ -101,17 +101,18 @@ def found(key: str) -> Iterator[Path]:
 
 def folder_to_build_in() -> Path | None:
     """The first folder in which a kernel can be kept, made where it is not there; None: there is none."""
-    reasons = []
+    reasons: list[str] = []
     for folder in (cache_folder(), _temporary_folder()):
         reason = "there is no home folder" if folder is None else _unusable(folder)
-        if reason is None:
+        if folder is not None and reason is None:
             if reasons:
                 _log.warning("the CPU kernel cannot be kept in the cache: %s. It is kept in %s", reasons[0], folder)
             for left in folder.glob("building-*"):  # by a process that was killed
-                if time.time() - left.stat().st_mtime > 3600:
-                    shutil.rmtree(left, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):  # of one that has just ended
+                    if time.time() - left.stat().st_mtime > 3600:
+                        shutil.rmtree(left, ignore_errors=True)
             return folder
-        reasons.append(reason)
+        reasons.append(str(reason))
     _log.warning("the CPU kernel cannot be kept for the next time: %s", "; ".join(reasons))
     return None
 
