@@ -139,10 +139,12 @@ class Wrapped(OptimizerProxy):
             with torch.no_grad():
                 shared = Counter(_address(param) for group in self.param_groups for param in group["params"])
                 for param, state, new in changes:
-                    grad = local(param.grad)
+                    raw = param.grad
+                    assert raw is not None
+                    grad = local(raw)
                     if shared[_address(param)] > 1 or not _writable(grad):
-                        replaced.append((param, param.grad))
-                        param.grad = _like(param.grad, new.grad)
+                        replaced.append((param, raw))
+                        param.grad = _like(raw, new.grad)
                     else:
                         before.append((grad, grad.clone()))
                         grad.copy_(new.grad)

@@ -108,8 +108,9 @@ def folder_to_build_in() -> Path | None:
             if reasons:
                 _log.warning("the CPU kernel cannot be kept in the cache: %s. It is kept in %s", reasons[0], folder)
             for left in folder.glob("building-*"):  # by a process that was killed
-                if time.time() - left.stat().st_mtime > 3600:
-                    shutil.rmtree(left, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):  # of one that has just ended
+                    if time.time() - left.stat().st_mtime > 3600:
+                        shutil.rmtree(left, ignore_errors=True)
             return folder
         reasons.append(str(reason))
     _log.warning("the CPU kernel cannot be kept for the next time: %s", "; ".join(reasons))
