@@ -134,9 +134,9 @@ def find(name: str) -> Path:
 
 def default_folder(name: str) -> Path:
     """Where the study of this file, shipped name or study folder is run, unless --dir says otherwise."""
-    if (Path(name) / DEFINITION).is_file():
-        return Path(name)
     file = find(name)
+    if file.name == DEFINITION and (file.parent == Path(name) or (file.parent / INDEX).is_file()):
+        return file.parent
     return RUNS / folder_name(str(read_yaml(file, "the study ", NAMES).get("name", file.stem)))
 
 
