@@ -197,7 +197,7 @@ class Clipped(OptimizerProxy):
                 threshold = rms * float(bound.ratio) if rms > 0 else math.inf
             clipped = bound.clipped
             if clipped is None:
-                clipped = average(grad.abs() > threshold) if bound.by_value else rms > threshold
+                clipped = average((grad.abs() > threshold).float()) if bound.by_value else rms > threshold
             attenuation = min(1.0, left / norm) if norm > 0 else 1.0  # noise may have added to it
             result.append(Preview(param, copy_.grad, threshold, float(clipped), attenuation, bound.noise_std))
         return result

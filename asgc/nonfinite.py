@@ -90,7 +90,7 @@ class Watch:
                 if bool((counts >= STREAK).any()):
                     self._say([layer_name(groups, gi, pi) for gi, pi, _ in layers], counts)
             elif device.type == "cuda":
-                answer = torch.empty(counts.shape, pin_memory=True)
+                answer = torch.empty(counts.shape, dtype=counts.dtype, device="cpu", pin_memory=True)
                 answer.copy_(counts, non_blocking=True)
                 event = torch.cuda.Event()
                 event.record(torch.cuda.current_stream(device))

@@ -48,7 +48,7 @@ class AGC(Clip):
             found = _unit_norms(grad)
             grad.mul_(torch.where(found > largest, largest / found, 1.0))
             limit = average(largest) / math.sqrt(max(1, grad.numel() // max(1, found.numel())))
-            bounds.append(Bound(limit, clipped=average(found > largest)))
+            bounds.append(Bound(limit, clipped=average((found > largest).float())))
         return bounds
 
 

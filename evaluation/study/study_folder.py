@@ -11,6 +11,7 @@ PART/TASK/SETTING/OPTIMIZER/VARIANT/sSEED/   the run folders
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -65,6 +66,8 @@ class StudyFiles:
             entries = [from_json(json.loads(line)) for line in lines]
             self._index = {RunId(*(entry[name] for name in RunId._fields)): entry for entry in entries}
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                raise UserError(f"{str(path)[:60]}... is too long: choose a shorter --dir") from error
             why = f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
             raise UserError(why) from error
 

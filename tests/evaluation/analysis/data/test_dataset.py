@@ -191,7 +191,7 @@ def test_damage_in_the_middle_of_metrics_is_named_with_its_line(study, line):
     lines = path.read_text().splitlines()
     lines.insert(2, line)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-    assert left_out(study).reason.startswith(f"corrupt: {path}, line 3: not a row of metrics; to go on without it: ")
+    assert left_out(study).reason.startswith(f"corrupt: {path}, line 3: not a row of metrics")
 
 
 def test_an_unfinished_last_line_is_dropped_and_the_run_kept(study):
