@@ -90,6 +90,8 @@ def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
             where = f" writing {error.filename}" if error.filename else ""
             remedy = "free some space" if error.errno in DISK_FULL else "mend that"
             return _fail(f"{reason(error)}{where}: {remedy}, then run it again (a training run with --resume)")
+        finally:
+            _let_go()
 
     return guarded
 
@@ -110,6 +112,16 @@ def _spelled_out(error: UnicodeError) -> tuple[str | bytes, int]:
     if "\udc80" <= letter <= "\udcff":
         return bytes([ord(letter) - 0xDC00]), error.start + 1
     return _PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+def _let_go() -> None:
+    """What is still buffered for a terminal that is gone goes nowhere: Python would end with exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(message: str) -> int:
