@@ -7,9 +7,9 @@ nothing here calls them.
 import importlib.util
 import re
 
-import torch
+from torch import library
 
-_kept: list[torch.library.Library] = []  # a library that is collected takes its operators with it
+_kept: list[library.Library] = []  # a library that is collected takes its operators with it
 
 
 def import_torchvision() -> None:
@@ -23,8 +23,8 @@ def import_torchvision() -> None:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if missing is None:
                 raise
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(f"{missing[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _kept.append(library)
+            fragment = library.Library("torchvision", "FRAGMENT")
+            fragment.define(f"{missing[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _kept.append(fragment)
         else:
             return
