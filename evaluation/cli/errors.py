@@ -79,8 +79,6 @@ def main_guard(main: Callable[P, int | None]) -> Callable[P, int]:
             tell("interrupted")
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            # What is still buffered would raise again at exit (Python's documentation of SIGPIPE): send it nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
         except OSError as error:
             if error.errno in _BAD_PATH and error.filename is not None:
@@ -115,7 +113,8 @@ def _spelled_out(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _let_go() -> None:
-    """What is still buffered for a terminal that is gone goes nowhere: Python would end with exit code 120."""
+    """Send what is still buffered for a pipe or terminal that is gone nowhere: it would raise again at exit (Python's
+    documentation of SIGPIPE), and the exit code be 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
