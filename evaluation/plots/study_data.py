@@ -133,13 +133,6 @@ class StudyData:
         key |= {"kind": "compare", "purpose": "test"}
         return [row for row in self.runs if key.items() <= row.items()]
 
-    def definition_of(self, part: Part) -> Mapping[str, Any]:
-        """The part's mapping in the study's definition; empty where there is none."""
-        definition = self.data.definition
-        parts = definition.get("parts")
-        found = parts.get(part.name) if isinstance(parts, Mapping) else definition
-        return found if isinstance(found, Mapping) else {}
-
     def cells(self, part: Part) -> Iterator[tuple[Cell, dict[RunKey, list[Row]]]]:
         """(task and setting, the runs of each optimizer) of a part, tasks outermost, all in their order."""
         for cell in (Cell(task, setting) for task in self.tasks for setting in self.settings):

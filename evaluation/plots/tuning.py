@@ -79,8 +79,8 @@ def _multiples(study: StudyData, points: list[Point], tuned: Sequence[Row]) -> l
 
 def _factors(study: StudyData, part: Part) -> list[float]:
     """What a grid multiplies the tuned learning rates by; then their multiples are what is comparable."""
-    multiplied = flatten(dict(study.definition_of(part).get("multiply") or {})) if part.kind == "grid" else {}
-    return [float(factor) for factor in multiplied.get(LEARNING_RATE, ())]
+    given = study.data.part_definition(part.name).get("multiply") if part.kind == "grid" else None
+    return [float(factor) for factor in flatten(dict(given or {})).get(LEARNING_RATE, ())]
 
 
 def robustness(study: StudyData, part: Part) -> Found:
@@ -114,7 +114,7 @@ def ablations(study: StudyData, part: Part) -> Figure | Omitted:
     """Each variant's final score less the whole method's: difference of interquartile means and its interval."""
     panels, reference = [], ""
     names = {row["variant"] for row in study.of(part)} - set(FULL)
-    variants = tuple(as_listed(sorted(names), study.definition_of(part).get("variants")))
+    variants = tuple(as_listed(sorted(names), study.data.part_definition(part.name).get("variants")))
     several = len({row["optimizer"] for row in study.of(part)}) > 1
     for cell, runs_of in study.cells(part):
         for key, runs in runs_of.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -30,20 +29,13 @@ class Trials:
     values: Array
 
 
-def part_definition(dataset: Dataset, part: str) -> Mapping[str, Any]:
-    """The part's mapping in the study's definition; empty where there is none."""
-    parts = dataset.definition.get("parts")
-    found = parts.get(part) if isinstance(parts, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
 def trials(dataset: Dataset, search: str, metric: str) -> dict[Cell, dict[Method, Trials]]:
     """The finished trials of a part of kind search, by task and setting, and by optimizer.
 
     Trials that lack a seed are left out. A time that was not reached is the length of the run. Empty: there are no
     trials, or no target of a time.
     """
-    name = OBJECTIVES.get(str(part_definition(dataset, search).get("objective", "final")), "final")
+    name = OBJECTIVES.get(str(dataset.part_definition(search).get("objective", "final")), "final")
     condition = "part = ? AND purpose = 'tune'"
     objective = {row["run"]: float(row[name]) for row in run_rows(dataset, name, condition, search)}
     cells: dict[Cell, dict[Method, dict[str, list[Row]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evaluation.analysis.comparisons.selection import Selection
-from evaluation.analysis.comparisons.trials import Trials, part_definition, trials
+from evaluation.analysis.comparisons.trials import Trials, trials
 from evaluation.analysis.comparisons.verdicts import Contrast
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
@@ -101,7 +101,7 @@ def tuning_noise(dataset: Dataset, selection: Selection, how: Bootstrap) -> Tuni
     A part that takes its values from another setting's search (`tuned_setting`) has one draw for all its settings.
     Variants of one optimizer (an ablation) share its draws, so that they cancel in differences.
     """
-    definition = part_definition(dataset, selection.part)
+    definition = dataset.part_definition(selection.part)
     search = definition.get("tuned")
     if search is None:
         return TuningNoise()

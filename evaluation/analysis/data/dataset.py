@@ -87,6 +87,13 @@ class Dataset(Closing):
         result = self.connection.execute(query, list(parameters)).fetchnumpy()
         return {name: _filled(column) for name, column in result.items()}
 
+    def part_definition(self, part: str) -> Mapping[str, Any]:
+        """The part's mapping in the study's definition (the whole definition where it is of a single part); empty where
+        there is none."""
+        parts = self.definition.get("parts")
+        found = parts.get(part) if isinstance(parts, Mapping) else self.definition
+        return found if isinstance(found, Mapping) else {}
+
     def effective_steps(self) -> dict[str, float]:
         """Run -> |w' - w| / |w| of the whole network in one update, median over the updates recorded at intervals.
 

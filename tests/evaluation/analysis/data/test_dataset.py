@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import duckdb
 import pytest
 
 from evaluation.analysis.data import dataset
@@ -301,3 +302,13 @@ def test_problems_that_many_folders_share_are_counted(tmp_path):
         assert [problem.reason for problem in data.problems] == [reason] * 6
         named = [f"left out {study / run.path}: {reason}" for run in planned[1:4]]
         assert data.left_out() == [*named, f"left out 3 more: {reason}"]
+
+
+def test_the_definition_of_a_part_and_of_a_study_that_is_one():
+    parts = {"parts": {"tuning": {"kind": "search", "objective": "auc"}, "odd": 3}}
+    with dataset.Dataset("x", duckdb.connect(), [], parts, []) as data:
+        assert data.part_definition("tuning") == parts["parts"]["tuning"]
+        assert data.part_definition("odd") == data.part_definition("none") == {}
+    single = {"kind": "search", "objective": "auc", "seeds": [1]}
+    with dataset.Dataset("x", duckdb.connect(), [], single, []) as data:
+        assert data.part_definition("search") == single
