@@ -43,7 +43,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
     task = tasks.find(config.game)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
     full, lines = choose(config, path if resume else None)
-    device = torch.device(full.device)
+    device, chosen = torch.device(full.device), {name: getattr(full, name) for name in CHOSEN}
     checkpoint_bytes = check_resources(full, device, path, resume=resume)
     task.check(config.env)
     everyone = Watchers(watchers)
@@ -56,9 +56,9 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
         device=device,
         resume=resume,
         defaults=TrainConfig().to_dict(),
-        chosen={name: getattr(full, name) for name in CHOSEN},
+        chosen=chosen,
         watchers=everyone.members,
-        threads=full.threads or 1,
+        threads=chosen["threads"],
         info={"checkpoint_bytes": checkpoint_bytes},
     )
 
