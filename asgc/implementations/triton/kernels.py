@@ -85,6 +85,24 @@ def add_moments(x, mean, centred, square, deviation, mask, MASKED: tl.constexpr)
 
 
 @triton.jit
+def store_moments(out, centred, square, deviation, g, count, mean, GRAD: tl.constexpr, TILE: tl.constexpr):
+    """Store a block's sums; where its squares leave the range of fp32, they are made again in fp64."""
+    s1 = tl.sum(centred).to(tl.float64)
+    s2 = tl.sum(square)
+    d2 = tl.sum(deviation)
+    good = safe(s2) & safe(d2)
+    s2 = s2.to(tl.float64)
+    d2 = d2.to(tl.float64)
+    bad = s2 * 0
+    if not good:
+        s1, s2, d2, bad = moments_fp64(g, count, mean, GRAD, TILE)
+    tl.store(out + CENTRED, s1)
+    tl.store(out + SQUARE, s2)
+    tl.store(out + DEVIATION, d2)
+    tl.store(out + NONFINITE, bad)
+
+
+@triton.jit
 def sums(
     blocks, layers, rows, grads, partial,
     ALL: tl.constexpr, GRAD: tl.constexpr, ALIGNED: tl.constexpr, TILE: tl.constexpr,
@@ -121,20 +139,8 @@ def sums(
                 mask = inside < count - full
                 x = read(g + full, inside, mask, GRAD, True)
                 centred, square, deviation = add_moments(x, mean, centred, square, deviation, mask, True)
-            s1 = tl.sum(centred).to(tl.float64)
-            s2 = tl.sum(square)
-            d2 = tl.sum(deviation)
-            good = safe(s2) & safe(d2)
-            s2 = s2.to(tl.float64)
-            d2 = d2.to(tl.float64)
-            bad = s2 * 0
-            if not good:
-                s1, s2, d2, bad = moments_fp64(g, count, mean, GRAD, TILE)
             out = partial + program * SUM_FIELDS
-            tl.store(out + CENTRED, s1)
-            tl.store(out + SQUARE, s2)
-            tl.store(out + DEVIATION, d2)
-            tl.store(out + NONFINITE, bad)
+            store_moments(out, centred, square, deviation, g, count, mean, GRAD, TILE)
             if LANGEVIN and RULE != 0:
                 a = pointer(tl.load(layer + STATE), tl.float32, ALIGNED) + begin
                 b = pointer(tl.load(layer + STATE + 1), tl.float32, ALIGNED) + begin
@@ -317,19 +323,7 @@ def main(
             tl.store(out + BEFORE, begun)
             tl.store(out + CLIPPED, tl.sum(clipped).to(tl.float64))
             if NOISE == 0:
-                s1 = tl.sum(centred).to(tl.float64)
-                s2 = tl.sum(square)
-                d2 = tl.sum(deviation)
-                good = safe(s2) & safe(d2)
-                s2 = s2.to(tl.float64)
-                d2 = d2.to(tl.float64)
-                bad = s2 * 0
-                if not good:
-                    s1, s2, d2, bad = moments_fp64(g, count, mean, GRAD, TILE)
-                tl.store(out + CENTRED, s1)
-                tl.store(out + SQUARE, s2)
-                tl.store(out + DEVIATION, d2)
-                tl.store(out + NONFINITE, bad)
+                store_moments(out, centred, square, deviation, g, count, mean, GRAD, TILE)
 
 
 COMPILED = isinstance(main, triton.JITFunction)  # False: Triton's interpreter
