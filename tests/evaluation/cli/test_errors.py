@@ -84,10 +84,10 @@ def test_closed_streams_are_no_traceback_and_no_file_takes_their_place(tmp_path,
 
 def test_a_terminal_that_is_gone_is_no_traceback(monkeypatch):
     class Gone:
-        def write(self, text):
+        def write(self, text=""):
             raise OSError(errno.EIO, "Input/output error")
 
-        flush = write
+        flush = fileno = write
 
     monkeypatch.setattr(sys, "stderr", Gone())
     assert guarded(UserError("something")) == 2
