@@ -212,9 +212,11 @@ def _pair_rows(
             one = contrast(x, y, how, center, selection.metric.higher_is_better)
             of_x, of_y = (noise.moves(selection, cells, side, not group.task) for side in (method, baseline))
             one = contrast_tuned(one, x, y, (of_x, of_y), how, center, selection.metric.higher_is_better)
-            if selection.metric.kind != "score":  # neither a time nor a spread is negative
-                end = horizon if is_time else math.inf
-                one = replace(one, method=one.method.within(0.0, end), baseline=one.baseline.within(0.0, end))
+            if selection.metric.kind == "score":
+                low, high = selection.limits(cells, normalized=not group.task)
+            else:  # neither a time nor a spread is negative
+                low, high = 0.0, horizon if is_time else math.inf
+            one = replace(one, method=one.method.within(low, high), baseline=one.baseline.within(low, high))
             family = PRIMARY if group == next(iter(groups)) and not group.task else EXPLORATORY
             lost = (sum(selection.diverged[cell][side] for cell in cells) for side in (method, baseline))
             about = (group, method, baseline, len(cells), x.shape[0], y.shape[0], *lost, family)
@@ -275,7 +277,10 @@ def _cell_rows(selection: Selection, scores: Selection | None, noise: TuningNois
             reached = int(np.isfinite(values).sum()) if is_time else None
             moves = noise.moves(selection, [cell], method, normalized=False)
             middle, half, iqm = (estimate(of, values, moves, how) for of in statistics)
-            if selection.metric.kind != "score":
+            if selection.metric.kind == "score":
+                limits = selection.limits([cell], normalized=False)
+                middle, half, iqm = (one.within(*limits) for one in (middle, half, iqm))
+            else:
                 middle = middle.within(0.0, selection.horizons.get(cell, math.inf))
                 half, iqm = half.within(0.0, math.inf), iqm.within(0.0, math.inf)
             lost, beside = selection.diverged[cell][method], UNKNOWN
@@ -296,7 +301,9 @@ def _aggregate_rows(
             lost = sum(selection.diverged[cell][method] for cell in cells)
             for name, of_cells in STATISTICS[selection.metric.kind].items():
                 value = estimate(of_cells, scores, moves, how)
-                if selection.metric.kind != "score" or name == "optimality_gap":
+                if selection.metric.kind == "score" and name != "optimality_gap":
+                    value = value.within(*selection.limits(cells, normalized=True))
+                else:
                     value = value.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
                 rows.append(AggregateRow(group, method, name, value, len(cells), scores.shape[0], lost))
     return rows

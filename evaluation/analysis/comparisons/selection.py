@@ -95,6 +95,15 @@ class Selection:
         to = self.references[cell.task]
         return self.horizons[cell] if self.metric.kind == "time" else to.high - to.low
 
+    def limits(self, cells: Sequence[Cell], *, normalized: bool) -> tuple[float, float]:
+        """What no mean of these cells' scores can pass, so that no interval does: their tasks' limits."""
+        ends = []
+        for cell in cells:
+            to, scores = self.references[cell.task], np.concatenate(list(self.cells[cell].values()))
+            limits = np.array([min(to.limits[0], *scores), max(to.limits[1], *scores)])  # rules may have been changed
+            ends.append(normalize(limits, to) if normalized else limits)
+        return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+
     def matrix(self, cells: Sequence[Cell], method: Method) -> Array:
         """Normalized values (R, T) of the cells, R the smallest number of runs in any of them (the lowest seeds)."""
         columns = [self.normalized(cell, method) for cell in cells]
@@ -109,7 +118,8 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
     or of two budgets; a method with two step sizes or two runs of a seed in one cell.
     """
     if metric not in METRICS:
-        raise UserError(f"unknown metric {metric!r}{did_you_mean(metric, list(METRICS))}: one of {', '.join(METRICS)}")
+        hint = " (it is called auc now)" if metric == "curve" else did_you_mean(metric, list(METRICS))
+        raise UserError(f"unknown metric {metric!r}{hint}: one of {', '.join(METRICS)}")
     name, kind = _part(dataset, part)
     rows = run_rows(dataset, metric, "part = ? AND purpose = 'test'", name)
     if not rows:

@@ -5,6 +5,7 @@ Scores of different tasks can only be put together after (score - random) / (ref
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Reference:
-    """The two scores that become 0 and 1, and where they are from."""
+    """The two scores that become 0 and 1, and where they are from; `limits`: the lowest and the highest there is."""
 
     low: float
     high: float
     source: str
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def ends(self) -> str:
@@ -62,8 +64,19 @@ _CONTROL = {
 }
 ATARI_SOURCE = "human-normalized: random and human scores of Wang et al. 2016 (arXiv 1511.06581)"
 CONTROL_SOURCE = "random policy (1,008 episodes) and Gymnasium's reward threshold (CartPole: the highest score)"
-REFERENCES = {name: Reference(*scores, ATARI_SOURCE) for name, scores in _ATARI.items()} | {
-    name: Reference(*scores, CONTROL_SOURCE) for name, scores in _CONTROL.items()
+# By the rules of the games: 21 points a side, 864 for two walls of bricks; 500 and 200 steps.
+_LIMITS = {
+    "Pong": (-21.0, 21.0),
+    "Breakout": (0.0, 864.0),
+    "SpaceInvaders": (0.0, math.inf),
+    "CartPole": (0.0, 500.0),
+    "Acrobot": (-500.0, 0.0),
+    "MountainCar": (-200.0, 0.0),
+}
+REFERENCES = {
+    name: Reference(*scores, source, _LIMITS.get(name, Reference.limits))
+    for table, source in ((_ATARI, ATARI_SOURCE), (_CONTROL, CONTROL_SOURCE))
+    for name, scores in table.items()
 }
 _BY_LETTERS = {name.lower(): reference for name, reference in REFERENCES.items()}
 

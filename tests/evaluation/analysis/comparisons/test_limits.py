@@ -1,0 +1,38 @@
+"""Intervals end where the scores of a task do."""
+
+from __future__ import annotations
+
+from evaluation.analysis.comparisons.compare import compare
+from evaluation.analysis.comparisons.selection import select
+from evaluation.analysis.data import dataset
+from evaluation.analysis.data.normalization import REFERENCES
+from evaluation.analysis.stats.aggregate import interquartile_mean
+from evaluation.analysis.stats.bootstrap import Bootstrap
+from tests.evaluation.run_trees import Planned, write_study
+
+
+def runs(optimizer, finals, task):
+    """Runs of one optimizer with these final scores."""
+    return [Planned(optimizer, seed, [final] * 5, task=task) for seed, final in enumerate(finals, start=1)]
+
+
+def test_no_interval_passes_what_a_task_can_give(tmp_path):
+    """CartPole ends at 500 and Acrobot at -500, whatever t quantiles say; what was seen beyond stays."""
+    low, high = [-500.0, -500.0, -100.0], [500.0, 500.0, 100.0]
+    planned = [run for name in ("adam", "asgc") for run in (*runs(name, high, task="CartPole"),
+               *runs(name, low, task="Acrobot"), *runs(name, [600.0, 500.0, 100.0], task="MountainCar"))]  # fmt: skip
+    loaded = dataset.load(write_study(tmp_path / "tiny", planned))
+    selection = select(loaded)
+    free = Bootstrap().estimate(interquartile_mean, selection.cells[next(iter(selection.cells))][selection.methods[0]])
+    assert free.low < -500 or free.high > 500
+    result = compare(loaded, baseline="adam", how=Bootstrap(repetitions=300))
+    for row in result.cells:
+        lowest, highest = {"CartPole": (0, 500), "Acrobot": (-500, 0), "MountainCar": (-200, 600)}[row.cell.task]
+        for estimate in (row.mean, row.median, row.iqm):
+            assert lowest <= estimate.low <= estimate.value <= estimate.high <= highest
+    for row in result.pairs:
+        if row.cell.task == "Acrobot":
+            assert min(row.center.low, row.baseline_center.low) >= -500
+    of_all = [row.value for row in result.aggregates if row.statistic != "optimality_gap"]
+    to = REFERENCES["MountainCar"]
+    assert max(one.high for one in of_all) <= (600 - to.low) / (to.high - to.low)
