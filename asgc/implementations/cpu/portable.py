@@ -11,14 +11,15 @@ import platform
 
 __all__ = ["LEVELS", "compile_flags", "supported"]
 
-_V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe xsave".split())
-# Level: the features, in the words of /proc/cpuinfo, that make it; v2 has nothing that the kernel gains from.
-_X86: dict[str, frozenset[str]] = {
-    "x86-64-v4": _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split()),
-    "x86-64-v3": _V3,
-}
+# In the words of /proc/cpuinfo. No level for v2: the kernel gains nothing from it.
+_V2 = frozenset(["cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"])
+_V3 = _V2 | frozenset(["abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"])
+_V4 = _V3 | frozenset(["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"])
+_X86 = {"x86-64-v4": _V4, "x86-64-v3": _V3}
 _PLAIN: dict[str, frozenset[str]] = {"plain": frozenset()}
-LEVELS = {**_X86, **_PLAIN} if platform.machine() in ("x86_64", "AMD64") else _PLAIN  # the fastest first
+LEVELS = (
+    {**_X86, **_PLAIN} if platform.machine() in ("x86_64", "AMD64") else _PLAIN
+)  # and what they need; fastest first
 
 
 def compile_flags(level: str) -> list[str]:

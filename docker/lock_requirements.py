@@ -1,7 +1,7 @@
 """Write the locks of the images: every package that they install, at one version, with the hashes of its files.
 
-    python docker/lock.py                # after a change of dependencies: what is locked stays where it fits
-    python docker/lock.py --upgrade      # the newest versions
+    python docker/lock_requirements.py            # after a change of dependencies; what is locked stays where it fits
+    python docker/lock_requirements.py --upgrade  # the newest versions
 
 Needs uv (`pip install uv`), whose own variables say which index it asks. PyTorch's builds without CUDA are not on PyPI:
 `--torch-wheels` is the page, or a folder, that has them.
@@ -19,7 +19,7 @@ EXTRAS = ("study",)  # what the images have besides the plain install
 TORCH_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
 # The oldest glibc among the wheels that torch publishes: older than that of the base image.
 TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:")
-HEADER = "# Made by docker/lock.py for Python 3.11 on Linux x86_64; not to be edited.\n"
+HEADER = "# Made by docker/lock_requirements.py for Python 3.11 on Linux x86_64; not to be edited.\n"
 
 
 def lock(variant: str, torch_wheels: str, upgrade: bool) -> None:
@@ -29,7 +29,12 @@ def lock(variant: str, torch_wheels: str, upgrade: bool) -> None:
     command += ["--generate-hashes", "--no-header", "--quiet", *(f"--extra={extra}" for extra in EXTRAS)]
     command += ["--upgrade"] if upgrade else []
     if variant == "cpu":
-        command += ["--find-links", torch_wheels, "--override", "-"]  # a version with a label only where it is asked for
+        command += [
+            "--find-links",
+            torch_wheels,
+            "--override",
+            "-",
+        ]  # a version with a label only where it is asked for
     torch = f"torch=={version_of('torch')}+cpu" if variant == "cpu" else None
     subprocess.run(command, cwd=ROOT, check=True, text=True, input=torch)
     file.write_text(HEADER + file.read_text())
