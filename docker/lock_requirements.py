@@ -29,14 +29,10 @@ def lock(variant: str, torch_wheels: str, upgrade: bool) -> None:
     command += ["--generate-hashes", "--no-header", "--quiet", *(f"--extra={extra}" for extra in EXTRAS)]
     command += ["--upgrade"] if upgrade else []
     if variant == "cpu":
-        command += [
-            "--find-links",
-            torch_wheels,
-            "--override",
-            "-",
-        ]  # a version with a label only where it is asked for
-    torch = f"torch=={version_of('torch')}+cpu" if variant == "cpu" else None
-    subprocess.run(command, cwd=ROOT, check=True, text=True, input=torch)
+        command += ["--find-links", torch_wheels, "--override", "-"]
+    # Without its label a build on the page would be as good as the one with CUDA.
+    override = f"torch=={version_of('torch')}+cpu" if variant == "cpu" else None
+    subprocess.run(command, cwd=ROOT, check=True, text=True, input=override)
     file.write_text(HEADER + file.read_text())
 
 
