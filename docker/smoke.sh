@@ -38,8 +38,9 @@ asgc-rl train --game Pong --run-dir runs/pong --total-steps 400 --learning-start
     --evaluation.interval 200 --evaluation.episodes 1 --evaluation.final-episodes 1 > train.txt
 tail -n 1 train.txt
 asgc-rl eval runs/pong --episodes 1
-[ "$(grep -c eval/score runs/pong/metrics.jsonl)" -ge 2 ]
+[ -s runs/pong/summary.json ] && [ -s runs/pong/evaluations.jsonl ]
 ls runs/pong/tensorboard/events.* > /dev/null
+asgc-rl train --game cartpole --run-dir runs/cartpole --total-steps 400 > cartpole.txt
 
 echo "== studies, TensorBoard"
 asgc-eval study run smoke --dry-run > study.txt
