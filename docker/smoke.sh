@@ -7,8 +7,12 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 
-echo "== user"
+echo "== user $(id -u)"
 [ "$(id -u)" != 0 ]
+[ -w "$HOME" ]
+[ -w /data/runs ]
+# Caches that it leaves in the image would be this user's, and in the way of others.
+export HOME="$folder" TMPDIR="$folder" ENVPOOL_JUMANJI_MPLCONFIGDIR="$folder/matplotlib"
 
 echo "== packages"
 python -c "import asgc, rl, evaluation; print(asgc.__file__)"
