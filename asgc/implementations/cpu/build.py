@@ -2,7 +2,8 @@
 
 The kernel has a plain C interface and needs no headers of torch. The file's name holds a hash of everything that
 shapes the machine code (source, flags, $CXX, CPU) and a digest of its content: another machine or source builds its
-own, and a damaged file is noticed and built again. No compiler is needed where a kernel is kept (``kernel_cache``).
+own, and a damaged file is noticed and built again. No compiler is needed where a kernel is kept (``kernel_cache``): one
+of this CPU, or one that ``build_portable`` made for CPUs like it (``portable``).
 
 OpenMP's symbols are left open at link time and found in the runtime that torch has loaded: one pool of threads.
 """
@@ -26,8 +27,9 @@ import torch  # loads the OpenMP runtime the kernel is bound to
 
 from ...noise import noise
 from . import kernel_cache as cache
+from . import portable
 
-__all__ = ["BuildError", "load_kernel", "unavailable"]
+__all__ = ["BuildError", "build_portable", "load_kernel", "unavailable"]
 
 _log = logging.getLogger("asgc")
 _SOURCE = "kernel.cpp"
@@ -118,19 +120,51 @@ def _run(command: list[str]) -> str:
 
 def _load_or_build() -> ctypes.CDLL:
     cpu = _cpu()
-    sources = Path(__file__).parent
-    parts = [file.read_text() for file in (sources / _SOURCE, *sorted(sources.glob("*.h")))]
-    parts += [cpu, os.environ.get("CXX", ""), repr((_COMMON, _variants(cpu)))]
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    kept = _cached(key)
-    if kept is not None:
-        return kept
+    key = _key(cpu, os.environ.get("CXX", ""), repr((_COMMON, _variants(cpu))))
+    for usable in (key, *map(_portable_key, portable.supported(cpu))):
+        kept = _cached(usable)
+        if kept is not None:
+            return kept
     compiler = _compiler()
     folder = cache.folder_to_build_in()
     if folder is None:
         return _build(compiler, cpu, None, key)
     with cache.turn(folder, key):
         return _cached(key) or _build(compiler, cpu, folder, key)
+
+
+def _key(*shaped_by: str) -> str:
+    """Hash of the kernel's source and of what else shapes the machine code."""
+    sources = Path(__file__).parent
+    parts = [file.read_text() for file in (sources / _SOURCE, *sorted(sources.glob("*.h")))]
+    return hashlib.sha256("\0".join([*parts, *shaped_by]).encode()).hexdigest()[:24]
+
+
+def _portable_key(level: str) -> str:
+    return _key(platform.machine(), repr((_COMMON, portable.compile_flags(level))))
+
+
+def build_portable() -> list[str]:
+    """Compile a kernel for every level of ``portable.LEVELS`` into the cache, and return the levels.
+
+    For an image, or a folder that many machines share: none of them needs a compiler then. They load the highest level
+    that they have, where the cache has no kernel of their own.
+
+    Raises:
+        BuildError: no compiler, none that knows these levels, or no folder to keep them in.
+    """
+    compiler, runs_here = _compiler(), portable.supported(_cpu())
+    folder = cache.folder_to_build_in()
+    if folder is None:
+        raise BuildError("there is no folder to keep the CPU kernels in")
+    with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as name:
+        for level in portable.LEVELS:
+            built = Path(name) / f"{level}.so"
+            _compile(compiler, Path(__file__).parent / _SOURCE, built, portable.compile_flags(level), [])
+            if level in runs_here:
+                _open(built)  # the others are checked when they are loaded
+            cache.keep(built, folder, _portable_key(level))
+    return list(portable.LEVELS)
 
 
 def _cached(key: str) -> ctypes.CDLL | None:

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Whether an image works, in a minute: run at its end of the build, and again where it is to be used:
+#   docker run --rm asgc:cpu sh /opt/asgc/smoke.sh
+#   docker run --rm --gpus all asgc:gpu sh /opt/asgc/smoke.sh
+set -eu
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+
+echo "== user $(id -u)"
+[ "$(id -u)" != 0 ]
+[ -w "$HOME" ]
+[ -w /data/runs ]
+# Caches that it leaves in the image would be this user's, and in the way of others.
+export HOME="$folder" TMPDIR="$folder" ENVPOOL_JUMANJI_MPLCONFIGDIR="$folder/matplotlib"
+
+echo "== packages"
+python -c "import asgc, rl, evaluation; print(asgc.__file__)"
+
+echo "== the CPU kernel, without a compiler, beside the reference"
+CXX=none python - <<'END'
+import torch
+from asgc import ASGC
+
+def weights(implementation):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(300, 100)
+    optimizer = ASGC(layer.parameters(), lr=0.01, mode="value", implementation=implementation)
+    for _ in range(20):
+        optimizer.zero_grad()
+        layer(torch.randn(32, 300)).square().mean().backward()
+        optimizer.step()
+    return layer.weight.detach()
+
+torch.testing.assert_close(weights("cpu"), weights("reference"), rtol=1e-4, atol=1e-5)
+END
+
+echo "== training, evaluation, resuming"
+asgc-rl games > games.txt
+grep -q SpaceInvaders games.txt
+asgc-rl train --game Pong --run-dir runs/pong --total-steps 400 --learning-starts 100 --env.num-envs 4 --threads 1 \
+    --evaluation.interval 200 --evaluation.episodes 1 --evaluation.final-episodes 1 > train.txt
+tail -n 1 train.txt
+asgc-rl eval runs/pong --episodes 1
+[ -s runs/pong/summary.json ] && [ -s runs/pong/evaluations.jsonl ]
+ls runs/pong/tensorboard/events.* > /dev/null
+asgc-rl train --game cartpole --run-dir runs/cartpole --total-steps 400 > cartpole.txt
+
+echo "== studies, TensorBoard"
+asgc-eval study run smoke --dry-run > study.txt
+asgc-eval plot runs/pong > plot.txt
+tensorboard --version
+
+if [ -n "$(python -c 'import torch; print(torch.version.cuda or "")')" ]; then
+    echo "== what Triton needs"
+    python -c "import triton, torch; print('triton', triton.__version__, 'GPU:', torch.cuda.is_available())"
+    echo '#include <Python.h>' | cc -fsyntax-only -x c -I "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')" -
+fi
+echo "the image works"
