@@ -43,14 +43,15 @@ class NetworkConfig:
     )
     dueling: bool = option(False, "value and advantages in streams of their own (Wang et al., 2016)")
     noisy: bool = option(
-        False, "noisy fully connected layers (Fortunato et al., 2018) explore; usually with --exploration.start 0"
+        False,
+        "noisy fully connected layers (Fortunato et al., 2018): they explore, with --exploration.start and .end 0",
     )
     noisy_sigma: float = option(0.5, "noisy: initial standard deviation of the noise, times sqrt(inputs)", "[0, 100]")
     spectral_norm: list[int] | None = option(
         None,
-        "layers whose weights are divided by their largest singular value, counted from the end: -1 the output, "
-        "-2 the hidden layer before it, as in Gogianu et al. (2021); null: none",
-        "[-1000, -1]",
+        "layers whose weights are divided by their largest singular value, counted from the end: 1 the output, 2 the "
+        "hidden layer before it (the one of Gogianu et al., 2021); null: none",
+        "[1, 1000]",
     )
 
 
@@ -158,7 +159,7 @@ class TrainConfig(Config):
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     FOLDER = "rl"
-    PRESETS = ("quick", "dqn", "atari-small", "control")
+    PRESETS = ("quick", "dqn", "rainbow", "rainbow-quick", "atari-small", "control")
     LENGTH = "total_steps"
 
     @classmethod
@@ -210,6 +211,7 @@ class TrainConfig(Config):
             yield from self._faults_of_network()
             yield from self._faults_of_head()
         yield from self.optimizer.faults()
+        yield from self.lr_schedule.faults()
 
     def _faults_of_task(self) -> Iterator[str]:
         """What only the tasks of another family have: frames in a control task, an MLP on Atari."""
@@ -251,8 +253,8 @@ class TrainConfig(Config):
         elif network.spectral_norm is not None:
             convolutions = 9 if network.kind == "impala" else len(network.channels)  # see rl.impala
             hidden = 1 + convolutions if len(shape) == 3 else len(network.units)
-            if min(network.spectral_norm) < -hidden - 1:
-                yield self.wrong("network.spectral_norm", f"the network has {hidden + 1} layers: -{hidden + 1} to -1")
+            if max(network.spectral_norm) > hidden + 1:
+                yield self.wrong("network.spectral_norm", f"the network has {hidden + 1} layers")
         if len(shape) != 3 or network.kind == "impala":
             return
         for name in ("kernels", "strides"):

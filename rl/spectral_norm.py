@@ -57,12 +57,12 @@ def normalize_layers(layers: Iterable[nn.Module], chosen: Sequence[int]) -> None
     """Normalize the chosen ones of a network's layers, in place.
 
     Args:
-        chosen: places among the layers that have weight matrices or kernels; -1 is the last one. Both streams of a
-            dueling network are one layer, and so are the two convolutions of a residual block.
+        chosen: places, from the end, among the layers that have weight matrices or kernels; 1 is the last one. Both
+            streams of a dueling network are one layer, and so are the two convolutions of a residual block.
     """
     inside = [[one for one in layer.modules() if isinstance(one, nn.Conv2d | nn.Linear)] for layer in layers]
     with_weights = [found for found in inside if found]
-    for place in sorted({range(len(with_weights))[place] for place in chosen}):
-        for module in with_weights[place]:
+    for place in set(chosen):
+        for module in with_weights[-place]:
             # Unsafe: without its trial run, which the meta device (networks that are only measured) could not do.
             parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight), unsafe=True)

@@ -48,7 +48,7 @@ def test_forward_is_the_figure_written_out(size: tuple[int, int]) -> None:
 
 
 def test_it_takes_every_option_of_the_other_network() -> None:
-    config = NetworkConfig(kind="impala", hidden=8, dueling=True, layer_norm=True, spectral_norm=[-2])
+    config = NetworkConfig(kind="impala", hidden=8, dueling=True, layer_norm=True, spectral_norm=[2])
     network = build_network(ObservationSpec((2, 20, 20), "uint8"), 3, config, (5,))
     assert isinstance(network, QNetwork)
     network.standardize(torch.randint(0, 256, (10, 20, 20), dtype=torch.uint8))

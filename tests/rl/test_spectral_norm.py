@@ -34,7 +34,7 @@ def largest_singular_value(weight: torch.Tensor) -> float:
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_largest_singular_value_becomes_one(precision: torch.dtype) -> None:
     """Also under autocast, and also of weights that move."""
-    made = network(spectral_norm=[-1, -2, -3, -4])
+    made = network(spectral_norm=[1, 2, 3, 4])
     chosen = [one for one in made.modules() if isinstance(one, nn.Linear | nn.Conv2d)]
     assert len(chosen) == 4
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_it_is_pytorchs_own_in_float32(layer: nn.Module) -> None:
     """The same vectors and weights give the same outputs, gradients and next vectors."""
     torch.manual_seed(0)
     ours, theirs = layer, parametrizations.spectral_norm(copy.deepcopy(layer))
-    normalize_layers([ours], [-1])
+    normalize_layers([ours], [1])
     own, its = ours.parametrizations.weight[0], theirs.parametrizations.weight[0]
     own.left.copy_(its._u)
     own.right.copy_(its._v)
@@ -74,11 +74,11 @@ def test_it_is_pytorchs_own_in_float32(layer: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("options", "chosen", "expected"),
     [
-        ({}, [-2], ["layers.5"]),
-        ({}, [-1, -4], ["layers.0", "layers.7"]),
-        ({"dueling": True}, [-2], ["layers.5.value.0", "layers.5.advantage.0"]),
-        ({"kind": "impala"}, [-4], ["layers.10.layers.1", "layers.10.layers.3"]),  # its last residual block but one
-        ({"layer_norm": True}, [-2], ["layers.7"]),
+        ({}, [2], ["layers.5"]),
+        ({}, [1, 4], ["layers.0", "layers.7"]),
+        ({"dueling": True}, [2], ["layers.5.value.0", "layers.5.advantage.0"]),
+        ({"kind": "impala"}, [4], ["layers.10.layers.1", "layers.10.layers.3"]),  # its last residual block but one
+        ({"layer_norm": True}, [2], ["layers.7"]),
     ],
 )
 def test_layers_are_counted_from_the_end(options: dict[str, object], chosen: list[int], expected: list[str]) -> None:
@@ -88,7 +88,7 @@ def test_layers_are_counted_from_the_end(options: dict[str, object], chosen: lis
 
 
 def test_only_a_pass_that_learns_takes_a_step() -> None:
-    made = network(spectral_norm=[-2])
+    made = network(spectral_norm=[2])
     (norm,) = [module for module in made.modules() if isinstance(module, SpectralNorm)]
     before = norm.left.clone()
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_only_a_pass_that_learns_takes_a_step() -> None:
 
 
 def test_a_copied_state_computes_the_same() -> None:
-    made, other = network(spectral_norm=[-2, -3]), network(spectral_norm=[-2, -3])
+    made, other = network(spectral_norm=[2, 3]), network(spectral_norm=[2, 3])
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(3)
