@@ -61,8 +61,7 @@ class HeadConfig:
 
     name: Literal["expected", "c51", "qr"] = option(
         "expected",
-        "what is learned of the return: its expectation, its probabilities of fixed values (C51, Bellemare et al., "
-        "2017) or its quantiles (QR-DQN, Dabney et al., 2018)",
+        "what is learned of the return: its expectation, probabilities of fixed values (C51) or quantiles (QR-DQN)",
     )
     atoms: int = option(51, "c51: values of the return", "[2, 10000]")
     v_min: float = option(-10.0, "c51: the least of them", "(-inf, inf)")

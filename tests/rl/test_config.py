@@ -68,6 +68,27 @@ def test_dqn_keeps_natures_replay_ratio_and_network() -> None:
     assert (config.network.channels, config.network.hidden) == ([32, 64, 64], 512)
 
 
+def test_rainbow_has_the_settings_of_its_papers_table() -> None:
+    """Table 1 of Hessel et al. (2018), in environment steps of 4 frames."""
+    config, network = TrainConfig.preset("rainbow"), TrainConfig.preset("rainbow").network
+    assert (config.optimizer.lr, config.optimizer.options()) == (6.25e-5, {"eps": 1.5e-4})
+    assert (config.learning_starts, config.target_interval) == (80_000 // 4, 32_000 // 4)
+    assert (config.n_step, config.double, config.gamma) == (3, True, 0.99)
+    assert (config.exploration.start, config.exploration.end) == (0, 0)
+    assert (network.dueling, network.noisy, network.noisy_sigma) == (True, True, 0.5)
+    assert (config.head.name, config.head.atoms, config.head.v_min, config.head.v_max) == ("c51", 51, -10, 10)
+    assert (config.batch_size, config.train_every, config.replay_size) == (32, 4, 1_000_000)
+    nature = TrainConfig.preset("dqn")
+    assert (config.env, network.channels, network.hidden) == (nature.env, nature.network.channels, 512)
+
+
+def test_rainbow_quick_is_quick_with_rainbows_parts() -> None:
+    config, quick, rainbow = (TrainConfig.preset(name) for name in ("rainbow-quick", "quick", "rainbow"))
+    assert (config.head, config.exploration.end) == (rainbow.head, 0)
+    assert config.network == dataclasses.replace(quick.network, dueling=True, noisy=True)
+    assert (config.env, config.batch_size, config.train_every) == (quick.env, quick.batch_size, quick.train_every)
+
+
 def test_atari_small_costs_less_than_quick_for_each_step() -> None:
     small, quick = TrainConfig.preset("atari-small"), TrainConfig.preset("quick")
     assert small.batch_size / small.train_every == 4  # samples learned from per environment step

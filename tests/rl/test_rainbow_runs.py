@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
-from rl import load_agent, train
-from rl.networks import build_network
+from rl import TrainConfig, load_agent, train
+from rl.networks import Network, build_network
+from rl.preflight import FLOAT, STATES, check_resources
+from rl.tasks import ObservationSpec
 from tests.rl.catch import SIZE
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config, weights
 
@@ -22,35 +25,45 @@ RAINBOW = {"network": {"noisy": True, "dueling": True}, "head": C51, "exploratio
 NORMALIZED = {"network": {"spectral_norm": [2], "layer_norm": True}, "head": {"name": "qr", "quantiles": 8}}
 
 
+def made_of(options: dict[str, Any]) -> Network:
+    """The network of a run with these options, made anew."""
+    config = catch_config(Path("unused"), **options)
+    spec = ObservationSpec((2, SIZE, SIZE), "uint8")
+    return build_network(spec, 3, config.network, config.head.per_action)
+
+
 @pytest.mark.parametrize("options", [RAINBOW, NORMALIZED], ids=["rainbow", "normalized"])
 def test_resumed_and_recorded_runs_are_the_uninterrupted_one(
     catch: None, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     """Bit for bit; the gradients that are recorded change nothing."""
     options = options | {
-        "total_steps": 1_200,
+        "total_steps": 900,
         "optimizer": {"name": "asgc"},
-        "lr_schedule": {"name": "cosine", "warmup": 20, "end_factor": 0.1},
-        "gradients": {"interval": 7},
-        "evaluation": {"interval": 600, "episodes": 2, "final_episodes": 2},
+        "lr_schedule": {"name": "cosine", "warmup": 30, "end_factor": 0.1},
+        "checkpoint_interval": 500,
+        "gradients": {"interval": 25, "offsets": None},
+        "evaluation": {"interval": 700, "episodes": 2, "final_episodes": 2},
     }
     train(catch_config(tmp_path / "whole", **options))
     with pytest.raises(Killed):
-        train(catch_config(tmp_path / "killed", **options), watchers=[StopAt(1_000)])
+        train(catch_config(tmp_path / "killed", **options), watchers=[StopAt(800)])
     train(catch_config(tmp_path / "killed", **options), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     train(catch_config(tmp_path / "blind", **options | {"gradients": {"enabled": False}}))
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(tensor, weights(tmp_path / "blind")[name]), name
 
+    recorded = pyarrow.parquet.read_table(tmp_path / "whole" / "gradients")["layer"].to_pylist()
+    parameters = [name for name, _ in made_of(options).named_parameters()]
+    assert set(recorded) == set(parameters)  # sigmas and weights behind a norm are layers as others
+
     agent = load_agent(tmp_path / "whole", device="cpu")
     frames = np.random.default_rng(0).integers(0, 255, (4, 2, SIZE, SIZE), dtype=np.uint8)
     values = agent.values(frames)
     assert values.shape == (4, 3)
     assert np.array_equal(values, agent.values(frames))  # played without noise
-    network = build_network(
-        agent._spec, 3, agent.config.network, (21,) if options["head"]["name"] == "c51" else (8,)
-    ).eval()
+    network = made_of(options).eval()
     network.load_state_dict(weights(tmp_path / "whole"))
     outputs = network(torch.from_numpy(frames)).detach()
     if options["head"]["name"] == "c51":
@@ -58,6 +71,19 @@ def test_resumed_and_recorded_runs_are_the_uninterrupted_one(
     else:
         expected = outputs.sum(2) / 8
     np.testing.assert_allclose(values, expected.numpy(), atol=1e-5)
+
+
+def test_preflight_measures_the_network_that_will_be_made(tmp_path: Path) -> None:
+    """On Nature's convolutions: a hidden layer for each stream, a sigma for each weight, 51 outputs for each value."""
+    device, sizes = torch.device("cpu"), []
+    for network, head in ((False, "expected"), (True, "c51")):
+        options = {"dueling": network, "noisy": network}
+        config = TrainConfig.preset("dqn", replay_size=1_000, network=options, head=head)
+        sizes.append(check_resources(config, device, tmp_path / "run"))
+    inputs, actions = 7 * 7 * 64, 18
+    plain = (inputs + 1) * 512 + (512 + 1) * actions
+    rainbow = 2 * (2 * (inputs + 1) * 512 + (512 + 1) * 51 * (1 + actions))
+    assert sizes[1] - sizes[0] == STATES * FLOAT * (rainbow - plain)
 
 
 LEARNING = {
@@ -69,3 +95,20 @@ LEARNING = {
     "rainbow": {key: value for key, value in RAINBOW.items() if key != "n_step"},
     "impala": {"network": {"kind": "impala", "hidden": 32}},
 }
+SLOW = ("impala", "rainbow")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name not in SLOW else pytest.param(name, marks=pytest.mark.slow) for name in LEARNING]
+)
+def test_learns_catch(catch: None, tmp_path: Path, name: str) -> None:
+    """A random player scores about -0.7."""
+    config = catch_config(
+        tmp_path / "run",
+        **LEARNING[name],
+        total_steps=3_200,
+        checkpoint_interval=100_000,
+        gradients={"enabled": False},
+        evaluation={"interval": 100_000, "final_episodes": 100},
+    )
+    assert train(config)["mean_score"] > 0.3
