@@ -45,8 +45,11 @@ class NetworkConfig:
     noisy: bool = option(
         False,
         "noisy fully connected layers (Fortunato et al., 2018): they explore, with --exploration.start and .end 0",
+        algorithm="dqn",
     )
-    noisy_sigma: float = option(0.5, "noisy: initial standard deviation of the noise, times sqrt(inputs)", "[0, 100]")
+    noisy_sigma: float = option(
+        0.5, "noisy: initial standard deviation of the noise times sqrt(inputs)", "[0, 100]", algorithm="dqn"
+    )
     spectral_norm: list[int] | None = option(
         None,
         "layers whose weights are divided by their largest singular value, counted from the end: 1 the output, 2 the "
@@ -62,11 +65,12 @@ class HeadConfig:
     name: Literal["expected", "c51", "qr"] = option(
         "expected",
         "what is learned of the return: its expectation, probabilities of fixed values (C51) or quantiles (QR-DQN)",
+        algorithm="dqn",
     )
-    atoms: int = option(51, "c51: values of the return", "[2, 10000]")
-    v_min: float = option(-10.0, "c51: the least of them", "(-inf, inf)")
-    v_max: float = option(10.0, "c51: the greatest of them", "(-inf, inf)")
-    quantiles: int = option(200, "qr: quantiles of the return", "[1, 10000]")
+    atoms: int = option(51, "c51: values of the return", "[2, 10000]", algorithm="dqn")
+    v_min: float = option(-10.0, "c51: the least of them", "(-inf, inf)", algorithm="dqn")
+    v_max: float = option(10.0, "c51: the greatest of them", "(-inf, inf)", algorithm="dqn")
+    quantiles: int = option(200, "qr: quantiles of the return", "[1, 10000]", algorithm="dqn")
 
     @property
     def per_action(self) -> tuple[int, ...]:
@@ -275,10 +279,10 @@ class TrainConfig(Config):
             yield self.wrong("loss", f"{head.name} has a loss of its own (leave it at huber)")
         if head.name == "c51" and head.v_min >= head.v_max:
             yield self.wrong("head.v_min", f"must be below --head.v-max {head.v_max}")
-        if self.algorithm != "dqn":
-            for path, used in (("head.name", head.name != "expected"), ("network.noisy", self.network.noisy)):
-                if used:
-                    yield self.wrong(path, f"only dqn learns it, not {self.algorithm}")
+        for path in ("head.name", "network.noisy"):
+            one = self.settings()[path]
+            if one.marks["algorithm"] != self.algorithm and one.get(self) != one.default:
+                yield self.wrong(path, f"only {one.marks['algorithm']} learns it, not {self.algorithm}")
 
 
 def options_of_others(family: tasks.Family) -> list[Setting]:

@@ -122,7 +122,8 @@ class QLearner(Learner):
             tensor.to(self.device, non_blocking=True)
             for tensor in (batch.observation, batch.action, batch.reward, batch.next_observation, batch.discount)
         )
-        with torch.no_grad(), self.autocast(), self.noise["target"].draw().applied():
+        self.noise["target"].draw()
+        with torch.no_grad(), self.autocast(), self.noise["target"].applied():
             next_output = self.target_network(next_observation)
         tensors = (observation, action, reward, next_observation, next_output, discount)
         for part in zip(*(tensor.chunk(count) for tensor in tensors), strict=True):
