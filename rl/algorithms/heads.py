@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rl.config import HeadConfig
 
+TINY = torch.finfo(torch.float32).tiny
 LOSSES: dict[str, Callable[..., Tensor]] = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
 
 
@@ -99,7 +100,7 @@ class Categorical:
 
     def losses(self, output: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         predicted = of_action(output, action.unsqueeze(1)).log_softmax(dim=1)
-        divergence = (torch.xlogy(target, target) - target * predicted).sum(dim=1)
+        divergence = (target * (target.clamp(min=TINY).log() - predicted)).sum(dim=1)  # 0 log 0 is 0
         return divergence.clamp(min=0), (predicted.exp() * self._atoms).sum(dim=1)  # below 0 by rounding only
 
 

@@ -95,20 +95,17 @@ LEARNING = {
     "rainbow": {key: value for key, value in RAINBOW.items() if key != "n_step"},
     "impala": {"network": {"kind": "impala", "hidden": 32}},
 }
-SLOW = ("impala", "rainbow")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name not in SLOW else pytest.param(name, marks=pytest.mark.slow) for name in LEARNING]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNING)
 def test_learns_catch(catch: None, tmp_path: Path, name: str) -> None:
-    """A random player scores about -0.7."""
+    """A random player scores about -0.7; seen, two seeds each: 1.0 of all but the noisy network (0.5 and 0.8)."""
     config = catch_config(
         tmp_path / "run",
         **LEARNING[name],
-        total_steps=3_200,
+        total_steps=6_400,
         checkpoint_interval=100_000,
-        gradients={"enabled": False},
         evaluation={"interval": 100_000, "final_episodes": 100},
     )
     assert train(config)["mean_score"] > 0.3

@@ -17,6 +17,7 @@ from rl.algorithms.pathologies import greedy_actions, hidden_outputs
 from rl.config import HeadConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from rl.networks import Network
 from rl.noisy import NoisyLinear
+from rl.replay.ring import Batch
 from rl.tasks import EnvConfig, ObservationSpec
 from tests.rl.algorithms.test_dqn import ACTIONS, batch
 
@@ -188,3 +189,53 @@ def test_diagnostics_see_every_hidden_layer() -> None:
     impala = hidden_outputs(make({"kind": "impala"}), frames)
     assert len(impala) == 3 * 2 * 2 + 1 + 1  # two a residual block, one behind them, the hidden layer's
     assert impala[-1].shape == (6, 16)
+
+
+def chain(rng: np.random.Generator, size: int = 32) -> Batch:
+    """Transitions from the places 0, 1 and 2 of a frame with one bright column: action k leads on from place k, from
+    the last to a reward of 1 and the end; every other action ends without reward."""
+    place, action = rng.integers(3, size=size), rng.integers(ACTIONS, size=size)
+
+    def frames(places: np.ndarray) -> Tensor:
+        picture = np.zeros((size, 2, 16, 16), np.uint8)
+        for sample, one in enumerate(places):
+            picture[sample, :, :, 4 * one : 4 * one + 4] = 255
+        return torch.from_numpy(picture)
+
+    right = place == action
+    return Batch(
+        observation=frames(place),
+        action=torch.from_numpy(action),
+        reward=torch.from_numpy((right & (place == 2)).astype(np.float32)),
+        next_observation=frames(np.minimum(place + 1, 2)),
+        discount=torch.from_numpy(np.where(right & (place < 2), 0.8, 0.0).astype(np.float32)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "head"),
+    [
+        ({"dueling": True}, {}),
+        ({"noisy": True}, {}),
+        ({"spectral_norm": [2]}, {}),
+        ({"kind": "impala"}, {}),
+        ({}, {"name": "c51", "v_min": -0.5, "v_max": 1.5, "atoms": 21}),
+        ({}, {"name": "qr", "quantiles": 8}),
+        ({"dueling": True, "noisy": True}, {"name": "c51", "v_min": -0.5, "v_max": 1.5, "atoms": 21}),
+    ],
+    ids=["dueling", "noisy", "spectral norm", "impala", "c51", "qr", "rainbow"],
+)
+def test_learns_the_values_of_a_chain(network: dict[str, Any], head: dict[str, Any]) -> None:
+    """1 at the last place, 0.8 and 0.64 before it, for the action that leads on; 0 for the others."""
+    lr = 5e-4 if "kind" in network else 3e-3  # 16 layers deep
+    learner = make(network, head=HeadConfig(**head), optimizer=OptimizerConfig(name="asgc", lr=lr))
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        for _ in range(20):
+            next(learner.updates(chain(rng), 1))
+        learner.sync_target()
+    data = chain(rng, 64)
+    first = [int(np.flatnonzero((data.observation[:, 0, 0, 4 * place] > 0).numpy())[0]) for place in range(3)]
+    expected = torch.zeros(3, ACTIONS)
+    expected[0, 0], expected[1, 1], expected[2, 2] = 0.64, 0.8, 1.0
+    torch.testing.assert_close(learner.values(data.observation[first]).cpu(), expected, rtol=0, atol=0.15)
