@@ -174,22 +174,21 @@ def assemble(
     """All layers of a network: the `body` so far, then fully connected ones with ReLUs, from `sizes[0]` inputs to
     `sizes[-1]`, then the output. Of a dueling network the last hidden layer is there twice (`rl.dueling`)."""
     linear: Linear = functools.partial(NoisyLinear, sigma=config.noisy_sigma) if config.noisy else nn.Linear
+
+    def hidden(inputs: int, outputs: int) -> list[nn.Module]:
+        return [linear(inputs, outputs), *([nn.LayerNorm(outputs)] if config.layer_norm else [])]
+
     layers, features = list(body), sizes[-1]
-    for number, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=2):
-        streams = 2 if config.dueling and number == len(sizes) else 1
-        made = [[linear(inputs, outputs), *_norm(outputs, config)] for _ in range(streams)]
-        layers += made[0] if streams == 1 else [Streams(*(nn.Sequential(*stream) for stream in made))]
-        layers.append(nn.ReLU())
+    *others, last = itertools.pairwise(sizes)
+    for pair in others:
+        layers += [*hidden(*pair), nn.ReLU()]
     if config.dueling:
-        layers.append(DuelingOutput(2 * features, num_actions, per_action, linear))
-    elif per_action:
-        shape = (num_actions, *per_action)
-        layers.append(nn.Sequential(linear(features, math.prod(shape)), nn.Unflatten(1, shape)))
+        streams = Streams(*(nn.Sequential(*hidden(*last)) for _ in range(2)))
+        layers += [streams, nn.ReLU(), DuelingOutput(2 * features, num_actions, per_action, linear)]
     else:
-        layers.append(linear(features, num_actions))
+        layers += [*hidden(*last), nn.ReLU()]
+        shape = (num_actions, *per_action)
+        output = linear(features, math.prod(shape))
+        layers.append(nn.Sequential(output, nn.Unflatten(1, shape)) if per_action else output)
     normalize_layers(layers, config.spectral_norm or ())
     return nn.Sequential(*layers)
-
-
-def _norm(features: int, config: NetworkConfig) -> list[nn.Module]:
-    return [nn.LayerNorm(features)] if config.layer_norm else []
