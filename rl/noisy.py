@@ -94,9 +94,11 @@ class Noise:
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state: what the next draws follow from."""
-        return {"generator": self.generator.get_state()} if self._layers else {}
+        if not self._layers:
+            return {}
+        return {"device": self.generator.device.type, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        if self._layers:
+        """Inverse of `state_dict`; the generators of two kinds of device have nothing to tell each other."""
+        if self._layers and state.get("device") == self.generator.device.type:
             self.generator.set_state(state["generator"].cpu())

@@ -75,6 +75,8 @@ def test_same_seed_same_noise_and_a_state_goes_on() -> None:
     torch.rand(5)  # nobody else's numbers are used
     resumed.load_state_dict(noise.state_dict())
     assert all(map(torch.equal, outputs(resumed, 2), first[2:]))
+    resumed.load_state_dict({"device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8)})  # not of this machine
+    assert not torch.equal(outputs(resumed, 1)[0], first[2])
 
 
 def test_noise_is_drawn_where_it_lies_and_held_until_the_next_draw() -> None:
