@@ -96,10 +96,11 @@ def test_c51_has_nothing_to_learn_from_what_it_predicts() -> None:
     head = Categorical(-10.0, 10.0, 51, CPU)
     output = torch.randn(64, 2, 51, generator=torch.Generator().manual_seed(0))
     action = torch.zeros(64, 1, dtype=torch.int64)
-    target = head.target(output, action, torch.zeros(64), torch.ones(64))
-    losses, _ = head.losses(output, action[:, 0], target)
-    assert (losses >= 0).all()
-    assert losses.max().item() < 1e-4
+    projected_on_itself = head.target(output, action, torch.zeros(64), torch.ones(64))
+    for target in (projected_on_itself, output[:, 0].softmax(1)):
+        losses, _ = head.losses(output, action[:, 0], target)
+        assert (losses >= 0).all()
+        assert losses.max().item() < 1e-4
 
 
 def test_quantile_loss_is_equation_10_in_two_loops() -> None:
