@@ -84,8 +84,8 @@ class Categorical:
 
     def __init__(self, v_min: float, v_max: float, atoms: int, device: torch.device) -> None:
         self._atoms = torch.linspace(v_min, v_max, atoms, device=device)
-        self._range = v_min, v_max
-        self._distance = (v_max - v_min) / (atoms - 1)
+        self._places = torch.arange(float(atoms), device=device)
+        self._least, self._distance = v_min, (v_max - v_min) / (atoms - 1)
 
     def values(self, output: Tensor) -> Tensor:
         return (output.softmax(dim=2) * self._atoms).sum(dim=2)
@@ -93,9 +93,10 @@ class Categorical:
     def target(self, output: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
         """Probabilities (B, atoms)."""
         probabilities = of_action(output, action).softmax(dim=1)
-        moved = (reward.unsqueeze(1) + discount.unsqueeze(1) * self._atoms).clamp(*self._range)
+        moved = reward.unsqueeze(1) + discount.unsqueeze(1) * self._atoms
+        place = ((moved - self._least) / self._distance).clamp(0, len(self._atoms) - 1)
         # Each moved value gives its probability to the atoms below and above it, the more the nearer (lines 5 to 9).
-        away = (moved.unsqueeze(1) - self._atoms.unsqueeze(1)).abs() / self._distance  # (B, atoms, moved values)
+        away = (place.unsqueeze(1) - self._places.unsqueeze(1)).abs()  # (B, atoms, moved values)
         return ((1 - away).clamp_(min=0) * probabilities.unsqueeze(1)).sum(dim=2)
 
     def losses(self, output: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
