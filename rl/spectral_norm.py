@@ -41,8 +41,8 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def _iterate(self, matrix: Tensor) -> None:
-        self.left.copy_(F.normalize(torch.mv(matrix, self.right), dim=0))
-        self.right.copy_(F.normalize(torch.mv(matrix.T, self.left), dim=0))
+        self.left.copy_(F.normalize(matrix @ self.right, dim=0))
+        self.right.copy_(F.normalize(matrix.T @ self.left, dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
@@ -50,7 +50,7 @@ class SpectralNorm(nn.Module):
             if self.training and torch.is_grad_enabled():
                 self._iterate(matrix)
             # Clones: a second forward pass before the backward one would change what that needs.
-            return weight / torch.dot(self.left.clone(), torch.mv(matrix, self.right.clone()))
+            return weight / torch.dot(self.left.clone(), matrix @ self.right.clone())
 
 
 def normalize_layers(layers: Iterable[nn.Module], chosen: Sequence[int]) -> None:
