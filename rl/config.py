@@ -162,7 +162,7 @@ class TrainConfig(Config):
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     FOLDER = "rl"
-    PRESETS = ("quick", "dqn", "rainbow", "rainbow-quick", "atari-small", "control")
+    PRESETS = ("quick", "dqn", "rainbow", "atari-small", "control")
     LENGTH = "total_steps"
 
     @classmethod

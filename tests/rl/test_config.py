@@ -82,13 +82,6 @@ def test_rainbow_has_the_settings_of_its_papers_table() -> None:
     assert (config.env, network.channels, network.hidden) == (nature.env, nature.network.channels, 512)
 
 
-def test_rainbow_quick_is_quick_with_rainbows_parts() -> None:
-    config, quick, rainbow = (TrainConfig.preset(name) for name in ("rainbow-quick", "quick", "rainbow"))
-    assert (config.head, config.exploration.end) == (rainbow.head, 0)
-    assert config.network == dataclasses.replace(quick.network, dueling=True, noisy=True)
-    assert (config.env, config.batch_size, config.train_every) == (quick.env, quick.batch_size, quick.train_every)
-
-
 def test_atari_small_costs_less_than_quick_for_each_step() -> None:
     small, quick = TrainConfig.preset("atari-small"), TrainConfig.preset("quick")
     assert small.batch_size / small.train_every == 4  # samples learned from per environment step
