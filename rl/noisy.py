@@ -4,7 +4,7 @@ A noisy layer computes with weights mu + sigma * epsilon, mu and sigma learned. 
 3.2 there): epsilon_ij = f(e_i) f(e_j) with one Gaussian number per input and output, f(x) = sgn(x) sqrt(|x|).
 
 A layer has noise only while a `Noise` is applied to its network; without one it computes with mu. So whoever evaluates,
-records or plays has nothing to switch off, and draws nothing.
+records or plays has nothing to switch off, and draws nothing: agents are evaluated without noise, as in Dopamine.
 """
 
 from __future__ import annotations
