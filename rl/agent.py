@@ -15,10 +15,11 @@ from evaluation.runs.hardware import select_device, select_precision
 from evaluation.runs.loop import BEST_MODEL
 from evaluation.runs.run_folder import CONFIG, MODEL, chosen, is_finished, load_config, load_summary, newest_checkpoint
 from rl import tasks
+from rl.algorithms.heads import make_head
 from rl.config import TrainConfig
 from rl.networks import Network, build_network
 
-NEEDED = ("game", "algorithm", "env", "network")  # what playing depends on
+NEEDED = ("game", "algorithm", "env", "network", "head")  # what playing depends on
 
 
 class Agent:
@@ -43,6 +44,7 @@ class Agent:
     ) -> None:
         self.model, self.step = model, step
         self.network = network.to(device).eval()
+        self.head = make_head(config.head, config.loss, device)
         self.config = config
         self.num_actions = num_actions
         self.device = device
@@ -63,7 +65,8 @@ class Agent:
             wanted = f"{np.dtype(dtype).name} (N, {', '.join(map(str, expected))})"
             raise ValueError(f"observations must be NumPy {wanted}, got {found}")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            values: NDArray[np.float32] = self.network(torch.from_numpy(observation).to(self.device)).cpu().numpy()
+            output = self.network(torch.from_numpy(observation).to(self.device))
+            values: NDArray[np.float32] = self.head.values(output).cpu().numpy()
         return values
 
     def act(
@@ -115,7 +118,8 @@ def load_agent(run: str | Path, device: str = "auto", *, best: bool = False) -> 
     except (KeyError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged and cannot be loaded ({reason(error)})") from error
     num_actions = model["num_actions"]
-    network = build_network(tasks.find(config.game).observation(config.env), num_actions, config.network)
+    spec = tasks.find(config.game).observation(config.env)
+    network = build_network(spec, num_actions, config.network, config.head.per_action)
     try:
         network.load_state_dict(model["network"])
     except RuntimeError as error:

@@ -22,7 +22,7 @@ COMMAND = TrainCommand(
         "optimizer": [f"optimizer.{name}" for name in ("name", "lr", "mode", "clip_factor", "noise_scale", "max_norm")],
         "DQN": (
             *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step", "gamma"),
-            *("target_interval", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
+            *("target_interval", "head.name", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
         ),
         "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
     },

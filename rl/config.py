@@ -26,17 +26,56 @@ from rl.tasks import EnvConfig
 
 @dataclass
 class NetworkConfig:
-    """Q-network: convolutions and one hidden layer (Atari) or an MLP (control tasks), one output per action."""
+    """Q-network: convolutions and one hidden layer (Atari) or an MLP (control tasks), and an output per action."""
 
-    channels: list[int] = option([32, 64, 64], "output channels of the convolutions", "[1, 4096]", only="atari")
-    kernels: list[int] = option([8, 4, 3], "kernel sizes of the convolutions", "[1, 64]", only="atari")
-    strides: list[int] = option([4, 2, 1], "strides of the convolutions", "[1, 64]", only="atari")
+    kind: Literal["nature", "impala"] = option(
+        "nature", "convolutions: those below, or the residual ones of IMPALA (Espeholt et al., 2018)", only="atari"
+    )
+    channels: list[int] = option([32, 64, 64], "nature: output channels of the convolutions", "[1, 4096]", only="atari")
+    kernels: list[int] = option([8, 4, 3], "nature: kernel sizes of the convolutions", "[1, 64]", only="atari")
+    strides: list[int] = option([4, 2, 1], "nature: strides of the convolutions", "[1, 64]", only="atari")
+    width: int = option(1, "impala: factor on the channels 16, 32, 32 of its sections", "[1, 64]", only="atari")
     hidden: int = option(512, "units of the hidden layer behind the convolutions", "[1, 65536]", only="atari")
     units: list[int] = option([64, 64], "units of the MLP's hidden layers", "[1, 65536]", only="control")
     layer_norm: bool = option(False, "LayerNorm after every layer but the last, as in PQN")
     standardize: bool = option(
         False, "standardize pixels (mean image of the random phase): small objects stand out", only="atari"
     )
+    dueling: bool = option(False, "value and advantages in streams of their own (Wang et al., 2016)")
+    noisy: bool = option(
+        False,
+        "noisy fully connected layers (Fortunato et al., 2018): they explore, with --exploration.start and .end 0",
+        algorithm="dqn",
+    )
+    noisy_sigma: float = option(
+        0.5, "noisy: initial standard deviation of the noise times sqrt(inputs)", "[0, 100]", algorithm="dqn"
+    )
+    spectral_norm: list[int] | None = option(
+        None,
+        "layers whose weights are divided by their largest singular value, counted from the end: 1 the output, 2 the "
+        "hidden layer before it (the one of Gogianu et al., 2021); null: none",
+        "[1, 1000]",
+    )
+
+
+@dataclass
+class HeadConfig:
+    """What the network says of an action's return: its expectation, or its distribution."""
+
+    name: Literal["expected", "c51", "qr"] = option(
+        "expected",
+        "what is learned of the return: its expectation, probabilities of fixed values (C51) or quantiles (QR-DQN)",
+        algorithm="dqn",
+    )
+    atoms: int = option(51, "c51: values of the return", "[2, 10000]", algorithm="dqn")
+    v_min: float = option(-10.0, "c51: the least of them", "(-inf, inf)", algorithm="dqn")
+    v_max: float = option(10.0, "c51: the greatest of them", "(-inf, inf)", algorithm="dqn")
+    quantiles: int = option(200, "qr: quantiles of the return", "[1, 10000]", algorithm="dqn")
+
+    @property
+    def per_action(self) -> tuple[int, ...]:
+        """Shape of a network's outputs of one action."""
+        return {"expected": (), "c51": (self.atoms,), "qr": (self.quantiles,)}[self.name]
 
 
 @dataclass
@@ -96,7 +135,7 @@ class TrainConfig(Config):
     n_step: int = option(1, "rewards summed before bootstrapping", "[1, 100]")
     gamma: float = option(0.99, "discount per environment step", "[0, 1)")
     double: bool = option(True, "Double DQN: the online network selects, the target network evaluates")
-    loss: Literal["huber", "mse"] = option("huber", "loss of the TD error")
+    loss: Literal["huber", "mse"] = option("huber", "loss of the TD error; of --head c51 and qr their own")
     target_interval: int = option(1_000, "environment steps between target network updates", "[1, 1e12]")
     precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 autocast where the hardware has it")
     channels_last: bool | None = option(
@@ -115,6 +154,7 @@ class TrainConfig(Config):
     track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
     lr_schedule: LRScheduleConfig = field(default_factory=LRScheduleConfig)
@@ -122,7 +162,7 @@ class TrainConfig(Config):
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     FOLDER = "rl"
-    PRESETS = ("quick", "dqn", "atari-small", "control")
+    PRESETS = ("quick", "dqn", "rainbow", "atari-small", "control")
     LENGTH = "total_steps"
 
     @classmethod
@@ -172,7 +212,9 @@ class TrainConfig(Config):
             yield from self._faults_of_task()
             yield from self._faults_of_steps()
             yield from self._faults_of_network()
+            yield from self._faults_of_head()
         yield from self.optimizer.faults()
+        yield from self.lr_schedule.faults()
 
     def _faults_of_task(self) -> Iterator[str]:
         """What only the tasks of another family have: frames in a control task, an MLP on Atari."""
@@ -207,9 +249,16 @@ class TrainConfig(Config):
             yield self.wrong("replay_size", f"must be at least {needed} {whose}")
 
     def _faults_of_network(self) -> Iterator[str]:
-        """Whether the convolutions fit each other and the frames."""
+        """Whether the convolutions fit each other and the frames, and the layers to normalize are there."""
         shape, network = tasks.find(self.game).observation(self.env).shape, self.network
-        if len(shape) != 3:
+        if network.spectral_norm is not None and network.noisy:
+            yield self.wrong("network.spectral_norm", "is not possible with --network.noisy")
+        elif network.spectral_norm is not None:
+            convolutions = 9 if network.kind == "impala" else len(network.channels)  # see rl.impala
+            hidden = 1 + convolutions if len(shape) == 3 else len(network.units)
+            if max(network.spectral_norm) > hidden + 1:
+                yield self.wrong("network.spectral_norm", f"the network has {hidden + 1} layers")
+        if len(shape) != 3 or network.kind == "impala":
             return
         for name in ("kernels", "strides"):
             if len(getattr(network, name)) != len(network.channels):
@@ -222,6 +271,18 @@ class TrainConfig(Config):
             if min(height, width) < 1:
                 yield self.wrong("network.kernels", f"too large for frames of {shape[1]}x{shape[2]} pixels")
                 return
+
+    def _faults_of_head(self) -> Iterator[str]:
+        """What only a head has, and what only DQN learns."""
+        head = self.head
+        if head.name != "expected" and self.loss == "mse":
+            yield self.wrong("loss", f"{head.name} has a loss of its own (leave it at huber)")
+        if head.name == "c51" and head.v_min >= head.v_max:
+            yield self.wrong("head.v_min", f"must be below --head.v-max {head.v_max}")
+        for path in ("head.name", "network.noisy"):
+            one = self.settings()[path]
+            if one.marks["algorithm"] != self.algorithm and one.get(self) != one.default:
+                yield self.wrong(path, f"only {one.marks['algorithm']} learns it, not {self.algorithm}")
 
 
 def options_of_others(family: tasks.Family) -> list[Setting]:

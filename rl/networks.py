@@ -1,28 +1,40 @@
-"""Q-networks: the convolutional one of Mnih et al. (2015), with its sizes as options, and an MLP for vectors.
+"""Q-networks: convolutional ones for frames (Nature's and IMPALA's), with their sizes as options, an MLP for vectors.
 
 A network is a body, whose layers make features (batch, d) of scaled observations, and behind it the output that makes
 action values of them, or whatever else `rl.algorithms.heads` gives a meaning to. Both lie in one `layers`:
 parameters are named by their place in it.
+
+Every network may be dueling, have noisy layers, LayerNorm and spectral normalization.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from rl.config import NetworkConfig
+from rl.dueling import DuelingOutput, Linear, Streams
+from rl.impala import impala_layers
+from rl.noisy import NoisyLinear
+from rl.spectral_norm import normalize_layers
 from rl.tasks import ObservationSpec
 
-Output = Callable[[int, int], nn.Module]  # (features d, actions A) -> module: (batch, d) -> (batch, A, ...)
 
+def build_network(
+    observation: ObservationSpec, num_actions: int, config: NetworkConfig, per_action: tuple[int, ...] = ()
+) -> Network:
+    """The Q-network that a configuration describes, freshly initialized from torch's generator.
 
-def build_network(observation: ObservationSpec, num_actions: int, config: NetworkConfig) -> Network:
-    """The Q-network that a configuration describes, freshly initialized from torch's generator."""
+    Args:
+        per_action: shape of the outputs of one action, the head's (`rl.algorithms.heads`).
+    """
     kind = VectorQNetwork if len(observation.shape) == 2 else QNetwork
-    return kind(observation, num_actions, config)
+    return kind(observation, num_actions, config, per_action)
 
 
 class Network(nn.Module):
@@ -60,10 +72,10 @@ class QNetwork(Network):
     """Of stacked frames, uint8: convolutions, one hidden layer, the output.
 
     With channels (32, 64, 64), kernels (8, 4, 3), strides (4, 2, 1) and hidden 512 this is the network of Mnih et al.
-    (2015), "Human-level control through deep reinforcement learning", Methods.
+    (2015), "Human-level control through deep reinforcement learning", Methods. Of the kind "impala" the convolutions
+    are `rl.impala`'s.
 
-    LayerNorm stands before every ReLU (over channels and positions after a convolution), as in PQN. `output` is what
-    comes after the last hidden layer.
+    LayerNorm stands before every ReLU (over channels and positions after a convolution), as in PQN.
 
     Pixels are scaled by 1/255 until `standardize` has been given frames.
     """
@@ -72,20 +84,20 @@ class QNetwork(Network):
     scale: Tensor
 
     def __init__(
-        self, observation: ObservationSpec, num_actions: int, config: NetworkConfig, output: Output = nn.Linear
+        self,
+        observation: ObservationSpec,
+        num_actions: int,
+        config: NetworkConfig,
+        per_action: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        inputs, height, width = observation.shape
-        body: list[nn.Module] = []
-        for channels, kernel, stride in zip(config.channels, config.kernels, config.strides, strict=True):
-            norm = [nn.GroupNorm(1, channels)] if config.layer_norm else []
-            body += [nn.Conv2d(inputs, channels, kernel, stride), *norm, nn.ReLU()]
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-            if height < 1 or width < 1:
-                raise ValueError(f"the frames are too small for convolutions with kernels {config.kernels}")
-            inputs = channels
-        body += [nn.Flatten(), *dense([inputs * height * width, config.hidden], config.layer_norm)]
-        self.layers = nn.Sequential(*body, output(config.hidden, num_actions))
+        stack, height, width = observation.shape
+        if config.kind == "impala":
+            body, shape = impala_layers(stack, height, width, config.width, config.layer_norm)
+        else:
+            body, shape = nature_layers(stack, height, width, config)
+        sizes = [math.prod(shape), config.hidden]
+        self.layers = assemble([*body, nn.Flatten()], sizes, num_actions, config, per_action)
         self.register_buffer("offset", torch.zeros(*observation.frame))
         self.register_buffer("scale", torch.tensor(1 / 255))
 
@@ -119,12 +131,15 @@ class VectorQNetwork(Network):
     factor: Tensor
 
     def __init__(
-        self, observation: ObservationSpec, num_actions: int, config: NetworkConfig, output: Output = nn.Linear
+        self,
+        observation: ObservationSpec,
+        num_actions: int,
+        config: NetworkConfig,
+        per_action: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         stack, size = observation.shape
-        sizes = [stack * size, *config.units]
-        self.layers = nn.Sequential(*dense(sizes, config.layer_norm), output(sizes[-1], num_actions))
+        self.layers = assemble([], [stack * size, *config.units], num_actions, config, per_action)
         factor = 1 / torch.tensor(observation.scale, dtype=torch.float64)
         offset = -torch.tensor(observation.center, dtype=torch.float64) * factor
         self.register_buffer("factor", factor.float().repeat(stack))
@@ -134,9 +149,46 @@ class VectorQNetwork(Network):
         return torch.addcmul(self.offset, observation.flatten(1), self.factor)
 
 
-def dense(sizes: Sequence[int], layer_norm: bool) -> list[nn.Module]:
-    """Fully connected layers with ReLUs, from `sizes[0]` inputs to `sizes[-1]` outputs."""
+def nature_layers(
+    inputs: int, height: int, width: int, config: NetworkConfig
+) -> tuple[list[nn.Module], tuple[int, int, int]]:
+    """Convolutions with ReLUs for pictures (batch, inputs, height, width), and the shape that comes out."""
     layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if layer_norm else []), nn.ReLU()]
-    return layers
+    for channels, kernel, stride in zip(config.channels, config.kernels, config.strides, strict=True):
+        norm = [nn.GroupNorm(1, channels)] if config.layer_norm else []
+        layers += [nn.Conv2d(inputs, channels, kernel, stride), *norm, nn.ReLU()]
+        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        if height < 1 or width < 1:
+            raise ValueError(f"the frames are too small for convolutions with kernels {config.kernels}")
+        inputs = channels
+    return layers, (inputs, height, width)
+
+
+def assemble(
+    body: Sequence[nn.Module],
+    sizes: Sequence[int],
+    num_actions: int,
+    config: NetworkConfig,
+    per_action: tuple[int, ...],
+) -> nn.Sequential:
+    """All layers of a network: the `body` so far, then fully connected ones with ReLUs, from `sizes[0]` inputs to
+    `sizes[-1]`, then the output. Of a dueling network the last hidden layer is there twice (`rl.dueling`)."""
+    linear: Linear = functools.partial(NoisyLinear, sigma=config.noisy_sigma) if config.noisy else nn.Linear
+
+    def hidden(inputs: int, outputs: int) -> list[nn.Module]:
+        return [linear(inputs, outputs), *([nn.LayerNorm(outputs)] if config.layer_norm else [])]
+
+    layers, features = list(body), sizes[-1]
+    *others, last = itertools.pairwise(sizes)
+    for pair in others:
+        layers += [*hidden(*pair), nn.ReLU()]
+    if config.dueling:
+        streams = Streams(*(nn.Sequential(*hidden(*last)) for _ in range(2)))
+        layers += [streams, nn.ReLU(), DuelingOutput(2 * features, num_actions, per_action, linear)]
+    else:
+        layers += [*hidden(*last), nn.ReLU()]
+        shape = (num_actions, *per_action)
+        output = linear(features, math.prod(shape))
+        layers.append(nn.Sequential(output, nn.Unflatten(1, shape)) if per_action else output)
+    normalize_layers(layers, config.spectral_norm or ())
+    return nn.Sequential(*layers)

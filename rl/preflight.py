@@ -71,7 +71,9 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     memory = algorithms.find(config.algorithm).memory
     whole, filled = memory(config, spec), memory(_as_long_as_the_run(config), spec)
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_network(spec, MOST_ACTIONS, config.network).parameters())
+        network = build_network(spec, MOST_ACTIONS, config.network, config.head.per_action)
+    layers = [parameter.numel() for parameter in network.parameters()]
+    parameters = sum(layers)
     # torch, EnvPool, the networks and their activations: measured, those of frames with 32 images a batch.
     overhead = (1 << 30) if len(spec.frame) == 2 else (600 << 20)
     remedy = "free some, or go on on a larger machine" if resume else "lower --replay-size"
@@ -89,7 +91,7 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     checkpoint = filled + STATES * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
-    needed = (store.keep + 1) * checkpoint - present + 2 * FLOAT * parameters + _records(config)
+    needed = (store.keep + 1) * checkpoint - present + 2 * FLOAT * parameters + _records(config, len(layers))
     if resume or filled < checkpoint / 2:
         remedy = "free some" if resume else "free some, or choose another --run-dir"
     else:
@@ -105,13 +107,12 @@ def _as_long_as_the_run(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, replay_size=min(config.replay_size, steps))
 
 
-def _records(config: TrainConfig) -> int:
-    """Bytes of the metrics and of the recorded gradients of a whole run, about."""
+def _records(config: TrainConfig, layers: int) -> int:
+    """Bytes of the metrics and of the recorded gradients of so many layers in a whole run, about."""
     steps = config.total_steps
     metrics = METRICS_ROWS * (steps // config.log_interval + steps // config.evaluation.interval + 2)
     updates = max(0, steps - config.learning_starts) // config.train_every * config.gradient_steps
     records = updates // config.gradients.interval * (1 + len(config.gradients.offsets or ()))
-    layers = 2 * (len(config.network.channels) + len(config.network.units) + 2)
     return metrics + (records * layers * GRADIENT_ROW if config.gradients.enabled else 0)
 
 

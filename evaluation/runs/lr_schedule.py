@@ -1,46 +1,78 @@
-"""How the learning rate moves over a run: torch.optim's schedulers by name, stepped once an update."""
+"""How the learning rate moves over a run: a factor on it by the number of the update, stepped once an update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaluation.cli.settings import option
+from evaluation.cli.values import show
 
 if TYPE_CHECKING:  # help pages and error messages do without torch
     from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
 
 @dataclass
 class LRScheduleConfig:
     """Learning-rate schedule by its name, over all updates of the run."""
 
-    name: Literal["constant", "linear"] = option("constant", "the learning rate over the run")
-    end_factor: float = option(0.0, "linear: factor on the learning rate at the end of the run", "[0, 1]")
+    name: Literal["constant", "linear", "cosine", "exponential", "step"] = option(
+        "constant", "the learning rate over the run, after the warm-up"
+    )
+    end_factor: float = option(
+        0.0, "linear, cosine, exponential: factor on the learning rate at the end of the run", "[0, 1]"
+    )
+    milestones: list[float] = option([0.5, 0.75], "step: shares of the run after which it falls", "(0, 1)")  # noqa: RUF009
+    decay: float = option(0.1, "step: factor on it at each of them", "[0, 1]")
+    warmup: int = option(0, "updates of a warm-up before, update k of n at (k + 1)/n of the rate", "[0, 1e12]")
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside each value alone, a line each."""
+        if self.name == "exponential" and self.end_factor == 0:
+            yield "--lr-schedule.end-factor 0: must be above 0 for an exponential schedule"
+        if self.name == "step" and self.milestones != sorted(set(self.milestones)):
+            yield f"--lr-schedule.milestones {show(self.milestones)}: must rise"
 
 
-def _linear(optimizer: Optimizer, config: LRScheduleConfig, updates: int) -> LRScheduler:
-    from torch.optim.lr_scheduler import LinearLR
+# The factor after a share x of the run, 0 <= x <= 1.
+SCHEDULES: Mapping[str, Callable[[LRScheduleConfig, float], float]] = MappingProxyType(
+    {
+        "constant": lambda config, x: 1.0,
+        "linear": lambda config, x: 1 + (config.end_factor - 1) * x,
+        "cosine": lambda config, x: config.end_factor + (1 - config.end_factor) * (1 + math.cos(math.pi * x)) / 2,
+        "exponential": lambda config, x: config.end_factor**x,
+        "step": lambda config, x: config.decay ** sum(x >= milestone for milestone in config.milestones),
+    }
+)
 
-    return LinearLR(optimizer, start_factor=1.0, end_factor=config.end_factor, total_iters=updates)
 
+def factor(config: LRScheduleConfig, update: int, updates: int) -> float:
+    """What the learning rate of update number `update` (from 0) of so many is multiplied with.
 
-Make = Callable[["Optimizer", LRScheduleConfig, int], "LRScheduler"]
-SCHEDULES: Mapping[str, Make | None] = MappingProxyType({"constant": None, "linear": _linear})
+    The schedule takes the updates after the warm-up. Past the end, it stays where it ended.
+    """
+    if update < config.warmup:
+        return (update + 1) / config.warmup
+    share = min((update - config.warmup) / max(1, updates - config.warmup), 1.0)
+    return SCHEDULES[config.name](config, share)
 
 
 class LRSchedule:
-    """The learning rates of an optimizer's groups over a run of so many updates.
+    """The learning rates of an optimizer's groups over a run of so many updates: torch.optim's `LambdaLR` of `factor`.
 
-    The rates are kept in the optimizer's own state, what else a scheduler knows in `state_dict`.
+    A factor of the update's number alone, unlike torch's recurrent schedulers, is the same to the last bit wherever a
+    run was interrupted, and ends where it ends. The rates are kept in the optimizer's own state, what else the
+    scheduler knows in `state_dict`.
     """
 
     def __init__(self, optimizer: Optimizer, config: LRScheduleConfig, updates: int) -> None:
-        make = SCHEDULES[config.name]
-        self._scheduler = None if make is None else make(optimizer, config, max(1, updates))
+        from torch.optim.lr_scheduler import LambdaLR
+
+        moves = config.name != "constant" or config.warmup > 0
+        self._scheduler = LambdaLR(optimizer, lambda update: factor(config, update, updates)) if moves else None
 
     def step(self) -> None:
         """Comes after each optimizer step."""
@@ -58,4 +90,5 @@ class LRSchedule:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; comes after the optimizer's."""
         if self._scheduler is not None:
-            self._scheduler.load_state_dict(dict(state))
+            # Earlier versions' linear schedule was another of torch's schedulers, and had no functions.
+            self._scheduler.load_state_dict({"lr_lambdas": [None] * len(self._scheduler.base_lrs)} | dict(state))

@@ -74,7 +74,9 @@ class Learner(ABC):
     def gradients(self, part: Part, size: int) -> list[Tensor]:
         """Gradients of the mean loss over the first `size` samples of an update, a tensor a parameter; `.grad`
         stays."""
+        self.network.eval()  # a look: it takes no step of a spectral norm's power iteration
         loss = self.losses(tuple(tensor[:size] for tensor in part)).mean()
+        self.network.train()
         return list(torch.autograd.grad(loss, list(self.network.parameters())))
 
 

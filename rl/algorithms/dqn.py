@@ -1,4 +1,8 @@
-"""DQN (Mnih et al., 2015) with Double DQN (van Hasselt et al., 2016) and n-step returns, on a replay of frames."""
+"""DQN (Mnih et al., 2015) with Double DQN (van Hasselt et al., 2016) and n-step returns, on a replay of frames.
+
+With a head of C51 and a dueling, noisy network (`--preset rainbow`) it is Rainbow (Hessel et al. 2018, arXiv
+1710.02298).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from asgc import optimizers
 from evaluation.cli.errors import UserError
@@ -19,9 +24,10 @@ from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
 from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup
-from rl.algorithms.heads import ExpectedValue
+from rl.algorithms.heads import make_head
 from rl.config import ExplorationConfig, TrainConfig
 from rl.networks import QNetwork, build_network
+from rl.noisy import Noise, NoisyLinear
 from rl.replay.ring import Batch, FrameReplay, Layout
 from rl.step import Step
 from rl.tasks import ObservationSpec
@@ -53,6 +59,10 @@ class QLearner(Learner):
 
     where the replay gives the n-step reward sum R_n and discount = gamma^m, or 0 after a terminal step. The learning
     rate follows its schedule over `updates` of them.
+
+    Noisy layers have noise of their own in each forward pass (Fortunato et al. 2018, section 3.1), the same for all
+    samples: in the online network's, which is learned from, in its choice of a*, and in the target network's, which is
+    one for all parts of a batch. To act, each environment has its own, drawn anew at each step. `values` is without.
     """
 
     def __init__(
@@ -63,20 +73,32 @@ class QLearner(Learner):
         self.num_actions = num_actions
         self.double = config.double
         self.precision = select_precision(config.precision, device)
-        self.head = ExpectedValue(config.loss)
+        self.head = make_head(config.head, config.loss, device)
         channels_last = select_channels_last(config.channels_last, device, self.precision)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network, self.target_network = (
-            build_network(spec, num_actions, config.network).to(device, memory_format=memory_format)  # type: ignore[call-overload]
+            build_network(spec, num_actions, config.network, config.head.per_action).to(
+                device,
+                memory_format=memory_format,  # type: ignore[call-overload]
+            )
             for _ in range(2)
         )
         self.target_network.requires_grad_(False)
         if self.precision == "bf16":
             # Autocast would round the same weights in every update; done here, it is done once a synchronization.
-            for module in self.target_network.body:
-                if isinstance(module, nn.Conv2d | nn.Linear):
+            for module in (one for layer in self.target_network.body for one in layer.modules()):
+                if isinstance(module, nn.Conv2d | nn.Linear | NoisyLinear) and not parametrize.is_parametrized(module):
                     module.to(torch.bfloat16)
         self.sync_target()
+        self.noise = {
+            use: Noise(network, seeding.derive(config.seed, "noise", use), samples)
+            for use, network, samples in (
+                ("online", self.network, 1),
+                ("choice", self.network, 1),
+                ("target", self.target_network, 1),
+                ("act", self.network, config.env.num_envs),
+            )
+        }
         name, lr, options = config.optimizer.name, config.optimizer.lr, config.optimizer.options()
         try:
             if "seed" in optimizers.options(name, options.get("rule", "adam")):
@@ -100,11 +122,14 @@ class QLearner(Learner):
             tensor.to(self.device, non_blocking=True)
             for tensor in (batch.observation, batch.action, batch.reward, batch.next_observation, batch.discount)
         )
-        with torch.no_grad(), self.autocast():
+        self.noise["target"].draw()
+        with torch.no_grad(), self.autocast(), self.noise["target"].applied():
             next_output = self.target_network(next_observation)
         tensors = (observation, action, reward, next_observation, next_output, discount)
         for part in zip(*(tensor.chunk(count) for tensor in tensors), strict=True):
             self.optimizer.zero_grad(set_to_none=True)
+            self.noise["online"].draw()
+            self.noise["choice"].draw()
             losses, q = self._td_losses(part)
             loss = losses.mean()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -117,12 +142,13 @@ class QLearner(Learner):
         return self._eager_td_losses(part)[0]
 
     def _eager_td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
-        """Loss of each sample and Q(s, a), (B,) each."""
+        """Loss of each sample and Q(s, a), (B,) each; noise as it was drawn last."""
         observation, action, reward, next_observation, next_output, discount = part
         with self.autocast():
-            with torch.no_grad():
+            with torch.no_grad(), self.noise["choice"].applied():
                 chooser = self.network(next_observation) if self.double else next_output
-            output = self.network(observation)
+            with self.noise["online"].applied():
+                output = self.network(observation)
         with torch.no_grad():
             best = self.head.values(chooser).argmax(dim=1, keepdim=True)
             target = self.head.target(next_output, best, reward, discount)
@@ -142,12 +168,13 @@ class QLearner(Learner):
             network.standardize(frames.to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning goes on from: both networks, the optimizer and its schedule."""
+        """Everything that learning goes on from: both networks, the optimizer and its schedule, noise's generators."""
         return {
             "network": self.network.state_dict(),
             "target_network": self.target_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_schedule": self.lr_schedule.state_dict(),
+            "noise": {use: noise.state_dict() for use, noise in self.noise.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -156,6 +183,8 @@ class QLearner(Learner):
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_schedule.load_state_dict(state.get("lr_schedule", {}))  # earlier versions had none
+        for use, generator in state.get("noise", {}).items():
+            self.noise[use].load_state_dict(generator)
 
 
 class DQN(Algorithm):
@@ -194,7 +223,8 @@ class DQN(Algorithm):
         self.replay.start(observation)
 
     def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
-        return self.learner.act(observation, epsilon_at(step, self.config.exploration), self.rng)
+        with self.learner.noise["act"].draw().applied():
+            return self.learner.act(observation, epsilon_at(step, self.config.exploration), self.rng)
 
     def values(self, observation: NDArray[Any]) -> Tensor:
         return self.learner.values(torch.from_numpy(observation))

@@ -32,7 +32,7 @@ def network_health(
     nothing as long as there are none.
 
     Both are NaN in a network that has diverged to infinity or NaN. The features are the outputs of the last hidden
-    layer, which the linear output layer takes.
+    layer, which the output layer takes; of a dueling network those of both streams.
     """
     totals: list[Tensor] = []
     features: list[Tensor] = []

@@ -93,7 +93,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
         (["train", "--env.protocol", "atari"], "--env.protocol atari: must be nature, classic, sticky or control"),
         (["train", "--optimizer.adapt", "yes"], "--optimizer.adapt yes: must be hypergradient or null"),
         (["train", "--double", "maybe"], "--double maybe: must be true or false"),
-        (["train", "--preset", "slow"], "unknown preset 'slow'; there are quick, dqn, atari-small, control"),
+        (["train", "--preset", "slow"], f"unknown preset 'slow'; there are {', '.join(TrainConfig.PRESETS)}"),
         (["train", "--resume"], "--resume: say which run: --resume RUN"),
         (["train", "--resume", "/nowhere"], "--resume /nowhere: not a run folder (no config.yaml in it)"),
         (["train", "--config", "/nowhere.yaml"], "cannot read --config /nowhere.yaml: No such file or directory"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from torch.nn import Conv2d, Linear
 
 from asgc import optimizers
 from asgc.options import in_range
@@ -16,7 +17,9 @@ from evaluation.cli.config_file import differences, parse_yaml, plain, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.settings import _shipped
 from evaluation.cli.values import number
-from rl.config import OptimizerConfig, TrainConfig
+from rl import tasks
+from rl.config import NetworkConfig, OptimizerConfig, TrainConfig
+from rl.networks import build_network
 
 
 def error_of(text: str) -> str:
@@ -63,6 +66,20 @@ def test_dqn_keeps_natures_replay_ratio_and_network() -> None:
     assert (config.batch_size, config.train_every, config.total_steps) == (32, 4, 10_000_000)
     assert (config.env.height, config.env.width, config.env.stack) == (84, 84, 4)
     assert (config.network.channels, config.network.hidden) == ([32, 64, 64], 512)
+
+
+def test_rainbow_has_the_settings_of_its_papers_table() -> None:
+    """Table 1 of Hessel et al. (2018), in environment steps of 4 frames."""
+    config, network = TrainConfig.preset("rainbow"), TrainConfig.preset("rainbow").network
+    assert (config.optimizer.lr, config.optimizer.options()) == (6.25e-5, {"eps": 1.5e-4})
+    assert (config.learning_starts, config.target_interval) == (80_000 // 4, 32_000 // 4)
+    assert (config.n_step, config.double, config.gamma) == (3, True, 0.99)
+    assert (config.exploration.start, config.exploration.end) == (0, 0)
+    assert (network.dueling, network.noisy, network.noisy_sigma) == (True, True, 0.5)
+    assert (config.head.name, config.head.atoms, config.head.v_min, config.head.v_max) == ("c51", 51, -10, 10)
+    assert (config.batch_size, config.train_every, config.replay_size) == (32, 4, 1_000_000)
+    nature = TrainConfig.preset("dqn")
+    assert (config.env, network.channels, network.hidden) == (nature.env, nature.network.channels, 512)
 
 
 def test_atari_small_costs_less_than_quick_for_each_step() -> None:
@@ -218,6 +235,55 @@ def test_options_are_checked_together() -> None:
         env={"height": 42, "width": 42}, network={"kernels": [60, 4]}
     )
     assert "--replay-size 70: must be at least" in invalid(replay_size=70, batch_size=8, env={"num_envs": 16})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"head": "c51", "loss": "mse"}, "--loss mse: c51 has a loss of its own (leave it at huber)"),
+        ({"head": {"name": "qr"}, "loss": "mse"}, "--loss mse: qr has a loss of its own (leave it at huber)"),
+        ({"head": {"name": "c51", "v_min": 3.0, "v_max": 3}}, "--head.v-min 3.0: must be below --head.v-max 3.0"),
+        ({"head": {"name": "c51", "atoms": 1}}, "head.atoms 1: must be at least 2 and at most 10000"),
+        (
+            {"network": {"noisy": True, "spectral_norm": [2]}},
+            "--network.spectral-norm 2: is not possible with --network.noisy",
+        ),
+        ({"network": {"spectral_norm": [5]}}, "--network.spectral-norm 5: the network has 4 layers"),
+        (
+            {"network": {"kind": "impala", "spectral_norm": [12]}},
+            "--network.spectral-norm 12: the network has 11 layers",
+        ),
+        ({"lr_schedule": "exponential"}, "--lr-schedule.end-factor 0: must be above 0 for an exponential schedule"),
+    ],
+)
+def test_heads_networks_and_schedules_that_make_no_sense(options: dict[str, Any], expected: str) -> None:
+    assert expected in invalid(**options)
+
+
+def test_a_control_task_has_no_convolutions_of_either_kind() -> None:
+    for options in ({"kind": "impala"}, {"width": 2}):
+        config = TrainConfig.preset("control", network=options)
+        with pytest.raises(UserError, match=r"--network.(kind|width) .*: CartPole is a control task and has no such"):
+            config.validate()
+
+
+def test_the_layers_that_are_counted_are_those_of_the_network() -> None:
+    for options in ({}, {"kind": "impala"}, {"channels": [4], "kernels": [4], "strides": [2]}, {"dueling": True}):
+        config = TrainConfig.preset("quick", network=options | {"spectral_norm": [1]})
+        config.validate()
+        spec = tasks.find("Pong").observation(config.env)
+        layers = build_network(spec, 3, NetworkConfig(**vars(config.network) | {"spectral_norm": None})).layers  # type: ignore[arg-type]
+        count = sum(any(isinstance(one, Linear | Conv2d) for one in layer.modules()) for layer in layers)
+        assert f"the network has {count} layers" in invalid(network=options | {"spectral_norm": [count + 1]})
+
+
+@pytest.mark.parametrize("path", ["head.name", "network.noisy"])
+def test_what_only_dqn_learns_is_refused_elsewhere(path: str) -> None:
+    config = TrainConfig.preset("quick", head="c51", network={"noisy": True})
+    assert not list(config._faults_of_head())
+    config.algorithm = "pqn"
+    flag = {"head.name": "--head.name c51", "network.noisy": "--network.noisy true"}[path]
+    assert f"{flag}: only dqn learns it, not pqn" in list(config._faults_of_head())
 
 
 def test_the_game_gets_its_canonical_name() -> None:

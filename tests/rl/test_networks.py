@@ -125,24 +125,3 @@ def test_close_actions_are_told_apart_under_autocast(network: type[Any], layer_n
     torch.testing.assert_close(values[:, 1] - values[:, 0], torch.full((64,), 0.01), rtol=0, atol=1e-4)
     values.sum().backward()
     assert all(param.grad is not None and param.grad.dtype == torch.float32 for param in made.parameters())
-
-
-@pytest.mark.parametrize("network", [QNetwork, VectorQNetwork])
-def test_another_output_stands_on_the_features_of_either_body(network: type[Any]) -> None:
-    """Dueling values: V(s) + A(s, a) - mean A(s, .), from one linear layer (Wang et al., 2016)."""
-
-    class Dueling(torch.nn.Linear):
-        def __init__(self, features: int, num_actions: int) -> None:
-            super().__init__(features, 1 + num_actions)
-
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
-            value, advantage = super().forward(features).split([1, self.out_features - 1], dim=1)
-            return value + advantage - advantage.mean(dim=1, keepdim=True)
-
-    spec = tasks.find("Pong" if network is QNetwork else "CartPole").observation(EnvConfig(stack=2))
-    made = network(spec, 3, NetworkConfig(), output=Dueling)
-    observation = torch.ones(5, *spec.shape, dtype=getattr(torch, spec.dtype))
-    features = made.layers[:-1](made.scaled(observation))
-    assert isinstance(made.layers[-1], Dueling)
-    assert torch.equal(made(observation), made.layers[-1](features))
-    assert made(observation).shape == (5, 3)
