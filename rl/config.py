@@ -122,9 +122,7 @@ class TrainConfig(Config):
     )
     n_step: int = option(1, "rewards summed before bootstrapping", "[1, 100]", algorithm="dqn")
     gamma: float = option(0.99, "discount per environment step", "[0, 1)")
-    double: bool = option(
-        True, "Double DQN: the online network selects, the target network evaluates", algorithm="dqn"
-    )
+    double: bool = option(True, "Double DQN: the online network selects, the target network evaluates", algorithm="dqn")
     loss: Literal["huber", "mse"] = option("huber", "loss of the TD error")
     target_interval: int = option(
         1_000, "environment steps between target network updates", "[1, 1e12]", algorithm="dqn"

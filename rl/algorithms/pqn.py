@@ -174,6 +174,7 @@ class PQN(Algorithm):
             self._begin()
             if not self.config.pqn.overlap:
                 self._learn(len(self._order))
+            self.rollout.follow(self._learning)
 
     def cut(self) -> None:
         self.rollout.led_to(_best(self.learner.values(self.rollout.newest)))
@@ -186,9 +187,8 @@ class PQN(Algorithm):
         return self._learning.states(count, rng)
 
     def _begin(self) -> None:
-        """Learn from the rollout that is full now; the next one begins."""
+        """What is full now is to be learned from; the next rollout goes into the other one, where there are two."""
         self._learning, self.rollout = self.rollout, self._learning
-        self.rollout.follow(self._learning)
         config, network = self.config, self.learner.network
         if self.updates == 0 and config.network.standardize:  # its values so far are those of pixels scaled by 1/255
             assert isinstance(network, QNetwork)  # the configuration's check says so

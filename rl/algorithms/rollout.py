@@ -158,7 +158,11 @@ class Rollout:
     def load(self, path: Path) -> None:
         """Read what `save` wrote."""
         with np.load(path) as saved:
-            self.position, self.seen, self._waits = int(saved["place"][0]), int(saved["place"][1]), bool(saved["place"][2])
+            self.position, self.seen, self._waits = (
+                int(saved["place"][0]),
+                int(saved["place"][1]),
+                bool(saved["place"][2]),
+            )
             self.observation[: self.seen].copy_(torch.from_numpy(saved["observation"]))
             for name in _KEPT:
                 getattr(self, name)[:] = saved[name]
