@@ -192,12 +192,11 @@ def _of_torch(kind: Kind, name: str, allowed: str, help: str, *rules: str) -> Op
     return Option(name, None, help, kind, allowed, owners=rules)
 
 
+ADAPTIVE = tuple(rule for rule in TORCH_CLASSES if rule != "sgd")
 # torch.optim's own options of the rules.
 RULE_OPTIONS = (
     _of_torch("pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw", "radam"),
-    _of_torch(
-        "number", "eps", NOT_NEGATIVE, "added to the denominator", "adam", "adamw", "rmsprop", "adagrad", "radam"
-    ),
+    _of_torch("number", "eps", NOT_NEGATIVE, "added to the denominator", *ADAPTIVE),
     _of_torch("number", "weight_decay", NOT_NEGATIVE, "weight decay", *TORCH_CLASSES),
     _of_torch("flag", "amsgrad", "", "AMSGrad", "adam", "adamw"),
     _of_torch("flag", "decoupled_weight_decay", "", "weight decay as in AdamW", "adam", "radam"),

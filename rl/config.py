@@ -224,8 +224,8 @@ class TrainConfig(Config):
         for path, one in self.settings().items():
             if not self.has(path) and (path in self.given or one.get(self) != one.default):
                 owner = one.marks["algorithm"]
-                words = f"{self.algorithm} has no such option, only {owner} (--preset {start} is {self.algorithm}'s)"
-                yield self.wrong(path, words)
+                words = f"only {owner} has this option: --algorithm {owner}, or leave it out"
+                yield self.wrong(path, f"{words} (--preset {start} is {self.algorithm}'s)")
 
     def _faults_of_task(self) -> Iterator[str]:
         """What only the tasks of another family have: frames in a control task, an MLP on Atari."""

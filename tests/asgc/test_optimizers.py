@@ -135,7 +135,7 @@ def test_radam_is_torchs(options: dict[str, Any]) -> None:
 def test_radam_is_no_rule_of_asgc_and_its_kin() -> None:
     p = torch.zeros(2)
     for name in ("asgc", "agc"):
-        with pytest.raises(ValueError, match="unknown rule 'radam'.*adagrad"):
+        with pytest.raises(ValueError, match=r"unknown rule 'radam'.*adagrad"):
             optimizers.options(name, "radam")
         with pytest.raises(ValueError, match="unknown rule 'radam'"):
             optimizers.build(name, [p], lr=0.1, rule="radam")

@@ -177,7 +177,7 @@ class Player:
 
 
 def check(algorithm: PQN, expected: dict[tuple[int, ...], tuple[int, float]], epochs: int) -> None:
-    """All parts of a rollout are equally large and hold its transitions, each `epochs` times or, to fill, more often."""
+    """All parts of a rollout are equally large; its transitions come `epochs` times each or, to fill, more often."""
     parts: list[Part] = algorithm.parts  # type: ignore[attr-defined]
     assert len({len(part[0]) for part in parts}) == 1
     counts: dict[tuple[int, ...], int] = {}
