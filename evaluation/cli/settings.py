@@ -173,7 +173,8 @@ class Config:
         return [_shipped(cls.FOLDER, name)]
 
     def has(self, path: str) -> bool:
-        """Whether a run of this configuration has this option. What it does not have is not shown, and not shrunk."""
+        """Whether a run of this configuration has this option. What it does not have is not among the common options of
+        its help page, and does not shrink."""
         return True
 
     def _shrink(self, made_for: int) -> None:
