@@ -138,7 +138,7 @@ class Algorithm(ABC):
 
     @staticmethod
     @abstractmethod
-    def timing(config: TrainConfig) -> dict[str, int | None]:
+    def timing(config: TrainConfig) -> dict[str, Any]:
         """When it learns: `learning_starts`, `train_every`, `gradient_steps` and `shift` of the run's `Schedule`."""
 
     @staticmethod

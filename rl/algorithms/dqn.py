@@ -170,7 +170,7 @@ class DQN(Algorithm):
         self._means = IntervalMeans()
 
     @staticmethod
-    def timing(config: TrainConfig) -> dict[str, int | None]:
+    def timing(config: TrainConfig) -> dict[str, Any]:
         return {
             "learning_starts": config.learns_after,
             "train_every": config.train_every,

@@ -138,7 +138,7 @@ class PQN(Algorithm):
         self._means = IntervalMeans()
 
     @staticmethod
-    def timing(config: TrainConfig) -> dict[str, int | None]:
+    def timing(config: TrainConfig) -> dict[str, Any]:
         pqn = config.pqn
         return {
             "learning_starts": 0,
