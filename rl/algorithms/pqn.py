@@ -124,7 +124,7 @@ class PQN(Algorithm):
 
     def __init__(self, setup: Setup) -> None:
         self.config = config = setup.config
-        self._schedule, self._shifted = setup.schedule, setup.shifted
+        self._shifted = setup.shifted
         self.updates = 0
         self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
         self.order_rng = np.random.default_rng(seeding.derive(config.seed, "minibatches"))
