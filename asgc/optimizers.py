@@ -4,6 +4,7 @@
 ``all_options()`` those of all. ``adam+clip`` and its like clip the global gradient norm first, ``adam+clip-value``
 every element; ``agc``, ``autoclip``, ``zclip``, ``adagc``, ``spamp`` and ``gradient-noise`` (``asgc.peers``) stand in
 front of the rule named by their option ``rule``. ``adam-rel`` and ``adam-reset`` are Adam that answers ``shift()``.
+``radam``, PQN's, is no rule of ASGC and its kin.
 
 Only ``build`` and ``defaults`` import torch.
 """
@@ -24,9 +25,9 @@ from .options import (
     TORCH_CLASSES,
     Option,
     check_names,
+    check_values,
     nearest,
     of_rule,
-    resolve,
     rule_defaults,
     union,
 )
@@ -123,7 +124,7 @@ def options(name: str, rule: str = RULE.default) -> dict[str, Option]:
     """
     record = info(name)
     rule = record.rule or rule
-    if rule not in RULES:
+    if record.rule is None and rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}{nearest(rule, RULES)}; known: {', '.join(RULES)}")
     own = ASGC_OPTIONS if record.asgc and record.rule is None else CLIPS[record.clip].options if record.clip else ()
     rules = (RULE,) if record.rule is None else ()
@@ -146,7 +147,7 @@ def all_options() -> tuple[Option, ...]:
     tables: list[tuple[str, tuple[Option, ...]]] = [("asgc", ASGC_OPTIONS)]
     for name, clip in CLIPS.items():
         tables.append((f"NAME+{name}", clip.options) if name in _OF_EVERY_RULE else (name, (*clip.options, RULE)))
-    tables += [(rule, of_rule(rule)) for rule in RULES]
+    tables += [(rule, of_rule(rule)) for rule in TORCH_CLASSES]
     found: dict[str, Option] = {}
     for owner, table in tables:
         for option in table:
@@ -190,7 +191,7 @@ def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimize
 def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]) -> Optimizer:
     import torch
 
-    resolve({"rule": rule, "lr": lr, **kwargs})  # the same checks and messages as ASGC's
+    check_values({"lr": lr, **rule_defaults(rule), **kwargs})  # the same messages as ASGC's
     params = [dict(item) if isinstance(item, dict) else item for item in params]
     tensors: list[Tensor] = []
     for item in params:
@@ -200,7 +201,7 @@ def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]
             tensors += [m[1] if isinstance(m, tuple) else m for m in item["params"]]
         else:
             tensors.append(item[1] if isinstance(item, tuple) else item)
-    # torch's fused kernels: their fastest, where they exist (adagrad's only on a CPU, rmsprop has none).
+    # torch's fused kernels: their fastest, where they exist (adagrad's only on a CPU; rmsprop and radam have none).
     devices = {"adam": ("cpu", "cuda"), "adamw": ("cpu", "cuda"), "sgd": ("cpu", "cuda"), "adagrad": ("cpu",)}
     usable = devices.get(rule, ())
     fused = bool(tensors) and all(t.device.type in usable and t.is_floating_point() for t in tensors)

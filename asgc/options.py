@@ -19,7 +19,7 @@ from typing import Any, Literal
 __all__ = [
     *("ASGC_DEFAULTS", "ASGC_OPTIONS", "CLIPS", "IMPLEMENTATIONS", "LR", "RULE", "RULES", "RULE_OPTIONS"),
     *("TORCH_CLASSES", "TRANSFORM_DEFAULTS", "TRANSFORM_OPTIONS", "ClipInfo", "Option", "check_names"),
-    *("describe_range", "in_range", "is_tensor_free", "nearest", "of_rule", "resolve", "resolve_clip"),
+    *("check_values", "describe_range", "in_range", "is_tensor_free", "nearest", "of_rule", "resolve", "resolve_clip"),
     *("resolve_transform", "rule_defaults", "signature", "table", "union"),
 ]
 
@@ -149,9 +149,10 @@ def _choice(name: str, default: str | None, choices: tuple[str, ...], help: str,
 
 
 POSITIVE, NOT_NEGATIVE, FRACTION = "(0, inf]", "[0, inf)", "[0, 1)"
-# torch.optim's class of each base rule: the source of its options' defaults.
-TORCH_CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad"}
-RULES = tuple(TORCH_CLASSES)
+RULES = ("sgd", "adam", "adamw", "rmsprop", "adagrad")  # base rules of ASGC
+# torch.optim's class of each rule: the source of its options' defaults. RAdam is there to be compared with: ASGC has no
+# such rule (`wrap` stands in front of it).
+TORCH_CLASSES = dict(zip(RULES, ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"), strict=True)) | {"radam": "RAdam"}
 IMPLEMENTATIONS = ("reference", "foreach", "cpu", "triton", "sharded")
 
 LR = _number("lr", None, NOT_NEGATIVE, "learning rate")
@@ -191,13 +192,14 @@ def _of_torch(kind: Kind, name: str, allowed: str, help: str, *rules: str) -> Op
     return Option(name, None, help, kind, allowed, owners=rules)
 
 
-# torch.optim's own options of the base rules.
+ADAPTIVE = tuple(rule for rule in TORCH_CLASSES if rule != "sgd")
+# torch.optim's own options of the rules.
 RULE_OPTIONS = (
-    _of_torch("pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw"),
-    _of_torch("number", "eps", NOT_NEGATIVE, "added to the denominator", "adam", "adamw", "rmsprop", "adagrad"),
-    _of_torch("number", "weight_decay", NOT_NEGATIVE, "weight decay", *RULES),
+    _of_torch("pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw", "radam"),
+    _of_torch("number", "eps", NOT_NEGATIVE, "added to the denominator", *ADAPTIVE),
+    _of_torch("number", "weight_decay", NOT_NEGATIVE, "weight decay", *TORCH_CLASSES),
     _of_torch("flag", "amsgrad", "", "AMSGrad", "adam", "adamw"),
-    _of_torch("flag", "decoupled_weight_decay", "", "weight decay as in AdamW", "adam"),
+    _of_torch("flag", "decoupled_weight_decay", "", "weight decay as in AdamW", "adam", "radam"),
     _of_torch("number", "momentum", NOT_NEGATIVE, "momentum", "sgd", "rmsprop"),
     _of_torch("number", "dampening", "(-inf, inf)", "dampening of the momentum", "sgd"),
     _of_torch("flag", "nesterov", "", "Nesterov momentum", "sgd"),
@@ -205,7 +207,7 @@ RULE_OPTIONS = (
     _of_torch("flag", "centered", "", "divide by the standard deviation", "rmsprop"),
     _of_torch("number", "lr_decay", NOT_NEGATIVE, "learning rate decay", "adagrad"),
     _of_torch("number", "initial_accumulator_value", NOT_NEGATIVE, "accumulator at the start", "adagrad"),
-    _of_torch("flag", "maximize", "", "ascend instead of descend", *RULES),
+    _of_torch("flag", "maximize", "", "ascend instead of descend", *TORCH_CLASSES),
 )
 
 
@@ -297,7 +299,7 @@ _OPTIONS = {option.name: option for option in (LR, *ASGC_OPTIONS, *RULE_OPTIONS)
 
 
 def of_rule(rule: str) -> tuple[Option, ...]:
-    """torch.optim's own options of a base rule."""
+    """torch.optim's own options of a rule."""
     return tuple(option for option in RULE_OPTIONS if rule in option.owners)
 
 
@@ -311,7 +313,7 @@ def _signature_defaults(rule: str) -> dict[str, Any]:
 
 
 def rule_defaults(rule: str) -> dict[str, Any]:
-    """Options of a base rule with torch.optim's own defaults, read from the installed torch."""
+    """Options of a rule with torch.optim's own defaults, read from the installed torch."""
     return dict(_signature_defaults(rule))
 
 
@@ -321,6 +323,14 @@ def check_names(given: Iterable[str], valid: Iterable[str], owner: str) -> None:
     for name in given:
         if name not in valid:
             raise TypeError(f"{owner} has no option {name!r}{nearest(name, valid)}; it has: {', '.join(valid)}")
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """TypeError or ValueError for a wrong value among the options of ASGC and of a rule, all of which are given."""
+    for name, value in options.items():
+        _OPTIONS[name].check(value)
+    if options.get("nesterov") and (options["momentum"] <= 0 or options["dampening"] != 0):
+        raise ValueError("nesterov needs momentum above 0 and dampening 0")
 
 
 def _fill_transform(options: dict[str, Any], anchored: bool) -> None:
@@ -343,10 +353,7 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {**ASGC_DEFAULTS, **rule_defaults(rule)}
     check_names((name for name in options if name != "lr"), defaults, f"ASGC with rule {rule!r}")
     full = {**defaults, **options}
-    for name, value in full.items():
-        _OPTIONS[name].check(value)
-    if full.get("nesterov") and (full["momentum"] <= 0 or full["dampening"] != 0):
-        raise ValueError("nesterov needs momentum above 0 and dampening 0")
+    check_values(full)
     _fill_transform(full, anchored=rule == "sgd")
     if full["adapt"] is not None:
         if full["threshold"] is not None:

@@ -1,4 +1,6 @@
-"""DQN on Atari and control tasks through EnvPool, with any optimizer of the registry: `asgc-rl`, `train` from Python.
+"""DQN and PQN on Atari and control tasks through EnvPool, with any optimizer of the registry.
+
+`asgc-rl` is the command line; from Python:
 
 >>> from rl import TrainConfig, load_agent, train
 >>> summary = train(TrainConfig.preset("quick", game="Breakout", run_dir="runs/breakout"))

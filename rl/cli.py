@@ -1,4 +1,4 @@
-"""`asgc-rl`: train a DQN agent on Atari or a control task, evaluate it, measure its speed."""
+"""`asgc-rl`: train an agent on Atari or a control task, evaluate it, measure its speed."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from rl.config import TrainConfig
 COMMAND = TrainCommand(
     prog="asgc-rl",
     usage="[--game GAME] [--preset PRESET]",
-    description="Train DQN on an Atari game or a control task and write a run folder.",
+    description="Train DQN or PQN on an Atari game or a control task and write a run folder.",
     config=TrainConfig,
-    default_words="quick, or control",
+    default_words="quick, or control; with --algorithm pqn pqn-quick, or pqn-control",
     common={
-        "run": ("game", "total_steps", "run_dir", "seed", "device", "precision", "checkpoint_interval"),
+        "run": ("game", "algorithm", "total_steps", "run_dir", "seed", "device", "precision", "checkpoint_interval"),
         "optimizer": [f"optimizer.{name}" for name in ("name", "lr", "mode", "clip_factor", "noise_scale", "max_norm")],
-        "DQN": (
-            *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step", "gamma"),
-            *("target_interval", "head.name", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
+        "learning": (
+            *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step"),
+            *("target_interval", "head.name", "pqn.rollout_steps", "pqn.epochs", "pqn.minibatches", "pqn.td_lambda"),
+            "pqn.overlap",
+            *("gamma", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
         ),
         "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
     },
-    headings={"": "DQN", "env": "environments"},
+    headings={"": "learning", "pqn": "learning", "env": "environments"},
 )
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
 PRELOAD = (
-    *("rl.trainer", "rl.algorithms.dqn", "evaluation.runs.display", "asgc.optimizer", "asgc.implementations.cpu"),
+    *("rl.trainer", "rl.algorithms.dqn", "rl.algorithms.pqn", "evaluation.runs.display"),
+    *("asgc.optimizer", "asgc.implementations.cpu"),
     *("envpool", "pandas", "pyarrow.parquet"),  # pyarrow imports pandas, where it is, at its first table
 )
 
 USAGE = """\
-asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clipping
+asgc-rl: DQN and PQN on Atari and control tasks with Adaptive Stochastic Gradient Clipping
 
   asgc-rl train --game Pong     train an agent (`asgc-rl train --help`)
   asgc-rl eval RUN              evaluate the agent of a run folder

@@ -1,8 +1,10 @@
-"""Every setting of a DQN run, with its help text and its allowed range.
+"""Every setting of a run, with its help text and its allowed range.
 
 The dataclasses are the single source: the flags of `asgc-rl`, the keys of the YAML files, `--help` and the checks are
 all made from their fields. One *environment step* is one action of one environment (4 Atari frames); all intervals are
 counted in environment steps summed over the environments.
+
+Marks of an option: `only`, the family of tasks that has it, `algorithm`, the algorithm that has it.
 """
 
 from __future__ import annotations
@@ -111,14 +113,35 @@ class GradientsConfig:
     )
     offsets: list[int] | None = option(
         list(OFFSETS),
-        "recorded too, once an interval: updates after a target update, -1: before it; null: none",
+        "recorded too, once an interval: updates after a target update (PQN: a rollout), -1: before it; null: none",
         "[-1, 1e9]",
     )
 
 
 @dataclass
+class PQNConfig:
+    """What PQN learns from: whole rollouts, each a few times, in the place of a replay."""
+
+    rollout_steps: int = option(32, "steps of each environment from rollout to rollout", "[2, 1e6]", algorithm="pqn")
+    epochs: int = option(2, "passes over a rollout", "[1, 1000]", algorithm="pqn")
+    minibatches: int = option(32, "updates of a pass, on equal shares of the rollout", "[1, 1e6]", algorithm="pqn")
+    td_lambda: float = option(
+        0.65, "lambda of the returns; 0: one step, 1: up to the rollout's end", "[0, 1]", algorithm="pqn"
+    )
+    shift_every: int = option(
+        1, "rollouts between two calls of the optimizer's shift(); 0: none", "[0, 1e9]", algorithm="pqn"
+    )
+    overlap: bool = option(
+        False,
+        "environments step while the last rollout is learned from: faster, and actions come from weights that move "
+        "within a rollout; values in its targets are up to a rollout's updates older",
+        algorithm="pqn",
+    )
+
+
+@dataclass
 class TrainConfig(Config):
-    """One DQN run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
+    """One run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
 
     game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
     algorithm: Literal[tuple(ALGORITHMS)] = option("dqn", "what learns")  # type: ignore[valid-type]
@@ -127,16 +150,22 @@ class TrainConfig(Config):
     threads: int | None = option(None, "torch's CPU threads; null: by free cores, one for control tasks", "[1, 1024]")
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")
     run_dir: PathText | None = option(None, "run folder; null: runs/DATE/GAME-OPTIMIZER-SEED")
-    replay_size: int = option(1_000_000, "transitions in the replay", "[1, 1e10]")
-    batch_size: int = option(32, "transitions per update", "[1, 65536]")
-    train_every: int = option(4, "environment steps from update to update", "[1, 1e6]")
-    gradient_steps: int = option(1, "updates each time: replay ratio gradient_steps / train_every", "[1, 1000]")
-    learning_starts: int = option(80_000, "environment steps before the first update", "[0, 1e12]", shrinks_to=0)
-    n_step: int = option(1, "rewards summed before bootstrapping", "[1, 100]")
+    replay_size: int = option(1_000_000, "transitions in the replay", "[1, 1e10]", algorithm="dqn")
+    batch_size: int = option(32, "transitions per update", "[1, 65536]", algorithm="dqn")
+    train_every: int = option(4, "environment steps from update to update", "[1, 1e6]", algorithm="dqn")
+    gradient_steps: int = option(
+        1, "updates each time: replay ratio gradient_steps / train_every", "[1, 1000]", algorithm="dqn"
+    )
+    learning_starts: int = option(
+        80_000, "environment steps before the first update", "[0, 1e12]", shrinks_to=0, algorithm="dqn"
+    )
+    n_step: int = option(1, "rewards summed before bootstrapping", "[1, 100]", algorithm="dqn")
     gamma: float = option(0.99, "discount per environment step", "[0, 1)")
-    double: bool = option(True, "Double DQN: the online network selects, the target network evaluates")
+    double: bool = option(True, "Double DQN: the online network selects, the target network evaluates", algorithm="dqn")
     loss: Literal["huber", "mse"] = option("huber", "loss of the TD error; of --head c51 and qr their own")
-    target_interval: int = option(1_000, "environment steps between target network updates", "[1, 1e12]")
+    target_interval: int = option(
+        1_000, "environment steps between target network updates", "[1, 1e12]", algorithm="dqn"
+    )
     precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 autocast where the hardware has it")
     channels_last: bool | None = option(
         None, "channels_last memory format for the convolutions; null: but with bf16 on a CPU, where it is slower"
@@ -152,6 +181,7 @@ class TrainConfig(Config):
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]", shrinks_to=1)
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
     track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")
+    pqn: PQNConfig = field(default_factory=PQNConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -162,14 +192,23 @@ class TrainConfig(Config):
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     FOLDER = "rl"
-    PRESETS = ("quick", "dqn", "rainbow", "atari-small", "control")
+    PRESETS = (
+        *("quick", "dqn", "rainbow", "atari-small", "control"),
+        *("pqn-quick", "pqn", "pqn-small", "pqn-control"),
+    )
     LENGTH = "total_steps"
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
-        """`control` where `game` is a control task, else `quick`."""
-        game = options.get("game")
-        return tasks.family(game).preset if isinstance(game, str) else cls.PRESETS[0]
+        """`control` where `game` is a control task, else `quick`; that of another algorithm than DQN has its name in
+        front."""
+        game, algorithm = options.get("game"), options.get("algorithm", "dqn")
+        preset = tasks.family(game).preset if isinstance(game, str) else cls.PRESETS[0]
+        own = f"{algorithm}-{preset}"
+        return own if own in cls.PRESETS else preset
+
+    def has(self, path: str) -> bool:
+        return bool(self.settings()[path].marks.get("algorithm", self.algorithm) == self.algorithm)
 
     @classmethod
     def shipped(cls, name: str, options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -182,6 +221,11 @@ class TrainConfig(Config):
         return [values, own.get(task.name, {}) if task else {}]
 
     @property
+    def rollout(self) -> int:
+        """Environment steps of a rollout."""
+        return self.pqn.rollout_steps * self.env.num_envs
+
+    @property
     def learns_after(self) -> int:
         """Environment steps before the first update: `learning_starts`, and until n steps of a game are known."""
         return max(self.learning_starts, (self.n_step - 1) * self.env.num_envs)
@@ -189,14 +233,16 @@ class TrainConfig(Config):
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON.
 
-        Of a control task, what only Atari games have is left out.
+        What only other algorithms have is left out, and of a control task, what only Atari games have.
         """
         values, family = super().to_dict(), tasks.family(self.game)
+        others = {path for path in self.settings() if not self.has(path)}
         if family.name != "atari":
-            for one in options_of_others(family):
-                group, _, name = one.path.rpartition(".")
-                del (values[group] if group else values)[name]
-        return values
+            others |= {one.path for one in options_of_others(family)}
+        for path in others:
+            group, _, name = path.rpartition(".")
+            del (values[group] if group else values)[name]
+        return {key: value for key, value in values.items() if value != {}}
 
     def faults_beside(self, together: bool) -> Iterator[str]:
         """What is wrong beside each value alone; writes the task's canonical name into `game`."""
@@ -209,12 +255,22 @@ class TrainConfig(Config):
             together = False
             yield str(error)
         if together:
+            yield from self._faults_of_algorithm()
             yield from self._faults_of_task()
             yield from self._faults_of_steps()
             yield from self._faults_of_network()
             yield from self._faults_of_head()
         yield from self.optimizer.faults()
         yield from self.lr_schedule.faults()
+
+    def _faults_of_algorithm(self) -> Iterator[str]:
+        """What only another algorithm has."""
+        start = self.default_preset({"game": self.game, "algorithm": self.algorithm})
+        for path, one in self.settings().items():
+            if not self.has(path) and (path in self.given or one.get(self) != one.default):
+                owner = one.marks["algorithm"]
+                words = f"only {owner} has this option: --algorithm {owner}, or leave it out"
+                yield self.wrong(path, f"{words} (--preset {start} is {self.algorithm}'s)")
 
     def _faults_of_task(self) -> Iterator[str]:
         """What only the tasks of another family have: frames in a control task, an MLP on Atari."""
@@ -226,11 +282,26 @@ class TrainConfig(Config):
             if one.get(self) != one.default
         ]
         if self.env.protocol not in own:
-            words = f"{a_task}: its protocol is {' or '.join(own)} (--preset {family.preset})"
+            preset = self.default_preset({"game": self.game, "algorithm": self.algorithm})
+            words = f"{a_task}: its protocol is {' or '.join(own)} (--preset {preset})"
             faults.insert(0, self.wrong("env.protocol", words))
         return iter(faults or _faults_of_flavour(self.game, self.env.protocol, self.env.mode, self.env.difficulty))
 
     def _faults_of_steps(self) -> Iterator[str]:
+        if self.exploration.end > self.exploration.start:
+            yield self.wrong("exploration.end", f"must be at most --exploration.start {self.exploration.start}")
+        yield from self._faults_of_rollouts() if self.algorithm == "pqn" else self._faults_of_replay()
+
+    def _faults_of_rollouts(self) -> Iterator[str]:
+        count, transitions = self.env.num_envs, self.rollout
+        if transitions % self.pqn.minibatches:
+            whose = f"the {transitions} transitions of {count} environments' rollouts"
+            yield self.wrong("pqn.minibatches", f"must divide {whose}")
+        if self.total_steps < transitions:
+            whose = f"for one rollout of {count} environments, or nothing is learned"
+            yield self.wrong("total_steps", f"must be at least {transitions} {whose}")
+
+    def _faults_of_replay(self) -> Iterator[str]:
         if self.batch_size > self.replay_size:
             yield self.wrong("batch_size", f"must be at most --replay-size {self.replay_size}")
         if self.learning_starts >= self.total_steps:
@@ -240,8 +311,6 @@ class TrainConfig(Config):
         elif self.learns_after >= self.total_steps:
             whose = f"{self.n_step}-step returns of {self.env.num_envs} environments"
             yield self.wrong("total_steps", f"must be above {self.learns_after} for {whose}, or nothing is learned")
-        if self.exploration.end > self.exploration.start:
-            yield self.wrong("exploration.end", f"must be at most --exploration.start {self.exploration.start}")
         count, stack = self.env.num_envs, tasks.find(self.game).observation(self.env).stack
         needed = count * (stack + self.n_step + 1)
         if self.replay_size < needed:
@@ -273,16 +342,12 @@ class TrainConfig(Config):
                 return
 
     def _faults_of_head(self) -> Iterator[str]:
-        """What only a head has, and what only DQN learns."""
+        """What only a head has."""
         head = self.head
         if head.name != "expected" and self.loss == "mse":
             yield self.wrong("loss", f"{head.name} has a loss of its own (leave it at huber)")
         if head.name == "c51" and head.v_min >= head.v_max:
             yield self.wrong("head.v_min", f"must be below --head.v-max {head.v_max}")
-        for path in ("head.name", "network.noisy"):
-            one = self.settings()[path]
-            if one.marks["algorithm"] != self.algorithm and one.get(self) != one.default:
-                yield self.wrong(path, f"only {one.marks['algorithm']} learns it, not {self.algorithm}")
 
 
 def options_of_others(family: tasks.Family) -> list[Setting]:

@@ -68,7 +68,8 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
 def check_resources(config: TrainConfig, device: torch.device, path: Path, *, resume: bool = False) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
     spec = tasks.find(config.game).observation(config.env)
-    memory = algorithms.find(config.algorithm).memory
+    algorithm = algorithms.find(config.algorithm)
+    memory, (thing, smaller) = algorithm.memory, algorithm.remembers
     whole, filled = memory(config, spec), memory(_as_long_as_the_run(config), spec)
     with torch.device("meta"):
         network = build_network(spec, MOST_ACTIONS, config.network, config.head.per_action)
@@ -76,18 +77,18 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     parameters = sum(layers)
     # torch, EnvPool, the networks and their activations: measured, those of frames with 32 images a batch.
     overhead = (1 << 30) if len(spec.frame) == 2 else (600 << 20)
-    remedy = "free some, or go on on a larger machine" if resume else "lower --replay-size"
+    remedy = "free some, or go on on a larger machine" if resume else smaller
     if device.type != "cpu":
-        resources.check_memory(whole, "the replay", remedy, device=str(device))
+        resources.check_memory(whole, thing, remedy, device=str(device))
     else:
         # A ring takes the pages that are written: frames as they come, and at once a byte each of what followed.
-        overhead += filled + config.replay_size
+        overhead += filled + (config.replay_size if config.has("replay_size") else 0)
     resources.check_memory(overhead, "this run", remedy)
     try:
         torch.empty(whole if device.type == "cpu" else 0, dtype=torch.uint8)
     except RuntimeError as error:  # the system gives no such addresses away, although the run may not fill them
         size = resources.human_bytes(whole)
-        raise UserError(f"not enough memory: the system has no {size} for the replay; {remedy}") from error
+        raise UserError(f"not enough memory: the system has no {size} for {thing}; {remedy}") from error
     checkpoint = filled + STATES * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
@@ -95,7 +96,7 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     if resume or filled < checkpoint / 2:
         remedy = "free some" if resume else "free some, or choose another --run-dir"
     else:
-        remedy = "lower --replay-size or choose another --run-dir"
+        remedy = f"{smaller} or choose another --run-dir"
     resources.check_disk(path, max(0, needed), "its checkpoints, models and records", remedy)
     return checkpoint
 
@@ -109,16 +110,17 @@ def _as_long_as_the_run(config: TrainConfig) -> TrainConfig:
 
 def _records(config: TrainConfig, layers: int) -> int:
     """Bytes of the metrics and of the recorded gradients of so many layers in a whole run, about."""
-    steps = config.total_steps
+    steps, when = config.total_steps, algorithms.find(config.algorithm).timing(config)
     metrics = METRICS_ROWS * (steps // config.log_interval + steps // config.evaluation.interval + 2)
-    updates = max(0, steps - config.learning_starts) // config.train_every * config.gradient_steps
+    updates = max(0, steps - when["learning_starts"]) // when["train_every"] * when["gradient_steps"]
     records = updates // config.gradients.interval * (1 + len(config.gradients.offsets or ()))
     return metrics + (records * layers * GRADIENT_ROW if config.gradients.enabled else 0)
 
 
 def default_run_dir(config: TrainConfig) -> Path:
-    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken."""
-    name = f"{config.game}-{config.optimizer.name}-s{config.seed}"
+    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken; GAME-ALGORITHM-... but for DQN."""
+    played = config.game if config.algorithm == "dqn" else f"{config.game}-{config.algorithm}"
+    name = f"{played}-{config.optimizer.name}-s{config.seed}"
     parent = Path("runs") / datetime.date.today().isoformat()
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
     return next(path for path in candidates if not path.exists())

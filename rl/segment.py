@@ -54,9 +54,11 @@ class Segment:
         self.envs = self._make(number)
         self.number = number
 
-    def step(self, actions: NDArray[np.integer]) -> Step:
-        """Step all environments with actions (N,), integers in [0, A)."""
-        step = self.envs.step(actions)
+    def step(self, actions: NDArray[np.integer], meanwhile: Callable[[], None] = lambda: None) -> Step:
+        """Step all environments with actions (N,), integers in [0, A); `meanwhile` is called while they step."""
+        self.envs.send(actions)
+        meanwhile()
+        step = self.envs.receive()
         self._actions += actions.astype(self._kind).tobytes()
         self.observation = step.observation
         return step

@@ -51,7 +51,7 @@ class Environments(ABC):
     Args:
         pool: EnvPool or anything with its `reset() -> observation, info`,
             `step(actions) -> observation, reward, terminated, truncated, info`, and `action_space.n`. It must return
-            fresh arrays in every step.
+            fresh arrays in every step. With `send(actions)` and `recv()`, these two are used in the place of `step`.
         num_envs: N.
         reward_scale: factor on the reward to learn from, after the clip.
 
@@ -64,6 +64,7 @@ class Environments(ABC):
         self._reward_scale = np.float32(reward_scale)
         self.num_envs = num_envs
         self.num_actions = int(pool.action_space.n)
+        self._sends = hasattr(pool, "send")
         self._over: NDArray[np.bool_] | None = None  # episodes, in the previous step: this one resets; None: no reset()
 
     def reset(self) -> NDArray[Any]:
@@ -73,7 +74,12 @@ class Environments(ABC):
         return self._started(observation, info)
 
     def step(self, actions: ArrayLike) -> Step:
-        """Step all environments with actions (N,), integers in [0, A).
+        """Step all environments with actions (N,), integers in [0, A): `send` and `receive`."""
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: ArrayLike) -> None:
+        """Begin a step; then comes `receive`. Where the pool can (EnvPool), its threads step meanwhile.
 
         Raises:
             ValueError: actions of another shape, type or range (EnvPool would read past the end of its action table).
@@ -85,7 +91,14 @@ class Environments(ABC):
             raise ValueError(f"actions must be {self.num_envs} integers, got {array.dtype} of shape {array.shape}")
         if array.min() < 0 or array.max() >= self.num_actions:
             raise ValueError(f"actions must be in [0, {self.num_actions}), got {array.tolist()}")
-        answer = self._pool.step(array.astype(np.int32))
+        self._actions = array.astype(np.int32)
+        if self._sends:
+            self._pool.send(self._actions)
+
+    def receive(self) -> Step:
+        """What the step returned that `send` has begun."""
+        assert self._over is not None
+        answer = self._pool.recv() if self._sends else self._pool.step(self._actions)
         _, _, terminated, truncated, _ = answer
         ignored = self._over
         self._over = (terminated | truncated) & ~ignored

@@ -71,11 +71,8 @@ def schedule_of(config: TrainConfig) -> Schedule:
         log=config.log_interval,
         evaluation=config.evaluation.interval,
         checkpoint=config.checkpoint_interval,
-        learning_starts=config.learns_after,
-        train_every=config.train_every,
-        gradient_steps=config.gradient_steps,
-        shift=config.target_interval,
         segment=config.segment_steps,
+        **algorithms.find(config.algorithm).timing(config),
     )
 
 
@@ -112,7 +109,7 @@ class Trainer:
     def advance(self) -> dict[str, dict[str, float]]:
         """One step of all environments and the learning that is due with it."""
         actions = self.algorithm.act(self.segment.observation, self.step)
-        result = self.segment.step(actions)
+        result = self.segment.step(actions, self.algorithm.meanwhile)
         self.tracker.add(result)
         self.step += self.config.env.num_envs
         self.algorithm.advance(actions, result, self.step)

@@ -81,6 +81,7 @@ class Config:
     PRESETS: ClassVar[tuple[str, ...]] = ()  # their names, the usual one first
     LENGTH: ClassVar[str] = ""  # the option that says how long a run is; "": nothing shrinks
     notes: tuple[str, ...] = ()  # lines to be said when the run starts
+    given: Set[str] = frozenset()  # paths of the options that the layers on top of the preset have set
 
     @classmethod
     @functools.cache
@@ -161,9 +162,9 @@ class Config:
         for values in cls.shipped(name, options):
             config.update(values, name)
         made_for = cls.settings()[cls.LENGTH].get(config) if cls.LENGTH else 0
-        given = set[str]().union(*[config.update(values, source, faults) for values, source in layers])
+        config.given = set[str]().union(*[config.update(values, source, faults) for values, source in layers])
         if cls.LENGTH:
-            config._shrink(made_for, given)
+            config._shrink(made_for)
         return config
 
     @classmethod
@@ -171,11 +172,16 @@ class Config:
         """The layers of a preset, beside these options of the layers on top."""
         return [_shipped(cls.FOLDER, name)]
 
-    def _shrink(self, made_for: int, given: Set[str]) -> None:
-        """Schedules that were made for another length and are not among the `given` options, for this one."""
+    def has(self, path: str) -> bool:
+        """Whether a run of this configuration has this option. What it does not have is not among the common options of
+        its help page, and does not shrink."""
+        return True
+
+    def _shrink(self, made_for: int) -> None:
+        """Schedules that were made for another length and were not given, for this one."""
         length, shrunk = self.settings()[self.LENGTH].get(self), []
         for path, one in self.settings().items():
-            if length < made_for and "shrinks_to" in one.marks and path not in given:
+            if length < made_for and "shrinks_to" in one.marks and path not in self.given and self.has(path):
                 one.put(self, max(one.marks["shrinks_to"], one.get(self) * length // made_for))
                 shrunk.append(f"{one.flag} {one.get(self)}")
         if shrunk:

@@ -58,8 +58,16 @@ class TrainCommand(Generic[C]):
             one, group = known[path], path.rpartition(".")[0]
             heading = common.get(path) or self.headings.get(group, group)
             value = one.default if config is None else one.get(config)
-            hidden = not everything and path not in common
-            flags.option(heading, one.flag, one.hint, value, one.about, allowed=one.marks["allowed"], hidden=hidden)
+            shown = path in common and (config is None or config.has(path))
+            flags.option(
+                heading,
+                one.flag,
+                one.hint,
+                value,
+                one.about,
+                allowed=one.marks["allowed"],
+                hidden=not (everything or shown),
+            )
         return flags
 
     def layers(self, typed: Mapping[str, Any], faults: list[str] | None = None) -> C:

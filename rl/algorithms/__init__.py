@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-ALGORITHMS = {"dqn": "rl.algorithms.dqn:DQN"}  # not imported before it is needed: help pages need no PyTorch
+# Not imported before they are needed: help pages need no PyTorch.
+ALGORITHMS = {"dqn": "rl.algorithms.dqn:DQN", "pqn": "rl.algorithms.pqn:PQN"}
 
 
 def find(name: str) -> Any:

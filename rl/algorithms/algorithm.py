@@ -14,15 +14,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from asgc import optimizers
+from evaluation.cli.errors import UserError
+from evaluation.runs import seeding
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
 from rl.algorithms.heads import Head
-from rl.config import TrainConfig
+from rl.config import ExplorationConfig, TrainConfig
 from rl.networks import Network
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
 Part = tuple[Tensor, ...]  # the samples of one update
+
+
+def epsilon_at(step: int, config: ExplorationConfig) -> float:
+    """Linear epsilon schedule: `start` at step 0, `end` from `steps` on."""
+    fraction = min(step / config.steps, 1.0)
+    return config.start + fraction * (config.end - config.start)
+
+
+def make_optimizer(config: TrainConfig, network: Network) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names, for the parameters of a network."""
+    name, lr, options = config.optimizer.name, config.optimizer.lr, config.optimizer.options()
+    try:
+        if "seed" in optimizers.options(name, options.get("rule", "adam")):
+            options.setdefault("seed", seeding.derive(config.seed, "optimizer"))  # noise of its own in every run
+        return optimizers.build(name, network.parameters(), lr=lr, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--optimizer {name}: {error}") from error
 
 
 class Learner(ABC):
@@ -101,11 +121,13 @@ class Algorithm(ABC):
 
     Attributes:
         columns: what displays show of it.
+        remembers: its memory of transitions and what makes that smaller, for messages.
         learner: its network and optimizer.
         updates: done so far; `samples`: what they learned from.
     """
 
     columns: ClassVar[tuple[Column, ...]] = ()
+    remembers: ClassVar[tuple[str, str]]
     learner: Learner
     updates: int
 
@@ -118,8 +140,13 @@ class Algorithm(ABC):
 
     @staticmethod
     @abstractmethod
+    def timing(config: TrainConfig) -> dict[str, Any]:
+        """When it learns: `learning_starts`, `train_every`, `gradient_steps` and `shift` of the run's `Schedule`."""
+
+    @staticmethod
+    @abstractmethod
     def memory(config: TrainConfig, spec: ObservationSpec) -> int:
-        """Bytes that its memory of transitions takes, on the device and in a checkpoint."""
+        """Bytes that its memory of transitions takes, on the device and, at most, in a checkpoint."""
 
     @abstractmethod
     def start(self, observation: NDArray[Any]) -> None:
@@ -128,6 +155,9 @@ class Algorithm(ABC):
     @abstractmethod
     def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
         """Actions (N,) to train with, exploration included, after `step` environment steps."""
+
+    def meanwhile(self) -> None:  # noqa: B027 - optional
+        """What can be done while the environments step: comes between `act` and `advance`."""
 
     @abstractmethod
     def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:

@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from asgc import optimizers
-from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
-from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup
+from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup, epsilon_at, make_optimizer
 from rl.algorithms.heads import make_head
-from rl.config import ExplorationConfig, TrainConfig
+from rl.config import TrainConfig
 from rl.networks import QNetwork, build_network
 from rl.noisy import Noise, NoisyLinear
 from rl.replay.ring import Batch, FrameReplay, Layout
@@ -36,12 +34,6 @@ REPLAY = "replay"
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
 STANDARDIZATION_FRAMES = 2048
-
-
-def epsilon_at(step: int, config: ExplorationConfig) -> float:
-    """Linear epsilon schedule: `start` at step 0, `end` from `steps` on."""
-    fraction = min(step / config.steps, 1.0)
-    return config.start + fraction * (config.end - config.start)
 
 
 def replay_layout(config: TrainConfig, spec: ObservationSpec) -> Layout:
@@ -99,13 +91,7 @@ class QLearner(Learner):
                 ("act", self.network, config.env.num_envs),
             )
         }
-        name, lr, options = config.optimizer.name, config.optimizer.lr, config.optimizer.options()
-        try:
-            if "seed" in optimizers.options(name, options.get("rule", "adam")):
-                options.setdefault("seed", seeding.derive(config.seed, "optimizer"))  # noise of its own in every run
-            self.optimizer = optimizers.build(name, self.network.parameters(), lr=lr, **options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"--optimizer {name}: {error}") from error
+        self.optimizer = make_optimizer(config, self.network)
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
@@ -198,6 +184,7 @@ class DQN(Algorithm):
         Column("q", None, "Q", ".3f"),
         Column("replay_share", None, "replay", ".0%"),
     )
+    remembers = "the replay", "lower --replay-size"
     learner: QLearner
 
     def __init__(self, setup: Setup) -> None:
@@ -210,6 +197,15 @@ class DQN(Algorithm):
         self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device, updates)
         self.replay = FrameReplay(replay_layout(config, setup.spec), setup.device)
         self._means = IntervalMeans()
+
+    @staticmethod
+    def timing(config: TrainConfig) -> dict[str, Any]:
+        return {
+            "learning_starts": config.learns_after,
+            "train_every": config.train_every,
+            "gradient_steps": config.gradient_steps,
+            "shift": config.target_interval,
+        }
 
     @staticmethod
     def memory(config: TrainConfig, spec: ObservationSpec) -> int:

@@ -17,12 +17,13 @@ from asgc.clips import Clipped, NormClip
 from asgc.options import union
 
 RULES = ["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+OF_TORCH = [*RULES, "radam"]
 CLIPS_BY_NAME = ["agc", "autoclip", "zclip", "adagc", "spamp", "gradient-noise"]
 
 
 def test_names() -> None:
-    expected = {"asgc", "asgc-clip", "asgc-noise", *RULES, *(f"{rule}+clip" for rule in RULES)}
-    expected |= {f"{rule}+clip-value" for rule in RULES} | {"adam-rel", "adam-reset"}
+    expected = {"asgc", "asgc-clip", "asgc-noise", *OF_TORCH, *(f"{rule}+clip" for rule in OF_TORCH)}
+    expected |= {f"{rule}+clip-value" for rule in OF_TORCH} | {"adam-rel", "adam-reset"}
     expected |= set(CLIPS_BY_NAME)
     assert set(optimizers.names()) == expected
     assert all(optimizers.info(name).description for name in optimizers.names())
@@ -62,6 +63,8 @@ def test_all_options_cover_what_each_optimizer_takes() -> None:
     assert found["rule"].owners == ("asgc", *CLIPS_BY_NAME)
     assert found["momentum"].owners == ("sgd", "rmsprop")
     assert (found["warmup_steps"].allowed, found["warmup_steps"].default) == ("[0, inf]", None)
+    assert found["betas"].owners == ("adam", "adamw", "radam")
+    assert set(found["weight_decay"].owners) == set(OF_TORCH)
     assert set(optimizers.options("asgc")) == set(optimizers.defaults("asgc"))
 
 
@@ -103,17 +106,46 @@ def test_the_asgc_family() -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_baselines_are_torchs_fused_where_supported(named: bool) -> None:
-    for rule in RULES:
+    for rule in OF_TORCH:
         p = torch.zeros(2)
         opt = optimizers.build(rule, iter([("p", p)] if named else [p]), lr=0.1)
         assert type(opt).__module__.startswith("torch.optim")
-        assert bool(opt.param_groups[0].get("fused")) == (rule != "rmsprop")
+        assert bool(opt.param_groups[0].get("fused")) == (rule not in ("rmsprop", "radam"))
     groups: list[dict[str, Any]] = [{"params": iter([torch.zeros(2)])}, {"params": torch.zeros(1), "lr": 1.0}]
     opt = optimizers.build("adam", groups, lr=0.1)
     assert [group["lr"] for group in opt.param_groups] == [0.1, 1.0]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("options", [{}, {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}])
+def test_radam_is_torchs(options: dict[str, Any]) -> None:
+    """Over the steps in which its variance is not rectified (up to 5 with beta2 0.999) and those after."""
+    params = [torch.linspace(-1, 1, 7) for _ in range(2)]
+    ours = optimizers.build("radam", [params[0]], lr=0.01, **options)
+    theirs = torch.optim.RAdam([params[1]], lr=0.01, **options)
+    for t in range(20):
+        for p in params:
+            p.grad = torch.randn(7, generator=torch.Generator().manual_seed(t))
+        ours.step()
+        theirs.step()
+        assert torch.equal(*params)
+    assert set(optimizers.options("radam")) == {"betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize"}
+    assert optimizers.defaults("radam")["betas"] == (0.9, 0.999)
+
+
+def test_radam_is_no_rule_of_asgc_and_its_kin() -> None:
+    p = torch.zeros(2)
+    for name in ("asgc", "agc"):
+        with pytest.raises(ValueError, match=r"unknown rule 'radam'.*adagrad"):
+            optimizers.options(name, "radam")
+        with pytest.raises(ValueError, match="unknown rule 'radam'"):
+            optimizers.build(name, [p], lr=0.1, rule="radam")
+    with pytest.raises(ValueError, match="eps must be at least 0 and finite, got -1"):
+        optimizers.build("radam", [p], lr=0.1, eps=-1.0)
+    with pytest.raises(TypeError, match="radam has no option 'amsgrad'"):
+        optimizers.build("radam", [p], lr=0.1, amsgrad=True)
+
+
+@pytest.mark.parametrize("rule", OF_TORCH)
 def test_clip_is_clip_grad_norm_before_the_step(rule: str) -> None:
     params: list[list[Tensor]] = [[torch.zeros(5), torch.zeros(3, 2)] for _ in range(2)]
     opt = optimizers.build(f"{rule}+clip", params[0], lr=0.1, max_norm=0.5)

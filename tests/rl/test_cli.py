@@ -215,6 +215,17 @@ def test_what_studies_preload_is_there() -> None:
     assert [name for name in PRELOAD if name != "pandas" and importlib.util.find_spec(name) is None] == []
 
 
+def test_help_shows_the_options_of_the_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = []
+    for argv in ([], ["--algorithm", "pqn"], ["--preset", "pqn"], ["--algorithm", "pqn", "--game", "cartpole"]):
+        assert cli.main(["train", "--help", *argv]) == 0
+        pages.append(capsys.readouterr().out)
+    assert [("--replay-size" in page, "--pqn.td-lambda" in page) for page in pages] == [(True, False)] + [
+        (False, True)
+    ] * 3
+    assert ["environments stepped together [128]" in page for page in pages] == [False, False, True, False]
+
+
 def test_help_and_errors_do_not_import_torch() -> None:
     code = """
 import sys

@@ -56,7 +56,8 @@ def test_the_dump_is_complete_and_plain_yaml_reads_it() -> None:
     config = TrainConfig.preset("quick", optimizer={"betas": (0.9, 0.95), "clip_factor": float("inf"), "lr": 1e-5})
     values = yaml.safe_load(config.dump())
     assert values == config.to_dict()
-    assert len(TrainConfig.settings()) == sum(len(v) if isinstance(v, dict) else 1 for v in values.values())
+    own = [path for path in TrainConfig.settings() if config.has(path)]
+    assert len(own) == sum(len(v) if isinstance(v, dict) else 1 for v in values.values())
     assert TrainConfig.from_dict(values) == config
     assert config.optimizer.options() == {"betas": (0.9, 0.95), "clip_factor": float("inf")}
 
@@ -107,13 +108,30 @@ def test_layers_go_on_top_of_each_other() -> None:
 @pytest.mark.parametrize("total", [1, 7, 300, 3_000, 99_999])
 def test_a_preset_is_valid_however_short_the_run(name: str, total: int) -> None:
     preset = TrainConfig.preset(name)
-    config = TrainConfig.preset(name, total_steps=total, n_step=1)
-    config.validate()
+    config = TrainConfig.preset(name, total_steps=total, **({"n_step": 1} if preset.algorithm == "dqn" else {}))
+    if preset.algorithm == "pqn" and total < preset.rollout:
+        with pytest.raises(
+            UserError, match=f"--total-steps {total}: must be at least {preset.rollout} for one rollout"
+        ):
+            config.validate()
+    else:
+        config.validate()
     if total < preset.total_steps:
         assert config.exploration.steps == max(1, preset.exploration.steps * total // preset.total_steps)
-        assert config.learning_starts == preset.learning_starts * total // preset.total_steps
+        shrunk = preset.learning_starts * total // preset.total_steps if config.has("learning_starts") else 80_000
+        assert config.learning_starts == shrunk
+        assert ("learning-starts" in config.notes[0]) == config.has("learning_starts")
         assert config.evaluation.interval == max(1, preset.evaluation.interval * total // preset.total_steps)
-    same = ("batch_size", "target_interval", "train_every", "segment_steps", "replay_size", "lr_schedule", "gradients")
+    same = (
+        "batch_size",
+        "target_interval",
+        "train_every",
+        "segment_steps",
+        "replay_size",
+        "lr_schedule",
+        "gradients",
+        "pqn",
+    )
     assert [getattr(config, each) for each in same] == [getattr(preset, each) for each in same]
 
 
@@ -133,6 +151,53 @@ def test_options_that_a_preset_has_for_a_game_go_below_those_that_are_given(name
         half = TrainConfig.preset(name, game="LunarLander-v3", total_steps=lander.total_steps // 2)
         assert half.exploration.steps == lander.exploration.steps // 2
         assert TrainConfig.preset(name, game="no such game").total_steps == TrainConfig.preset(name).total_steps
+
+
+def test_an_algorithm_has_presets_of_its_own() -> None:
+    for options, expected in (
+        ({}, "quick"),
+        ({"algorithm": "pqn"}, "pqn-quick"),
+        ({"algorithm": "pqn", "game": "Breakout"}, "pqn-quick"),
+        ({"algorithm": "pqn", "game": "cartpole"}, "pqn-control"),
+        ({"algorithm": "dqn", "game": "cartpole"}, "control"),
+        ({"algorithm": "sarsa"}, "quick"),
+    ):
+        assert TrainConfig.default_preset(options) == expected
+    for name in TrainConfig.PRESETS:
+        assert TrainConfig.preset(name).algorithm == ("pqn" if name.startswith("pqn") else "dqn")
+    paper = TrainConfig.preset("pqn")
+    assert (paper.rollout, paper.pqn.epochs, paper.pqn.minibatches, paper.pqn.td_lambda) == (4_096, 2, 32, 0.65)
+    assert (paper.env.height, paper.network.channels, paper.network.layer_norm) == (84, [32, 64, 64], True)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"algorithm": "pqn", "replay_size": 5_000}, "--replay-size 5000: only dqn has this option"),
+        ({"algorithm": "pqn", "n_step": 1}, "--n-step 1: only dqn has this option"),  # the default, but given
+        ({"algorithm": "pqn", "learning_starts": 80_000, "game": "cartpole"}, "--learning-starts 80000: only dqn has"),
+        ({"pqn": {"epochs": 3}}, "--pqn.epochs 3: only pqn has this option: --algorithm pqn, or leave it out"),
+        ({"pqn": {"minibatches": 32}}, "--pqn.minibatches 32: only pqn has this option"),
+        ({"algorithm": "pqn", "pqn": {"minibatches": 7}}, "--pqn.minibatches 7: must divide the 2048 transitions"),
+        ({"algorithm": "pqn", "pqn": {"rollout_steps": 1}}, "pqn.rollout_steps 1: must be at least 2"),
+        (
+            {"algorithm": "pqn", "env": {"protocol": "control"}, "game": "cartpole", "double": False},
+            "--double false: only",
+        ),
+    ],
+)
+def test_an_algorithms_options_are_refused_for_another(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        TrainConfig.preset(**options).validate()
+    assert str(caught.value).removeprefix("TrainConfig.preset: ").startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_algorithms_preset_is_refused_by_name() -> None:
+    line = invalid(algorithm="pqn")
+    assert line.endswith("--algorithm dqn, or leave it out (--preset pqn-quick is pqn's)")
+    with pytest.raises(UserError, match=r"--env.protocol classic: .* protocol is control \(--preset pqn-control\)"):
+        TrainConfig.preset("pqn-quick", game="cartpole").validate()
 
 
 def test_longer_runs_keep_a_presets_schedules() -> None:
@@ -277,13 +342,13 @@ def test_the_layers_that_are_counted_are_those_of_the_network() -> None:
         assert f"the network has {count} layers" in invalid(network=options | {"spectral_norm": [count + 1]})
 
 
-@pytest.mark.parametrize("path", ["head.name", "network.noisy"])
-def test_what_only_dqn_learns_is_refused_elsewhere(path: str) -> None:
-    config = TrainConfig.preset("quick", head="c51", network={"noisy": True})
-    assert not list(config._faults_of_head())
-    config.algorithm = "pqn"
-    flag = {"head.name": "--head.name c51", "network.noisy": "--network.noisy true"}[path]
-    assert f"{flag}: only dqn learns it, not pqn" in list(config._faults_of_head())
+@pytest.mark.parametrize("flag", ["--head.name c51", "--network.noisy true"])
+def test_what_only_dqn_learns_is_refused_elsewhere(flag: str) -> None:
+    path, _, value = flag.removeprefix("--").partition(" ")
+    group, _, name = path.partition(".")
+    config = TrainConfig.preset("pqn-quick", **{group: {name: value == "true" or value}})
+    with pytest.raises(UserError, match=f"{flag}: only dqn has this option"):
+        config.validate()
 
 
 def test_the_game_gets_its_canonical_name() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from evaluation.runs.run_folder import is_finished, load_summary, read_metrics
+from rl import train
+from rl.cli import COMMAND
 from tests.rl.test_trainer import assert_same_run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -23,6 +25,12 @@ OPTIONS = [
 CARTPOLE = [
     *("--game", "cartpole", "--total-steps", "4000", "--checkpoint-interval", "1000", "--log-interval", "400"),
     *("--replay-size", "1500", "--evaluation.interval", "1500", "--evaluation.final-episodes", "3"),
+]
+
+
+PQN = [  # rollouts of 512 steps: checkpoints lie in the middle of one
+    *("--algorithm", "pqn", "--game", "cartpole", "--total-steps", "6000", "--checkpoint-interval", "800"),
+    *("--log-interval", "400", "--evaluation.interval", "2000", "--evaluation.final-episodes", "3"),
 ]
 
 
@@ -79,6 +87,16 @@ def test_a_control_task_killed_twice_and_resumed_is_the_undisturbed_run(tmp_path
     assert_same_run(tmp_path / "whole", run)
 
 
+def test_pqn_killed_in_mid_rollout_and_resumed_is_the_undisturbed_run(tmp_path: Path) -> None:
+    config, _ = COMMAND.read([*PQN, "--run-dir", str(tmp_path / "whole")])
+    assert config is not None
+    train(config)
+    run = tmp_path / "run"
+    kill_after(run, 2_800, *PQN, "--run-dir", str(run))
+    finish("--resume", str(run))
+    assert_same_run(tmp_path / "whole", run)
+
+
 def test_killed_before_the_first_checkpoint_starts_over(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kill_after(run, 160, *OPTIONS, "--run-dir", str(run))
@@ -87,26 +105,30 @@ def test_killed_before_the_first_checkpoint_starts_over(whole: Path, tmp_path: P
     assert_same_run(whole, run)
 
 
+SMALL = ["--preset", "atari-small", "--total-steps", "6000", "--learning-starts", "1000"]
+ROLLOUTS = ["--preset", "pqn-small", "--total-steps", "6000", "--pqn.rollout-steps", "100", "--pqn.minibatches", "8"]
 TEN = {
-    "pong": ["--preset", "atari-small", "--total-steps", "6000"],
-    "breakout": ["--preset", "atari-small", "--total-steps", "6000"],
-    "space-invaders": ["--preset", "atari-small", "--total-steps", "6000"],
-    "cartpole": ["--total-steps", "12000", "--evaluation.interval", "5000"],
+    "dqn-pong": SMALL,
+    "dqn-breakout": SMALL,
+    "dqn-space-invaders": SMALL,
+    "dqn-cartpole": ["--total-steps", "12000", "--evaluation.interval", "5000", "--learning-starts", "1000"],
+    "pqn-breakout": ROLLOUTS,
+    "pqn-space-invaders": [*ROLLOUTS, "--pqn.overlap"],
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("game", TEN)
-def test_killed_at_ten_random_moments_is_the_undisturbed_run(game: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", TEN)
+def test_killed_at_ten_random_moments_is_the_undisturbed_run(name: str, tmp_path: Path) -> None:
     """Checkpoints from every 500 steps to none but the last one; segments shorter than the run, too."""
-    text = "--env.num-envs 4 --env.threads 1 --segment-steps 4500 --learning-starts 1000 --log-interval 500 --seed 3"
+    text = "--env.num-envs 4 --env.threads 1 --segment-steps 4500 --log-interval 500 --seed 3"
     more = "--evaluation.final-episodes 2 --tensorboard false"
-    options = ["--game", game, *TEN[game], *text.split(), *more.split()]
+    options = ["--game", name.split("-", 1)[1], *TEN[name], *text.split(), *more.split()]
     finish(*options, "--run-dir", str(tmp_path / "whole"))
     took = load_summary(tmp_path / "whole")["wall_s"]
     whole = {row.step: row.value for row in read_metrics(tmp_path / "whole") if row.name == "episodes"}
     assert sum(whole.values()) >= 3  # games end, however short the interval between checkpoints
-    rng = random.Random(game)
+    rng = random.Random(name)
     for number in range(10):
         interval = [500, 1_000, 2_500, 10**9][number % 4]
         run = tmp_path / f"run-{number}"

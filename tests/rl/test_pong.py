@@ -22,6 +22,16 @@ def test_quick_learns_pong(tmp_path: Path, optimizer: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["asgc", "adam+clip", "radam+clip"])
+def test_pqn_quick_learns_pong(tmp_path: Path, optimizer: str) -> None:
+    """Two and a half minutes of one core each."""
+    config = TrainConfig.preset(
+        "pqn-quick", total_steps=250_000, run_dir=str(tmp_path / "run"), optimizer={"name": optimizer}
+    )
+    assert train(config)["mean_score"] > -17
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("game", "score"), [("Pong", -18.0), ("Breakout", 4.0), ("SpaceInvaders", 190.0)])
 def test_atari_small_learns_each_of_its_games(tmp_path: Path, game: str, score: float) -> None:
     """Random players score -20.7, 1.7 and 148 (Mnih et al., 2015, Extended Data Table 2)."""

@@ -1,0 +1,268 @@
+"""PQN (Gallici et al. 2024, "Simplifying Deep Temporal Difference Learning", arXiv 2407.04811): Q-learning from the
+lambda returns of many environments' rollouts, without replay and without target network; LayerNorm keeps it stable.
+
+It differs from the authors' code (mttga/purejaxql) and CleanRL's at the ends of episodes: an automatic reset is no
+transition and is not learned from; a truncated step bootstraps; what comes after an end enters no return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.runs import seeding
+from evaluation.runs.hardware import select_channels_last, select_precision
+from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.lr_schedule import LRSchedule
+from evaluation.runs.watchers import Column
+from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup, epsilon_at, make_optimizer
+from rl.algorithms.heads import ExpectedValue
+from rl.algorithms.rollout import Floats, Rollout
+from rl.config import TrainConfig
+from rl.networks import QNetwork, build_network
+from rl.step import Step
+from rl.tasks import ObservationSpec
+
+ROLLOUT, LEARNING = "rollout.npz", "learning.npz"
+CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
+STANDARDIZATION_FRAMES = 2048
+
+
+class RolloutLearner(Learner):
+    """One network, the loss between Q(s, a) and its lambda return, the optimizer.
+
+    The learning rate follows its schedule over `updates` updates.
+    """
+
+    def __init__(
+        self, config: TrainConfig, num_actions: int, spec: ObservationSpec, device: torch.device, updates: int = 1
+    ) -> None:
+        super().__init__()
+        self.device, self.num_actions = device, num_actions
+        self.precision = select_precision(config.precision, device)
+        self.head = ExpectedValue(config.loss)
+        channels_last = select_channels_last(config.channels_last, device, self.precision)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        network = build_network(spec, num_actions, config.network)
+        self.network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(config, self.network)
+        self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
+        self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
+
+    def update(self, part: Part) -> dict[str, Tensor]:
+        """One gradient step on observations (B, stack, ...), actions (B,) and lambda returns (B,).
+
+        Returns:
+            The mean loss and the mean Q(s, a) before it as tensors (no synchronization).
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, q = self._td_losses(part)
+        loss = losses.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        with self.around_step(part):
+            self.optimizer.step()
+        self.lr_schedule.step()
+        return {"loss": loss.detach(), "q": q.detach().mean()}
+
+    def losses(self, part: Part) -> Tensor:
+        return self._eager_td_losses(part)[0]
+
+    def _eager_td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
+        """Loss of each sample and Q(s, a), (B,) each."""
+        observation, action, target = part
+        with self.autocast():
+            output = self.network(observation)
+        return self.head.losses(output, action, target)
+
+    def shift(self) -> None:
+        """Tell the optimizer that its loss has changed."""
+        shift = getattr(self.optimizer, "shift", None)
+        if shift is not None:
+            shift()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning goes on from."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_schedule": self.lr_schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_schedule.load_state_dict(state["lr_schedule"])
+
+
+class PQN(Algorithm):
+    """Epsilon-greedy rollouts of all environments; from each, `epochs` passes of `minibatches` updates.
+
+    The values in the returns are those that the actions were chosen by. Minibatches are of equal size: where automatic
+    resets are missing in a rollout, a few of its transitions come twice in a pass.
+
+    With `overlap` the environments step while the last rollout is learned from, an equal share of its updates with each
+    step (`meanwhile`). So an action comes from weights that have seen all rollouts but the one being played and, in
+    part, the last one; the values in a return are of up to `epochs * minibatches` updates earlier than its first use;
+    and the run's last rollout is not learned from. What happens when does not depend on how fast anything is.
+    """
+
+    columns = (
+        Column("epsilon", "epsilon", "epsilon", ".3f"),
+        Column("loss", "loss", "loss", ".4g"),
+        Column("clipped", "clipped", "clipped", ".2%"),
+        Column("q", "q", "Q", ".3f"),
+    )
+    remembers = "the rollouts", "lower --env.num-envs or --pqn.rollout-steps"
+    learner: RolloutLearner
+
+    def __init__(self, setup: Setup) -> None:
+        self.config = config = setup.config
+        self._shifted = setup.shifted
+        self.updates = 0
+        self.rng = np.random.default_rng(seeding.derive(config.seed, "exploration"))
+        self.order_rng = np.random.default_rng(seeding.derive(config.seed, "minibatches"))
+        updates = setup.schedule.all_updates
+        self.learner = RolloutLearner(config, setup.num_actions, setup.spec, setup.device, updates)
+        sizes = (config.pqn.rollout_steps, config.env.num_envs, setup.spec, config.gamma, config.pqn.td_lambda)
+        rollouts = [Rollout(*sizes, setup.device) for _ in range(_rollouts(config))]
+        self.rollout, self._learning = rollouts[0], rollouts[-1]  # being played, and being learned from
+        self._batch_size = config.rollout // config.pqn.minibatches
+        self._order = np.empty((0, self._batch_size), np.int64)  # transitions of the updates to come, (updates, B)
+        self._means = IntervalMeans()
+
+    @staticmethod
+    def timing(config: TrainConfig) -> dict[str, Any]:
+        pqn = config.pqn
+        return {
+            "learning_starts": 0,
+            "train_every": config.rollout,
+            "gradient_steps": pqn.epochs * pqn.minibatches,
+            "shift": pqn.shift_every * config.rollout or None,
+        }
+
+    @staticmethod
+    def memory(config: TrainConfig, spec: ObservationSpec) -> int:
+        return _rollouts(config) * Rollout.nbytes(config.pqn.rollout_steps, config.env.num_envs, spec)
+
+    @property
+    def samples(self) -> int:
+        return self.updates * self._batch_size
+
+    def start(self, observation: NDArray[Any]) -> None:
+        self.rollout.start(torch.from_numpy(observation))
+
+    def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
+        values = self.learner.values(self.rollout.newest)
+        self.rollout.led_to(_best(values))
+        return self.learner.act(observation, epsilon_at(step, self.config.exploration), self.rng, values)
+
+    def meanwhile(self) -> None:
+        if self.config.pqn.overlap and len(self._order):
+            self._learn(-(-len(self._order) // (self.config.pqn.rollout_steps - self.rollout.position)))
+
+    def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:
+        self.rollout.add(actions, result)
+        if self.rollout.full:
+            self.rollout.led_to(_best(self.learner.values(self.rollout.newest)))
+            self._begin()
+            if not self.config.pqn.overlap:
+                self._learn(len(self._order))
+            self.rollout.follow(self._learning)
+
+    def cut(self) -> None:
+        self.rollout.led_to(_best(self.learner.values(self.rollout.newest)))
+        self.rollout.cut()
+
+    def values(self, observation: NDArray[Any]) -> Tensor:
+        return self.learner.values(torch.from_numpy(observation))
+
+    def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
+        return self._learning.states(count, rng)
+
+    def _begin(self) -> None:
+        """What is full now is to be learned from; the next rollout goes into the other one, where there are two."""
+        self._learning, self.rollout = self.rollout, self._learning
+        config, network = self.config, self.learner.network
+        if self.updates == 0 and config.network.standardize:  # its values so far are those of pixels scaled by 1/255
+            assert isinstance(network, QNetwork)  # the configuration's check says so
+            frames = self._learning.states(STANDARDIZATION_FRAMES, self.order_rng)
+            assert frames is not None
+            network.standardize(frames[:, -1])
+        transitions = np.flatnonzero(self._learning.valid)
+        passes = [
+            np.resize(self.order_rng.permutation(transitions), config.rollout).reshape(-1, self._batch_size)
+            for _ in range(config.pqn.epochs)
+        ]
+        self._order = np.concatenate(passes)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Put what the updates are made of on the device."""
+        rollout, device = self._learning, self.learner.device
+        flat = (torch.from_numpy(rollout.action).to(device), torch.from_numpy(rollout.returns()).to(device))
+        self._samples: Part = tuple(tensor.flatten(0, 1) for tensor in (rollout.observation[:-1], *flat))
+
+    def _learn(self, count: int) -> None:
+        """The next `count` updates."""
+        rows = torch.from_numpy(self._order[:count]).to(self.learner.device)
+        for row in rows:
+            self._means.add(self.learner.update(tuple(tensor[row] for tensor in self._samples)))
+            if self.updates % CLIPPING_EVERY == 0:
+                self._means.add(clipping(self.learner.optimizer))
+            self.updates += 1
+        self._order = self._order[count:]
+        each = self.config.pqn.shift_every * self.config.pqn.epochs * self.config.pqn.minibatches
+        if each and self.updates % each == 0:
+            self.learner.shift()
+            self._shifted(self.updates)
+
+    def training_values(self, step: int) -> dict[str, float]:
+        scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
+        return self._means.take() | scheduled
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "updates": self.updates,
+            "interval": self._means.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "order_rng": self.order_rng.bit_generator.state,
+            "order": torch.from_numpy(self._order.copy()),
+            "learner": self.learner.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        self._means.load_state_dict(state["interval"])
+        self.rng.bit_generator.state = state["rng"]
+        self.order_rng.bit_generator.state = state["order_rng"]
+        self._order = state["order"].cpu().numpy()
+        self.learner.load_state_dict(state["learner"])
+
+    def save(self, folder: Path) -> None:
+        self.rollout.save(folder / ROLLOUT)
+        if self._learning is not self.rollout:
+            self._learning.save(folder / LEARNING)
+
+    def load(self, folder: Path) -> None:
+        self.rollout.load(folder / ROLLOUT)
+        if self._learning is not self.rollout:
+            self._learning.load(folder / LEARNING)
+            self._prepare()
+
+
+def _rollouts(config: TrainConfig) -> int:
+    """Rollouts in memory."""
+    return 2 if config.pqn.overlap else 1
+
+
+def _best(values: Tensor) -> Floats:
+    """max_a Q (N,) of values (N, A)."""
+    best: Floats = values.amax(dim=1).cpu().numpy()
+    return best

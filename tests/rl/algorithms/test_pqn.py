@@ -1,0 +1,210 @@
+"""Runs of PQN: learning, exact resume in mid-rollout, small checkpoints, environments that step while it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.cli.errors import UserError
+from evaluation.runs.loop import EvaluationResult
+from evaluation.runs.run_folder import load_config, load_summary, read_metrics, read_series
+from evaluation.runs.watchers import Watcher
+from rl import TrainConfig, load_agent, train
+from rl.algorithms.algorithm import Setup
+from rl.algorithms.pqn import PQN, RolloutLearner
+from rl.preflight import check_resources
+from rl.step import Environments
+from rl.tasks import ObservationSpec
+from rl.trainer import Trainer, schedule_of
+from tests.rl.catch import SIZE
+from tests.rl.test_trainer import Killed, StopAt, assert_same_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def catch_config(run: Path, **options: Any) -> TrainConfig:
+    """Rollouts of 20 steps of 8 environments, 10 updates each."""
+    defaults: dict[str, Any] = {
+        "run_dir": str(run),
+        "total_steps": 2_000,
+        "checkpoint_interval": 408,
+        "log_interval": 304,
+        "precision": "fp32",
+        "tensorboard": False,
+        "pqn": {"rollout_steps": 20, "epochs": 2, "minibatches": 5, "td_lambda": 0.8},
+        "env": {"num_envs": 8, "height": SIZE, "width": SIZE, "stack": 2},
+        "network": {"channels": [8], "kernels": [4], "strides": [2], "hidden": 32},
+        "exploration": {"steps": 1_000, "end": 0.05},
+        "optimizer": {"name": "adam", "lr": 2e-3},
+        "evaluation": {"interval": 1_000, "episodes": 16, "final_episodes": 32, "epsilon": 0.0, "target": 0.5},
+        "gradients": {"interval": 37},
+    }
+    for name, value in options.items():
+        defaults[name] = defaults.get(name, {}) | value if isinstance(value, dict) else value
+    return TrainConfig.preset("pqn-quick", **defaults)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_learns_catch(catch: None, tmp_path: Path, overlap: bool) -> None:
+    """A random player scores about -0.7; one that learns the game scores near 1."""
+    config = catch_config(
+        tmp_path / "run",
+        total_steps=9_600,
+        checkpoint_interval=100_000,
+        optimizer={"name": "asgc"},
+        pqn={"overlap": overlap, "td_lambda": 0.95, "epochs": 4},
+        evaluation={"interval": 4_800, "final_episodes": 100},
+        gradients={"enabled": False},
+    )
+    summary = train(config)
+    assert summary["mean_score"] > 0.7
+    assert load_agent(tmp_path / "run").act(np.zeros((5, 2, SIZE, SIZE), np.uint8)).shape == (5,)
+
+
+def test_a_finished_run_has_all_that_one_of_dqn_has(catch: None, tmp_path: Path) -> None:
+    train(catch_config(tmp_path / "run"))
+    rows = read_metrics(tmp_path / "run")
+    names = {(row.split, row.name) for row in rows}
+    assert {("train", name) for name in ("epsilon", "loss", "q", "return")} <= names
+    assert {("diagnostics", name) for name in ("churn", "dormant", "feature_rank")} <= names
+    assert ("gradients", "noise_scale") in names
+    assert rows[-1].samples == 12 * 160 * 2  # rollouts, of their transitions, passes; 80 steps are left over
+    config = load_config(tmp_path / "run")
+    assert config["algorithm"] == "pqn"
+    assert config["pqn"]["rollout_steps"] == 20
+    assert not {"replay_size", "target_interval", "train_every", "n_step", "batch_size", "double"} & set(config)
+    assert "pqn" not in TrainConfig.preset("quick").to_dict()
+    assert TrainConfig.from_dict(config).to_dict() == config
+    events = read_events(tmp_path / "run")
+    assert {(update, since) for update, event, since in events if event == "interval"} == {
+        (update, update % 10 if update >= 10 else -1) for update in range(0, 120, 37)
+    }
+    # 9: a rollout's last update; -1: the first rollout's, before which nothing had changed. 20 and 50 are not reached.
+    assert {since for _, event, since in events if event == "shift"} == {-1, 0, 1, 2, 5, 9}
+
+
+def read_events(run: Path) -> set[tuple[int, str, int]]:
+    from pyarrow import parquet
+
+    from evaluation.runs.recorder import part_paths
+
+    rows = [row for path in part_paths(run) for row in parquet.read_table(path).to_pylist()]
+    return {(row["update"], row["event"], row["since_shift"]) for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "overlap", "segment"), [("asgc", False, 1_000), ("radam+clip", True, 1_000), ("asgc", True, 10**6)]
+)
+def test_resumed_in_mid_rollout_is_the_uninterrupted_run_bit_for_bit(
+    catch: None, tmp_path: Path, optimizer: str, overlap: bool, segment: int
+) -> None:
+    """Rollouts end every 160 steps, checkpoints come every 408, environments are made anew at 1,000."""
+    options: dict[str, Any] = {
+        "optimizer": {"name": optimizer},
+        "network": {"standardize": True},
+        "lr_schedule": {"name": "linear", "end_factor": 0.2},
+        "pqn": {"overlap": overlap},
+        "segment_steps": segment,
+    }
+    train(catch_config(tmp_path / "whole", **options))
+    with pytest.raises(Killed):
+        train(catch_config(tmp_path / "killed", **options), watchers=[StopAt(900)])
+    for stop in (1_300, 1_750):
+        with pytest.raises(Killed):
+            train(catch_config(tmp_path / "killed", **options), resume=True, watchers=[StopAt(stop)])
+    train(catch_config(tmp_path / "killed", **options), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert read_events(tmp_path / "whole") == read_events(tmp_path / "killed")
+
+
+def test_checkpoints_are_small_and_preflight_knows(
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("evaluation.runs.resources.check_disk", lambda path, needed, *more: asked.append(needed))
+    sizes: list[int] = []
+
+    class Look(Watcher):
+        def start(self, info: Mapping[str, Any]) -> None:
+            self.about = info["checkpoint_bytes"]
+
+        def evaluated(self, event: Any) -> None:
+            folders = (tmp_path / "run" / "checkpoints").glob("0*")
+            sizes.extend(sum(file.stat().st_size for file in one.rglob("*")) for one in folders)
+
+    look = Look()
+    train(catch_config(tmp_path / "run"), watchers=[look])
+    assert max(sizes) < look.about < max(sizes) + 500_000
+    check_resources(TrainConfig.preset("pqn-quick"), torch.device("cpu"), tmp_path / "none")
+    assert asked[-1] < 100e6  # that of `quick` is above 1 GB
+    monkeypatch.setattr("evaluation.runs.resources.available_memory", lambda *a, **k: 1_000_000)
+    with pytest.raises(UserError, match=r"lower --env.num-envs or --pqn.rollout-steps"):
+        check_resources(TrainConfig.preset("pqn-quick"), torch.device("cpu"), tmp_path / "none")
+
+
+def test_updates_come_while_the_environments_step(catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `overlap` one by one between `send` and `receive`; else all at once at the rollout's end."""
+    events: list[str] = []
+    real_send, real_receive, real_update = Environments.send, Environments.receive, RolloutLearner.update
+
+    def noted(name: str, real: Any) -> Any:
+        return lambda self, *args: (events.append(name), real(self, *args))[1]
+
+    monkeypatch.setattr(Environments, "send", noted("(", real_send))
+    monkeypatch.setattr(Environments, "receive", noted(")", real_receive))
+    monkeypatch.setattr(RolloutLearner, "update", noted("u", real_update))
+    for overlap in (False, True):
+        config = catch_config(tmp_path / str(overlap), pqn={"overlap": overlap, "minibatches": 10}, total_steps=480)
+        events.clear()
+        monkeypatch.setattr(Trainer, "evaluate", lambda self, number, final: EvaluationResult(0.0, "none"))
+        train(config)
+        steps = "()" * 20
+        expected = 2 * (steps + "u" * 20) + steps + "u" * 20 if not overlap else steps + "(u)" * 40
+        assert "".join(events) == expected
+
+
+def test_the_loss_is_that_of_the_chosen_actions_and_nearly_so_in_bf16() -> None:
+    config = catch_config(Path("none"), network={"standardize": True}, precision="bf16")
+    algorithm = PQN(
+        Setup(
+            config,
+            ObservationSpec((2, SIZE, SIZE), "uint8"),
+            3,
+            torch.device("cpu"),
+            schedule_of(config),
+            lambda updates: None,
+        )
+    )
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, 2, SIZE, SIZE), dtype=np.uint8)
+    part = torch.from_numpy(frames), torch.zeros(8, dtype=torch.int64), torch.ones(8)
+    rough = algorithm.learner.losses(part)
+    algorithm.learner.precision = "fp32"
+    exact = algorithm.learner.losses(part)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.02)
+    loss = (algorithm.learner.network(part[0])[:, 0] - 1).square()
+    torch.testing.assert_close(exact, loss)
+
+
+def test_cartpole_is_learned_within_seconds(tmp_path: Path) -> None:
+    """500 is the best possible, 475 counts as solved; a random player balances for some 22 steps."""
+    config = TrainConfig.preset(
+        algorithm="pqn",
+        game="cartpole",
+        total_steps=20_000,
+        run_dir=str(tmp_path / "run"),
+        exploration={"steps": 8_000},
+        evaluation={"interval": 5_000, "episodes": 10, "final_episodes": 20},
+        gradients={"enabled": False},
+    )
+    assert config.pqn.minibatches > 0
+    train(config)
+    assert max(read_series(tmp_path / "run", "eval", "score")["value"]) > 400
+    assert load_summary(tmp_path / "run")["steps"] >= 20_000
