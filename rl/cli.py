@@ -40,6 +40,8 @@ asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clippi
 
   asgc-rl train --game Pong     train an agent (`asgc-rl train --help`)
   asgc-rl eval RUN              evaluate the agent of a run folder
+  asgc-rl play RUN              watch it play, on the terminal or in a video
+  asgc-rl watch RUN ...         watch runs that go on
   asgc-rl bench --against sb3   measure throughput beside Stable-Baselines3
   asgc-rl check < LINES         check command lines of `train` without running them
   asgc-rl games                 list the games and control tasks
@@ -53,6 +55,7 @@ asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clippi
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-rl` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
     commands: dict[str, Command | str] = {"train": train_command, "eval": "rl.eval_cli:main"}
+    commands |= {"play": "rl.view.play_cli:main", "watch": "rl.view.watch_cli:main"}
     commands |= {"bench": "benchmarks.bench_cli:main", "check": COMMAND.check, "games": games_command}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 

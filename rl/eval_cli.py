@@ -31,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     best = "take the model of the best evaluation in the place of the last one"
     general.add_argument("--best", action="store_true", help=best)
     general.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    step = "take the model that was kept at this step (`train --keep-models`)"
+    flags.option("general", "--step", int | None, None, step, allowed="[0, 1e12]")
     flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")
     flags.option("general", "--epsilon", float | None, None, "share of random actions", allowed="[0, 1]")
     flags.option("general", "--mode", int | None, None, "game mode other than the trained one", allowed="[0, 255]")
@@ -43,9 +45,10 @@ def main(argv: Sequence[str]) -> int:
 
     from rl.agent import load_agent
     from rl.evaluate import evaluate, signature
+    from rl.game_schedule import played_at
 
-    agent = load_agent(options.run, options.device, best=options.best)
-    game, env = agent.config.game, agent.config.env
+    agent = load_agent(options.run, options.device, best=options.best, step=options.step)
+    game, env = played_at(agent.config, agent.step)
     family = tasks.find(game).family
     others = {one.path for one in options_of_others(family)}
     for name in ("mode", "difficulty"):
