@@ -123,7 +123,9 @@ class FfmpegVideo(Video):
         """What ffmpeg said, in one line, and what to do."""
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        said = next((line for line in lines if CODEC in line or "No space" in line), lines[0] if lines else "no reason")
+        if not lines:
+            return f"ffmpeg ({self._program}) ended without a word; {_REMEDY}"
+        said = next((line for line in lines if CODEC in line or "No space" in line), lines[0])
         if "ncoder" in said:
             return f"ffmpeg ({self._program}) has no {CODEC}: {said}; {_REMEDY}"
         remedy = "free some space" if "No space" in said else f"or name a {GIF} file"
