@@ -66,12 +66,13 @@ def train_command(argv: list[str]) -> int:
     if config is None:
         return 0
 
+    from evaluation.plots.learning_curve import LearningCurve
     from evaluation.runs.display import make_display
     from evaluation.runs.loop import Interrupted
     from rl.trainer import train
 
     try:
-        train(config, resume=resume, watchers=[make_display()])
+        train(config, resume=resume, watchers=[make_display(), LearningCurve()])
     except Interrupted as stopped:
         tell(str(stopped))
         return EXIT_INTERRUPTED
