@@ -41,9 +41,9 @@ class MarkedPool(CatchPool):
         return frames
 
     def step(self, actions: NDArray[np.int32]) -> tuple[Any, ...]:
-        observation, reward, done, truncated, info = super().step(actions)
+        observation, _, done, truncated, info = super().step(actions)
         every = np.where(info["elapsed_step"] > 0, np.float32(REWARD[self.label]), np.float32(0))
-        return observation, every, done, truncated, info
+        return observation, every, done, truncated, info | {"reward": every}
 
 
 @pytest.fixture
@@ -215,9 +215,8 @@ def test_scores_are_of_the_game_of_the_moment(made: list[tuple[str, bool]], tmp_
     config.evaluation.target = None
     summary = train(config)
     per_step = 7  # steps of a game of Catch, each with the game's reward
-    scores = dict(
-        zip(*(read_series(tmp_path / "run", "eval", "score")[c].tolist() for c in ("step", "value")), strict=True)
-    )
+    curve = read_series(tmp_path / "run", "eval", "score")
+    scores = dict(zip(curve["step"].tolist(), curve["value"].tolist(), strict=True))
     expected = {"Pong": (300, 600), "Breakout": (904, 1200), "Breakout:mode=4": (1504, 1800)}
     assert scores == {step: per_step * REWARD[label] for label, steps in expected.items() for step in steps}
     for label, steps in expected.items():

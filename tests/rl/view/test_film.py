@@ -114,10 +114,14 @@ def test_a_screen_of_another_game_is_refused() -> None:
     assert isinstance(screens, AtariScreens)
     screens.reset(envs.reset())
     rng = np.random.default_rng(0)
-    with pytest.raises(RuntimeError, match="not the one that is played"):
+
+    def play() -> None:
         for _ in range(600):
             actions = rng.integers(envs.num_actions, size=1)
             screens.step(actions, envs.step(actions))
+
+    with pytest.raises(RuntimeError, match="not the one that is played"):
+        play()
 
 
 @pytest.mark.parametrize("game", ["CartPole", "Acrobot", "MountainCar", "LunarLander"])

@@ -151,9 +151,14 @@ def test_half_blocks_are_the_pixels() -> None:
 def test_the_terminal_is_given_back() -> None:
     one = stage()
     stream: Any = one._stream
-    with pytest.raises(KeyboardInterrupt), one.open():
-        one.show(moment())
-        raise KeyboardInterrupt
+
+    def leave() -> None:
+        with one.open():
+            one.show(moment())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
     text = stream.getvalue()
     assert text.startswith("\x1b[?1049h")
     assert text.endswith("\x1b[?25h\x1b[?1049l")
