@@ -96,6 +96,8 @@ def load_agent(run: str | Path, device: str = "auto", *, best: bool = False, ste
         UserError: not a run folder, nothing saved in it yet, no model of this step, no such device, or what another
             version trained and this one cannot play.
     """
+    if best and step is not None:
+        raise UserError("--best and --step name two models: leave out one of them")
     run = Path(run)
     load_config(run)  # says what is wrong with the folder
     config = TrainConfig.of_run(run / CONFIG, NEEDED)

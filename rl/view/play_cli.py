@@ -48,8 +48,6 @@ def main(argv: Sequence[str]) -> int:
     options, _ = flags.read(list(argv))
     if options.run is None:
         raise UserError("say which run: asgc-rl play RUN")
-    if options.best and options.step is not None:
-        raise UserError("--best and --step name two models: leave out one of them")
 
     from rl.agent import load_agent
     from rl.game_schedule import played_at

@@ -132,16 +132,16 @@ def require_pillow() -> None:
 
 def resized(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """A picture (H, W, ...) in another size: means over the pixels that fall together, or repeated ones."""
+    found: NDArray[Any] = picture
     for axis, size in enumerate((height, width)):
-        edges = np.arange(size) * picture.shape[axis] // size
-        if size >= picture.shape[axis]:
-            picture = picture.take(edges, axis=axis)
+        edges = np.arange(size) * found.shape[axis] // size
+        if size >= found.shape[axis]:
+            found = found.take(edges, axis=axis)
         else:
-            counts = np.diff(np.append(edges, picture.shape[axis]))
-            sums = np.add.reduceat(picture.astype(np.float32), edges, axis=axis)
-            shape = [-1 if other == axis else 1 for other in range(picture.ndim)]
-            picture = np.rint(sums / counts.reshape(shape)).astype(np.uint8)
-    return picture
+            counts = np.diff(np.append(edges, found.shape[axis]))
+            shape = [-1 if other == axis else 1 for other in range(found.ndim)]
+            found = np.add.reduceat(found.astype(np.float32), edges, axis=axis) / counts.reshape(shape)
+    return np.rint(found).astype(np.uint8)
 
 
 def fitted(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -19,7 +19,8 @@ RESET, HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[0m", "\x1b[H", "\x1b[K", "\x1b[J"
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[2J", "\x1b[0m\x1b[?25h\x1b[?1049l"  # another screen without cursor, and back
 BOLD, DIM, INVERSE = "\x1b[1m", "\x1b[2m", "\x1b[7m"
 SIDE = 46  # columns beside the picture
-BAR = 16
+BAR = 15
+LATEST_S = 1.0  # what is later than this is not made up for
 CUBE = np.array([0, 95, 135, 175, 215, 255])  # levels of the 256 colours' cube
 
 
@@ -74,8 +75,9 @@ class TerminalStage:
     def show(self, moment: Moment) -> None:
         """Draw a moment when its time has come; one that comes late is left out, but a game's last."""
         now = time.monotonic()
-        self._next = max(self._next, now - 1.0) + 1 / self._fps
-        wait = self._next - 1 / self._fps - now
+        due = self._next if now - self._next < LATEST_S else now
+        self._next = due + 1 / self._fps
+        wait = due - now
         if wait < -1 / self._fps and moment.action is not None:
             return
         if wait > 0:

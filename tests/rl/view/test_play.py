@@ -105,10 +105,10 @@ def test_what_is_asked_for_wrongly(run: Path, capsys: pytest.CaptureFixture[str]
     for argv, line in (
         ([], "say which run: asgc-rl play RUN"),
         ([str(run), "--best", "--step", "240"], "--best and --step name two models: leave out one of them"),
-        ([str(run), "--games", "40"], "--games 40: must be in [1, 32]"),
+        ([str(run), "--games", "40"], "--games 40: must be at least 1 and at most 32"),
     ):
         assert cli.main(["play", *argv]) == 2
-        assert capsys.readouterr().err.startswith(f"error: {line}"[:30])
+        assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def moment(action: int | None = 1, shape: tuple[int, ...] = (2, 16, 16)) -> Moment:
@@ -133,7 +133,7 @@ def test_a_moment_fits_the_terminal(size: tuple[int, int], shape: tuple[int, ...
     lines = stage().frame(moment(shape=shape), *size)
     assert len(lines) <= size[1]
     text = "\n".join(map(plain, lines))
-    assert ("score 2" in text) == (size != (30, 20)) or "score 2" in text
+    assert "score 2" in text
     if size[0] >= 80:
         assert max(len(plain(line)) for line in lines) <= size[0]
         (chosen,) = (line for line in text.splitlines() if "FIRE" in line)

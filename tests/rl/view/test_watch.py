@@ -15,7 +15,7 @@ from evaluation.cli.errors import UserError
 from evaluation.runs.lock import FolderLock
 from evaluation.runs.run_folder import CONFIG, LOCK, METRICS, SUMMARY
 from rl import cli
-from rl.view import braille, watch_cli
+from rl.view import braille, watching
 from rl.view.follow import FINISHED, RUNNING, STOPPED, WAITING, FollowedRun
 
 TOTAL = 10_000
@@ -96,7 +96,7 @@ def test_a_killed_run_is_said_to_be_so_and_a_resume_is_followed(recorded: Record
     recorded.lock.release()
     assert run.refresh()
     assert run.state == STOPPED
-    assert watch_cli.line(run).endswith(f"(killed or interrupted; go on with: asgc-rl train --resume {recorded.path})")
+    assert watching.line(run).endswith(f"(killed or interrupted; go on with: asgc-rl train --resume {recorded.path})")
     again = FolderLock(recorded.path / LOCK)
     (recorded.path / METRICS).write_text(row(1000, 1.0, "train", "loss", 0.5))  # back at its checkpoint
     assert run.refresh()
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_the_run_alone(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(watch_cli.time, "sleep", interrupt)
+    monkeypatch.setattr(watching.time, "sleep", interrupt)
     assert cli.main(["watch", str(recorded.path)]) == 0
     assert capsys.readouterr().err == "left; the runs go on\n"
     assert {path.name: path.read_bytes() for path in recorded.path.iterdir()} == before
@@ -170,13 +170,13 @@ def test_the_panel_has_curve_numbers_and_speed(recorded: Recorded, width: int) -
     run = FollowedRun(recorded.path)
     run.refresh()
     with (console := Console(width=width)).capture() as capture:
-        console.print(watch_cli.panel(run, width))
+        console.print(watching.panel(run, width))
     text = capture.get()
     for part in ("5,000/10,000", "100 steps/s", "ETA 0:50", "score 20.00", "return 0.00", "loss 0.5", "▁▃▅▆█"):
         assert part in text, part
     assert max(map(len, text.splitlines())) == width
     rows = [line for line in text.splitlines() if any("\u2801" <= letter <= "\u28ff" for letter in line)]
-    assert len(rows) == watch_cli.CURVE
+    assert len(rows) == watching.CURVE
     assert (rows[0].split()[1], rows[-1].split()[1]) == ("20", "-12")
 
 
@@ -185,12 +185,12 @@ def test_a_new_checkpoint_is_seen_once(recorded: Recorded) -> None:
 
     recorded.begin()
     run, seen = FollowedRun(recorded.path), dict[Path, Path]()
-    assert watch_cli._with_new_checkpoint([run], seen) is None
+    assert watching._with_new_checkpoint([run], seen) is None
     store = CheckpointStore(recorded.path / "checkpoints")
     for step in (100, 200):
         store.save(step, lambda folder: None)
-        assert watch_cli._with_new_checkpoint([run], seen) is run
-        assert watch_cli._with_new_checkpoint([run], seen) is None
+        assert watching._with_new_checkpoint([run], seen) is run
+        assert watching._with_new_checkpoint([run], seen) is None
 
 
 def test_braille_curves() -> None:
