@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class FollowedRun:
         state: "waiting" (nothing logged yet), "running", "finished", or "stopped" (no process works on it, and it has
             not finished: killed or interrupted).
         series: (split, name) -> its points, in order.
-        step: of the newest row; `wall_s`: the run's clock there; `seen`: when it was read (`time.monotonic`).
+        step: of the newest row; `wall_s`: the run's clock there.
         total: steps of the run; None: its configuration is not there yet.
     """
 
@@ -47,7 +46,7 @@ class FollowedRun:
         self.series: dict[tuple[str, str], list[Point]] = defaultdict(list)
         self._clock: list[tuple[int, float]] = []  # step and wall_s of each logging interval
         self._evaluations: list[tuple[float, float]] = []  # wall_s at an evaluation's end, and its seconds
-        self.step, self.wall_s, self.seen = 0, 0.0, time.monotonic()
+        self.step, self.wall_s = 0, 0.0
         self.state = WAITING
 
     def refresh(self) -> bool:
@@ -128,4 +127,4 @@ class FollowedRun:
             self._clock.append((step, wall_s))
         if (split, name) == (EVALUATION, EVALUATION_SECONDS):
             self._evaluations.append((wall_s, value))
-        self.step, self.wall_s, self.seen = max(self.step, step), wall_s, time.monotonic()
+        self.step, self.wall_s = max(self.step, step), wall_s

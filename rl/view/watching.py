@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.cli.errors import UserError
+from evaluation.runs.run_folder import CHECKPOINTS
 from rl.view.follow import FINISHED, RUNNING, STOPPED, WAITING, FollowedRun
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def live(console: Console, runs: Sequence[FollowedRun], interval: float, *, once
     from rich.console import Group
     from rich.live import Live
 
-    checkpoints: dict[Path, Path] = {}
+    checkpoints: dict[Path, str] = {}
     while True:
         with Live(console=console, auto_refresh=False) as shown:
             while True:
@@ -118,19 +119,13 @@ def panel(run: FollowedRun, width: int, count: int = 1) -> RenderableType:
     return Panel(Group(*parts), title=run.title, title_align="left", width=width)
 
 
-def _with_new_checkpoint(runs: Sequence[FollowedRun], seen: dict[Path, Path]) -> FollowedRun | None:
-    """A run that has a checkpoint that was not played yet."""
-    from evaluation.runs.run_folder import is_run, newest_checkpoint
-
+def _with_new_checkpoint(runs: Sequence[FollowedRun], seen: dict[Path, str]) -> FollowedRun | None:
+    """A run that has a checkpoint that was not played yet. (Their names are looked at, not the files: those of a large
+    replay take a while to read.)"""
     for run in runs:
-        if not is_run(run.path):
-            continue
-        try:
-            checkpoint = newest_checkpoint(run.path, lambda message: None)
-        except (UserError, OSError):  # all damaged, or one that goes while it is looked at
-            continue
-        if checkpoint is not None and seen.get(run.path) != checkpoint.path:
-            seen[run.path] = checkpoint.path
+        newest = max((path.name for path in (run.path / CHECKPOINTS).glob("[0-9]*-step-*")), default=None)
+        if newest is not None and seen.get(run.path) != newest:
+            seen[run.path] = newest
             return run
     return None
 

@@ -184,7 +184,7 @@ def test_a_new_checkpoint_is_seen_once(recorded: Recorded) -> None:
     from evaluation.runs.checkpoint import CheckpointStore
 
     recorded.begin()
-    run, seen = FollowedRun(recorded.path), dict[Path, Path]()
+    run, seen = FollowedRun(recorded.path), dict[Path, str]()
     assert watching._with_new_checkpoint([run], seen) is None
     store = CheckpointStore(recorded.path / "checkpoints")
     for step in (100, 200):
