@@ -16,6 +16,7 @@ from evaluation.cli.errors import reason, tell
 from evaluation.runs.watchers import Watcher
 
 NAME = "learning_curve"
+OF_TASK = "eval "  # before the task's name in a split of metrics.jsonl
 SIZE = (5.2, 2.4)  # inches, of a panel
 
 
@@ -47,7 +48,8 @@ class LearningCurve(Watcher):
 
 
 def draw(run: Path) -> Path | None:
-    """Write the picture of a run's evaluations and training returns into its folder; None: it has logged none."""
+    """Write the picture of a run's evaluations and training returns into its folder; None: it has logged none. Of a run
+    that switches tasks, whose evaluations are also logged under "eval TASK", each task has a panel."""
     from evaluation.plots import matplotlib_files, single_run
     from evaluation.plots.figure import Axis, Figure, Panel, series
     from evaluation.plots.study_data import steps_axis
@@ -57,6 +59,11 @@ def draw(run: Path) -> Path | None:
     if not isinstance(figure, Figure):
         return None
     panels = [replace(figure.panels[0], column="evaluation")]
+    tasks = [split for split in dict.fromkeys(row.split for row in data.metrics) if split.startswith(OF_TASK)]
+    if tasks:
+        scores = [(split.removeprefix(OF_TASK), data.values(split, "score")) for split in tasks]
+        lines = [(name, series(data.optimizer, list(found), list(found.values()), n=1)) for name, found in scores]
+        panels = [Panel("", name, steps_axis(), Axis("return"), (line,)) for name, line in lines]
     returns = data.values("train", "return")
     if returns:
         line = series(data.optimizer, list(returns), list(returns.values()), n=1)

@@ -53,6 +53,17 @@ def test_it_is_drawn_when_the_run_has_finished(run: Path, capsys: pytest.Capture
     assert picture.read_bytes() == before
 
 
+def test_a_run_of_several_tasks_has_a_panel_of_each(run: Path) -> None:
+    with Image.open(draw(run)) as image:
+        width = image.size[0]
+    metrics = MetricsWriter(run / "metrics.jsonl", length=(run / "metrics.jsonl").stat().st_size)
+    for step, name in ((6000, "Pong"), (7000, "Breakout"), (8000, "Breakout")):
+        metrics.log(step, 0, 1.0, f"eval {name}", {"score": float(step)})
+    metrics.close()
+    with Image.open(draw(run)) as image:
+        assert image.size[0] > 1.3 * width, "three panels in the place of two"
+
+
 def test_runs_of_a_study_and_runs_without_scores_have_none(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run.parent / "study.yaml").write_text("name: s\n")
     watched(run)
