@@ -14,6 +14,7 @@ import pytest
 import rl.flavours
 import rl.flavours_cli
 import rl.tasks.atari
+from evaluation.analysis.comparisons.selection import select
 from evaluation.analysis.data import dataset
 from evaluation.cli.errors import UserError
 from evaluation.files import read_json
@@ -141,6 +142,8 @@ def evaluated(run: Path, *more: str) -> int:
 def test_the_table_the_summary_and_the_data_set(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = load_summary(run)
     assert before["generalization_gap"] is None
+    with pytest.raises(UserError, match="`asgc-rl eval RUN --flavours` measures it"):
+        select(dataset.load(run.parent), metric="generalization_gap")
     assert evaluated(run) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:-1] == [
@@ -165,6 +168,8 @@ def test_the_table_the_summary_and_the_data_set(run: Path, capsys: pytest.Captur
     assert read_json(run / "row.json")["summary"] == after
     data = dataset.load(run.parent)
     assert data.columns("SELECT generalization_gap FROM runs")["generalization_gap"].tolist() == [7.5]
+    (methods,) = select(data, metric="generalization_gap").cells.values()
+    assert [values.tolist() for values in methods.values()] == [[7.5]]
 
 
 def test_what_has_been_played_is_not_played_again(
