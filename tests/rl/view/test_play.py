@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import rl.view.film
-from rl import cli, train
+from rl import cli, preflight, train
 from rl.view.film import Moment
 from rl.view.screens import Frames
 from rl.view.terminal import TerminalStage, half_blocks
@@ -163,3 +163,8 @@ def test_the_terminal_is_given_back() -> None:
     assert text.startswith("\x1b[?1049h")
     assert text.endswith("\x1b[?25h\x1b[?1049l")
     assert "▀" in text
+
+
+def test_kept_models_are_counted_before_the_run_starts(tmp_path: Path) -> None:
+    without, kept = (catch_config(tmp_path, keep_models=every) for every in (None, 240))
+    assert preflight._records(kept, 1_000) - preflight._records(without, 1_000) == 2_000 // 240 * 1_000
