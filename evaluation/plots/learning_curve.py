@@ -33,7 +33,9 @@ class LearningCurve(Watcher):
         self._run = Path(info["run_dir"])
 
     def close(self, finished: bool) -> None:
-        if self._run is None or not finished or any((folder / STUDY).is_file() for folder in self._run.parents):
+        if self._run is None or not finished:
+            return
+        if any((folder / STUDY).is_file() for folder in self._run.resolve().parents):
             return
         if importlib.util.find_spec("matplotlib") is None:
             tell(f"no {NAME}.png: pictures need matplotlib: pip install 'asgc[study]'")

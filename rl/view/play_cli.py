@@ -93,7 +93,11 @@ def shown(
             from rl.view.canvas import Canvas
 
             canvas = Canvas(lines, actions)
-            yield lambda moment: file.add(canvas.draw(moment))
+            try:
+                yield lambda moment: file.add(canvas.draw(moment))
+            except KeyboardInterrupt:
+                tell(f"{file.path}: {file.frames} frames, up to here")
+                raise
         print(f"{file.path}: {file.frames} frames, {file.frames / fps:.1f} seconds")
         return
     console = Console()

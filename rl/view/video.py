@@ -136,7 +136,6 @@ class GifVideo(Video):
     """A GIF, for where there is no ffmpeg: larger than a video, with 256 colours."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        _require_pillow_for(path)
         super().__init__(path)
         self._ms = 10 * round(100 / min(fps, FASTEST_GIF))
         self._images: list[Any] = []
