@@ -24,7 +24,7 @@ COMMAND = TrainCommand(
             *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step", "gamma"),
             *("target_interval", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
         ),
-        "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
+        "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes", "keep_models"),
     },
     headings={"": "DQN", "env": "environments"},
 )
