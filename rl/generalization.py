@@ -68,7 +68,7 @@ def table(scores: Mapping[str, ArrayLike]) -> Rows:
     found: Rows = {}
     trained = np.asarray(scores[TRAINED], np.float64)
     for name, values in scores.items():
-        row: Row = {"score": float(np.mean(values)), "score_interval": half_width(values)}
+        row: Row = {"score": float(np.asarray(values, np.float64).mean()), "score_interval": half_width(values)}
         if name != TRAINED:
             drop, interval = difference(trained, values)
             percent = 100 * drop / float(trained.mean()) if trained.mean() > 0 else None

@@ -240,8 +240,9 @@ class Trainer:
     def _forget_best_of_others(self, stage: Stage) -> None:
         """The best model is the best of this game: scores of two games are not compared."""
         for member in self._watchers.members:
-            best = member.step if isinstance(member, BestModel) else None
-            if best is not None and trained_at(self.config, best).label != stage.label:
+            if not isinstance(member, BestModel) or member.step is None:
+                continue
+            if trained_at(self.config, member.step).label != stage.label:
                 member.forget()
 
     def measures(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class _Packed:
         return cls(values, packed)
 
     def unpacked(self) -> Moment:
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.frombuffer(zlib.decompress(data), dtype).reshape(shape)
             for name, (data, shape, dtype) in self.arrays.items()
         }
@@ -131,7 +131,7 @@ class Film:
         self._running += step.score
         self._steps += ~step.ignored
         self._resets = (step.terminated | step.truncated | step.game_over) & ~step.ignored
-        for i in np.flatnonzero(step.game_over & counts):
+        for i in np.flatnonzero(step.game_over & counts).tolist():
             self.scores[i] = float(self._running[i])
             self._take(i, step.observation[i], self._values[i], None)
 

@@ -104,7 +104,7 @@ def make_screens(task: Task, env: EnvConfig, *, num_envs: int, seed: int) -> Scr
     if task.family.name == "atari":
         from rl.tasks.atari import make_pool
 
-        picture = {"img_height": SCREEN[0], "img_width": SCREEN[1], "stack_num": 1, "gray_scale": False}
+        picture: dict[str, Any] = {"img_height": SCREEN[0], "img_width": SCREEN[1], "stack_num": 1, "gray_scale": False}
         how: dict[str, Any] = {"num_envs": num_envs, "seed": seed, "training": False}
         return AtariScreens(make_pool(task.name, PROTOCOLS[env.protocol], env, **how, **picture))
     if len(task.observation(env).frame) == 2:
