@@ -19,6 +19,8 @@ from rl.algorithms.heads import make_head
 from rl.config import TrainConfig
 from rl.networks import Network, build_network
 
+NEAREST = 10  # steps named where the one that was asked for is not there
+MODELS = "models"  # in the run folder: those kept by `keep_models`
 NEEDED = ("game", "algorithm", "env", "network", "head")  # what playing depends on
 
 
@@ -28,7 +30,7 @@ class Agent:
     Attributes:
         config: the run's TrainConfig.
         num_actions: number of actions A.
-        model: which of the run's models it is: "final", "best" or "checkpoint".
+        model: which of the run's models it is: "final", "best", "checkpoint" or "kept".
         step: of training, in environment steps; None: not known (the best model of an earlier version's run).
     """
 
@@ -86,23 +88,27 @@ class Agent:
         return np.where(explore, rng.integers(self.num_actions, size=len(greedy)), greedy)
 
 
-def load_agent(run: str | Path, device: str = "auto", *, best: bool = False) -> Agent:
+def load_agent(run: str | Path, device: str = "auto", *, best: bool = False, step: int | None = None) -> Agent:
     """The agent of a run folder: its final model, or the newest checkpoint's if the run is not finished.
 
     Args:
         best: the model of the run's best evaluation instead.
+        step: the model that the run kept at this step (`keep_models`) instead.
 
     Raises:
-        UserError: not a run folder, nothing saved in it yet, no such device, or what another version trained and this
-            one cannot play.
+        UserError: not a run folder, nothing saved in it yet, no model of this step, no such device, or what another
+            version trained and this one cannot play.
     """
+    if best and step is not None:
+        raise UserError("--best and --step name two models: leave out one of them")
     run = Path(run)
     load_config(run)  # says what is wrong with the folder
     config = TrainConfig.of_run(run / CONFIG, NEEDED)
     where = select_device(device)
-    name, step = ("best" if best else "final"), None
-    path = run / (BEST_MODEL if best else MODEL)
-    if not best and is_finished(run):
+    name, path = ("best" if best else "final"), run / (BEST_MODEL if best else MODEL)
+    if step is not None:
+        name, path = "kept", kept_model(run, step)
+    elif not best and is_finished(run):
         step = load_summary(run).get("steps")
     elif not best:
         checkpoint = newest_checkpoint(run)
@@ -131,3 +137,31 @@ def load_agent(run: str | Path, device: str = "auto", *, best: bool = False) -> 
     if str(where) == before.get("device"):  # what it was trained with; another device chooses for itself
         config.precision = before.get("precision", config.precision)
     return Agent(network, config, num_actions, where, model=name, step=model.get("step", step))
+
+
+def model_path(run: Path, step: int) -> Path:
+    """Where `keep_models` keeps the model of a step."""
+    return run / MODELS / f"step-{step:09d}.pt"
+
+
+def kept_model(run: Path, step: int) -> Path:
+    """The model that a run kept at a step, or its final one if that is the run's last step.
+
+    Raises:
+        UserError: it has none; names those that there are.
+    """
+    path = model_path(run, step)
+    if path.is_file():
+        return path
+    steps = sorted(int(file.stem.removeprefix("step-")) for file in (run / MODELS).glob("step-*.pt"))
+    if is_finished(run) and (last := load_summary(run).get("steps")) is not None:
+        if step == last:
+            return run / MODEL
+        steps = sorted({*steps, last})
+    if not steps:
+        raise UserError(
+            f"--step {step}: {run} has kept no models; `asgc-rl train --keep-models N` keeps one every N steps"
+        )
+    near = sorted(sorted(steps, key=lambda other: abs(other - step))[:NEAREST])
+    among = f"the {len(near)} nearest of {len(steps)} are" if len(steps) > len(near) else "there are"
+    raise UserError(f"--step {step}: {run} has no model of that step; {among} {', '.join(map(str, near))}")

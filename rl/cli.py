@@ -26,7 +26,7 @@ COMMAND = TrainCommand(
             "pqn.overlap",
             *("gamma", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
         ),
-        "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
+        "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes", "keep_models"),
     },
     headings={"": "learning", "pqn": "learning", "env": "environments"},
 )
@@ -43,6 +43,8 @@ asgc-rl: DQN and PQN on Atari and control tasks with Adaptive Stochastic Gradien
 
   asgc-rl train --game Pong     train an agent (`asgc-rl train --help`)
   asgc-rl eval RUN              evaluate the agent of a run folder
+  asgc-rl play RUN              watch it play, on the terminal or in a video
+  asgc-rl watch RUN ...         watch runs that go on
   asgc-rl bench --against sb3   measure throughput beside Stable-Baselines3
   asgc-rl check < LINES         check command lines of `train` without running them
   asgc-rl games                 list the games and control tasks
@@ -56,6 +58,7 @@ asgc-rl: DQN and PQN on Atari and control tasks with Adaptive Stochastic Gradien
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-rl` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
     commands: dict[str, Command | str] = {"train": train_command, "eval": "rl.eval_cli:main"}
+    commands |= {"play": "rl.view.play_cli:main", "watch": "rl.view.watch_cli:main"}
     commands |= {"bench": "benchmarks.bench_cli:main", "check": COMMAND.check, "games": games_command}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
@@ -66,12 +69,13 @@ def train_command(argv: list[str]) -> int:
     if config is None:
         return 0
 
+    from evaluation.plots.learning_curve import LearningCurve
     from evaluation.runs.display import make_display
     from evaluation.runs.loop import Interrupted
     from rl.trainer import train
 
     try:
-        train(config, resume=resume, watchers=[make_display()])
+        train(config, resume=resume, watchers=[make_display(), LearningCurve()])
     except Interrupted as stopped:
         tell(str(stopped))
         return EXIT_INTERRUPTED

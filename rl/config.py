@@ -21,7 +21,7 @@ from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import PathText, show
 from evaluation.runs.lr_schedule import LRScheduleConfig
 from evaluation.runs.recorder import OFFSETS
-from rl import tasks
+from rl import game_schedule, tasks
 from rl.algorithms import ALGORITHMS
 from rl.tasks import EnvConfig
 
@@ -173,6 +173,14 @@ class TrainConfig(Config):
     compile: bool = option(False, "torch.compile the network")
     checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]", shrinks_to=1)
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints, too; inf: only by steps", "(0, inf]")
+    keep_models: int | None = option(
+        None,
+        "environment steps between models that are kept in models/ for `play --step` and `eval --step`; null: none",
+        "[1, 1e12]",
+    )
+    game_schedule: str | None = option(
+        None, "other games or modes from given steps on: Breakout@200000,Pong:mode=1:difficulty=2@400000", only="atari"
+    )
     segment_steps: int = option(
         500_000,
         "environment steps after which environments are made anew and their games cut; a resume plays them again",
@@ -285,7 +293,14 @@ class TrainConfig(Config):
             preset = self.default_preset({"game": self.game, "algorithm": self.algorithm})
             words = f"{a_task}: its protocol is {' or '.join(own)} (--preset {preset})"
             faults.insert(0, self.wrong("env.protocol", words))
-        return iter(faults or _faults_of_flavour(self.game, self.env.protocol, self.env.mode, self.env.difficulty))
+        return iter(faults or self._faults_of_games())
+
+    def _faults_of_games(self) -> Iterator[str]:
+        """Whether the games that are played, one or a schedule of them, have their modes and difficulties."""
+        found = list(game_schedule.faults(self)) if self.game_schedule is not None else []
+        yield from found
+        for stage in () if found else game_schedule.stages(self):
+            yield from _faults_of_flavour(stage.game, self.env.protocol, stage.mode, stage.difficulty)
 
     def _faults_of_steps(self) -> Iterator[str]:
         if self.exploration.end > self.exploration.start:

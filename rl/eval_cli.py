@@ -10,13 +10,19 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluation.cli.errors import UserError, reason, tell
 from evaluation.cli.parser import Flags
 from evaluation.files import to_json
 from rl import tasks
 from rl.config import options_of_others
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rl.agent import Agent
 
 RESULTS = "evaluations.jsonl"  # in the run folder: one JSON object a line, as `--json` prints it
 TELL_EVERY_S = 10.0  # between two lines of progress, where stderr is no terminal
@@ -30,7 +36,11 @@ def main(argv: Sequence[str]) -> int:
     flags.path("run", "RUN", "run folder of `asgc-rl train`")
     best = "take the model of the best evaluation in the place of the last one"
     general.add_argument("--best", action="store_true", help=best)
+    every = "play all modes and difficulties, and sticky actions: the drop goes into the run's summary"
+    general.add_argument("--flavours", action="store_true", help=every)
     general.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    step = "take the model that was kept at this step (`train --keep-models`)"
+    flags.option("general", "--step", int | None, None, step, allowed="[0, 1e12]")
     flags.option("general", "--episodes", int, 30, "games (100 for a published figure)", allowed="[1, 10000]")
     flags.option("general", "--epsilon", float | None, None, "share of random actions", allowed="[0, 1]")
     flags.option("general", "--mode", int | None, None, "game mode other than the trained one", allowed="[0, 255]")
@@ -43,9 +53,14 @@ def main(argv: Sequence[str]) -> int:
 
     from rl.agent import load_agent
     from rl.evaluate import evaluate, signature
+    from rl.game_schedule import played_at
 
-    agent = load_agent(options.run, options.device, best=options.best)
-    game, env = agent.config.game, agent.config.env
+    agent = load_agent(options.run, options.device, best=options.best, step=options.step)
+    game, env = played_at(agent.config, agent.step)
+    if options.flavours:
+        from rl import flavours_cli
+
+        return flavours_cli.main(agent, game, env, options)
     family = tasks.find(game).family
     others = {one.path for one in options_of_others(family)}
     for name in ("mode", "difficulty"):
@@ -57,49 +72,56 @@ def main(argv: Sequence[str]) -> int:
     step = "?" if agent.step is None else f"{agent.step:,}"
     with progress(f"{agent.model} model, step {step}", options.episodes) as show:
         scores = evaluate(agent.act, game, env, **how, tell=show)
-    figures = {"score": scores.mean(), "std": scores.std(), "min": scores.min(), "max": scores.max()}
     signed = signature(game, env, **how)
-    result = {
-        "run": str(options.run),
-        "model": agent.model,
-        "step": agent.step,
-        **figures,
-        "scores": scores.tolist(),
-        "signature": signed,
-        "device": str(agent.device),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    result = result_of(agent, Path(options.run), scores, signed)
     keep(Path(options.run), result)
     if options.json:
         print(json.dumps(to_json(result), allow_nan=False))
         return 0
     formats = {"score": ".2f", "std": ".2f", "min": "g", "max": "g"}
-    words = [f"{name}={format(value, formats[name])}" for name, value in figures.items()]
+    words = [f"{name}={format(result[name], form)}" for name, form in formats.items()]
     print(*words, f"model={agent.model}", f"step={'?' if agent.step is None else agent.step}")
     print(" ".join(f"{key}={value}" for key, value in signed.items()))
     return 0
 
 
+def result_of(agent: Agent, run: Path, scores: NDArray[np.float64], signed: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of an evaluation: scores (episodes,), how they were made, of which model, where and when."""
+    return {
+        "run": str(run),
+        "model": agent.model,
+        "step": agent.step,
+        "score": scores.mean(),
+        "std": scores.std(),
+        "min": scores.min(),
+        "max": scores.max(),
+        "scores": scores.tolist(),
+        "signature": signed,
+        "device": str(agent.device),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Any]:
+def progress(what: str, total: int, doing: str = "playing", things: str = "games") -> Iterator[Any]:
     """Show on stderr how many games are done: a bar on a terminal, else a line now and then. Yields what is told."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
-        tell(f"playing {total} games: {what}")
+        tell(f"{doing} {total} {things}: {what}")
         told = [time.monotonic()]
 
         def line(done: int, games: int) -> None:
             if time.monotonic() - told[0] >= TELL_EVERY_S:
                 told[0] = time.monotonic()
-                tell(f"{done}/{games} games")
+                tell(f"{done}/{games} {things}")
 
         yield line
         return
-    console.print(f"playing {total} games: {what}", highlight=False)
-    columns = TextColumn("games"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn()
+    console.print(f"{doing} {total} {things}: {what}", highlight=False)
+    columns = TextColumn(things), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, expand=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=total)
         yield lambda done, games: bar.update(task, completed=done)

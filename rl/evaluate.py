@@ -93,6 +93,8 @@ def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: f
     """How scores were made, to be kept beside them; scores with different protocols are never compared."""
     task = tasks.find(game)
     spec = task.observation(env)
+    # A field that every score would have were no news: it is there where the actions are not the game's own.
+    actions = {"full_actions": True} if env.full_actions else {}
     return {
         "game": game,
         "protocol": env.protocol,
@@ -102,6 +104,7 @@ def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: f
         "frame": "x".join(map(str, (*spec.frame, spec.stack))),
         "mode": env.mode,
         "difficulty": env.difficulty,
+        **actions,
         "envpool": importlib.metadata.version("envpool"),
         "version": importlib.metadata.version("asgc"),
     }

@@ -92,7 +92,8 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     checkpoint = filled + STATES * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
-    needed = (store.keep + 1) * checkpoint - present + 2 * FLOAT * parameters + _records(config, len(layers))
+    needed = (store.keep + 1) * checkpoint - present + 2 * FLOAT * parameters
+    needed += _records(config, len(layers), FLOAT * parameters)
     if resume or filled < checkpoint / 2:
         remedy = "free some" if resume else "free some, or choose another --run-dir"
     else:
@@ -108,12 +109,14 @@ def _as_long_as_the_run(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, replay_size=min(config.replay_size, steps))
 
 
-def _records(config: TrainConfig, layers: int) -> int:
-    """Bytes of the metrics and of the recorded gradients of so many layers in a whole run, about."""
+def _records(config: TrainConfig, layers: int, model_bytes: int) -> int:
+    """Bytes of the metrics, kept models and recorded gradients of so many layers of a whole run, about."""
     steps, when = config.total_steps, algorithms.find(config.algorithm).timing(config)
     metrics = METRICS_ROWS * (steps // config.log_interval + steps // config.evaluation.interval + 2)
     updates = max(0, steps - when["learning_starts"]) // when["train_every"] * when["gradient_steps"]
     records = updates // config.gradients.interval * (1 + len(config.gradients.offsets or ()))
+    models = 0 if config.keep_models is None else steps // config.keep_models
+    metrics += models * model_bytes
     return metrics + (records * layers * GRADIENT_ROW if config.gradients.enabled else 0)
 
 

@@ -145,6 +145,11 @@ class EpisodeTracker:
         """Forget the games in flight: their environments are re-created."""
         self._running[:] = 0.0
 
+    def forget(self) -> None:
+        """Forget the scores so far as well: what follows is another game."""
+        self.scores.clear()
+        self._interval = []
+
     def take(self) -> dict[str, float]:
         """Mean and number of the scores since the last call; nothing where no game has finished."""
         scores, self._interval = self._interval, []

@@ -6,18 +6,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from evaluation.cli.errors import reason
+from evaluation.files import atomic_path
 from evaluation.runs import seeding
 from evaluation.runs.loop import EvaluationResult, execute
-from evaluation.runs.run_folder import RunFolder
-from evaluation.runs.run_metrics import SCORE_STD
+from evaluation.runs.run_folder import RunFolder, read_series
+from evaluation.runs.run_metrics import EVALUATION, SCORE, SCORE_STD
 from evaluation.runs.schedule import Schedule
-from evaluation.runs.watchers import Column, Watcher, Watchers
+from evaluation.runs.watchers import BestModel, Column, Watcher, Watchers
 from rl import algorithms, tasks
+from rl.agent import model_path
 from rl.algorithms.algorithm import Algorithm, Setup
+from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
 from rl.evaluate import evaluate, signature
+from rl.game_schedule import Stage, stage_at, stages, trained_at
 from rl.preflight import CHOSEN, check_resources, choose, default_run_dir
 from rl.recording import DIAGNOSTICS, Recording
 from rl.segment import Segment
@@ -72,6 +79,7 @@ def schedule_of(config: TrainConfig) -> Schedule:
         evaluation=config.evaluation.interval,
         checkpoint=config.checkpoint_interval,
         segment=config.segment_steps,
+        switches=tuple(stage.step for stage in stages(config)[1:]),
         **algorithms.find(config.algorithm).timing(config),
     )
 
@@ -84,6 +92,7 @@ class Trainer:
         self._run = run
         self.task = tasks.find(config.game)
         self.step = 0  # environment steps so far
+        self._stages = stages(config)
         seeding.seed_all(seeding.derive(config.seed, "global"))
         self.segment = Segment(self._make_envs)
         spec, num_actions = self.task.observation(config.env), self.segment.envs.num_actions
@@ -113,14 +122,41 @@ class Trainer:
         self.tracker.add(result)
         self.step += self.config.env.num_envs
         self.algorithm.advance(actions, result, self.step)
-        if self.schedule.due(self.step, self.schedule.segment) and not self.schedule.finished(self.step):
+        if self.schedule.due(self.step, self.config.keep_models):
+            self._keep_model()
+        switched = self.schedule.switched(self.step)
+        if (switched or self.schedule.due(self.step, self.schedule.segment)) and not self.schedule.finished(self.step):
             self._renew(self.segment.number + 1)
+            if switched:
+                self._switched()
         return self.recording.take()
 
+    @property
+    def stage(self) -> Stage:
+        """What is played at the present step."""
+        return stage_at(self.config, self.step) if len(self._stages) > 1 else self._stages[0]
+
     def _make_envs(self, segment: int) -> Environments:
-        env = self.config.env
+        env, stage = self.config.env, self.stage
         seed = seeding.derive(self.config.seed, "environments", segment)
-        return self.task.make(env, num_envs=env.num_envs, seed=seed, training=True)
+        task = tasks.find(stage.game)
+        return task.make(stage.environments(env), num_envs=env.num_envs, seed=seed, training=True)
+
+    def _switched(self) -> None:
+        """Another game or mode has begun: no mean is of two of them."""
+        self.algorithm.learner.shift()
+        self._watchers.shifted(self.algorithm.updates)
+        self.tracker.forget()
+        self._watchers.message(f"step {self.step:,}: from here on {self.stage.label}")
+
+    def _keep_model(self) -> None:
+        path = model_path(self._run.path, self.step)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with atomic_path(path) as temporary:
+                self.save_model(temporary)
+        except (OSError, RuntimeError) as error:  # torch meets a full disk as a RuntimeError
+            self._watchers.message(f"the model of step {self.step:,} is not kept: {reason(error)}")
 
     def _renew(self, segment: int) -> None:
         """Other environments; the games that ran in the present ones are cut and enter no return."""
@@ -154,36 +190,74 @@ class Trainer:
         }
 
     def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
-        config, settings = self.config, self.config.evaluation
-        episodes = settings.final_episodes if final else settings.episodes
+        stage = trained_at(self.config, self.step)
+        episodes = self.config.evaluation.final_episodes if final else self.config.evaluation.episodes
         audit = self.recording.audit()
-        scores = evaluate(
+        scores = self._scores(stage, number, episodes, audit)
+        mean = float(scores.mean())
+        others = {DIAGNOSTICS: self.recording.audited(audit, self.algorithm.updates)}
+        summary: dict[str, Any] = {"scores": scores.tolist(), "mean_score": mean}
+        if len(self._stages) > 1:
+            played = {stage.label: (stage, scores)}
+            if final:  # what is left of the games before, too
+                before = {one.label: one for one in self._stages if one.label != stage.label}
+                played |= {label: (one, self._scores(one, number, episodes)) for label, one in before.items()}
+                summary["games"] = {label: self._summary_of(*found) for label, found in played.items()}
+            others |= {one.split: {SCORE: found.mean(), SCORE_STD: found.std()} for one, found in played.values()}
+            self._forget_best_of_others(stage)
+        return EvaluationResult(
+            score=mean,
+            words=f"mean of {episodes} evaluation games" + (f" of {stage.label}" if len(self._stages) > 1 else ""),
+            values={SCORE_STD: float(scores.std()), "games": episodes},
+            others=others,
+            summary=summary,
+        )
+
+    def _scores(self, stage: Stage, number: int, episodes: int, audit: ValueAudit | None = None) -> NDArray[np.float64]:
+        """Scores (episodes,) of what is learned so far in a stage's game."""
+        return evaluate(
             audit.act if audit else self.algorithm.learner.act,
-            config.game,
-            config.env,
+            stage.game,
+            stage.environments(self.config.env),
             episodes=episodes,
-            seed=seeding.derive(config.seed, "evaluation", number),
-            epsilon=settings.epsilon,
+            seed=seeding.derive(self.config.seed, "evaluation", number),
+            epsilon=self.config.evaluation.epsilon,
             watch=audit.watch if audit else None,
             tell=self._watchers.evaluating,
         )
-        mean = float(scores.mean())
-        return EvaluationResult(
-            score=mean,
-            words=f"mean of {episodes} evaluation games",
-            values={SCORE_STD: float(scores.std()), "games": episodes},
-            others={DIAGNOSTICS: self.recording.audited(audit, self.algorithm.updates)},
-            summary={"scores": scores.tolist(), "mean_score": mean},
-        )
+
+    def _summary_of(self, stage: Stage, scores: NDArray[np.float64]) -> dict[str, Any]:
+        """Of a stage's game: its last scores, and the step at which an evaluation first met its target."""
+        mean, target = float(scores.mean()), tasks.find(stage.game).target
+        known = read_series(self._run.path, stage.split, SCORE)
+        curve = [*zip(known["step"].tolist(), known["value"].tolist(), strict=True), (self.step, mean)]
+        reached = None if target is None else next((step for step, value in curve if value >= target), None)
+        return {"mean_score": mean, "scores": scores.tolist(), "target": target, "reached_at_step": reached}
+
+    def _forget_best_of_others(self, stage: Stage) -> None:
+        """The best model is the best of this game: scores of two games are not compared."""
+        for member in self._watchers.members:
+            if not isinstance(member, BestModel) or member.step is None:
+                continue
+            if trained_at(self.config, member.step).label != stage.label:
+                member.forget()
 
     def measures(self) -> dict[str, Any]:
         config, settings = self.config, self.config.evaluation
         signed = signature(
             config.game, config.env, episodes=settings.episodes, seed=config.seed, epsilon=settings.epsilon
         )
+        target, last_k = settings.target, settings.last_k
+        if len(self._stages) == 1:
+            target = self.task.target if target is None else target
+        else:  # each game has its own; means are over evaluations of the last one
+            signed["game_schedule"] = config.game_schedule
+            last = trained_at(config, self.step)
+            steps = read_series(self._run.path, EVALUATION, SCORE)["step"].tolist()
+            last_k = min(last_k, sum(trained_at(config, step) == last for step in steps))
         return {
-            "target": self.task.target if settings.target is None else settings.target,
-            "last_k": settings.last_k,
+            "target": target,
+            "last_k": last_k,
             "signature": signed | {"final_episodes": settings.final_episodes},
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.analysis.data.dataset import of_one_run
+from evaluation.analysis.data.dataset import Dataset, of_one_run
 from evaluation.plots import style
 from evaluation.plots.diagnostic_figures import WORDS
 from evaluation.plots.figure import Axis, Mark, Omitted, Panel, series
@@ -31,7 +32,7 @@ NORMAL_95 = 1.96  # two-sided 95 % quantile of the normal distribution
 class RunData:
     """A run folder as figures need it; `data` are the tables `runs` and `gradients` with this one run.
 
-    `UserError`: not a run folder, damaged metrics, or DuckDB is missing.
+    `UserError`: not a run folder, damaged metrics, or, where the tables are asked for, DuckDB is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,8 +43,12 @@ class RunData:
         self.optimizer = str((self.config.get("optimizer") or {}).get("name", "optimizer"))
         self.task = str(self.config.get("game") or self.config.get("task") or "task")
         self.looks = style.looks([self.optimizer])
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The tables."""
         row = {"run": self.name, "part": "runs", "kind": "compare", "task": self.task, "setting": "default"}
-        self.data = of_one_run(path, row | {"optimizer": self.optimizer})
+        return of_one_run(self.path, row | {"optimizer": self.optimizer})
 
     @property
     def title(self) -> str:

@@ -7,7 +7,8 @@
     gradients/        recorded gradients, parquet: `recorder`
     tracking.json     which run it is in a tracking service, with `track`: `tracking`
     checkpoints/      the last two, atomic: `checkpoint`; removed once finished
-    model.pt          the trainer's model, once finished
+    model.pt          the trainer's model, once finished; best.pt: of the best evaluation; models/: those of steps
+                      that the trainer was asked to keep
     row.json          what analysis reads of a finished run: `analysis_row`
     summary.json      once finished, and only then
     lock              a second process is refused

@@ -17,6 +17,7 @@ class Schedule:
             `learning_starts`.
         shift: steps from one change of the loss (a target-network update) to the next; None: it never changes.
         segment: steps after which the source of the data is made anew (environments); None: never.
+        switches: steps from which on another task is learned: the loss changes there, too.
     """
 
     total: int
@@ -29,10 +30,15 @@ class Schedule:
     gradient_steps: int = 1
     shift: int | None = None
     segment: int | None = None
+    switches: tuple[int, ...] = ()
 
     def due(self, step: int, interval: int | None) -> bool:
         """Whether the advance that ended at `step` reached a multiple of `interval`."""
         return interval is not None and step // interval > (step - self.stride) // interval
+
+    def switched(self, step: int) -> bool:
+        """Whether the advance that ended at `step` reached a switch."""
+        return any(step - self.stride < switch <= step for switch in self.switches)
 
     def finished(self, step: int) -> bool:
         """Whether `step` ends the run."""
@@ -59,7 +65,7 @@ class Schedule:
     def shift_follows(self, update: int) -> bool:
         """Whether the loss changes between update number `update` and the next one. (A shift that is due at a step
         comes after the updates of that step.)"""
-        if self.shift is None:
-            return False
-        before, after = ((self.step_of(number) - self.stride) // self.shift for number in (update, update + 1))
-        return after > before
+        first, next_one = self.step_of(update), self.step_of(update + 1)
+        if any(first <= -(-switch // self.stride) * self.stride < next_one for switch in self.switches):
+            return True
+        return self.shift is not None and (next_one - self.stride) // self.shift > (first - self.stride) // self.shift

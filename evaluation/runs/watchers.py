@@ -147,6 +147,10 @@ class BestModel(Watcher):
                 event.save_model(temporary)
             self.score, self.step = event.score, event.step
 
+    def forget(self) -> None:
+        """What is scored from here on is another task: its first evaluation is its best."""
+        self.score = -float("inf")
+
     def state_dict(self) -> dict[str, Any]:
         model = self.path.read_bytes() if self.path.is_file() else None
         return {"score": self.score, "step": self.step, "model": model}

@@ -87,6 +87,12 @@ class Learner(ABC):
             actions = np.where(explore, actions, values.argmax(dim=1).cpu().numpy())
         return actions
 
+    def shift(self) -> None:
+        """Tell the optimizer that its loss has changed, if it wants to know."""
+        shift = getattr(getattr(self, "optimizer", None), "shift", None)
+        if shift is not None:
+            shift()
+
     @abstractmethod
     def losses(self, part: Part) -> Tensor:
         """The loss of each sample of an update (B,), differentiable."""

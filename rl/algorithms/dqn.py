@@ -143,9 +143,7 @@ class QLearner(Learner):
     def sync_target(self) -> None:
         """Copy the online network into the target network and tell the optimizer that its loss has changed."""
         self.target_network.load_state_dict(self.network.state_dict())
-        shift = getattr(getattr(self, "optimizer", None), "shift", None)
-        if shift is not None:
-            shift()
+        self.shift()
 
     def standardize(self, frames: Tensor) -> None:
         """Fix the input scaling of both networks from single frames (n, height, width); see QNetwork.standardize."""

@@ -85,32 +85,38 @@ def make_envs(
         ValueError: not the canonical name of an Atari game.
         UserError: the game has no such mode or difficulty (Machado et al., 2018).
     """
+    pool = make_pool(game, protocol, env, num_envs=num_envs, seed=seed, training=training)
+    episodic_life = _episodic_life(protocol, training)
+    return AtariEnvs(pool, num_envs, episodic_life=episodic_life, reward_scale=env.reward_scale)
+
+
+def make_pool(
+    game: str, protocol: AtariProtocol, env: EnvConfig, *, num_envs: int, seed: int, training: bool, **picture: Any
+) -> Any:
+    """EnvPool's pool behind `make_envs`; `picture`: options of its frames in place of the configuration's. With the
+    same seed and actions the same games are played, whatever is made of their frames."""
     import envpool  # importing it takes a second: not before it is needed
 
     if game not in names():
         raise ValueError(f"{game!r} is not the name of an Atari game: rl.tasks.find takes any spelling of any task")
-    # Where EnvPool presses FIRE, an agent never learns to. It does so after a lost life only with `episodic_life`, so
-    # evaluation keeps that (as Stable-Baselines3 and CleanRL do) and still plays and scores whole games.
-    episodic_life = protocol.episodic_life and (training or protocol.fire_reset)
+    frames = {"img_height": env.height, "img_width": env.width, "stack_num": env.stack}
     try:
-        pool = envpool.make_gymnasium(
+        return envpool.make_gymnasium(
             f"{game}-v5",
             num_envs=num_envs,
             num_threads=env.threads,
             seed=environment_seeds(seed, num_envs),
-            img_height=env.height,
-            img_width=env.width,
-            stack_num=env.stack,
             frame_skip=FRAME_SKIP,
             reward_clip=env.reward_clip,
-            episodic_life=episodic_life,
+            episodic_life=_episodic_life(protocol, training),
             noop_max=protocol.noop_max,
             use_fire_reset=protocol.fire_reset,
             repeat_action_probability=protocol.repeat_action_probability,
-            full_action_space=protocol.full_action_space,
+            full_action_space=protocol.full_action_space or env.full_actions,
             max_episode_steps=protocol.max_episode_steps,
             mode=-1 if env.mode is None else env.mode,
             difficulty=-1 if env.difficulty is None else env.difficulty,
+            **(frames | picture),
         )
     except RuntimeError as error:
         if "mode requested" in str(error):
@@ -118,4 +124,10 @@ def make_envs(
         if "difficulty requested" in str(error):
             raise UserError(f"{game} has no difficulty {env.difficulty}; leave it out to play the default") from error
         raise
-    return AtariEnvs(pool, num_envs, episodic_life=episodic_life, reward_scale=env.reward_scale)
+
+
+def _episodic_life(protocol: AtariProtocol, training: bool) -> bool:
+    """Whether the pool ends an episode at a lost life. Where EnvPool presses FIRE, an agent never learns to. It does so
+    after a lost life only with `episodic_life`, so evaluation keeps that (as Stable-Baselines3 and CleanRL do) and
+    still plays and scores whole games."""
+    return protocol.episodic_life and (training or protocol.fire_reset)

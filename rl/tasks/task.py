@@ -95,6 +95,9 @@ class EnvConfig:
     difficulty: int | None = option(
         None, "game difficulty (ALE flavour); null: the game's default", "[0, 3]", only="atari"
     )
+    full_actions: bool = option(
+        False, "all 18 actions of the console, not only those that the game has a use for", only="atari"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ METRICS = {
         Metric("auc", "mean score over the run", "score"),
         Metric("std", "standard deviation of the last scores", "spread"),
         Metric("detrended_std", "standard deviation of the last scores about their trend", "spread"),
+        Metric("generalization_gap", "drop of the score in other modes and difficulties", "spread"),
         Metric("ttt_steps", "steps to the target", "time", " steps", "total_steps"),
         Metric("ttt_samples", "samples to the target", "time", " samples", "samples"),
         Metric("ttt_seconds", "training seconds to the target", "time", " s", "training_s"),
@@ -134,6 +135,8 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
         if kind != "robustness":
             _refuse_two_settings(cell, methods)
         _fill(selection, cell, methods)
+    if not selection.cells and metric == "generalization_gap":
+        raise UserError(f"not all runs of part {name} have a {metric}: `asgc-rl eval RUN --flavours` measures it")
     if not selection.cells:
         raise UserError(f"no run of part {name} has a target: {metric} needs one (--evaluation.target)")
     for task in dict.fromkeys(cell.task for cell in selection.cells):

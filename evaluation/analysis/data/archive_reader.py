@@ -25,6 +25,7 @@ FILES = {  # table -> its file and its columns
     "records": ("records.parquet", run_rows.RUN | run_rows.METRIC_ROW),
     "gradients": ("gradients.parquet", run_rows.RUN | run_rows.GRADIENTS),
 }
+LATER_COLUMNS = {"runs": "generalization_gap", "effective_steps": "early"}  # that earlier archives do not have
 FORMAT = 1
 
 
@@ -39,8 +40,9 @@ def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Pr
     connection.execute("BEGIN")
     with _reported(root, "corrupt archive", problems):
         for table in ("runs", "evaluations", "effective_steps"):
-            earlier = table == "effective_steps" and "early" not in _columns(connection, root / FILES[table][0])
-            shown = {"early": "NULL::DOUBLE"} if earlier else {}
+            later = LATER_COLUMNS.get(table)
+            earlier = later is not None and later not in _columns(connection, root / FILES[table][0])
+            shown = {later: "NULL::DOUBLE"} if later is not None and earlier else {}
             connection.execute(f"INSERT INTO {table} {_select(source, table, shown)}")
     if len(problems) > known:
         connection.execute("ROLLBACK")
@@ -79,7 +81,7 @@ def _problems(root: Path) -> list[Problem]:
 def _add_metrics(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Problem]) -> None:
     """The evaluations and the records as rows of metrics."""
     first = run_rows.scalar(connection, "SELECT coalesce(max(number) + 1, 0) FROM run_numbers")
-    runs = _select(source, "runs")
+    runs = _select(source, "runs", {LATER_COLUMNS["runs"]: "NULL::DOUBLE"})  # only the names are needed
     connection.execute(
         f"INSERT INTO run_numbers SELECT {first} + row_number() OVER (ORDER BY run) - 1, run FROM ({runs})"
     )

@@ -260,6 +260,7 @@ def _row(
         "training_s": float(summary["training_s"]),
         "wall_s": float(summary.get("wall_s", math.nan)),
         "mean_score": float(summary.get("mean_score", summary["last"])),
+        "generalization_gap": _number(summary.get("generalization_gap")),
         "commit": code.get("commit"),
         "dirty": code.get("dirty"),
         "version": signature.get("version"),

@@ -22,7 +22,7 @@ RUNS = (
     | {"protocol": "VARCHAR", "target": "DOUBLE", "reached": "BOOLEAN"}
     | dict.fromkeys(("final", "last", "std", "detrended_std", "ttt_steps", "ttt_seconds", "ttt_samples"), "DOUBLE")
     | {"steps": "BIGINT", "samples": "BIGINT"}
-    | dict.fromkeys(("training_s", "wall_s", "mean_score"), "DOUBLE")
+    | dict.fromkeys(("training_s", "wall_s", "mean_score", "generalization_gap"), "DOUBLE")
     | {"commit": "VARCHAR", "dirty": "BOOLEAN"}
     | dict.fromkeys(("version", "envpool", "torch", "device", "command"), "VARCHAR")
 )
