@@ -16,6 +16,7 @@ from typing import Any, Literal
 from evaluation.cli.errors import UserError
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, Setting, option
+from evaluation.cli.user_code import load
 from evaluation.cli.values import PathText, show
 from evaluation.runs.lr_schedule import LRScheduleConfig
 from evaluation.runs.recorder import OFFSETS
@@ -23,19 +24,25 @@ from rl import tasks
 from rl.algorithms import ALGORITHMS
 from rl.tasks import EnvConfig
 
+PICTURES, VECTORS = ("atari", "gymnasium"), ("control", "gymnasium")  # families that may observe them
+
 
 @dataclass
 class NetworkConfig:
-    """Q-network: convolutions and one hidden layer (Atari) or an MLP (control tasks), one output per action."""
+    """Q-network: convolutions and one hidden layer (pictures) or an MLP (vectors), one output per action."""
 
-    channels: list[int] = option([32, 64, 64], "output channels of the convolutions", "[1, 4096]", only="atari")
-    kernels: list[int] = option([8, 4, 3], "kernel sizes of the convolutions", "[1, 64]", only="atari")
-    strides: list[int] = option([4, 2, 1], "strides of the convolutions", "[1, 64]", only="atari")
-    hidden: int = option(512, "units of the hidden layer behind the convolutions", "[1, 65536]", only="atari")
-    units: list[int] = option([64, 64], "units of the MLP's hidden layers", "[1, 65536]", only="control")
+    cls: str | None = option(
+        None, "package.module:Class of a network of your own, in the place of these: see `rl.own_network`"
+    )
+
+    channels: list[int] = option([32, 64, 64], "output channels of the convolutions", "[1, 4096]", only=PICTURES)
+    kernels: list[int] = option([8, 4, 3], "kernel sizes of the convolutions", "[1, 64]", only=PICTURES)
+    strides: list[int] = option([4, 2, 1], "strides of the convolutions", "[1, 64]", only=PICTURES)
+    hidden: int = option(512, "units of the hidden layer behind the convolutions", "[1, 65536]", only=PICTURES)
+    units: list[int] = option([64, 64], "units of the MLP's hidden layers", "[1, 65536]", only=VECTORS)
     layer_norm: bool = option(False, "LayerNorm after every layer but the last, as in PQN")
     standardize: bool = option(
-        False, "standardize pixels (mean image of the random phase): small objects stand out", only="atari"
+        False, "standardize pixels (mean image of the random phase): small objects stand out", only=PICTURES
     )
 
 
@@ -81,7 +88,7 @@ class GradientsConfig:
 class TrainConfig(Config):
     """One DQN run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
 
-    game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
+    game: str = option("Pong", "ALE game or control task in any spelling (Pong, cartpole), or gym:ID of Gymnasium's")
     algorithm: Literal[tuple(ALGORITHMS)] = option("dqn", "what learns")  # type: ignore[valid-type]
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -112,6 +119,9 @@ class TrainConfig(Config):
     )
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]", shrinks_to=1)
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
+    callbacks: list[str] | None = option(
+        None, "package.module:Class of callbacks, several with commas between them: see `rl.callbacks`"
+    )
     track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -122,13 +132,13 @@ class TrainConfig(Config):
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     FOLDER = "rl"
-    PRESETS = ("quick", "dqn", "atari-small", "control")
+    PRESETS = ("quick", "dqn", "atari-small", "control", "gymnasium")
     LENGTH = "total_steps"
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
-        """`control` where `game` is a control task, else `quick`."""
-        game = options.get("game")
+        """That of the game's family: `quick`, `control` or `gymnasium`."""
+        game = _game(options)
         return tasks.family(game).preset if isinstance(game, str) else cls.PRESETS[0]
 
     @classmethod
@@ -137,7 +147,7 @@ class TrainConfig(Config):
         (shipped,) = super().shipped(name, options)
         values = dict(shipped)
         own = values.pop("games", {})
-        game = options.get("game", values.get("game"))
+        game = _game(values | options)
         task = tasks.known(game) if isinstance(game, str) else None
         return [values, own.get(task.name, {}) if task else {}]
 
@@ -146,10 +156,19 @@ class TrainConfig(Config):
         """Environment steps before the first update: `learning_starts`, and until n steps of a game are known."""
         return max(self.learning_starts, (self.n_step - 1) * self.env.num_envs)
 
+    def update(self, values: Mapping[str, Any], *args: Any, **kwargs: Any) -> set[str]:
+        """As `Config.update`; of --game and --env.make the later layer's counts."""
+        paths = super().update(values, *args, **kwargs)
+        if "env.make" in paths and self.env.make is not None:
+            self.game = f"{tasks.FUNCTION}{self.env.make}"
+        elif "game" in paths:
+            self.env.make = None
+        return paths
+
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON.
 
-        Of a control task, what only Atari games have is left out.
+        What only Atari games have is left out of the others.
         """
         values, family = super().to_dict(), tasks.family(self.game)
         if family.name != "atari":
@@ -164,7 +183,10 @@ class TrainConfig(Config):
             together = False
             yield self.wrong("device", "must be auto, cpu, cuda or cuda:N")
         try:
-            self.game = tasks.find(self.game).name
+            task = tasks.find(self.game)
+            self.game = task.name
+            if together:
+                task.observation(self.env)
         except UserError as error:
             together = False
             yield str(error)
@@ -183,10 +205,12 @@ class TrainConfig(Config):
             for one in options_of_others(family)
             if one.get(self) != one.default
         ]
+        if self.game != f"{tasks.FUNCTION}{self.env.make}" and self.env.make is not None:
+            faults.append(self.wrong("env.make", f"--game {self.game} is another environment: give one of both"))
         if self.env.protocol not in own:
             words = f"{a_task}: its protocol is {' or '.join(own)} (--preset {family.preset})"
             faults.insert(0, self.wrong("env.protocol", words))
-        return iter(faults or _faults_of_flavour(self.game, self.env.protocol, self.env.mode, self.env.difficulty))
+        return iter(faults or _faults_of_flavour(self.game, self.env))
 
     def _faults_of_steps(self) -> Iterator[str]:
         if self.batch_size > self.replay_size:
@@ -207,34 +231,51 @@ class TrainConfig(Config):
             yield self.wrong("replay_size", f"must be at least {needed} {whose}")
 
     def _faults_of_network(self) -> Iterator[str]:
-        """Whether the convolutions fit each other and the frames."""
+        """Whether the convolutions fit each other and the frames, and a network of the user's is there."""
         shape, network = tasks.find(self.game).observation(self.env).shape, self.network
-        if len(shape) != 3:
+        if network.cls is not None:
+            try:
+                load(network.cls, "--network.cls")
+            except UserError as error:
+                yield str(error)
+            return
+        if len(shape) < 3:
             return
         for name in ("kernels", "strides"):
             if len(getattr(network, name)) != len(network.channels):
                 each = f"one for each of --network.channels {show(network.channels)}"
                 yield self.wrong(f"network.{name}", f"must be {len(network.channels)} numbers, {each}")
                 return
-        height, width = shape[1:]
+        height, width = shape[-2:]
         for kernel, stride in zip(network.kernels, network.strides, strict=True):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             if min(height, width) < 1:
-                yield self.wrong("network.kernels", f"too large for frames of {shape[1]}x{shape[2]} pixels")
+                yield self.wrong("network.kernels", f"too large for frames of {shape[-2]}x{shape[-1]} pixels")
                 return
 
 
 def options_of_others(family: tasks.Family) -> list[Setting]:
-    """The options that only tasks of other families have."""
-    every = TrainConfig.settings().values()
-    return [one for one in every if one.marks.get("only", family.name) != family.name]
+    """The options that only tasks of other families have. (`only` marks a family's, or those of several.)"""
+    marked = [(one, one.marks.get("only", family.name)) for one in TrainConfig.settings().values()]
+    return [one for one, only in marked if family.name not in ((only,) if isinstance(only, str) else only)]
+
+
+def _game(options: Mapping[str, Any]) -> Any:
+    """The game that options mean, in whichever form they name it."""
+    env = options.get("env")
+    make = options.get("env.make", env.get("make") if isinstance(env, Mapping) else None)
+    return options.get("game") if make is None else f"{tasks.FUNCTION}{make}"
+
+
+def _faults_of_flavour(game: str, env: EnvConfig) -> tuple[str, ...]:
+    """Whether the task has this mode and difficulty: only its environments know."""
+    return _checked(game, env.source, env.protocol, env.mode, env.difficulty)
 
 
 @functools.cache
-def _faults_of_flavour(game: str, protocol: str, mode: int | None, difficulty: int | None) -> tuple[str, ...]:
-    """Whether the task has this mode and difficulty: only its environments know."""
+def _checked(game: str, source: Any, protocol: Any, mode: int | None, difficulty: int | None) -> tuple[str, ...]:
     try:
-        tasks.find(game).check(EnvConfig(protocol=protocol, mode=mode, difficulty=difficulty))  # type: ignore[arg-type]
+        tasks.find(game).check(EnvConfig(source=source, protocol=protocol, mode=mode, difficulty=difficulty))
     except UserError as error:
         return (str(error),)
     return ()

@@ -102,6 +102,6 @@ def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: f
         "frame": "x".join(map(str, (*spec.frame, spec.stack))),
         "mode": env.mode,
         "difficulty": env.difficulty,
-        "envpool": importlib.metadata.version("envpool"),
+        **task.source(env),
         "version": importlib.metadata.version("asgc"),
     }

@@ -8,6 +8,7 @@ parameters are named by their place in it.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,6 +22,10 @@ Output = Callable[[int, int], nn.Module]  # (features d, actions A) -> module: (
 
 def build_network(observation: ObservationSpec, num_actions: int, config: NetworkConfig) -> Network:
     """The Q-network that a configuration describes, freshly initialized from torch's generator."""
+    if config.cls is not None:
+        from rl.own_network import own_network
+
+        return own_network(observation, num_actions, config)
     kind = VectorQNetwork if len(observation.shape) == 2 else QNetwork
     return kind(observation, num_actions, config)
 
@@ -75,7 +80,8 @@ class QNetwork(Network):
         self, observation: ObservationSpec, num_actions: int, config: NetworkConfig, output: Output = nn.Linear
     ) -> None:
         super().__init__()
-        inputs, height, width = observation.shape
+        *channels_of_each, height, width = observation.shape
+        inputs = math.prod(channels_of_each)
         body: list[nn.Module] = []
         for channels, kernel, stride in zip(config.channels, config.kernels, config.strides, strict=True):
             norm = [nn.GroupNorm(1, channels)] if config.layer_norm else []
@@ -94,7 +100,7 @@ class QNetwork(Network):
         """Fix the input scaling to (x - mean pixel) / standard deviation around it.
 
         Args:
-            frames: (n, height, width) uint8, single frames of the game, for instance those of the random phase.
+            frames: (n, height, width) or (n, C, height, width) uint8, single frames of the game, for instance those of the random phase.
 
         What never moves vanishes and what moves is large. On a 42 x 42 Pong screen the ball is about a quarter of
         a pixel's range on a bright, constant background; scaled by 1/255 alone, it hardly shows in the gradient.
@@ -109,7 +115,8 @@ class QNetwork(Network):
         device_type = observation.device.type
         dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else torch.float32
         # Whole grey levels up to 256 are exact in bfloat16: converting first costs half the memory traffic.
-        return observation.to(dtype).sub_(self.offset.to(dtype)).mul_(self.scale.to(dtype))
+        pixels = observation.to(dtype).sub_(self.offset.to(dtype)).mul_(self.scale.to(dtype))
+        return pixels.flatten(1, -3)  # the frames of a stack are channels, like those of a frame
 
 
 class VectorQNetwork(Network):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from rl import algorithms, tasks
 from rl.config import TrainConfig
 from rl.networks import build_network
+from rl.own_network import try_out
 
 CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open
 MOST_ACTIONS = 18  # of an Atari game: networks are measured before their environments are there
@@ -70,10 +72,12 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     spec = tasks.find(config.game).observation(config.env)
     memory = algorithms.find(config.algorithm).memory
     whole, filled = memory(config, spec), memory(_as_long_as_the_run(config), spec)
+    if config.network.cls is not None:
+        try_out(spec, MOST_ACTIONS, config.network)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(spec, MOST_ACTIONS, config.network).parameters())
     # torch, EnvPool, the networks and their activations: measured, those of frames with 32 images a batch.
-    overhead = (1 << 30) if len(spec.frame) == 2 else (600 << 20)
+    overhead = (1 << 30) if len(spec.frame) >= 2 else (600 << 20)
     remedy = "free some, or go on on a larger machine" if resume else "lower --replay-size"
     if device.type != "cpu":
         resources.check_memory(whole, "the replay", remedy, device=str(device))
@@ -117,7 +121,8 @@ def _records(config: TrainConfig) -> int:
 
 def default_run_dir(config: TrainConfig) -> Path:
     """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken."""
-    name = f"{config.game}-{config.optimizer.name}-s{config.seed}"
+    game = re.sub(r"[^A-Za-z0-9.+_]+", "-", config.game)  # "gym:ALE/Pong-v5" has what folders should not have
+    name = f"{game}-{config.optimizer.name}-s{config.seed}"
     parent = Path("runs") / datetime.date.today().isoformat()
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
     return next(path for path in candidates if not path.exists())

@@ -17,14 +17,17 @@ class Step:
     """What one step of N environments returned; every array has N rows.
 
     Attributes:
-        observation: uint8 (N, stack, H, W) of frames, newest last, or float32 (N, 1, d) of a control task.
+        observation: uint8 (N, stack, H, W) of frames, newest last, or float32 (N, 1, d) of vectors; uint8
+            (N, 1, C, H, W) of pictures with C channels.
         reward: float32, the reward to learn from (clipped and scaled as configured).
         score: float32, the true reward.
         terminated: the learning episode ended in this step, by a lost life or the game's end: no bootstrap.
         truncated: the step limit cut the game in this step, and it had not ended: bootstrap from `observation`.
         game_over: a game ended or was cut in this step: its score is complete.
-        ignored: an automatic reset: the action was ignored. Not a transition; reward and score are 0.
-        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (only where ignored).
+        ignored: the action was ignored: an automatic reset, or nothing happened. Not a transition; reward and score are
+            0.
+        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (only where ignored, or
+            where an episode of a single frame as stack terminated in this very step).
         lives: int32, lives left (0 where there are none).
     """
 
@@ -54,16 +57,17 @@ class Environments(ABC):
             fresh arrays in every step.
         num_envs: N.
         reward_scale: factor on the reward to learn from, after the clip.
+        num_actions: A, where the pool's `action_space` has no `n`.
 
     Attributes:
         num_actions: number of actions A.
     """
 
-    def __init__(self, pool: Any, num_envs: int, reward_scale: float) -> None:
+    def __init__(self, pool: Any, num_envs: int, reward_scale: float, num_actions: int | None = None) -> None:
         self._pool = pool
         self._reward_scale = np.float32(reward_scale)
         self.num_envs = num_envs
-        self.num_actions = int(pool.action_space.n)
+        self.num_actions = int(pool.action_space.n) if num_actions is None else num_actions
         self._over: NDArray[np.bool_] | None = None  # episodes, in the previous step: this one resets; None: no reset()
 
     def reset(self) -> NDArray[Any]:
@@ -85,7 +89,12 @@ class Environments(ABC):
             raise ValueError(f"actions must be {self.num_envs} integers, got {array.dtype} of shape {array.shape}")
         if array.min() < 0 or array.max() >= self.num_actions:
             raise ValueError(f"actions must be in [0, {self.num_actions}), got {array.tolist()}")
-        answer = self._pool.step(array.astype(np.int32))
+        return self._play(array.astype(np.int32))
+
+    def _play(self, actions: NDArray[np.int32]) -> Step:
+        """Step all environments; the actions are right."""
+        assert self._over is not None
+        answer = self._pool.step(actions)
         _, _, terminated, truncated, _ = answer
         ignored = self._over
         self._over = (terminated | truncated) & ~ignored

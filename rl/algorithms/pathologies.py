@@ -41,6 +41,8 @@ def network_health(
         if chunk is None:
             return {}
         hidden = hidden_outputs(learner, chunk)
+        if not hidden:  # a network of the user's, without ReLU modules
+            return {}
         means = [unit_means(output) for output in hidden]
         totals = [a + b for a, b in zip(totals, means, strict=True)] if totals else means
         features.append(hidden[-1])
