@@ -24,10 +24,10 @@ class Step:
         terminated: the learning episode ended in this step, by a lost life or the game's end: no bootstrap.
         truncated: the step limit cut the game in this step, and it had not ended: bootstrap from `observation`.
         game_over: a game ended or was cut in this step: its score is complete.
-        ignored: the action was ignored: an automatic reset, or nothing happened. Not a transition; reward and score are
-            0.
-        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (only where ignored, or
-            where an episode of a single frame as stack terminated in this very step).
+        ignored: the action was ignored: an automatic reset, or a pause in which the environment did nothing. Not a
+            transition; reward and score are 0.
+        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (where ignored; where
+            terminated, too, in environments of a single frame that reset in the same step).
         lives: int32, lives left (0 where there are none).
     """
 
@@ -54,20 +54,20 @@ class Environments(ABC):
     Args:
         pool: EnvPool or anything with its `reset() -> observation, info`,
             `step(actions) -> observation, reward, terminated, truncated, info`, and `action_space.n`. It must return
-            fresh arrays in every step.
+            fresh arrays in every step. With `send(actions)` and `recv()`, these two are used in the place of `step`.
         num_envs: N.
         reward_scale: factor on the reward to learn from, after the clip.
-        num_actions: A, where the pool's `action_space` has no `n`.
 
     Attributes:
         num_actions: number of actions A.
     """
 
-    def __init__(self, pool: Any, num_envs: int, reward_scale: float, num_actions: int | None = None) -> None:
+    def __init__(self, pool: Any, num_envs: int, reward_scale: float) -> None:
         self._pool = pool
         self._reward_scale = np.float32(reward_scale)
         self.num_envs = num_envs
-        self.num_actions = int(pool.action_space.n) if num_actions is None else num_actions
+        self.num_actions = int(pool.action_space.n)
+        self._sends = hasattr(pool, "send")
         self._over: NDArray[np.bool_] | None = None  # episodes, in the previous step: this one resets; None: no reset()
 
     def reset(self) -> NDArray[Any]:
@@ -77,7 +77,12 @@ class Environments(ABC):
         return self._started(observation, info)
 
     def step(self, actions: ArrayLike) -> Step:
-        """Step all environments with actions (N,), integers in [0, A).
+        """Step all environments with actions (N,), integers in [0, A): `send` and `receive`."""
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: ArrayLike) -> None:
+        """Begin a step; then comes `receive`. Where the pool can (EnvPool), its threads step meanwhile.
 
         Raises:
             ValueError: actions of another shape, type or range (EnvPool would read past the end of its action table).
@@ -89,12 +94,14 @@ class Environments(ABC):
             raise ValueError(f"actions must be {self.num_envs} integers, got {array.dtype} of shape {array.shape}")
         if array.min() < 0 or array.max() >= self.num_actions:
             raise ValueError(f"actions must be in [0, {self.num_actions}), got {array.tolist()}")
-        return self._play(array.astype(np.int32))
+        self._actions = array.astype(np.int32)
+        if self._sends:
+            self._pool.send(self._actions)
 
-    def _play(self, actions: NDArray[np.int32]) -> Step:
-        """Step all environments; the actions are right."""
+    def receive(self) -> Step:
+        """What the step returned that `send` has begun."""
         assert self._over is not None
-        answer = self._pool.step(actions)
+        answer = self._pool.recv() if self._sends else self._pool.step(self._actions)
         _, _, terminated, truncated, _ = answer
         ignored = self._over
         self._over = (terminated | truncated) & ~ignored

@@ -16,7 +16,8 @@ https://farama.org/Vector-Autoreset-Mode), and a `Step` knows one:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,9 @@ class OwnEnvs(Environments):
             raise UserError(f"{name}: asked for {num_envs} environments, it made {pool.num_envs}")
         self._observed = observed(pool.single_observation_space, name)
         self.spec = self._observed.spec
-        num_actions = number_of_actions(pool.single_action_space, name)
-        super().__init__(pool, num_envs, reward_scale, num_actions)
+        number_of_actions(pool.single_action_space, name)
+        super().__init__(SimpleNamespace(action_space=pool.single_action_space), num_envs, reward_scale)
+        self._pool = pool
         self._first_action = int(getattr(pool.single_action_space, "start", 0))
         self._seed, self._reward_clip = seed, reward_clip
         self._guard, self._failed = Guard(name, patience), False
@@ -92,13 +94,13 @@ class OwnEnvs(Environments):
             with self._call("close"):
                 pool.close()
 
-    def _play(self, actions: NDArray[np.int32]) -> Step:
+    def receive(self) -> Step:
         if self._pause is not None:
             observation, new_game = self._pause
             self._pause = None
             return self._step(observation, self._none, ignored=~self._none, new_game=new_game)
         with self._call("step"):
-            answer = self._pool.step(actions.astype(np.int64) + self._first_action)
+            answer = self._pool.step(self._actions.astype(np.int64) + self._first_action)
         over = np.asarray(answer[2], np.bool_) | np.asarray(answer[3], np.bool_)
         if self.mode is AutoresetMode.NEXT_STEP:
             ignored, self._over = self._over, over
@@ -173,7 +175,7 @@ class OwnEnvs(Environments):
         return self._observed.convert(observation)
 
     @contextlib.contextmanager
-    def _call(self, what: str) -> Any:
+    def _call(self, what: str) -> Iterator[None]:
         try:
             with self._guard.call(what):
                 yield
