@@ -64,7 +64,10 @@ def own_network(observation: ObservationSpec, num_actions: int, config: NetworkC
         UserError: there is none, it cannot be made, or it makes no module.
     """
     assert config.cls is not None
-    what, known = f"--network.cls {config.cls}", {"observation": observation, "num_actions": num_actions, "config": config}
+    what, known = (
+        f"--network.cls {config.cls}",
+        {"observation": observation, "num_actions": num_actions, "config": config},
+    )
     kind = load(config.cls, "--network.cls")
     with users(f"{what}: making it"):
         named = any(accepts(kind, name) for name in known)

@@ -1,8 +1,8 @@
 """Tasks of the user's own: any environment of Gymnasium's registry, and what a function of the user's makes.
 
-    gym:LunarLander-v3          an id of Gymnasium's registry
-    my_package.envs:Maze-v0     the same, after that module has been imported, which registers it
-    make:my_package.envs:make   what that function makes (`--env.make my_package.envs:make`)
+gym:LunarLander-v3          an id of Gymnasium's registry
+my_package.envs:Maze-v0     the same, after that module has been imported, which registers it
+make:my_package.envs:make   what that function makes (`--env.make my_package.envs:make`)
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def number_of_actions(space: Space[Any], name: str) -> int:
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     remedy = "choose a few of them and wrap it in gymnasium.wrappers.TransformAction (--env.make module:function)"
-    raise UserError(f"{name}: its actions are {shown(space)}, but what learns here chooses among Discrete ones: {remedy}")
+    raise UserError(
+        f"{name}: its actions are {shown(space)}, but what learns here chooses among Discrete ones: {remedy}"
+    )
 
 
 def shown(space: Space[Any]) -> str:

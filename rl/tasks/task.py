@@ -93,7 +93,10 @@ class EnvConfig:
     )
     processes: bool = option(False, "each environment in a process of its own: for slow ones", only="gymnasium")
     patience: float = option(
-        60.0, "seconds without an answer of the environments that are told; ten times as many end the run", "(0, inf]"
+        60.0,
+        "seconds without an answer of the environments that are told; ten times as many end the run",
+        "(0, inf]",
+        only="gymnasium",
     )
     num_envs: int = option(16, "environments stepped together", "[1, 4096]")
     threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")

@@ -48,9 +48,7 @@ class Scripted(gymnasium.Env[Any, Any]):
         assert self.step_number <= abs(length), "stepped after its end"
         reward = 0.5 + len(self.happened) + 1000 * self.index
         terminated, truncated = over and length > 0, over and length < 0
-        self.happened.append(
-            Happened(before, int(action), reward, tuple(self._observation()), terminated, truncated)
-        )
+        self.happened.append(Happened(before, int(action), reward, tuple(self._observation()), terminated, truncated))
         return self._observation(), reward, terminated, truncated, {}
 
     def _observation(self) -> np.ndarray:
