@@ -92,6 +92,11 @@ def make_envs(
     # Where EnvPool presses FIRE, an agent never learns to. It does so after a lost life only with `episodic_life`, so
     # evaluation keeps that (as Stable-Baselines3 and CleanRL do) and still plays and scores whole games.
     episodic_life = protocol.episodic_life and (training or protocol.fire_reset)
+    if env.source == "ale":
+        from rl.tasks import ale
+
+        games = ale.make_pool(game, protocol, env, num_envs=num_envs, seed=seed)
+        return AtariEnvs(games, num_envs, episodic_life=False, reward_scale=env.reward_scale)
     try:
         pool = envpool.make_gymnasium(
             f"{game}-v5",
