@@ -119,10 +119,10 @@ def _records(config: TrainConfig) -> int:
     return metrics + (records * layers * GRADIENT_ROW if config.gradients.enabled else 0)
 
 
-def default_run_dir(config: TrainConfig) -> Path:
-    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken."""
+def default_run_dir(config: TrainConfig, which: str | None = None) -> Path:
+    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken; `which` in the place of sSEED."""
     game = re.sub(r"[^A-Za-z0-9.+_]+", "-", config.game)  # "gym:ALE/Pong-v5" has what folders should not have
-    name = f"{game}-{config.optimizer.name}-s{config.seed}"
+    name = f"{game}-{config.optimizer.name}-{which or f's{config.seed}'}"
     parent = Path("runs") / datetime.date.today().isoformat()
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
     return next(path for path in candidates if not path.exists())

@@ -344,8 +344,8 @@ class _Loop:
             kept = self.run_folder.checkpoint
             last = "there is none yet" if kept is None else f"that of step {kept.step:,} is intact"
             self.watchers.message(
-                f"warning: no checkpoint at step {self.trainer.step:,} ({reason(cause)}): the run goes on, {last}; free "
-                "some space, it is tried again at the next interval"
+                f"warning: no checkpoint at step {self.trainer.step:,} ({reason(cause)}): the run goes on, {last}; "
+                "free some space, it is tried again at the next interval"
             )
         self._saved = time.monotonic()
         self._saving = self._saved - started
