@@ -89,11 +89,8 @@ def _folder_of_seeds(config: TrainConfig) -> Path:
 
 def games_command(argv: list[str]) -> int:
     """`asgc-rl games`: the names of all games, then those of the control tasks."""
-    Flags(
-        "asgc-rl games",
-        "",
-        "List the Atari games and, below, the control tasks. Gymnasium's environments are played by --game gym:ID, your own by --env.make package.module:function.",
-    ).read(argv)
+    what = "List the Atari games and, below, the control tasks. Gymnasium's environments are --game gym:ID, your own"
+    Flags("asgc-rl games", "", f"{what} --env.make package.module:function.").read(argv)
     print("\n\n".join("\n".join(tasks.names(family)) for family in tasks.FAMILIES))
     return 0
 

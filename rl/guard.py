@@ -77,8 +77,8 @@ class Guard:
         """Raise in the call that is too late."""
         if time.monotonic() - self._since > self.patience:
             raise UserCodeError(
-                f"{self.name} has not answered for {time.monotonic() - self._since:.0f} s in call {self.calls:,}: given "
-                f"up; should it need longer, raise --env.patience {self.patience:g}"
+                f"{self.name} has not answered for {time.monotonic() - self._since:.0f} s in call {self.calls:,}: "
+                f"given up; should it need longer, raise --env.patience {self.patience:g}"
             ) from TimeoutError("this is where it was")
 
 

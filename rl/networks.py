@@ -100,7 +100,8 @@ class QNetwork(Network):
         """Fix the input scaling to (x - mean pixel) / standard deviation around it.
 
         Args:
-            frames: (n, height, width) or (n, C, height, width) uint8, single frames of the game, for instance those of the random phase.
+            frames: (n, height, width) or (n, C, height, width) uint8, single frames of the game, for instance those of
+                the random phase.
 
         What never moves vanishes and what moves is large. On a 42 x 42 Pong screen the ball is about a quarter of
         a pixel's range on a bright, constant background; scaled by 1/255 alone, it hardly shows in the gradient.

@@ -1,4 +1,5 @@
-"""What an agent can play: Atari games, control tasks and environments of Gymnasium's, each a `Task` record that `find` gives by its name."""
+"""What an agent can play: Atari games, control tasks and environments of Gymnasium's, each a `Task` record that `find`
+gives by its name."""
 
 from rl.tasks.families import FAMILIES
 from rl.tasks.lookup import family, find, known, names

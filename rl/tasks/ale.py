@@ -88,8 +88,8 @@ def make_pool(game: str, protocol: AtariProtocol, env: EnvConfig, *, num_envs: i
     ale_py = _module()
     if protocol.episodic_life:
         raise UserError(
-            f"--env.source ale: protocol {protocol.name} ends episodes at lost lives, where ale-py starts the whole game "
-            "anew: --env.protocol sticky, or --env.source envpool"
+            f"--env.source ale: protocol {protocol.name} ends episodes at lost lives, where ale-py starts the whole "
+            "game anew: --env.protocol sticky, or --env.source envpool"
         )
     for name in ("mode", "difficulty"):
         if getattr(env, name) is not None:

@@ -37,8 +37,8 @@ def find(name: str) -> Task:
 
 
 def family(name: str) -> Family:
-    """The family of a task's name in any spelling: Gymnasium's with a colon; whatever no other family knows is taken for
-    an Atari game's.
+    """The family of a task's name in any spelling: Gymnasium's with a colon; whatever no other family knows is taken
+    for an Atari game's.
 
     EnvPool's registry is not looked at: help pages use it.
     """

@@ -147,8 +147,8 @@ class OwnEnvs(Environments):
         final = info.get("final_obs", info.get("final_observation"))  # as Gymnasium called it before 1.0
         if final is None:
             raise UserCodeError(
-                f"{self.name}: an episode was truncated and reset in the same step, without info['final_obs']: there is "
-                "nothing to bootstrap from. Put it there, or use AutoresetMode.NEXT_STEP"
+                f"{self.name}: an episode was truncated and reset in the same step, without info['final_obs']: there "
+                "is nothing to bootstrap from. Put it there, or use AutoresetMode.NEXT_STEP"
             )
         return self._seen(np.stack([np.asarray(final[i]) for i in np.flatnonzero(cut)]))
 

@@ -1,4 +1,4 @@
-"""The user's own environments: what really happened, in every autoreset mode, arrives in the replay and nothing else."""
+"""The user's own environments: what really happened, in every autoreset mode, is in the replay and nothing else."""
 
 from __future__ import annotations
 
@@ -41,9 +41,11 @@ def play(mode: AutoresetMode, n_step: int, steps: int = 60) -> tuple[list[list[H
     for _ in range(steps):
         actions = np.array([next(numbers) for _ in range(n)])
         step = envs.step(actions)
-        assert (step.reward[step.ignored] == 0).all() and not (step.terminated & step.truncated).any()
+        assert (step.reward[step.ignored] == 0).all()
+        assert not (step.terminated & step.truncated).any()
         assert not (step.ignored & step.game_over).any()
-        assert step.observation.shape == (n, 1, 3) and step.observation.dtype == np.float32
+        assert step.observation.shape == (n, 1, 3)
+        assert step.observation.dtype == np.float32
         replay.add(actions, step)
         tracker.add(step)
     scripted = [env for env in pool.envs if isinstance(env, Scripted)]
