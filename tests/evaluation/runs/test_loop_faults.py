@@ -90,7 +90,7 @@ def test_what_the_users_code_raises_is_one_line_and_the_run_is_saved(whole: Path
 
     path = tmp_path / "run"
     with pytest.raises(
-        UserError, match=r"callback c: its update failed: KeyError: 'gone' \(.*test_loop.py:.*\)"
+        UserError, match=r"callback c: its update failed: KeyError: 'gone' \(.*test_loop_faults.py:.*\)"
     ) as caught:
         run(path, At(60, fail))
     assert "saved at step 60; go on with: asgc-rl train --resume" in str(caught.value)
@@ -114,7 +114,7 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_gone_on_from(
     at = At()
     run(path, at, resume=True)
     told = [text for kind, text in at.told if kind == "message"]
-    assert [text for text in told if "damaged" in text][0].startswith(f"checkpoint {newest.name} is damaged (")
+    assert next(text for text in told if "damaged" in text).startswith(f"checkpoint {newest.name} is damaged (")
     assert "resumed at step 20" in told
     assert rows(path) == rows(whole)
 
@@ -153,7 +153,6 @@ def saves(walk, folder):
         filler.unlink()
 Walk.save = saves
 at = At()
-at.evaluated = lambda event: filler.unlink() if event.step == 92 else None  # room again, late
 run(home / "run", at)
 print(*[text for kind, text in at.told if kind == "message"], sep="\\n")
 print(rows(home / "run"))

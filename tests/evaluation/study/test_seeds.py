@@ -5,27 +5,40 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from evaluation.cli.errors import UserError
 from evaluation.files import read_json
-from evaluation.runs.run_folder import is_finished, load_config, load_summary
-from evaluation.study.seeds import OWN, read_seeds, without
+from evaluation.runs.run_folder import load_config, load_summary
+from evaluation.study.seeds import OWN, read_seeds, train_seeds, without
+from rl.cli import COMMAND
 
-TINY = (
-    *("--game", "gym:CartPole-v1", "--total-steps", "300", "--tensorboard", "false", "--gradients.enabled", "false"),
-    *("--evaluation.episodes", "1", "--evaluation.final-episodes", "2", "--evaluation.interval", "300"),
-)
+DESCENT = (sys.executable, str(Path(__file__).parents[1] / "runs" / "descent.py"))
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+folder = next(Path(word.partition("=")[2]) for word in sys.argv if word.startswith("--run-dir="))
+def stop(*_):
+    (folder / "saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+folder.mkdir()
+(folder / "begun").touch()
+time.sleep(100)
+"""
 
 
-def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rl.cli", "train", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+def train(program: Sequence[str], *argv: str) -> int:
+    """As `asgc-rl train` does it, with another program for the runs."""
+    typed, faults = COMMAND.flags().read_all(argv)
+    assert not faults
+    return train_seeds(COMMAND, program, argv, typed, lambda config: Path("runs"))
 
 
 def test_seeds_are_read() -> None:
@@ -46,42 +59,52 @@ def test_the_runs_get_the_other_arguments() -> None:
 
 
 def test_wrong_options_are_told_before_anything_is_started(tmp_path: Path) -> None:
-    done = train("--seeds", "1-2", "--run-dir", "runs", "--batch-size", "0", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    with pytest.raises(UserError, match="--batch-size"):
+        train(DESCENT, "--seeds", "1-2", "--run-dir", str(tmp_path / "runs"), "--batch-size", "2000000")
+    with pytest.raises(UserError, match="--jobs: how many runs at a time, with --seeds"):
+        COMMAND.read(["--jobs", "2"])
     assert not (tmp_path / "runs").exists()
 
 
-def test_each_seed_is_a_run_of_its_own_and_missing_ones_are_made_up(tmp_path: Path) -> None:
-    done = train(*TINY, "--seeds", "1-2", "--jobs", "2", "--run-dir", "runs", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_each_seed_is_a_run_of_its_own_and_missing_ones_are_made_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = tmp_path / "runs"
+    assert train(DESCENT, "--seeds", "1-2", "--jobs", "2", "--run-dir", str(runs)) == 0
     assert [load_config(runs / f"s{seed}")["seed"] for seed in (1, 2)] == [1, 2]
     finals = [load_summary(runs / f"s{seed}")["final"] for seed in (1, 2)]
-    assert f"mean of 2 final scores: {sum(finals) / 2:.2f}; fewer than 3 runs have no interval" in done.stdout
-    again = train(*TINY, "--seeds", "1-2", "--run-dir", "runs", cwd=tmp_path)
-    assert again.returncode == 2
-    assert "--resume runs goes on with them" in again.stderr
-    more = train("--resume", "runs", "--seeds", "3", cwd=tmp_path)
-    assert more.returncode == 0, more.stderr
-    assert "seed 3 begins in runs/s3" in more.stderr
-    assert "seed 1" not in more.stderr  # finished ones stay as they are
-    assert load_config(runs / "s3")["total_steps"] == 300
-    assert read_json(runs / "seeds.json")["seeds"] == [1, 2, 3]
-    assert re.search(r"mean of 3 final scores: .*95% interval", more.stdout)
+    assert finals[0] != finals[1]
+    told = capsys.readouterr()
+    assert f"mean of 2 final scores: {sum(finals) / 2:.2f}; fewer than 3 runs have no interval" in told.out
+    with pytest.raises(UserError, match="--resume .*runs goes on with them"):
+        train(DESCENT, "--seeds", "1-2", "--run-dir", str(runs))
+    assert train(DESCENT, "--resume", str(runs), "--seeds", "3") == 0
+    told = capsys.readouterr()
+    assert f"seed 3 begins in {runs / 's3'}" in told.err
+    assert "seed 1 " not in told.err  # finished ones stay as they are
+    assert read_json(runs / "seeds.json") == {"arguments": [], "seeds": [1, 2, 3]}
+    assert re.search(r"mean of 3 final scores: .*95% interval", told.out)
 
 
-def test_ctrl_c_saves_all_runs_and_a_resume_finishes_them(tmp_path: Path) -> None:
-    arguments = [*TINY, "--total-steps", "100000", "--seeds", "1", "--run-dir", "runs", "--env.num-envs", "2"]
-    command = [sys.executable, "-m", "rl.cli", "train", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    metrics = tmp_path / "runs" / "s1" / "metrics.jsonl"
-    while not (metrics.is_file() and metrics.stat().st_size):
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "stopped; go on with: asgc-rl train --resume runs" in err
-    assert "not finished" in out
-    assert list((tmp_path / "runs" / "s1" / "checkpoints").iterdir())
-    assert not is_finished(tmp_path / "runs" / "s1")
+def test_a_run_that_fails_is_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failing = (sys.executable, "-c", "raise SystemExit('error: no such thing')")
+    assert train(failing, "--seeds", "4", "--run-dir", str(tmp_path / "runs")) == 2
+    told = capsys.readouterr()
+    assert re.search(r"4  failed: exit code 1: error: no such thing", told.out)
+    assert "1 of 1 runs failed" in told.err
+
+
+def test_ctrl_c_lets_all_runs_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow, runs = tmp_path / "slow.py", tmp_path / "runs"
+    slow.write_text(SLOW)
+
+    def interrupt() -> None:
+        while not all((runs / f"s{seed}" / "begun").is_file() for seed in (1, 2)):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    arguments = ("--seeds", "1-3", "--jobs", "2", "--run-dir", str(runs))
+    assert train((sys.executable, str(slow)), *arguments) == 130
+    assert sorted(path.parent.name for path in runs.glob("*/saved")) == ["s1", "s2"]
+    assert f"stopped; go on with: asgc-rl train --resume {runs}" in capsys.readouterr().err
