@@ -68,8 +68,8 @@ class Guard:
         if times < GIVES_UP_AFTER:
             left = (GIVES_UP_AFTER - times) * self.patience
             tell(f"{late}: still waiting, and giving up in {left:.0f} s (--env.patience {self.patience:g})")
-        elif self._caller == threading.main_thread().ident:
-            signal.pthread_kill(self._caller, _SIGNAL)
+        elif (main := threading.main_thread().ident) is not None and self._caller == main:
+            signal.pthread_kill(main, _SIGNAL)
         else:
             tell(f"{late}: nothing here can end that; end the program, and go on from its last checkpoint")
 

@@ -21,11 +21,9 @@ def test_what_is_raised_names_the_environment_the_call_and_the_place() -> None:
     guard = Guard("maze", float("inf"))
     with guard.call("reset"):
         pass
-    with pytest.raises(
-        UserCodeError, match=r"^maze: its step \(call 2\) failed: ValueError: no way \(.*test_guard.py:"
-    ):
-        with guard.call("step"):
-            raise ValueError("no way")
+    words = r"^maze: its step \(call 2\) failed: ValueError: no way \(.*test_guard.py:"
+    with pytest.raises(UserCodeError, match=words), guard.call("step"):
+        raise ValueError("no way")
 
 
 def test_a_late_answer_is_told_and_the_call_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

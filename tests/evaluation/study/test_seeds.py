@@ -59,8 +59,8 @@ def test_the_runs_get_the_other_arguments() -> None:
 
 
 def test_wrong_options_are_told_before_anything_is_started(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--batch-size"):
-        train(DESCENT, "--seeds", "1-2", "--run-dir", str(tmp_path / "runs"), "--batch-size", "2000000")
+    with pytest.raises(UserError, match="--learning-starts 1000000000: must be below"):
+        train(DESCENT, "--seeds", "1-2", "--run-dir", str(tmp_path / "runs"), "--learning-starts", "1e9")
     with pytest.raises(UserError, match="--jobs: how many runs at a time, with --seeds"):
         COMMAND.read(["--jobs", "2"])
     assert not (tmp_path / "runs").exists()
@@ -76,7 +76,7 @@ def test_each_seed_is_a_run_of_its_own_and_missing_ones_are_made_up(
     assert finals[0] != finals[1]
     told = capsys.readouterr()
     assert f"mean of 2 final scores: {sum(finals) / 2:.2f}; fewer than 3 runs have no interval" in told.out
-    with pytest.raises(UserError, match="--resume .*runs goes on with them"):
+    with pytest.raises(UserError, match=r"--resume .*runs goes on with them"):
         train(DESCENT, "--seeds", "1-2", "--run-dir", str(runs))
     assert train(DESCENT, "--resume", str(runs), "--seeds", "3") == 0
     told = capsys.readouterr()
