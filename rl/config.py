@@ -147,7 +147,7 @@ class TrainConfig(Config):
         (shipped,) = super().shipped(name, options)
         values = dict(shipped)
         own = values.pop("games", {})
-        game = _game(values | options)
+        game = _game({**values, **options})
         task = tasks.known(game) if isinstance(game, str) else None
         return [values, own.get(task.name, {}) if task else {}]
 

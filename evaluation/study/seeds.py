@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.cli.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, tell
-from evaluation.cli.settings import Config
 from evaluation.cli.train_command import SEEDS, TrainCommand, resumed
 from evaluation.files import read_json, tail, write_json
 from evaluation.runs.run_folder import is_finished, load_summary
@@ -35,7 +34,7 @@ def train_seeds(
     program: Sequence[str],
     argv: Sequence[str],
     typed: Mapping[str, Any],
-    default_folder: Callable[[Config], Path],
+    default_folder: Callable[[Any], Path],
 ) -> int:
     """Train all seeds that are not finished, and print a table of the scores; returns the exit code.
 
