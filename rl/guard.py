@@ -79,7 +79,7 @@ class Guard:
             raise UserCodeError(
                 f"{self.name} has not answered for {time.monotonic() - self._since:.0f} s in call {self.calls:,}: "
                 f"given up; should it need longer, raise --env.patience {self.patience:g}"
-            ) from TimeoutError("this is where it was")
+            )
 
 
 def _end_call(number: int, frame: FrameType | None) -> None:

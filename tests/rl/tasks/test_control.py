@@ -123,8 +123,11 @@ class Recorder:
     def reset(self) -> Any:
         return self.pool.reset()
 
-    def step(self, actions: Any) -> Any:
-        result = self.pool.step(actions)
+    def send(self, actions: Any) -> None:
+        self.pool.send(actions)
+
+    def recv(self) -> Any:
+        result = self.pool.recv()
         self.said.append(result[2])
         return result
 
