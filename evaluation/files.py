@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ LONGEST_NAME = 255  # bytes that file systems take as the name of a file or fold
 LONGEST_PATH = 4095  # bytes of a whole path
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 ESCAPE = "\\"  # before text that would be taken for such a number (a setting that is called "Infinity"), or begins so
+
+
+# torch.save meets a full disk as a RuntimeError of its zip writer, which keeps no errno.
+_TORCH_WRITE_ERROR = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")
+
+
+def is_write_error(error: BaseException) -> bool:
+    """Whether something could not be written or read, whichever library says so."""
+    return isinstance(error, OSError) or (
+        isinstance(error, RuntimeError) and bool(_TORCH_WRITE_ERROR.search(str(error)))
+    )
 
 
 def fsync(path: Path) -> None:

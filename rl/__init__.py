@@ -13,17 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evaluation.runs.callbacks import Callback
     from evaluation.runs.loop import Interrupted
     from rl.agent import Agent, load_agent
     from rl.config import TrainConfig
     from rl.trainer import train
 
-__all__ = ["Agent", "Interrupted", "TrainConfig", "load_agent", "train"]
+__all__ = ["Agent", "Callback", "Interrupted", "TrainConfig", "load_agent", "train"]
 
 _HOMES = {
     "Agent": "rl.agent",
     "load_agent": "rl.agent",
     "TrainConfig": "rl.config",
+    "Callback": "evaluation.runs.callbacks",
     "Interrupted": "evaluation.runs.loop",
     "train": "rl.trainer",
 }

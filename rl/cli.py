@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from evaluation.cli.errors import EXIT_INTERRUPTED, main_guard, tell
 from evaluation.cli.parser import Command, Flags, dispatch
-from evaluation.cli.train_command import TrainCommand
+from evaluation.cli.train_command import TrainCommand, several_seeds
 from rl import tasks
 from rl.config import TrainConfig
 
@@ -41,7 +42,7 @@ PRELOAD = (
 USAGE = """\
 asgc-rl: DQN and PQN on Atari and control tasks with Adaptive Stochastic Gradient Clipping
 
-  asgc-rl train --game Pong     train an agent (`asgc-rl train --help`)
+  asgc-rl train --game Pong     train an agent (`asgc-rl train --help`); --seeds 1-5 trains five
   asgc-rl eval RUN              evaluate the agent of a run folder
   asgc-rl play RUN              watch it play, on the terminal or in a video
   asgc-rl watch RUN ...         watch runs that go on
@@ -65,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_command(argv: list[str]) -> int:
     """`asgc-rl train`: put the layers of the configuration together and train."""
+    typed, faults = COMMAND.flags().read_all(argv)
+    if not faults and several_seeds(typed):
+        from evaluation.study.seeds import train_seeds
+
+        return train_seeds(COMMAND, (sys.executable, "-m", "rl.cli"), argv, typed, _folder_of_seeds)
     config, resume = COMMAND.read(argv)
     if config is None:
         return 0
@@ -82,9 +88,16 @@ def train_command(argv: list[str]) -> int:
     return 0
 
 
+def _folder_of_seeds(config: TrainConfig) -> Path:
+    from rl.preflight import default_run_dir
+
+    return default_run_dir(config, "seeds")
+
+
 def games_command(argv: list[str]) -> int:
     """`asgc-rl games`: the names of all games, then those of the control tasks."""
-    Flags("asgc-rl games", "", "List the Atari games and, below, the control tasks.").read(argv)
+    what = "List the Atari games and, below, the control tasks. Gymnasium's environments are --game gym:ID, your own"
+    Flags("asgc-rl games", "", f"{what} --env.make package.module:function.").read(argv)
     print("\n\n".join("\n".join(tasks.names(family)) for family in tasks.FAMILIES))
     return 0
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, Setting, option
+from evaluation.cli.user_code import load
 from evaluation.cli.values import PathText, show
 from evaluation.runs.lr_schedule import LRScheduleConfig
 from evaluation.runs.recorder import OFFSETS
@@ -25,23 +26,31 @@ from rl import game_schedule, tasks
 from rl.algorithms import ALGORITHMS
 from rl.tasks import EnvConfig
 
+PICTURES, VECTORS = ("atari", "gymnasium"), ("control", "gymnasium")  # families that may observe them
+
 
 @dataclass
 class NetworkConfig:
-    """Q-network: convolutions and one hidden layer (Atari) or an MLP (control tasks), and an output per action."""
+    """Q-network: convolutions and one hidden layer (pictures) or an MLP (vectors), and an output per action."""
+
+    cls: str | None = option(
+        None, "package.module:Class of a network of your own, in the place of these: see `rl.own_network`"
+    )
 
     kind: Literal["nature", "impala"] = option(
-        "nature", "convolutions: those below, or the residual ones of IMPALA (Espeholt et al., 2018)", only="atari"
+        "nature", "convolutions: those below, or the residual ones of IMPALA (Espeholt et al., 2018)", only=PICTURES
     )
-    channels: list[int] = option([32, 64, 64], "nature: output channels of the convolutions", "[1, 4096]", only="atari")
-    kernels: list[int] = option([8, 4, 3], "nature: kernel sizes of the convolutions", "[1, 64]", only="atari")
-    strides: list[int] = option([4, 2, 1], "nature: strides of the convolutions", "[1, 64]", only="atari")
-    width: int = option(1, "impala: factor on the channels 16, 32, 32 of its sections", "[1, 64]", only="atari")
-    hidden: int = option(512, "units of the hidden layer behind the convolutions", "[1, 65536]", only="atari")
-    units: list[int] = option([64, 64], "units of the MLP's hidden layers", "[1, 65536]", only="control")
+    channels: list[int] = option(
+        [32, 64, 64], "nature: output channels of the convolutions", "[1, 4096]", only=PICTURES
+    )
+    kernels: list[int] = option([8, 4, 3], "nature: kernel sizes of the convolutions", "[1, 64]", only=PICTURES)
+    strides: list[int] = option([4, 2, 1], "nature: strides of the convolutions", "[1, 64]", only=PICTURES)
+    width: int = option(1, "impala: factor on the channels 16, 32, 32 of its sections", "[1, 64]", only=PICTURES)
+    hidden: int = option(512, "units of the hidden layer behind the convolutions", "[1, 65536]", only=PICTURES)
+    units: list[int] = option([64, 64], "units of the MLP's hidden layers", "[1, 65536]", only=VECTORS)
     layer_norm: bool = option(False, "LayerNorm after every layer but the last, as in PQN")
     standardize: bool = option(
-        False, "standardize pixels (mean image of the random phase): small objects stand out", only="atari"
+        False, "standardize pixels (mean image of the random phase): small objects stand out", only=PICTURES
     )
     dueling: bool = option(False, "value and advantages in streams of their own (Wang et al., 2016)")
     noisy: bool = option(
@@ -143,7 +152,7 @@ class PQNConfig:
 class TrainConfig(Config):
     """One run. These defaults are close to Nature's DQN; the CLI starts from a preset."""
 
-    game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
+    game: str = option("Pong", "ALE game or control task in any spelling (Pong, cartpole), or gym:ID of Gymnasium's")
     algorithm: Literal[tuple(ALGORITHMS)] = option("dqn", "what learns")  # type: ignore[valid-type]
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -188,6 +197,9 @@ class TrainConfig(Config):
     )
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]", shrinks_to=1)
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
+    callbacks: list[str] | None = option(
+        None, "package.module:Class of callbacks, several with commas between them: see `rl.callbacks`"
+    )
     track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")
     pqn: PQNConfig = field(default_factory=PQNConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -201,16 +213,16 @@ class TrainConfig(Config):
 
     FOLDER = "rl"
     PRESETS = (
-        *("quick", "dqn", "rainbow", "atari-small", "control"),
+        *("quick", "dqn", "rainbow", "atari-small", "control", "gymnasium"),
         *("pqn-quick", "pqn", "pqn-small", "pqn-control"),
     )
     LENGTH = "total_steps"
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
-        """`control` where `game` is a control task, else `quick`; that of another algorithm than DQN has its name in
-        front."""
-        game, algorithm = options.get("game"), options.get("algorithm", "dqn")
+        """That of the game's family, `quick`, `control` or `gymnasium`; that of another algorithm than DQN has its name
+        in front."""
+        game, algorithm = _game(options), options.get("algorithm", "dqn")
         preset = tasks.family(game).preset if isinstance(game, str) else cls.PRESETS[0]
         own = f"{algorithm}-{preset}"
         return own if own in cls.PRESETS else preset
@@ -224,7 +236,7 @@ class TrainConfig(Config):
         (shipped,) = super().shipped(name, options)
         values = dict(shipped)
         own = values.pop("games", {})
-        game = options.get("game", values.get("game"))
+        game = _game({**values, **options})
         task = tasks.known(game) if isinstance(game, str) else None
         return [values, own.get(task.name, {}) if task else {}]
 
@@ -238,10 +250,19 @@ class TrainConfig(Config):
         """Environment steps before the first update: `learning_starts`, and until n steps of a game are known."""
         return max(self.learning_starts, (self.n_step - 1) * self.env.num_envs)
 
+    def update(self, values: Mapping[str, Any], *args: Any, **kwargs: Any) -> set[str]:
+        """As `Config.update`; of --game and --env.make the later layer's counts."""
+        paths = super().update(values, *args, **kwargs)
+        if "env.make" in paths and self.env.make is not None:
+            self.game = f"{tasks.FUNCTION}{self.env.make}"
+        elif "game" in paths:
+            self.env.make = None
+        return paths
+
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON.
 
-        What only other algorithms have is left out, and of a control task, what only Atari games have.
+        What only other algorithms have is left out, and what only other families of tasks have.
         """
         values, family = super().to_dict(), tasks.family(self.game)
         others = {path for path in self.settings() if not self.has(path)}
@@ -258,7 +279,10 @@ class TrainConfig(Config):
             together = False
             yield self.wrong("device", "must be auto, cpu, cuda or cuda:N")
         try:
-            self.game = tasks.find(self.game).name
+            task = tasks.find(self.game)
+            self.game = task.name
+            if together:
+                task.observation(self.env)
         except UserError as error:
             together = False
             yield str(error)
@@ -289,6 +313,8 @@ class TrainConfig(Config):
             for one in options_of_others(family)
             if one.get(self) != one.default
         ]
+        if self.game != f"{tasks.FUNCTION}{self.env.make}" and self.env.make is not None:
+            faults.append(self.wrong("env.make", f"--game {self.game} is another environment: give one of both"))
         if self.env.protocol not in own:
             preset = self.default_preset({"game": self.game, "algorithm": self.algorithm})
             words = f"{a_task}: its protocol is {' or '.join(own)} (--preset {preset})"
@@ -300,7 +326,7 @@ class TrainConfig(Config):
         found = list(game_schedule.faults(self)) if self.game_schedule is not None else []
         yield from found
         for stage in () if found else game_schedule.stages(self):
-            yield from _faults_of_flavour(stage.game, self.env.protocol, stage.mode, stage.difficulty)
+            yield from _faults_of_flavour(stage.game, replace(self.env, mode=stage.mode, difficulty=stage.difficulty))
 
     def _faults_of_steps(self) -> Iterator[str]:
         if self.exploration.end > self.exploration.start:
@@ -333,28 +359,42 @@ class TrainConfig(Config):
             yield self.wrong("replay_size", f"must be at least {needed} {whose}")
 
     def _faults_of_network(self) -> Iterator[str]:
-        """Whether the convolutions fit each other and the frames, and the layers to normalize are there."""
+        """Whether the convolutions fit each other and the frames, and layers and classes that are named are there."""
         shape, network = tasks.find(self.game).observation(self.env).shape, self.network
+        if network.cls is not None:
+            yield from self._faults_of_own_network()
+            return
         if network.spectral_norm is not None and network.noisy:
             yield self.wrong("network.spectral_norm", "is not possible with --network.noisy")
         elif network.spectral_norm is not None:
             convolutions = 9 if network.kind == "impala" else len(network.channels)  # see rl.impala
-            hidden = 1 + convolutions if len(shape) == 3 else len(network.units)
+            hidden = 1 + convolutions if len(shape) >= 3 else len(network.units)
             if max(network.spectral_norm) > hidden + 1:
                 yield self.wrong("network.spectral_norm", f"the network has {hidden + 1} layers")
-        if len(shape) != 3 or network.kind == "impala":
+        if len(shape) < 3 or network.kind == "impala":
             return
         for name in ("kernels", "strides"):
             if len(getattr(network, name)) != len(network.channels):
                 each = f"one for each of --network.channels {show(network.channels)}"
                 yield self.wrong(f"network.{name}", f"must be {len(network.channels)} numbers, {each}")
                 return
-        height, width = shape[1:]
+        height, width = shape[-2:]
         for kernel, stride in zip(network.kernels, network.strides, strict=True):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
             if min(height, width) < 1:
-                yield self.wrong("network.kernels", f"too large for frames of {shape[1]}x{shape[2]} pixels")
+                yield self.wrong("network.kernels", f"too large for frames of {shape[-2]}x{shape[-1]} pixels")
                 return
+
+    def _faults_of_own_network(self) -> Iterator[str]:
+        """Whether the class is there, and what only our networks have is left alone."""
+        network = self.network
+        try:
+            load(str(network.cls), "--network.cls")
+        except UserError as error:
+            yield str(error)
+        for name in ("dueling", "noisy", "spectral_norm"):
+            if getattr(network, name):
+                yield self.wrong(f"network.{name}", "only our networks have it, not --network.cls")
 
     def _faults_of_head(self) -> Iterator[str]:
         """What only a head has."""
@@ -366,16 +406,27 @@ class TrainConfig(Config):
 
 
 def options_of_others(family: tasks.Family) -> list[Setting]:
-    """The options that only tasks of other families have."""
-    every = TrainConfig.settings().values()
-    return [one for one in every if one.marks.get("only", family.name) != family.name]
+    """The options that only tasks of other families have. (`only` marks a family's, or those of several.)"""
+    marked = [(one, one.marks.get("only", family.name)) for one in TrainConfig.settings().values()]
+    return [one for one, only in marked if family.name not in ((only,) if isinstance(only, str) else only)]
+
+
+def _game(options: Mapping[str, Any]) -> Any:
+    """The game that options mean, in whichever form they name it."""
+    env = options.get("env")
+    make = options.get("env.make", env.get("make") if isinstance(env, Mapping) else None)
+    return options.get("game") if make is None else f"{tasks.FUNCTION}{make}"
+
+
+def _faults_of_flavour(game: str, env: EnvConfig) -> tuple[str, ...]:
+    """Whether the task has this mode and difficulty: only its environments know."""
+    return _checked(game, env.source, env.protocol, env.mode, env.difficulty)
 
 
 @functools.cache
-def _faults_of_flavour(game: str, protocol: str, mode: int | None, difficulty: int | None) -> tuple[str, ...]:
-    """Whether the task has this mode and difficulty: only its environments know."""
+def _checked(game: str, source: Any, protocol: Any, mode: int | None, difficulty: int | None) -> tuple[str, ...]:
     try:
-        tasks.find(game).check(EnvConfig(protocol=protocol, mode=mode, difficulty=difficulty))  # type: ignore[arg-type]
+        tasks.find(game).check(EnvConfig(source=source, protocol=protocol, mode=mode, difficulty=difficulty))
     except UserError as error:
         return (str(error),)
     return ()

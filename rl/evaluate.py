@@ -105,6 +105,6 @@ def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: f
         "mode": env.mode,
         "difficulty": env.difficulty,
         **actions,
-        "envpool": importlib.metadata.version("envpool"),
+        **task.source(env),
         "version": importlib.metadata.version("asgc"),
     }

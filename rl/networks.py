@@ -33,6 +33,10 @@ def build_network(
     Args:
         per_action: shape of the outputs of one action, the head's (`rl.algorithms.heads`).
     """
+    if config.cls is not None:
+        from rl.own_network import own_network
+
+        return own_network(observation, num_actions, config, per_action)
     kind = VectorQNetwork if len(observation.shape) == 2 else QNetwork
     return kind(observation, num_actions, config, per_action)
 
@@ -91,11 +95,12 @@ class QNetwork(Network):
         per_action: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        stack, height, width = observation.shape
+        *frames, height, width = observation.shape
+        channels = math.prod(frames)  # of all frames of the stack
         if config.kind == "impala":
-            body, shape = impala_layers(stack, height, width, config.width, config.layer_norm)
+            body, shape = impala_layers(channels, height, width, config.width, config.layer_norm)
         else:
-            body, shape = nature_layers(stack, height, width, config)
+            body, shape = nature_layers(channels, height, width, config)
         sizes = [math.prod(shape), config.hidden]
         self.layers = assemble([*body, nn.Flatten()], sizes, num_actions, config, per_action)
         self.register_buffer("offset", torch.zeros(*observation.frame))
@@ -106,7 +111,8 @@ class QNetwork(Network):
         """Fix the input scaling to (x - mean pixel) / standard deviation around it.
 
         Args:
-            frames: (n, height, width) uint8, single frames of the game, for instance those of the random phase.
+            frames: (n, height, width) or (n, C, height, width) uint8, single frames of the game, for instance those of
+                the random phase.
 
         What never moves vanishes and what moves is large. On a 42 x 42 Pong screen the ball is about a quarter of
         a pixel's range on a bright, constant background; scaled by 1/255 alone, it hardly shows in the gradient.
@@ -121,7 +127,8 @@ class QNetwork(Network):
         device_type = observation.device.type
         dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else torch.float32
         # Whole grey levels up to 256 are exact in bfloat16: converting first costs half the memory traffic.
-        return observation.to(dtype).sub_(self.offset.to(dtype)).mul_(self.scale.to(dtype))
+        pixels = observation.to(dtype).sub_(self.offset.to(dtype)).mul_(self.scale.to(dtype))
+        return pixels.flatten(1, -3)  # the frames of a stack are channels, like those of a frame
 
 
 class VectorQNetwork(Network):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from rl import algorithms, tasks
 from rl.config import TrainConfig
 from rl.networks import build_network
+from rl.own_network import try_out
 
 CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open
 MOST_ACTIONS = 18  # of an Atari game: networks are measured before their environments are there
@@ -71,12 +73,14 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     algorithm = algorithms.find(config.algorithm)
     memory, (thing, smaller) = algorithm.memory, algorithm.remembers
     whole, filled = memory(config, spec), memory(_as_long_as_the_run(config), spec)
+    if config.network.cls is not None:
+        try_out(spec, MOST_ACTIONS, config.network, config.head.per_action)
     with torch.device("meta"):
         network = build_network(spec, MOST_ACTIONS, config.network, config.head.per_action)
     layers = [parameter.numel() for parameter in network.parameters()]
     parameters = sum(layers)
     # torch, EnvPool, the networks and their activations: measured, those of frames with 32 images a batch.
-    overhead = (1 << 30) if len(spec.frame) == 2 else (600 << 20)
+    overhead = (1 << 30) if len(spec.frame) >= 2 else (600 << 20)
     remedy = "free some, or go on on a larger machine" if resume else smaller
     if device.type != "cpu":
         resources.check_memory(whole, thing, remedy, device=str(device))
@@ -120,10 +124,12 @@ def _records(config: TrainConfig, layers: int, model_bytes: int) -> int:
     return metrics + (records * layers * GRADIENT_ROW if config.gradients.enabled else 0)
 
 
-def default_run_dir(config: TrainConfig) -> Path:
-    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken; GAME-ALGORITHM-... but for DQN."""
-    played = config.game if config.algorithm == "dqn" else f"{config.game}-{config.algorithm}"
-    name = f"{played}-{config.optimizer.name}-s{config.seed}"
+def default_run_dir(config: TrainConfig, which: str | None = None) -> Path:
+    """runs/DATE/GAME-OPTIMIZER-sSEED, with a number behind it where that is taken; GAME-ALGORITHM-... but for DQN;
+    `which` in the place of sSEED."""
+    game = re.sub(r"[^A-Za-z0-9.+_]+", "-", config.game)  # "gym:ALE/Pong-v5" has what folders should not have
+    played = game if config.algorithm == "dqn" else f"{game}-{config.algorithm}"
+    name = f"{played}-{config.optimizer.name}-{which or f's{config.seed}'}"
     parent = Path("runs") / datetime.date.today().isoformat()
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
     return next(path for path in candidates if not path.exists())

@@ -17,14 +17,17 @@ class Step:
     """What one step of N environments returned; every array has N rows.
 
     Attributes:
-        observation: uint8 (N, stack, H, W) of frames, newest last, or float32 (N, 1, d) of a control task.
+        observation: uint8 (N, stack, H, W) of frames, newest last, or float32 (N, 1, d) of vectors; uint8
+            (N, 1, C, H, W) of pictures with C channels.
         reward: float32, the reward to learn from (clipped and scaled as configured).
         score: float32, the true reward.
         terminated: the learning episode ended in this step, by a lost life or the game's end: no bootstrap.
         truncated: the step limit cut the game in this step, and it had not ended: bootstrap from `observation`.
         game_over: a game ended or was cut in this step: its score is complete.
-        ignored: an automatic reset: the action was ignored. Not a transition; reward and score are 0.
-        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (only where ignored).
+        ignored: the action was ignored: an automatic reset, or a pause in which the environment did nothing. Not a
+            transition; reward and score are 0.
+        new_game: `observation` starts a game: its stack holds `stack` copies of one frame (where ignored; where
+            terminated, too, in environments of a single frame that reset in the same step).
         lives: int32, lives left (0 where there are none).
     """
 

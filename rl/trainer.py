@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from evaluation.cli.errors import reason
 from evaluation.files import atomic_path
 from evaluation.runs import seeding
+from evaluation.runs.callbacks import load_callbacks
 from evaluation.runs.loop import EvaluationResult, execute
 from evaluation.runs.run_folder import RunFolder, read_series
 from evaluation.runs.run_metrics import EVALUATION, SCORE, SCORE_STD
@@ -40,7 +41,8 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
     Args:
         config: the run; see `TrainConfig.preset`.
         resume: go on with the run in `config.run_dir` from its newest checkpoint.
-        watchers: a display (`evaluation.runs.display.make_display()`; silent without one), callbacks of your own.
+        watchers: a display (`evaluation.runs.display.make_display()`; silent without one), callbacks of your own
+            (`rl.Callback`), besides those that `config.callbacks` names.
 
     Raises:
         UserError: something about the settings or the machine that the user can mend, in one line.
@@ -53,7 +55,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
     device, chosen = torch.device(full.device), {name: getattr(full, name) for name in CHOSEN}
     checkpoint_bytes = check_resources(full, device, path, resume=resume)
     task.check(config.env)
-    everyone = Watchers(watchers)
+    everyone = Watchers([*watchers, *load_callbacks(config.callbacks or ())])
     for line in (*config.notes, *lines):
         everyone.message(line)
     return execute(
@@ -110,6 +112,10 @@ class Trainer:
     def samples(self) -> int:
         return self.algorithm.samples
 
+    @property
+    def updates(self) -> int:
+        return self.algorithm.updates
+
     def start(self) -> None:
         """New games in all environments."""
         self.segment.start()
@@ -119,6 +125,7 @@ class Trainer:
         """One step of all environments and the learning that is due with it."""
         actions = self.algorithm.act(self.segment.observation, self.step)
         result = self.segment.step(actions, self.algorithm.meanwhile)
+        self.result = result
         self.tracker.add(result)
         self.step += self.config.env.num_envs
         self.algorithm.advance(actions, result, self.step)

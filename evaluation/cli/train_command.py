@@ -18,9 +18,21 @@ from evaluation.cli.values import PathText, read
 from evaluation.files import to_json
 
 C = TypeVar("C", bound=Config)
-NOT_CHECKED = ("--resume", "--help", "--help-all", "--print-config")  # flags that `check` refuses
+NOT_CHECKED = ("--resume", "--help", "--help-all", "--print-config", "--seeds", "--jobs")  # flags that `check` refuses
 PROVENANCE = "provenance.json"  # lies beside the whole configuration of a run
+SEEDS = "seeds.json"  # in a folder with the runs of several seeds (`evaluation.study.seeds`)
 TOLD = ("total_steps", "game")  # options that `check` tells beside the whole configuration, where there are such
+
+
+def resumed(typed: Mapping[str, Any]) -> str | None:
+    """The folder that --resume means, if it is among the flags."""
+    return (typed["resume"] or typed.get("run_dir")) if "resume" in typed else None
+
+
+def several_seeds(typed: Mapping[str, Any]) -> bool:
+    """Whether flags of `train` mean several runs."""
+    folder = resumed(typed)
+    return "seeds" in typed or (folder is not None and Path(folder, SEEDS).is_file())
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class TrainCommand(Generic[C]):
         run.add_argument(
             "--resume", nargs="?", const="", metavar="RUN", type=where, help="go on with an interrupted run"
         )
+        flags.option("run", "--seeds", str | None, None, "several runs, one for each seed: 1-5 or 1,3,7")
+        flags.option("run", "--jobs", int, 1, "runs at a time, with --seeds", allowed="[1, 1000]")
         common = {path: heading for heading, paths in self.common.items() for path in paths}
         known = self.config.settings()
         for path in dict.fromkeys((*common, *known)):
@@ -105,6 +119,8 @@ class TrainCommand(Generic[C]):
         typed, faults = self.flags().read_all(argv)
         for fault in faults:
             raise UserError(fault)
+        if "jobs" in typed and "seeds" not in typed:
+            raise UserError("--jobs: how many runs at a time, with --seeds")
         config = self.layers(typed)
         if "help" in typed or "help_all" in typed:
             self.flags(config, everything="help_all" in typed).print_help()

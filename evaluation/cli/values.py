@@ -101,6 +101,7 @@ def read(value: Any, hint: Any, allowed: str = "", optional: bool = False) -> An
         if not isinstance(value, list | tuple) or not value or (origin is tuple and len(value) != len(args)):
             count = f"{len(args)} " if origin is tuple else ""
             kind = "whole numbers such as 32,64" if args[0] is int else "numbers such as 0.9,0.999"
+            kind = "names with commas between them" if args[0] is str else kind
             raise ValueError(f"must be {count}{kind}")
         return origin(read(item, args[0], allowed) for item in value)
     if hint is bool:

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.cli.errors import DISK_FULL, UserError, reason
-from evaluation.files import from_json, fsync, to_json
+from evaluation.files import from_json, fsync, is_write_error, to_json
 from evaluation.runs.resources import available_disk, human_bytes
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"(\d{6,})-step-\d+")
 _TEMPORARY = ".tmp-"
-# torch.save meets a full disk as a RuntimeError of its zip writer, which keeps no errno.
-_TORCH_WRITE_ERROR = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")
 _CHUNK = 1 << 22
 
 
@@ -82,9 +80,7 @@ class CheckpointStore:
         except BaseException as error:
             free = available_disk(self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, OSError) or (
-                isinstance(error, RuntimeError) and _TORCH_WRITE_ERROR.search(str(error))
-            ):
+            if is_write_error(error):
                 raise CheckpointError(self._failure(step, error, free)) from error
             raise
         self._prune(final)

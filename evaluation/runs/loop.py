@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,8 @@ from typing import Any, Protocol
 import torch
 
 from evaluation.cli.errors import UserError, reason
-from evaluation.files import atomic_path
+from evaluation.cli.user_code import UserCodeError
+from evaluation.files import atomic_path, atomic_write, is_write_error
 from evaluation.runs import run_metrics, seeding
 from evaluation.runs.checkpoint import Checkpoint
 from evaluation.runs.clock import Clock
@@ -31,16 +31,20 @@ from evaluation.runs.hardware import torch_threads
 from evaluation.runs.run_folder import MODEL, PROVENANCE, RunFolder, read_metrics
 from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE
 from evaluation.runs.schedule import Schedule
+from evaluation.runs.stopping import Left, stop_on_signal
 from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
 
 STATE, BEST_MODEL = "state.pt", "best.pt"
+TRACEBACK = "traceback.txt"  # of what the user's code raised, last
 TRAINING = "train"  # split of what is logged while training
 # Between a run and its resume. They do not change its numbers, `threads` but the order of sums; `device` does, where a
 # machine is no longer there.
-MAY_CHANGE = ("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads")
+MAY_CHANGE = (
+    *("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads"),
+    *("callbacks", "env.patience", "env.processes"),
+)
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
 TELL_EVERY_S = 0.25  # between two calls of the watchers' `advanced`
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -196,7 +200,7 @@ def execute(
             message=everyone.message,
         ) as run,
     ):
-        everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL)]
+        everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL, everyone.message)]
         run.watchers = everyone
         trainer = make(run, everyone)
         try:
@@ -207,20 +211,6 @@ def execute(
             return loop.run(trainer.info() | dict(info or {}))
         finally:
             trainer.close()
-
-
-class _Left(BaseException):
-    """An evaluation was left because of a signal. (No `Exception`: nothing on the way is to catch it.)"""
-
-
-class _Stop(Watcher):
-    """Whether a signal has asked the run to stop; ends an evaluation that goes on."""
-
-    asked = False
-
-    def evaluating(self, done: int, total: int) -> None:
-        if self.asked:
-            raise _Left
 
 
 class _Loop:
@@ -235,9 +225,17 @@ class _Loop:
         self._patience = 60 * minutes
         self._saved, self._saving = time.monotonic(), 0.0  # when the last checkpoint was, and the seconds it took
         self._told = 0.0
+        self._updates = 0  # that callbacks know of
 
     def run(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """To the end of the run; returns the summary."""
+        self._whole = False  # nothing to be saved yet
+        try:
+            return self._run(info)
+        except UserCodeError as error:
+            raise self._left(error) from error
+
+    def _run(self, info: Mapping[str, Any]) -> dict[str, Any]:
         trainer, schedule = self.trainer, self.trainer.schedule
         if self.run_folder.checkpoint is not None:
             self._restore(self.run_folder.checkpoint, info)
@@ -245,7 +243,9 @@ class _Loop:
             self.watchers.start(info)
             self.watchers.load_state_dict({})
             trainer.start()
-        with _stop_on_signal(self.watchers) as stop:
+        self._whole = True
+        self._updates = getattr(trainer, "updates", 0)
+        with stop_on_signal(self.watchers) as stop:
             while not schedule.finished(trainer.step):
                 if not self.evaluation_due:  # else the session before was stopped in it, or before it
                     self._advance()
@@ -254,7 +254,7 @@ class _Loop:
                 step = trainer.step
                 due = schedule.finished(step) or schedule.due(step, schedule.checkpoint) or self._overdue()
                 if stop.asked or due:
-                    self._checkpoint()
+                    self._checkpoint(needed=stop.asked)
                 if stop.asked:
                     raise Interrupted(self.program, self.run_folder.path, step)
             return self._finish()
@@ -272,6 +272,10 @@ class _Loop:
             self.watchers.advanced(step, self.clock.training_s, self.clock.wall_s)
         if logs:
             self._report()
+        self.watchers.stepped(step, getattr(trainer, "result", None))
+        if (updates := getattr(trainer, "updates", 0)) > self._updates:
+            self._updates = updates
+            self.watchers.learned(updates)
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
         self.run_folder.log(self.trainer.step, self.trainer.samples, self.clock.wall_s, split, values)
@@ -288,9 +292,11 @@ class _Loop:
         try:
             with self.clock.evaluation():
                 result = trainer.evaluate(self.evaluations, final=final)
-        except _Left:
+        except (Left, UserCodeError) as left:
             self.clock.load_state_dict(clock)
             seeding.set_rng_state(rng)
+            if isinstance(left, UserCodeError):
+                raise
             return None
         self.evaluation_due = False
         self.evaluations += 1
@@ -309,6 +315,7 @@ class _Loop:
         result = self._evaluate(final=True)
         if result is None:  # the last step has been saved
             raise Interrupted(self.program, run.path, self.trainer.step)
+        run.flush()
         evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE)
         summary = run_metrics.summarize(evaluations, **self.trainer.measures())
         summary |= {**result.summary, "wall_s": self.clock.wall_s}
@@ -325,8 +332,25 @@ class _Loop:
         """Whether a checkpoint is due by the clock."""
         return time.monotonic() - self._saved >= max(self._patience, self._saving / SAVING_SHARE)
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, needed: bool) -> None:
+        """Save. Where that fails, say so and go on, unless it is `needed`: another time there may be room."""
         started = time.monotonic()
+        try:
+            self._save()
+        except (UserError, OSError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if needed or cause is None or not is_write_error(cause):
+                raise
+            kept = self.run_folder.checkpoint
+            last = "there is none yet" if kept is None else f"that of step {kept.step:,} is intact"
+            self.watchers.message(
+                f"warning: no checkpoint at step {self.trainer.step:,} ({reason(cause)}): the run goes on, {last}; "
+                "free some space, it is tried again at the next interval"
+            )
+        self._saved = time.monotonic()
+        self._saving = self._saved - started
+
+    def _save(self) -> None:
         state = self.trainer.state_dict() | {
             "step": self.trainer.step,
             "evaluations": self.evaluations,
@@ -342,9 +366,25 @@ class _Loop:
             self.trainer.save_model(folder / MODEL)
             self.trainer.save(folder)
 
-        self.run_folder.save_checkpoint(self.trainer.step, write)
-        self._saved = time.monotonic()
-        self._saving = self._saved - started
+        saved = self.run_folder.save_checkpoint(self.trainer.step, write)
+        self.watchers.saved(self.trainer.step, saved.path)
+
+    def _left(self, error: UserCodeError) -> UserError:
+        """The user's code has failed: write down where, save what there is, and say so."""
+        words, run = [str(error)], self.run_folder.path
+        with contextlib.suppress(OSError):
+            atomic_write(run / TRACEBACK, "".join(traceback.format_exception(error.__cause__ or error)))
+            words.append(f"the traceback is in {run / TRACEBACK}")
+        again = f"{self.program} train --resume {shlex.quote(str(run))}"
+        if self._whole:
+            try:
+                self._save()
+            except Exception as failure:  # the first error is what counts
+                words.append(f"step {self.trainer.step:,} could not be saved ({reason(failure)})")
+            else:
+                words.append(f"saved at step {self.trainer.step:,}")
+        words.append(f"go on with: {again}")
+        return UserError("; ".join(words))
 
     def _restore(self, checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:
         trainer = self.trainer
@@ -366,34 +406,3 @@ class _Loop:
         seeding.set_rng_state(state["global_rng"])
         self.clock.load_state_dict(state["clock"])  # last: the time that resuming takes is none of the run's
         self.watchers.message(f"resumed at step {trainer.step:,}")
-
-
-@contextlib.contextmanager
-def _stop_on_signal(watchers: Watchers) -> Iterator[_Stop]:
-    """What Ctrl-C, SIGTERM and SIGHUP ask, so that a loop can end after a whole step; a second Ctrl-C interrupts.
-
-    (A terminal that is closed may send SIGHUP twice, by itself and by its shell.) SIGHUP stays ignored under nohup.
-    """
-    stop = _Stop()
-    watchers.members.append(stop)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if stop.asked:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
-        stop.asked = True
-        with contextlib.suppress(RuntimeError):  # the signal may have come while a line was printed
-            watchers.message("stopping: saving a checkpoint (Ctrl-C once more to stop at once, unsaved)")
-
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    numbers = [number for number in STOPPING if not (number == signal.SIGHUP and ignored)]
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from evaluation.cli.errors import UserError
+from evaluation.cli.errors import DISK_FULL, UserError
 from evaluation.files import encode_float
 
 
@@ -32,7 +32,11 @@ class MetricRow(NamedTuple):
 
 class MetricsWriter:
     """Appends rows to a file. Every `log` reaches the operating system at once, so a killed process loses none of them;
-    `length` forces them onto the disk."""
+    `length` forces them onto the disk. Where the disk is full, rows are held until there is room.
+
+    Attributes:
+        held: bytes of the rows that wait.
+    """
 
     def __init__(self, path: Path, *, length: int = 0) -> None:
         """Open `path`, cut to its first `length` bytes (what a checkpoint recorded; 0 for a new run)."""
@@ -40,6 +44,7 @@ class MetricsWriter:
         self._file = path.open("ab", buffering=0)
         self._file.truncate(length)
         self._length = length
+        self.held = b""
         # Steps of one metric only ever grow, so its last step is all it takes to see a duplicate.
         self._last_step = {(row.split, row.name): row.step for row in rows}
 
@@ -47,7 +52,8 @@ class MetricsWriter:
         """Append one row for each of `values`, all or (on an error) none, and return them.
 
         ValueError: `step` is not above the last one of that split and name, so the key (step, split, name) would come
-        twice or out of order. OSError: the disk is full; the file ends with its last whole row all the same.
+        twice or out of order. OSError: it cannot be written, for another reason than a full disk. The file ends with
+        its last whole row in any case.
         """
         rows = [
             MetricRow(int(step), int(samples), float(wall_s), split, name, float(value))
@@ -60,13 +66,22 @@ class MetricsWriter:
         lines = "".join(
             json.dumps({**row._asdict(), "value": encode_float(row.value)}, allow_nan=False) + "\n" for row in rows
         )
-        self._append(lines.encode())
+        try:
+            self._append(lines.encode())
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            self.held += lines.encode()
         for row in rows:
             self._last_step[row.split, row.name] = row.step
         return rows
 
     def length(self) -> int:
-        """Force what was logged onto the disk and return the file's length in bytes, for a checkpoint."""
+        """Force what was logged onto the disk and return the file's length in bytes, for a checkpoint.
+
+        OSError: there is no room for the rows that are held.
+        """
+        self._append(b"")
         os.fsync(self._file.fileno())
         return self._length
 
@@ -75,6 +90,8 @@ class MetricsWriter:
         self._file.close()
 
     def _append(self, data: bytes) -> None:
+        """Write what is held, then `data`, or nothing."""
+        data = self.held + data
         rest = memoryview(data)
         try:
             while rest:
@@ -83,6 +100,7 @@ class MetricsWriter:
             self._file.truncate(self._length)
             raise OSError(error.errno, error.strerror, str(self._file.name)) from error
         self._length += len(data)
+        self.held = b""
 
 
 def read_rows(path: Path) -> Iterator[MetricRow]:

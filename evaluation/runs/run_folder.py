@@ -179,9 +179,17 @@ class RunFolder(Closing):
 
         `samples` is what the trainer consumed so far, `wall_s` the run's seconds (`clock.Clock.wall_s`), `split` a
         word such as "train" or "eval". Log the first and the last step too. ValueError for a key (step, split, name)
-        that is not past the last one of its split and name; OSError when the disk is full.
+        that is not past the last one of its split and name. Where the disk is full, rows are held until there is room.
         """
-        self.watchers.logged(self._metrics.log(step, samples, wall_s, split, values))
+        held = bool(self._metrics.held)
+        rows = self._metrics.log(step, samples, wall_s, split, values)
+        if self._metrics.held and not held:
+            self._message(f"warning: the disk is full: {self.path / METRICS} waits until there is room again")
+        self.watchers.logged(rows)
+
+    def flush(self) -> None:
+        """Force all metrics onto the disk; OSError: there is no room."""
+        self._metrics.length()
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Checkpoint:
         """Save what `write(directory)` writes as the newest checkpoint, with the present length of the metrics.

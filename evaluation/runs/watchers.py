@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.files import atomic_path
+from evaluation.cli.errors import reason
+from evaluation.files import atomic_path, is_write_error
 from evaluation.runs.metrics_file import MetricRow
 
 
@@ -48,7 +49,8 @@ class Watcher:
     """One that looks on. Nothing is asked of it: override what is wanted.
 
     None of its methods may change the run or draw from the global random generators. `name` is the key of its state
-    in checkpoints; one without state needs none.
+    in checkpoints; one without state needs none. `signal.raise_signal(signal.SIGINT)` stops the run as Ctrl-C does,
+    after the present step: saved, and to be resumed.
     """
 
     name = ""
@@ -63,6 +65,16 @@ class Watcher:
     def advanced(self, step: int, training_s: float, wall_s: float) -> None:
         """The run is at `step`, after so many seconds of training and in all: told a few times a second, if steps are
         not slower."""
+
+    def stepped(self, step: int, result: Any) -> None:
+        """All environments have been stepped, and the run is at `step`; `result` is what that gave (of `rl` a
+        `rl.step.Step`)."""
+
+    def learned(self, updates: int) -> None:
+        """The optimizer has stepped, `updates` times by now: told after a step in which it did, once."""
+
+    def saved(self, step: int, path: Path) -> None:
+        """A checkpoint of `step` has been saved in the folder `path`. (It stays for two more.)"""
 
     def evaluating(self, done: int, total: int) -> None:
         """An evaluation has finished `done` of its games or batches: told at its start and all the time."""
@@ -108,6 +120,7 @@ class Watchers(Watcher):
 
     start, update, message, logged = _each("start"), _each("update"), _each("message"), _each("logged")
     advanced, evaluating = _each("advanced"), _each("evaluating")
+    stepped, learned, saved = _each("stepped"), _each("learned"), _each("saved")
     evaluated, shifted = _each("evaluated"), _each("shifted")
 
     def close(self, finished: bool) -> None:
@@ -132,19 +145,28 @@ class BestModel(Watcher):
 
     Args:
         path: where; replaced atomically.
+        message: shows a line to the user, where it cannot be written.
     """
 
     name = "best_model"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, message: Callable[[str], None] = lambda line: None) -> None:
+        self.path, self._message = path, message
         self.score = -float("inf")
         self.step: int | None = None
 
     def evaluated(self, event: Evaluated) -> None:
-        if event.score > self.score:  # not where it is NaN
+        if not event.score > self.score:  # nor where it is NaN
+            return
+        try:
             with atomic_path(self.path) as temporary:
                 event.save_model(temporary)
+        except (OSError, RuntimeError) as error:
+            if not is_write_error(error):
+                raise
+            kept = "there is none" if self.step is None else f"that of step {self.step:,} stays"
+            self._message(f"warning: {self.path} cannot be written ({reason(error)}): {kept}")
+        else:
             self.score, self.step = event.score, event.step
 
     def forget(self) -> None:

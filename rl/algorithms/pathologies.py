@@ -41,6 +41,8 @@ def network_health(
         if chunk is None:
             return {}
         hidden = hidden_outputs(learner, chunk)
+        if not hidden:  # a network of the user's, without ReLU modules
+            return {}
         means = [unit_means(output) for output in hidden]
         totals = [a + b for a, b in zip(totals, means, strict=True)] if totals else means
         features.append(hidden[-1])
@@ -135,7 +137,7 @@ class ValueAudit:
         self._episodic_life = episodic_life
         self._lives: NDArray[np.int32] | None = None
         self._columns: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in ("value", "reward", "ended", "cut", "counted")
+            name: [] for name in ("value", "reward", "ended", "cut", "ignored", "counted")
         }
 
     def act(self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -153,6 +155,7 @@ class ValueAudit:
             "reward": step.reward.astype(np.float64),
             "ended": ended,
             "cut": (step.truncated | step.game_over) & ~ended,
+            "ignored": step.ignored,
             "counted": counting & ~step.ignored,
         }
         for name, value in row.items():
@@ -162,14 +165,15 @@ class ValueAudit:
         """Predicted values and returns obtained of the states that count, (n,) each, in order of time."""
         if not self._columns["value"]:
             return np.zeros(0), np.zeros(0)
-        value, reward, ended, cut, counted = (np.stack(column) for column in self._columns.values())
+        value, reward, ended, cut, ignored, counted = (np.stack(column) for column in self._columns.values())
         obtained = np.zeros_like(reward)
         unseen = np.zeros_like(reward)  # discount of the first reward that was not seen
         after, rest = np.zeros(reward.shape[1]), np.ones(reward.shape[1])
         for t in range(len(reward) - 1, -1, -1):
             over = ended[t] | cut[t]
-            after = reward[t] + np.where(over, 0.0, self._gamma * after)
-            rest = np.where(ended[t], 0.0, self._gamma * np.where(cut[t], 1.0, rest))
+            gamma = np.where(ignored[t], 1.0, self._gamma)  # no time passes
+            after = reward[t] + np.where(over, 0.0, gamma * after)
+            rest = np.where(ended[t], 0.0, gamma * np.where(cut[t], 1.0, rest))
             obtained[t], unseen[t] = after, rest
         kept = counted & (unseen <= CUT_WEIGHT)
         return value[kept], obtained[kept]

@@ -85,6 +85,11 @@ def make_envs(
         ValueError: not the canonical name of an Atari game.
         UserError: the game has no such mode or difficulty (Machado et al., 2018).
     """
+    if env.source == "ale":
+        from rl.tasks import ale
+
+        games = ale.make_pool(game, protocol, env, num_envs=num_envs, seed=seed)
+        return AtariEnvs(games, num_envs, episodic_life=False, reward_scale=env.reward_scale)
     pool = make_pool(game, protocol, env, num_envs=num_envs, seed=seed, training=training)
     episodic_life = _episodic_life(protocol, training)
     return AtariEnvs(pool, num_envs, episodic_life=episodic_life, reward_scale=env.reward_scale)

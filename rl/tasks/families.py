@@ -6,6 +6,7 @@ import math
 import typing
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 from rl.tasks.protocols import PROTOCOLS
 from rl.tasks.task import EnvConfig, Family, ObservationSpec, Protocol, Task
@@ -42,6 +43,18 @@ class AtariTask(Task):
 
         protocol = PROTOCOLS[env.protocol]
         return atari.make_envs(self.name, protocol, env, num_envs=num_envs, seed=seed, training=training)
+
+    def source(self, env: EnvConfig) -> dict[str, Any]:
+        if env.source == "envpool":
+            return super().source(env)
+        from rl.tasks import ale
+
+        return ale.version()
+
+    def check(self, env: EnvConfig) -> None:
+        if env.source == "ale":
+            self.make(env, num_envs=1, seed=0, training=True).close()
+        super().check(env)
 
 
 @dataclass(frozen=True, kw_only=True)

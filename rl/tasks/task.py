@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -81,8 +82,21 @@ class ObservationSpec:
 class EnvConfig:
     """Environments (EnvPool), and how the frames of Atari games are preprocessed."""
 
-    protocol: Literal["nature", "classic", "sticky", "control"] = option(
-        "classic", "evaluation protocol; scores of two protocols are never compared. Control tasks have their own"
+    protocol: Literal["nature", "classic", "sticky", "control", "gymnasium"] = option(
+        "classic", "evaluation protocol; scores of two protocols are never compared. Other families have their own"
+    )
+    make: str | None = option(
+        None, "package.module:function that makes the environments, in the place of --game", only="gymnasium"
+    )
+    source: Literal["envpool", "ale"] = option(
+        "envpool", "what steps Atari games; ale: ale-py's own vector environment", only="atari"
+    )
+    processes: bool = option(False, "each environment in a process of its own: for slow ones", only="gymnasium")
+    patience: float = option(
+        60.0,
+        "seconds without an answer of the environments that are told; ten times as many end the run",
+        "(0, inf]",
+        only="gymnasium",
     )
     num_envs: int = option(16, "environments stepped together", "[1, 4096]")
     threads: int = option(0, "EnvPool threads; 0: EnvPool chooses", "[0, 1024]")
@@ -129,6 +143,10 @@ class Task(ABC):
         Raises:
             UserError: the task has no such mode or difficulty.
         """
+
+    def source(self, env: EnvConfig) -> dict[str, Any]:
+        """What steps the environments, and its version: {"envpool": "1.2.5"}."""
+        return {"envpool": importlib.metadata.version("envpool")}
 
     def check(self, env: EnvConfig) -> None:
         """Refuse what only environments know, before anything is written for a run.

@@ -90,7 +90,10 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
             ["train", "--batch-size", "2e3", "--replay-size", "1000"],
             "--batch-size 2000: must be at most --replay-size 1000",
         ),
-        (["train", "--env.protocol", "atari"], "--env.protocol atari: must be nature, classic, sticky or control"),
+        (
+            ["train", "--env.protocol", "atari"],
+            "--env.protocol atari: must be nature, classic, sticky, control or gymnasium",
+        ),
         (["train", "--optimizer.adapt", "yes"], "--optimizer.adapt yes: must be hypergradient or null"),
         (["train", "--double", "maybe"], "--double maybe: must be true or false"),
         (["train", "--preset", "slow"], f"unknown preset 'slow'; there are {', '.join(TrainConfig.PRESETS)}"),

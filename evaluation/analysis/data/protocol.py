@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-NOT_PROTOCOL = ("seed", "envpool", "version")  # of a summary's signature; all other fields make scores comparable
+NOT_PROTOCOL = (
+    "seed",
+    "envpool",
+    "ale-py",
+    "gymnasium",
+    "version",
+)  # of a summary's signature; all other fields make scores comparable
 SEPARATOR = "; "
 
 

@@ -42,6 +42,12 @@ class Attempt:
         """The exit code, negative for a signal; None while it runs."""
         return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
 
+    def ask_to_stop(self) -> None:
+        """Have it save and end."""
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.process.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """End it, and what it started, at once."""
         if self.process.pid is not None:
@@ -101,6 +107,14 @@ class LocalEngine(Engine):
             if outcomes or time.monotonic() >= end:
                 return outcomes
             time.sleep(POLL_S)
+
+    def stop(self, seconds: float) -> None:
+        """Have all that run save and end, and wait so long for them."""
+        for attempt in self._running.values():
+            attempt.ask_to_stop()
+        end = time.monotonic() + seconds
+        while self._running and time.monotonic() < end:
+            self.wait(0.5)
 
     def close(self) -> None:
         while self._running:

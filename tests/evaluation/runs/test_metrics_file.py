@@ -153,17 +153,21 @@ def test_the_last_row_that_a_checkpoint_counts_must_be_whole(path):
     assert len(read_prefix(path, length // 2)) == 1
 
 
-def test_on_a_full_disk_the_file_ends_with_its_last_whole_row(path):
+def test_on_a_full_disk_the_file_ends_with_its_last_whole_row_and_the_rest_waits(path):
     writer = MetricsWriter(path)
     writer.log(1, 1, 1.0, "train", {"loss": 1.0})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 50, hard))  # half a row more
     try:
+        writer.log(2, 2, 2.0, "train", {"loss": 2.0})
+        assert writer.held
+        assert [row.value for row in read_rows(path)] == [1.0]
         with pytest.raises(OSError, match=r"File too large: .*metrics.jsonl"):
-            writer.log(2, 2, 2.0, "train", {"loss": 2.0})
+            writer.length()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes().endswith(b"}\n")
-    writer.log(2, 2, 2.0, "train", {"loss": 3.0})
-    assert [row.value for row in read_rows(path)] == [1.0, 3.0]
+    writer.log(3, 3, 3.0, "train", {"loss": 3.0})
+    assert not writer.held
+    assert [row.value for row in read_rows(path)] == [1.0, 2.0, 3.0]
     assert writer.length() == path.stat().st_size

@@ -123,8 +123,11 @@ class Recorder:
     def reset(self) -> Any:
         return self.pool.reset()
 
-    def step(self, actions: Any) -> Any:
-        result = self.pool.step(actions)
+    def send(self, actions: Any) -> None:
+        self.pool.send(actions)
+
+    def recv(self) -> Any:
+        result = self.pool.recv()
         self.said.append(result[2])
         return result
 
@@ -324,7 +327,7 @@ def test_a_control_game_takes_its_preset_and_leaves_out_what_only_atari_has(tmp_
     assert (config.game, config.env.protocol, config.precision) == ("CartPole", "control", "fp32")
     values = config.to_dict()
     assert {"height", "width", "stack", "mode", "difficulty"}.isdisjoint(values["env"])
-    assert set(values["network"]) == {"units", "layer_norm"}
+    assert set(values["network"]) == {"cls", "units", "layer_norm"}
     assert TrainConfig.from_dict(values) == config
     assert TrainConfig.preset(game="Pong") == TrainConfig.preset("quick", game="Pong")
 
