@@ -18,7 +18,7 @@ COMMAND = TrainCommand(
     config=TrainConfig,
     default_words="quick, or control",
     common={
-        "run": ("game", "total_steps", "run_dir", "seed", "device", "precision", "checkpoint_interval"),
+        "run": ("game", "backend", "total_steps", "run_dir", "seed", "device", "precision", "checkpoint_interval"),
         "optimizer": [f"optimizer.{name}" for name in ("name", "lr", "mode", "clip_factor", "noise_scale", "max_norm")],
         "DQN": (
             *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step", "gamma"),

@@ -19,7 +19,7 @@ from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.values import PathText, show
 from evaluation.runs.lr_schedule import LRScheduleConfig
 from evaluation.runs.recorder import OFFSETS
-from rl import tasks
+from rl import backends, tasks
 from rl.algorithms import ALGORITHMS
 from rl.tasks import EnvConfig
 
@@ -83,6 +83,7 @@ class TrainConfig(Config):
 
     game: str = option("Pong", "ALE game or control task in any spelling: Pong, space_invaders, cartpole")
     algorithm: Literal[tuple(ALGORITHMS)] = option("dqn", "what learns")  # type: ignore[valid-type]
+    backend: Literal[backends.NAMES] = option("native", "whose DQN learns: native, or that of SB3 or Tianshou")  # type: ignore[valid-type]
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = option(None, "torch's CPU threads; null: by free cores, one for control tasks", "[1, 1024]")
@@ -172,6 +173,7 @@ class TrainConfig(Config):
             yield from self._faults_of_task()
             yield from self._faults_of_steps()
             yield from self._faults_of_network()
+            yield from backends.adapt(self)
         yield from self.optimizer.faults()
 
     def _faults_of_task(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.run_metrics import SCORE_STD
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column, Watcher, Watchers
-from rl import algorithms, tasks
+from rl import algorithms, backends, tasks
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.config import TrainConfig
 from rl.evaluate import evaluate, signature
@@ -40,6 +40,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
     config.validate()
+    kind = backends.trainer(config)
     task = tasks.find(config.game)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
     full, lines = choose(config, path if resume else None)
@@ -50,7 +51,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
     for line in (*config.notes, *lines):
         everyone.message(line)
     return execute(
-        lambda run, everyone: Trainer(full, run, device, everyone),
+        lambda run, everyone: kind(full, run, device, everyone),
         config,
         path=path,
         device=device,
@@ -83,15 +84,15 @@ class Trainer:
     """The state of one run; `evaluation.runs.loop.Trainer` says what its methods do."""
 
     def __init__(self, config: TrainConfig, run: RunFolder, device: torch.device, watchers: Watchers) -> None:
-        self.config, self.device, self.schedule = config, device, schedule_of(config)
+        self.config, self.device, self.schedule = config, device, self._make_schedule(config)
         self._run = run
         self.task = tasks.find(config.game)
         self.step = 0  # environment steps so far
         seeding.seed_all(seeding.derive(config.seed, "global"))
-        self.segment = Segment(self._make_envs)
+        self.segment = self._make_segment()
         spec, num_actions = self.task.observation(config.env), self.segment.envs.num_actions
         setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted)
-        self.algorithm: Algorithm = algorithms.find(config.algorithm)(setup)
+        self.algorithm: Algorithm = self._make_algorithm(setup)
         self.recording = Recording(config, run.path, self.algorithm, self.schedule)
         self.algorithm.learner.around_step = lambda part: self.recording.around_step(
             self.step, self.algorithm.updates, part
@@ -119,6 +120,18 @@ class Trainer:
         if self.schedule.due(self.step, self.schedule.segment) and not self.schedule.finished(self.step):
             self._renew(self.segment.number + 1)
         return self.recording.take()
+
+    # What other libraries' trainers make otherwise.
+
+    def _make_schedule(self, config: TrainConfig) -> Schedule:
+        return schedule_of(config)
+
+    def _make_segment(self) -> Segment:
+        return Segment(self._make_envs)
+
+    def _make_algorithm(self, setup: Setup) -> Algorithm:
+        algorithm: Algorithm = algorithms.find(self.config.algorithm)(setup)
+        return algorithm
 
     def _make_envs(self, segment: int) -> Environments:
         env = self.config.env
