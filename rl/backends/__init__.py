@@ -91,7 +91,7 @@ def adapt(config: TrainConfig) -> Iterator[str]:
     for path, value in backend.silent.items():
         one = config.settings()[path]
         if one.get(config) != value:
-            config.notes += (f"{one.flag} {show(value)}: {whose} has nothing else",)
+            config.notes += (f"{one.flag} {show(one.get(config))}: {whose} has only {show(value)}, which it goes on with",)
             one.put(config, value)
 
 
