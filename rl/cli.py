@@ -40,7 +40,7 @@ asgc-rl: DQN on Atari and control tasks with Adaptive Stochastic Gradient Clippi
 
   asgc-rl train --game Pong     train an agent (`asgc-rl train --help`)
   asgc-rl eval RUN              evaluate the agent of a run folder
-  asgc-rl bench --against sb3   measure throughput beside Stable-Baselines3
+  asgc-rl bench --against sb3   measure throughput beside other libraries
   asgc-rl check < LINES         check command lines of `train` without running them
   asgc-rl games                 list the games and control tasks
 

@@ -91,7 +91,9 @@ def adapt(config: TrainConfig) -> Iterator[str]:
     for path, value in backend.silent.items():
         one = config.settings()[path]
         if one.get(config) != value:
-            config.notes += (f"{one.flag} {show(one.get(config))}: {whose} has only {show(value)}, which it goes on with",)
+            config.notes += (
+                f"{one.flag} {show(one.get(config))}: {whose} has only {show(value)}, which it goes on with",
+            )
             one.put(config, value)
 
 

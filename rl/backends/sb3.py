@@ -33,7 +33,14 @@ from rl.networks import build_network
 from rl.trainer import schedule_of
 
 ONE_STEP = TrainFreq(1, TrainFrequencyUnit.STEP)
-COUNTERS = ("num_timesteps", "exploration_rate", "_n_calls", "_n_updates", "_episode_num", "_current_progress_remaining")
+COUNTERS = (
+    "num_timesteps",
+    "exploration_rate",
+    "_n_calls",
+    "_n_updates",
+    "_episode_num",
+    "_current_progress_remaining",
+)
 ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 

@@ -70,9 +70,7 @@ def test_it_learns_catch_and_is_played_without_its_library(
     assert load_agent(run).step == 6_400
 
 
-def test_the_run_folder_says_who_learned_and_records_the_same_things(
-    catch: None, tmp_path: Path, backend: str
-) -> None:
+def test_the_run_folder_says_who_learned_and_records_the_same_things(catch: None, tmp_path: Path, backend: str) -> None:
     run, native = tmp_path / "run", tmp_path / "native"
     options: dict[str, Any] = {"optimizer": {"name": "asgc"}, "gradients": {"interval": 53, "offsets": [-1, 0]}}
     watcher = StopAt(10**9)

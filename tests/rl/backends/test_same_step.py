@@ -40,7 +40,8 @@ def test_every_row_is_a_transition_of_its_own_environment() -> None:
             )
         before = segment.observation
     # Where nothing ends at all, nothing is reset; where something is, that is told behind the step.
-    assert len(told) == 40 + sum(any(games[t].terminated or games[t].truncated for games in expected) for t in range(40))
+    ends = [any(games[t].terminated or games[t].truncated for games in expected) for t in range(40)]
+    assert len(told) == 40 + sum(ends)
 
 
 def test_scores_are_those_of_next_step_resets() -> None:
