@@ -100,9 +100,11 @@ class Environments(ABC):
         """
         if self._over is None:
             raise RuntimeError("reset() comes before reset_ended()")
-        over, self._over = self._over, np.zeros(self.num_envs, np.bool_)
-        if not over.any():
+        if not self._over.any():
             return None
+        if self._over.all():
+            return self.step(np.zeros(self.num_envs, np.int64))
+        over, self._over = self._over, np.zeros(self.num_envs, np.bool_)
         which = np.flatnonzero(over).astype(np.int32)
         observation, *_, info = self._pool.step(np.zeros(len(which), np.int32), which)
         nothing = np.zeros(self.num_envs, np.bool_)

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import show
+from rl import tasks
 
 if TYPE_CHECKING:
     from rl.config import TrainConfig
 
 NATIVE = "native"
+RESET_ALONE = ("atari", "control")  # families whose environments EnvPool can reset one by one
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def adapt(config: TrainConfig) -> Iterator[str]:
             allowed = (one.default,)
         if allowed is not None and value not in allowed:
             yield config.wrong(path, f"{whose} has only {' or '.join(map(show, allowed))}")
+    if tasks.family(config.game).name not in RESET_ALONE and config.env.num_envs > 1:
+        yield config.wrong("env.num_envs", f"{whose} needs environments that can be reset one by one: 1")
     for path, value in backend.silent.items():
         one = config.settings()[path]
         if one.get(config) != value:

@@ -17,7 +17,9 @@ def test_all_are_there() -> None:
     assert names == [
         "Plain PyTorch", "Mixed precision", "Gradient accumulation", "Learning-rate schedules", "torch.compile",
         "Lightning", "Accelerate", "Stable-Baselines3", "Tianshou", "Several processes (DDP)",
-        "In front of another optimizer", "A step in the backward pass", "Optimizer states over several processes (ZeRO)", "Saving and resuming",
+        "In front of another optimizer", "A step in the backward pass",
+        "Optimizer states over several processes (ZeRO)",
+        "Saving and resuming",
     ]  # fmt: skip
 
 
