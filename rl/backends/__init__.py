@@ -112,9 +112,10 @@ def load(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        if error.name is None or error.name.startswith("rl"):
+        package = (error.name or "rl").partition(".")[0]
+        if package == "rl":
             raise
-        raise UserError(f"--backend {name}: {error.name} is not installed: pip install 'asgc[{name}]'") from error
+        raise UserError(f"--backend {name}: {package} is not installed: pip install 'asgc[{name}]'") from error
 
 
 def trainer(config: TrainConfig) -> Any:
