@@ -29,7 +29,7 @@ def catch_run(run: Path, backend: str, **options: Any) -> TrainConfig:
     return catch_config(run, backend=backend, **options)
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("n_step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     catch: None, tmp_path: Path, backend: str, n_step: int
 ) -> None:

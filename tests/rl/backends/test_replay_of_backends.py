@@ -98,7 +98,7 @@ def value(newest: tuple[int, int, int]) -> float:
     return 100.0 * run + 10.0 * number + frame
 
 
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_targets_stop_at_ends_and_cuts(backend: str, tmp_path: Path, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """R + gamma^m V(s'), over lost lives, ends, limits, and the cut between two segments; the last ones of the replay
     are bootstrapped earlier."""
