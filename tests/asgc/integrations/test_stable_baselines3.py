@@ -19,7 +19,7 @@ def largest_norm(agent: Any, steps: int) -> float:
     assert isinstance(optimizer, ASGC)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter in parameters:
-        parameter.data.mul_(4)
+        parameter.data.mul_(8)
 
     def seen(*_: Any) -> None:
         gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
