@@ -51,6 +51,8 @@ def test_a_library_that_is_missing_is_one_line_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, library in (("sb3", "stable_baselines3"), ("tianshou", "tianshou")):
+        for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == library]:
+            monkeypatch.delitem(sys.modules, loaded)
         monkeypatch.setitem(sys.modules, library, None)
         monkeypatch.delitem(sys.modules, f"rl.backends.{name}", raising=False)
         run = tmp_path / name
