@@ -8,8 +8,9 @@ slows them alike; a round's time starts after the replay has been filled and the
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -86,7 +87,7 @@ def compare(
 
     def entries(chosen: Setting) -> list[tuple[str | None, Make]]:
         ours: list[tuple[str | None, Make]] = [
-            (None, lambda name=name, how=how: Process(name, chosen, "ours", *how)) for name, how in mine.items()
+            (None, functools.partial(Process, name, chosen, "ours", *how)) for name, how in mine.items()
         ]
         return ours + [(peer, maker(peer, chosen)) for peer in against]
 
@@ -117,14 +118,14 @@ def maker(peer: str, setting: Setting) -> Make:
                 f"--against {SCRIPT}: it is a script and no package that could be installed: give your copy of its "
                 f"dqn_atari.py, --against {SCRIPT}=PATH"
             )
-        return lambda: Script(path, setting)
+        return functools.partial(Script, path, setting)
     if name not in PEERS or path:
         raise UserError(f"--against {peer}: there are {', '.join(PEERS)} and {SCRIPT}=PATH")
-    return lambda: Process(PEERS[name][0], setting, name)
+    return functools.partial(Process, PEERS[name][0], setting, name)
 
 
 @contextlib.contextmanager
-def started(entries):  # type: ignore[no-untyped-def]
+def started(entries: Sequence[tuple[str | None, Make]]) -> Iterator[tuple[list[Worker], list[str]]]:
     """The workers of those that can take part, and the peers among them; who cannot is named with the reason."""
     workers: list[Worker] = []
     there: list[str] = []
