@@ -6,12 +6,26 @@ from collections.abc import Sequence
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from rl.config import TrainConfig
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure the speed of training (`training`) or, with --gradients, what recording costs (`recording_cost`)."""
-    flags = Flags("asgc-rl bench", "[--against sb3] [options]", "Environment steps per second of DQN training.")
-    flags.option("general", "--against", str | None, None, "sb3: Stable-Baselines3's DQN in the same run")
+    flags = Flags(
+        "asgc-rl bench",
+        "[--against sb3,tianshou] [options]",
+        "Environment steps per second, cores and memory of DQN training, alone or beside others in the same run.",
+    )
+    flags.option(
+        "general",
+        "--against",
+        str | None,
+        None,
+        "others, separated by commas: sb3 (Stable-Baselines3 on its own environment wrappers), sb3-envpool, tianshou "
+        "(both on the same EnvPool environments), cleanrl=PATH (your copy of its dqn_atari.py)",
+    )
+    flags.option("general", "--minutes", float | None, None, "then train each so long and score it", allowed="(0, 1e5]")
+    flags.option("general", "--preset", str, "dqn", "settings of all; sb3 and cleanrl have those of dqn only")
     flags.option("general", "--game", str, "Pong", "ALE game")
     flags.option("general", "--optimizer", str, "asgc", "this toolkit's optimizer; the other side always has Adam")
     flags.option("general", "--device", str, "auto", "auto, cpu, cuda or cuda:N")
@@ -22,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
         "--gradients", action="store_true", help="measure what recording gradients costs instead, preset by preset"
     )
     options, _ = flags.read(list(argv))
-    if options.against not in (None, "sb3"):
-        raise UserError(f"--against {options.against}: there is sb3")
+    if options.preset not in TrainConfig.PRESETS:
+        raise UserError(f"--preset {options.preset}: there are {', '.join(TrainConfig.PRESETS)}")
     if options.gradients:
         from benchmarks import recording_cost
 
@@ -32,5 +46,6 @@ def main(argv: Sequence[str]) -> int:
     from benchmarks import training
 
     what = options.game, options.optimizer, options.device, options.precision, options.steps, options.rounds
-    training.compare(*what, sb3=options.against is not None)
+    peers = [] if options.against is None else [peer for peer in options.against.split(",") if peer]
+    training.compare(*what, against=peers, preset=options.preset, minutes=options.minutes)
     return 0

@@ -1,174 +1,204 @@
-"""Environment steps per second of training, alone or beside Stable-Baselines3 in the same run.
+"""Environment steps per second of training, alone or beside other libraries in the same run: with the cores that they
+keep busy, the memory that they take and, if asked for, what they have learned after so many minutes.
 
-The setting is Nature's (Mnih et al., 2015): frames of 84 x 84, batches of 32, one update per 4 environment steps. The
-contestants take turns in short rounds, so that a machine whose speed drifts slows them alike; a round's time starts
-after the replay has been filled and the first updates are done.
+Every contestant has a process of its own, and they take turns in short rounds, so that a machine whose speed drifts
+slows them alike; a round's time starts after the replay has been filled and the first updates are done.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import statistics
-import tempfile
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
-from evaluation.cli.errors import UserError
-from evaluation.runs.hardware import select_device, select_precision
-from evaluation.runs.run_folder import RunFolder
-from evaluation.runs.watchers import Watchers
+from benchmarks.contestants import BURN_IN, PEERS, Setting
+from benchmarks.workers import Process, Script, Turn, Worker
+from evaluation.cli.errors import UserError, tell
+from evaluation.runs.hardware import select_device, select_precision, select_threads
+from evaluation.runs.resources import human_bytes
 from rl import tasks
-from rl.config import TrainConfig
-from rl.trainer import Trainer
 
-BURN_IN = 2_000  # environment steps before the clock starts, half of them without updates
-REPLAY = 20_000
+SCRIPT = "cleanrl"
+SLICE_S = 10.0  # seconds of a turn, about, where all train for a fixed time
+GAMES = 30
 
-
-class Ours:
-    """This toolkit's trainer, through the same `advance` that `asgc-rl train` calls."""
-
-    def __init__(self, game: str, optimizer: str, precision: str, device: torch.device, folder: Path) -> None:
-        self.config = TrainConfig.preset(
-            "dqn",
-            game=game,
-            precision=precision,
-            device=str(device),
-            replay_size=REPLAY,
-            learning_starts=BURN_IN // 2,
-            tensorboard=False,
-            double=False,  # as in Stable-Baselines3
-            optimizer={"name": optimizer},
-            exploration={"steps": 1},  # act greedily from the start: an action costs what it costs late in a run
-        )
-        self.config.validate()
-        self.name = f"asgc-rl, {optimizer}, {select_precision(precision, device)}"
-        self._run = RunFolder(
-            folder, self.config.to_dict(), seeds={"seed": self.config.seed}, device=str(device), tensorboard=False
-        )
-        self._trainer = Trainer(self.config, self._run, device, Watchers())
-        self._trainer.start()
-
-    def advance(self, steps: int) -> int:
-        """Train for at least `steps` environment steps."""
-        start = self._trainer.step
-        while self._trainer.step - start < steps:
-            self._trainer.advance()
-        if self._trainer.algorithm.learner.device.type == "cuda":
-            torch.cuda.synchronize()
-        return self._trainer.step - start
-
-    def close(self) -> None:
-        """Close the environments and the temporary run folder."""
-        self._trainer.close()
-        self._run.close()
+Make = Callable[[], Worker]
 
 
-class StableBaselines3:
-    """DQN of Stable-Baselines3 (fp32, Adam) on its own Atari wrappers, one environment as in its zoo."""
-
-    name = "stable-baselines3, adam, fp32"
-
-    def __init__(self, game: str, device: torch.device) -> None:
-        try:
-            import ale_py
-            import gymnasium
-            from stable_baselines3 import DQN
-            from stable_baselines3.common.env_util import make_atari_env
-            from stable_baselines3.common.vec_env import VecFrameStack
-        except ImportError as error:
-            raise UserError(
-                f"--against sb3: {error.name} is not installed; pip install 'asgc[sb3]' brings it"
-            ) from error
-        gymnasium.register_envs(ale_py)
-        self._envs = VecFrameStack(make_atari_env(f"ALE/{game}-v5", n_envs=1, seed=1, env_kwargs=ATARI), n_stack=4)
-        self._model = DQN(
-            "CnnPolicy",
-            self._envs,
-            learning_rate=1e-4,
-            buffer_size=REPLAY // 2,  # it stores every stack twice
-            learning_starts=BURN_IN // 2,
-            batch_size=32,
-            train_freq=4,
-            gradient_steps=1,
-            target_update_interval=1_000,
-            exploration_fraction=1e-9,
-            exploration_final_eps=0.01,
-            device=device,
-            seed=1,
-        )
-
-    def advance(self, steps: int) -> int:
-        """Train for `steps` environment steps."""
-        start = self._model.num_timesteps
-        self._model.learn(steps, reset_num_timesteps=False)
-        return int(self._model.num_timesteps - start)
-
-    def close(self) -> None:
-        """Close its environments."""
-        self._envs.close()
-
-
-# AtariWrapper skips the frames and makes no action sticky, as the protocol `classic` does; ALE's v5 would do both.
-ATARI = {"frameskip": 1, "repeat_action_probability": 0.0, "full_action_space": False}
-
-
-Contestant = Ours | StableBaselines3
-
-
-def measure(contestants: Sequence[Contestant], steps: int, rounds: int) -> list[list[float]]:
-    """Environment steps per second, one list of `rounds` numbers per contestant, measured in turns."""
-    for contestant in contestants:
-        contestant.advance(BURN_IN)
-    rates: list[list[float]] = [[] for _ in contestants]
+def measure(workers: Sequence[Worker], steps: int, rounds: int) -> list[list[Turn]]:
+    """`rounds` turns of each, taken one after the other, behind a burn-in."""
+    for worker in workers:
+        worker.advance(BURN_IN)
+    turns: list[list[Turn]] = [[] for _ in workers]
     for _ in range(rounds):
-        for contestant, row in zip(contestants, rates, strict=True):
-            start = time.perf_counter()
-            done = contestant.advance(steps)
-            row.append(done / (time.perf_counter() - start))
-    return rates
+        for worker, row in zip(workers, turns, strict=True):
+            row.append(worker.advance(steps))
+    return turns
 
 
-def compare(game: str, optimizer: str, device_name: str, precision: str, steps: int, rounds: int, *, sb3: bool) -> None:
-    """Measure and print; the last line with `sb3` is `ratio: N.NNx`, the median over the rounds."""
+def train_for(workers: Sequence[Worker], seconds: float) -> list[tuple[int, float]]:
+    """Let each train for so many seconds of its own, in turns; returns steps and seconds of each."""
+    done = [(0, 0.0) for _ in workers]
+    size = [100 for _ in workers]  # steps of the next turn
+    while any(used < seconds for _, used in done):
+        for i, worker in enumerate(workers):
+            steps, used = done[i]
+            if used >= seconds:
+                continue
+            turn = worker.advance(size[i])
+            done[i] = steps + turn.steps, used + turn.seconds
+            wanted = min(SLICE_S, max(0.1, seconds - done[i][1]))
+            # Learning starts between two turns: then the next is slower than the last was.
+            size[i] = max(1, min(4 * size[i], round(turn.steps / max(turn.seconds, 1e-9) * wanted)))
+    return done
+
+
+def compare(
+    game: str,
+    optimizer: str,
+    device_name: str,
+    precision: str,
+    steps: int,
+    rounds: int,
+    *,
+    against: Sequence[str] = (),
+    preset: str = "dqn",
+    minutes: float | None = None,
+) -> None:
+    """Measure and print. With peers the last line is `ratio: N.NNx`, to the first of them: the median over the rounds.
+
+    Args:
+        against: names of `PEERS`, or "cleanrl=PATH". Who cannot take part is named and left out.
+        minutes: train each for so long afterwards, from the start, and play `GAMES` games with what it has learned.
+
+    Raises:
+        UserError: an unknown peer, or none of them can take part.
+    """
     device = select_device(device_name)
-    game = tasks.find(game).name
-    names = dict.fromkeys(("fp32", select_precision(precision, device)))
-    with tempfile.TemporaryDirectory() as folder:
-        contestants: list[Contestant] = [Ours(game, optimizer, name, device, Path(folder) / name) for name in names]
-        try:
-            if sb3:
-                contestants.append(StableBaselines3(game, device))
-            print(describe(game, device, steps, rounds), flush=True)
-            rates = measure(contestants, steps, rounds)
-        finally:
-            for contestant in contestants:
-                contestant.close()
-    print(report([contestant.name for contestant in contestants], rates, against=sb3))
+    setting = Setting(tasks.find(game).name, str(device), select_threads(None), preset)
+    mine = {
+        f"asgc-rl, {optimizer}, {name}": (optimizer, name)
+        for name in dict.fromkeys(("fp32", select_precision(precision, device)))
+    }
+
+    def entries(chosen: Setting) -> list[tuple[str | None, Make]]:
+        ours: list[tuple[str | None, Make]] = [
+            (None, functools.partial(Process, name, chosen, "ours", *how)) for name, how in mine.items()
+        ]
+        return ours + [(peer, maker(peer, chosen)) for peer in against]
+
+    checked = entries(setting)  # an unknown peer is named before anything starts
+    print(describe(setting, rounds, steps), flush=True)
+    with started(checked) as (workers, there):
+        if against and not there:
+            raise UserError("none of those that were named with --against can take part")
+        turns = measure(workers, steps, rounds)
+        peaks = [worker.peak() for worker in workers]
+        names = [worker.name for worker in workers]
+    print(report(names, turns, peaks, peers=len(there)))
+    if minutes is None:
+        return
+    chosen = replace(setting, learns=True)
+    with started([entry for entry in entries(chosen) if entry[0] in (None, *there)]) as (workers, _):
+        done = train_for(workers, 60 * minutes)
+        scores = [worker.score(GAMES) for worker in workers]
+        print(learned([worker.name for worker in workers], done, scores, setting.game, preset))
 
 
-def describe(game: str, device: torch.device, steps: int, rounds: int) -> str:
+def maker(peer: str, setting: Setting) -> Make:
+    """What starts a peer. UserError: there is none of this name."""
+    name, _, path = peer.partition("=")
+    if name == SCRIPT:
+        if not path:
+            raise UserError(
+                f"--against {SCRIPT}: it is a script and no package that could be installed: give your copy of its "
+                f"dqn_atari.py, --against {SCRIPT}=PATH"
+            )
+        return functools.partial(Script, path, setting)
+    if name not in PEERS or path:
+        raise UserError(f"--against {peer}: there are {', '.join(PEERS)} and {SCRIPT}=PATH")
+    return functools.partial(Process, PEERS[name][0], setting, name)
+
+
+@contextlib.contextmanager
+def started(entries: Sequence[tuple[str | None, Make]]) -> Iterator[tuple[list[Worker], list[str]]]:
+    """The workers of those that can take part, and the peers among them; who cannot is named with the reason."""
+    workers: list[Worker] = []
+    there: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for peer, make in entries:
+            try:
+                worker = make()
+            except UserError as error:
+                if peer is None:
+                    raise
+                tell(f"{peer} is left out: {error}")
+                continue
+            stack.callback(worker.close)
+            workers.append(worker)
+            there += [peer] if peer is not None else []
+        yield workers, there
+
+
+def describe(setting: Setting, rounds: int, steps: int) -> str:
     """What is measured, in one line."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    config = setting.config()
+    on_gpu = setting.device != "cpu"
+    where = torch.cuda.get_device_name(setting.device) if on_gpu else f"CPU, {setting.threads} threads"
+    ratio = f"{config.gradient_steps} update per {config.train_every} environment steps"
     return (
-        f"{game}, 84x84, batch 32, one update per 4 environment steps; torch {torch.__version__}, {where}; "
-        f"{rounds} rounds of {steps} environment steps in turns; asgc-rl with the preset dqn's 16 "
-        "environments (4 updates in a row), stable-baselines3 with the 1 of its zoo"
+        f"{setting.game}, {config.env.height}x{config.env.width}, batch {config.batch_size}, {ratio}; "
+        f"torch {torch.__version__}, {where}; {rounds} rounds of {steps} environment steps in turns; asgc-rl and those "
+        f"on EnvPool with the preset {setting.preset}'s {config.env.num_envs} environments (updates in a row), "
+        "stable-baselines3 and cleanrl with the 1 of their own"
     )
 
 
-def report(names: Sequence[str], rates: Sequence[Sequence[float]], *, against: bool) -> str:
-    """The table of medians and, with a peer in the last row, the ratios to it round by round."""
+def report(
+    names: Sequence[str], turns: Sequence[Sequence[Turn]], peaks: Sequence[dict[str, int]], *, peers: int
+) -> str:
+    """The table of medians and, with peers in the last rows, the ratios to them round by round; the first peer's last.
+
+    "cores" is processor time by wall time, "memory" the most that the process has held.
+    """
     width = max(len(name) for name in names)
-    lines = [
-        f"{name:{width}}  {statistics.median(row):8.1f} env steps/s  (min {min(row):.1f}, max {max(row):.1f})"
-        for name, row in zip(names, rates, strict=True)
-    ]
-    if against:
-        *ours, peer = rates
+    rates = [[turn.steps / turn.seconds for turn in row] for row in turns]
+    lines = []
+    for name, row, rate, peak in zip(names, turns, rates, peaks, strict=True):
+        cores = sum(turn.cpu_seconds for turn in row) / sum(turn.seconds for turn in row)
+        memory = ", ".join(f"{human_bytes(size)} {kind}" for kind, size in peak.items())
+        lines.append(
+            f"{name:{width}}  {statistics.median(rate):8.1f} env steps/s  (min {min(rate):.1f}, max {max(rate):.1f})  "
+            f"{cores:4.1f} cores  {memory}"
+        )
+    ours = rates[: len(rates) - peers]
+    for k in reversed(range(peers)):
+        peer = rates[len(ours) + k]
         ratios = [statistics.median(a / b for a, b in zip(row, peer, strict=True)) for row in ours]
-        lines.append(f"fp32 against fp32: {ratios[0]:.2f}x")
-        lines.append(f"ratio: {ratios[-1]:.2f}x")
+        whose = f"{names[len(ours) + k].partition(',')[0]}: " if k else ""
+        lines.append(f"{whose}fp32 against fp32: {ratios[0]:.2f}x")
+        lines.append(f"{whose}ratio: {ratios[-1]:.2f}x")
+    return "\n".join(lines)
+
+
+def learned(
+    names: Sequence[str],
+    done: Sequence[tuple[int, float]],
+    scores: Sequence[Sequence[float] | None],
+    game: str,
+    preset: str,
+) -> str:
+    """The table of scores after a fixed time of training."""
+    width = max(len(name) for name in names)
+    lines = [f"score of {GAMES} games after the same time of training, {game} with the preset {preset}"]
+    for name, (steps, seconds), one in zip(names, done, scores, strict=True):
+        score = "not evaluated: the script keeps no model before its end"
+        if one is not None:
+            deviation = statistics.stdev(one) if len(one) > 1 else 0.0
+            score = f"{statistics.fmean(one):7.1f} (deviation {deviation:.1f})"
+        lines.append(f"{name:{width}}  {score}  {steps:,} env steps in {seconds / 60:.1f} min")
     return "\n".join(lines)

@@ -19,7 +19,10 @@ COMMAND = TrainCommand(
     config=TrainConfig,
     default_words="quick, or control; with --algorithm pqn pqn-quick, or pqn-control",
     common={
-        "run": ("game", "algorithm", "total_steps", "run_dir", "seed", "device", "precision", "checkpoint_interval"),
+        "run": (
+            *("game", "algorithm", "backend", "total_steps", "run_dir", "seed", "device", "precision"),
+            "checkpoint_interval",
+        ),
         "optimizer": [f"optimizer.{name}" for name in ("name", "lr", "mode", "clip_factor", "noise_scale", "max_norm")],
         "learning": (
             *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step"),
@@ -46,7 +49,7 @@ asgc-rl: DQN and PQN on Atari and control tasks with Adaptive Stochastic Gradien
   asgc-rl eval RUN              evaluate the agent of a run folder
   asgc-rl play RUN              watch it play, on the terminal or in a video
   asgc-rl watch RUN ...         watch runs that go on
-  asgc-rl bench --against sb3   measure throughput beside Stable-Baselines3
+  asgc-rl bench --against sb3   measure throughput beside other libraries
   asgc-rl check < LINES         check command lines of `train` without running them
   asgc-rl games                 list the games and control tasks
 

@@ -22,7 +22,7 @@ from evaluation.cli.user_code import load
 from evaluation.cli.values import PathText, show
 from evaluation.runs.lr_schedule import LRScheduleConfig
 from evaluation.runs.recorder import OFFSETS
-from rl import game_schedule, tasks
+from rl import backends, game_schedule, tasks
 from rl.algorithms import ALGORITHMS
 from rl.tasks import EnvConfig
 
@@ -154,6 +154,7 @@ class TrainConfig(Config):
 
     game: str = option("Pong", "ALE game or control task in any spelling (Pong, cartpole), or gym:ID of Gymnasium's")
     algorithm: Literal[tuple(ALGORITHMS)] = option("dqn", "what learns")  # type: ignore[valid-type]
+    backend: Literal[backends.NAMES] = option("native", "whose DQN learns: native, or that of SB3 or Tianshou")  # type: ignore[valid-type]
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = option(None, "torch's CPU threads; null: by free cores, one for control tasks", "[1, 1024]")
@@ -292,6 +293,7 @@ class TrainConfig(Config):
             yield from self._faults_of_steps()
             yield from self._faults_of_network()
             yield from self._faults_of_head()
+            yield from backends.adapt(self)
         yield from self.optimizer.faults()
         yield from self.lr_schedule.faults()
 

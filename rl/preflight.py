@@ -17,7 +17,7 @@ from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
 from evaluation.runs.hardware import has_bf16, select_channels_last, select_device, select_precision, select_threads
 from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
-from rl import algorithms, tasks
+from rl import algorithms, backends, tasks
 from rl.config import TrainConfig
 from rl.networks import build_network
 from rl.own_network import try_out
@@ -59,6 +59,8 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
         lines.append(f"device {last} -> {device}: from here on not with the numbers of the uninterrupted run")
     full.device = str(device)
     full.threads = select_threads(full.threads, most=tasks.find(config.game).family.torch_threads)
+    if full.backend != backends.NATIVE:
+        full.precision, full.channels_last = "fp32", False  # what the libraries compute in
     full.precision = select_precision(full.precision, device)  # type: ignore[assignment]
     full.channels_last = select_channels_last(full.channels_last, device, full.precision)
     if full.precision == "bf16" and not has_bf16(device):
@@ -70,7 +72,8 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
 def check_resources(config: TrainConfig, device: torch.device, path: Path, *, resume: bool = False) -> int:
     """Refuse a run that memory or disk cannot hold; returns the bytes of one checkpoint, about."""
     spec = tasks.find(config.game).observation(config.env)
-    algorithm = algorithms.find(config.algorithm)
+    native = config.backend == backends.NATIVE
+    algorithm = algorithms.find(config.algorithm) if native else backends.load(config.backend)
     memory, (thing, smaller) = algorithm.memory, algorithm.remembers
     whole, filled = memory(config, spec), memory(_as_long_as_the_run(config), spec)
     if config.network.cls is not None:
@@ -82,7 +85,7 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     # torch, EnvPool, the networks and their activations: measured, those of frames with 32 images a batch.
     overhead = (1 << 30) if len(spec.frame) >= 2 else (600 << 20)
     remedy = "free some, or go on on a larger machine" if resume else smaller
-    if device.type != "cpu":
+    if device.type != "cpu" and native:
         resources.check_memory(whole, thing, remedy, device=str(device))
     else:
         # A ring takes the pages that are written: frames as they come, and at once a byte each of what followed.

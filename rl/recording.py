@@ -71,7 +71,7 @@ class Recording(Watcher):
             with self._recorder.record(step, update, event):
                 yield
             return
-        if len(part[0]) > 1:
+        if part and len(part[0]) > 1:  # another library's update does not say what it learned from
             self._values[GRADIENTS] = self._noise_scale(part)
         states = self._algorithm.states(pathologies.CHURN_STATES, self._rng("churn", update))
         before = None if states is None else pathologies.greedy_actions(self._learner, states)

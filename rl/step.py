@@ -101,11 +101,35 @@ class Environments(ABC):
     def receive(self) -> Step:
         """What the step returned that `send` has begun."""
         assert self._over is not None
-        answer = self._pool.recv() if self._sends else self._pool.step(self._actions)
+        self._answer = answer = self._pool.recv() if self._sends else self._pool.step(self._actions)
         _, _, terminated, truncated, _ = answer
         ignored = self._over
         self._over = (terminated | truncated) & ~ignored
         return self._result(ignored, self._over, answer)
+
+    def reset_ended(self) -> Step | None:
+        """Make the automatic resets of the environments whose episode ended in the last step now, while the others
+        stand still; None: there are none. Of the rows of the others nothing is to be read.
+
+        For libraries that expect a reset within the step that ended an episode. The pool's `step` must take the numbers
+        of the environments to step as a second argument, as EnvPool's does.
+        """
+        if self._over is None:
+            raise RuntimeError("reset() comes before reset_ended()")
+        if not self._over.any():
+            return None
+        if self._over.all():
+            return self.step(np.zeros(self.num_envs, np.int64))
+        over, self._over = self._over, np.zeros(self.num_envs, np.bool_)
+        which = np.flatnonzero(over).astype(np.int32)
+        observation, *_, info = self._pool.step(np.zeros(len(which), np.int32), which)
+        nothing = np.zeros(self.num_envs, np.bool_)
+        whole = self._answer[0].copy()
+        whole[which] = observation
+        lives = self._answer[4].get("lives", np.zeros(self.num_envs, np.int32)).copy()
+        lives[which] = info.get("lives", 0)
+        quiet = {"reward": np.zeros(self.num_envs, np.float32), "terminated": nothing, "lives": lives}
+        return self._result(over, nothing, (whole, quiet["reward"], nothing, nothing, quiet))
 
     @abstractmethod
     def _started(self, observation: NDArray[Any], info: Mapping[str, Any]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from evaluation.runs.run_folder import RunFolder, read_series
 from evaluation.runs.run_metrics import EVALUATION, SCORE, SCORE_STD
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import BestModel, Column, Watcher, Watchers
-from rl import algorithms, tasks
+from rl import algorithms, backends, tasks
 from rl.agent import model_path
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.algorithms.pathologies import ValueAudit
@@ -49,6 +49,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
     config.validate()
+    kind = backends.trainer(config)
     task = tasks.find(config.game)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
     full, lines = choose(config, path if resume else None)
@@ -59,7 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
     for line in (*config.notes, *lines):
         everyone.message(line)
     return execute(
-        lambda run, everyone: Trainer(full, run, device, everyone),
+        lambda run, everyone: kind(full, run, device, everyone),
         config,
         path=path,
         device=device,
@@ -90,16 +91,16 @@ class Trainer:
     """The state of one run; `evaluation.runs.loop.Trainer` says what its methods do."""
 
     def __init__(self, config: TrainConfig, run: RunFolder, device: torch.device, watchers: Watchers) -> None:
-        self.config, self.device, self.schedule = config, device, schedule_of(config)
+        self.config, self.device, self.schedule = config, device, self._make_schedule(config)
         self._run = run
         self.task = tasks.find(config.game)
         self.step = 0  # environment steps so far
         self._stages = stages(config)
         seeding.seed_all(seeding.derive(config.seed, "global"))
-        self.segment = Segment(self._make_envs)
+        self.segment = self._make_segment()
         spec, num_actions = self.task.observation(config.env), self.segment.envs.num_actions
         setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted)
-        self.algorithm: Algorithm = algorithms.find(config.algorithm)(setup)
+        self.algorithm: Algorithm = self._make_algorithm(setup)
         self.recording = Recording(config, run.path, self.algorithm, self.schedule)
         self.algorithm.learner.around_step = lambda part: self.recording.around_step(
             self.step, self.algorithm.updates, part
@@ -122,13 +123,8 @@ class Trainer:
         self.algorithm.start(self.segment.observation)
 
     def advance(self) -> dict[str, dict[str, float]]:
-        """One step of all environments and the learning that is due with it."""
-        actions = self.algorithm.act(self.segment.observation, self.step)
-        result = self.segment.step(actions, self.algorithm.meanwhile)
-        self.result = result
-        self.tracker.add(result)
-        self.step += self.config.env.num_envs
-        self.algorithm.advance(actions, result, self.step)
+        """One step of all environments, and what is due with it."""
+        self._play()
         if self.schedule.due(self.step, self.config.keep_models):
             self._keep_model()
         switched = self.schedule.switched(self.step)
@@ -142,6 +138,26 @@ class Trainer:
     def stage(self) -> Stage:
         """What is played at the present step."""
         return stage_at(self.config, self.step) if len(self._stages) > 1 else self._stages[0]
+
+    # What other libraries' trainers do otherwise.
+
+    def _play(self) -> None:
+        """One step of all environments and the learning that is due with it."""
+        actions = self.algorithm.act(self.segment.observation, self.step)
+        self.result = self.segment.step(actions, self.algorithm.meanwhile)
+        self.tracker.add(self.result)
+        self.step += self.config.env.num_envs
+        self.algorithm.advance(actions, self.result, self.step)
+
+    def _make_schedule(self, config: TrainConfig) -> Schedule:
+        return schedule_of(config)
+
+    def _make_segment(self) -> Segment:
+        return Segment(self._make_envs)
+
+    def _make_algorithm(self, setup: Setup) -> Algorithm:
+        algorithm: Algorithm = algorithms.find(self.config.algorithm)(setup)
+        return algorithm
 
     def _make_envs(self, segment: int) -> Environments:
         env, stage = self.config.env, self.stage

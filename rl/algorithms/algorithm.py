@@ -34,13 +34,13 @@ def epsilon_at(step: int, config: ExplorationConfig) -> float:
     return config.start + fraction * (config.end - config.start)
 
 
-def make_optimizer(config: TrainConfig, network: Network) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names, for the parameters of a network."""
+def make_optimizer(config: TrainConfig, parameters: Any) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names, for parameters as `torch.optim` takes them."""
     name, lr, options = config.optimizer.name, config.optimizer.lr, config.optimizer.options()
     try:
         if "seed" in optimizers.options(name, options.get("rule", "adam")):
             options.setdefault("seed", seeding.derive(config.seed, "optimizer"))  # noise of its own in every run
-        return optimizers.build(name, network.parameters(), lr=lr, **options)
+        return optimizers.build(name, parameters, lr=lr, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"--optimizer {name}: {error}") from error
 

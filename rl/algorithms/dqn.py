@@ -91,7 +91,7 @@ class QLearner(Learner):
                 ("act", self.network, config.env.num_envs),
             )
         }
-        self.optimizer = make_optimizer(config, self.network)
+        self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 

@@ -51,7 +51,7 @@ class RolloutLearner(Learner):
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = build_network(spec, num_actions, config.network)
         self.network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(config, self.network)
+        self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 

@@ -16,8 +16,10 @@ def test_all_are_there() -> None:
     names = [name for name, _ in RECIPES]
     assert names == [
         "Plain PyTorch", "Mixed precision", "Gradient accumulation", "Learning-rate schedules", "torch.compile",
-        "Lightning", "Accelerate", "Several processes (DDP)", "In front of another optimizer",
-        "A step in the backward pass", "Optimizer states over several processes (ZeRO)", "Saving and resuming",
+        "Lightning", "Accelerate", "Stable-Baselines3", "Tianshou", "Several processes (DDP)",
+        "In front of another optimizer", "A step in the backward pass",
+        "Optimizer states over several processes (ZeRO)",
+        "Saving and resuming",
     ]  # fmt: skip
 
 
@@ -26,6 +28,9 @@ def test_recipe(name: str, code: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     block = compile(code, f"recipe: {name}", "exec")
     if "processes" in name:  # ZeRO: a check of test_parallel.py
         return
+    for library in ("stable_baselines3", "tianshou"):
+        if f"from {library}" in code:
+            pytest.importorskip(library)
     if "lightning" in code:
         import_torchvision()
     monkeypatch.chdir(tmp_path)

@@ -30,7 +30,8 @@ class CatchPool:
         self.frames = np.repeat(self._draw()[:, None], self.stack, 1)
         return self.frames.copy(), self._info(np.zeros(self.n), self.done)
 
-    def step(self, actions: NDArray[np.int32]) -> tuple[Any, ...]:
+    def step(self, actions: NDArray[np.int32], env_id: NDArray[np.int32] | None = None) -> tuple[Any, ...]:
+        assert env_id is None or len(env_id) == self.n  # all games are equally long, so all boards are reset together
         fresh = self.done
         self.row = np.where(fresh, 0, self.row + 1)
         self.ball = np.where(fresh, self.rng.integers(CELLS, size=self.n), self.ball)

@@ -44,8 +44,8 @@ def game(rewards: Sequence[float], *, lives_lost: Sequence[int] = (), limit: boo
 class _ScriptedEnv:
     """One environment: the script's games in order, then over again."""
 
-    def __init__(self, index: int, run: int, games: Sequence[Game], stack: int) -> None:
-        self.index, self.run, self.stack_size = index, run, stack
+    def __init__(self, index: int, run: int, games: Sequence[Game], stack: int, shape: tuple[int, int]) -> None:
+        self.index, self.run, self.stack_size, self.shape = index, run, stack, shape
         self.games = games
         self.game_number = -1
         self.stack: list[NDArray[np.uint8]] = []
@@ -64,7 +64,7 @@ class _ScriptedEnv:
     def _next_frame(self) -> NDArray[np.uint8]:
         self.frame_number += 1
         pixels = [self.index, self.run, self.game_number % 256, self.frame_number % 256]
-        return np.array(pixels, np.uint8).reshape(FRAME_SHAPE)
+        return np.resize(np.array(pixels, np.uint8), self.shape)
 
 
 class ScriptedPool:
@@ -73,6 +73,7 @@ class ScriptedPool:
     Args:
         games: for each environment, the games that it plays in order and then over again.
         run: number in the frames' second pixel, to tell pools apart.
+        shape: of a frame, which repeats its four pixels.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class ScriptedPool:
         episodic_life: bool = False,
         reward_clip: bool = False,
         run: int = 0,
+        shape: tuple[int, int] = FRAME_SHAPE,
     ) -> None:
-        self.observation_space = SimpleNamespace(shape=(stack, *FRAME_SHAPE))
+        self.observation_space = SimpleNamespace(shape=(stack, *shape))
         self.action_space = SimpleNamespace(n=num_actions)
         self.episodic_life, self.reward_clip = episodic_life, reward_clip
-        self.envs = [_ScriptedEnv(i, run, script, stack) for i, script in enumerate(games)]
+        self.envs = [_ScriptedEnv(i, run, script, stack, shape) for i, script in enumerate(games)]
         self.done = np.zeros(len(games), np.bool_)
         self.next_game: list[bool] = [True] * len(games)
         self.received: list[NDArray[np.int32]] = []
@@ -100,12 +102,15 @@ class ScriptedPool:
         n = len(self.envs)
         return self._observation(), self._info(np.zeros(n), np.zeros(n, np.int32))
 
-    def step(self, actions: NDArray[np.int32]) -> tuple[Any, ...]:
+    def step(self, actions: NDArray[np.int32], env_id: NDArray[np.int32] | None = None) -> tuple[Any, ...]:
+        """Step all environments, or those numbered `env_id` (the answer then has their rows only)."""
         self.received.append(actions)
+        chosen = np.arange(len(self.envs)) if env_id is None else env_id
         n = len(self.envs)
         reward = np.zeros(n, np.float32)
         done, limit, game_over = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.zeros(n, np.int32)
-        for i, env in enumerate(self.envs):
+        for i in chosen:
+            env = self.envs[i]
             if self.done[i]:  # the automatic reset: the action is ignored
                 env.new_game() if self.next_game[i] else env.push()
                 continue
@@ -117,10 +122,12 @@ class ScriptedPool:
             done[i] = event.game_over or event.limit or (self.episodic_life and event.life_lost)
             limit[i], game_over[i] = event.limit, event.game_over
             self.next_game[i] = event.game_over or event.limit or event.dies_in_reset
-        self.done = done
+        self.done = self.done.copy()
+        self.done[chosen] = done[chosen]
         clipped = np.sign(reward) if self.reward_clip else reward
         # A game that ends at the very limit is truncated, not terminated, and so is a life: as in EnvPool.
-        return self._observation(), clipped, done & ~limit, limit, self._info(reward, game_over)
+        info = {name: values[chosen] for name, values in self._info(reward, game_over).items()}
+        return self._observation()[chosen], clipped[chosen], (done & ~limit)[chosen], limit[chosen], info
 
     def close(self) -> None:
         pass
