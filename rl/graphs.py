@@ -164,4 +164,3 @@ def prepare(optimizer: Optimizer, device: torch.device, captured: bool) -> None:
             group["lr"] = float(lr)
         if "capturable" in group:
             group["capturable"] = captured and device.type == "cuda"
-

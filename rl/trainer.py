@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from evaluation.files import write_json
 from evaluation.runs import seeding
 from evaluation.runs.loop import EvaluationResult, execute
 from evaluation.runs.run_folder import RunFolder
@@ -17,13 +18,16 @@ from evaluation.runs.watchers import Column, Watcher, Watchers
 from rl import algorithms, tasks
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.config import TrainConfig
+from rl.device import deterministic
 from rl.evaluate import evaluate, signature
-from rl.preflight import CHOSEN, check_resources, choose, default_run_dir
+from rl.preflight import CHOSEN, check_resources, choose, default_run_dir, memory_named
+from rl.profile import ACT, ENV, LEARN, OTHER, NoProfile, Profile
 from rl.recording import DIAGNOSTICS, Recording
 from rl.segment import Segment
 from rl.step import Environments, EpisodeTracker
 
 RECENT_GAMES = 20
+PROFILE = "profile.json"  # in the run folder
 COLUMNS = (Column("recent_return", "return", "return", ".2f"), Column("evaluation", "evaluation", "evaluation", ".2f"))
 
 
@@ -40,6 +44,11 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
     config.validate()
+    with deterministic(config.deterministic), memory_named(config):
+        return _train(config, resume, watchers)
+
+
+def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher]) -> dict[str, Any]:
     task = tasks.find(config.game)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
     full, lines = choose(config, path if resume else None)
@@ -90,12 +99,14 @@ class Trainer:
         seeding.seed_all(seeding.derive(config.seed, "global"))
         self.segment = Segment(self._make_envs)
         spec, num_actions = self.task.observation(config.env), self.segment.envs.num_actions
-        setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted)
+        self.profile = Profile(device) if config.profile else NoProfile()
+        setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted, self.profile)
         self.algorithm: Algorithm = algorithms.find(config.algorithm)(setup)
         self.recording = Recording(config, run.path, self.algorithm, self.schedule)
         self.algorithm.learner.around_step = lambda part: self.recording.around_step(
             self.step, self.algorithm.updates, part
         )
+        self.algorithm.learner.watched = lambda: self.recording.watches(self.algorithm.updates)
         watchers.members.append(self.recording)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
         self._watchers = watchers
@@ -111,11 +122,19 @@ class Trainer:
 
     def advance(self) -> dict[str, dict[str, float]]:
         """One step of all environments and the learning that is due with it."""
-        actions = self.algorithm.act(self.segment.observation, self.step)
-        result = self.segment.step(actions)
+        with self.profile(OTHER):
+            return self._advance()
+
+    def _advance(self) -> dict[str, dict[str, float]]:
+        with self.profile(ACT):
+            actions = self.algorithm.act(self.segment.observation, self.step)
+        with self.profile(ENV):
+            result = self.segment.step(actions)
         self.tracker.add(result)
         self.step += self.config.env.num_envs
-        self.algorithm.advance(actions, result, self.step)
+        self.profile.steps += self.config.env.num_envs
+        with self.profile(LEARN):
+            self.algorithm.advance(actions, result, self.step)
         if self.schedule.due(self.step, self.schedule.segment) and not self.schedule.finished(self.step):
             self._renew(self.segment.number + 1)
         return self.recording.take()
@@ -223,3 +242,7 @@ class Trainer:
 
     def close(self) -> None:
         self.segment.close()
+        if self.profile.steps and self.config.profile:
+            for line in self.profile.lines():
+                self._watchers.message(line)
+            write_json(self._run.path / PROFILE, self.profile.summary())

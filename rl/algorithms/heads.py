@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -52,3 +53,9 @@ class ExpectedValue:
     def losses(self, output: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         q = output.gather(1, action.unsqueeze(1)).squeeze(1)
         return self._loss(q, target, reduction="none"), q
+
+    def errors(self, losses: Tensor) -> Tensor:
+        """|TD error| of each sample (B,), from its loss: what prioritized replay goes by."""
+        if self._loss is F.mse_loss:
+            return losses.sqrt()
+        return torch.where(losses < 0.5, (2 * losses).sqrt(), losses + 0.5)
