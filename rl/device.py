@@ -90,6 +90,11 @@ class Download:
         return self._host.numpy().copy()
 
 
+def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A context in which streams, events and graphs are those of this device, where there are several GPUs."""
+    return contextlib.nullcontext() if device.index is None else torch.cuda.device(device)
+
+
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """In the block, if `wanted`, torch computes the same numbers in every run of the same program on the same machine

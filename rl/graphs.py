@@ -1,13 +1,14 @@
 """CUDA graphs: what is captured once and then replayed in one launch (torch.cuda.graphs).
 
-`Captured` has the logic, and knows no GPU: what captures is handed in. `capture` makes a real graph, `rehearse` is its
-stand-in on a CPU.
+`Captured` has the logic and knows no GPU: what captures is handed in, `CudaGraphs`, or on a CPU `Rehearsal`, their
+stand-in.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -36,14 +37,7 @@ class Graphs(Protocol):
 
 
 class CudaGraphs:
-    """Real ones, on the current device.
-
-    Args:
-        generators: of random numbers that are drawn in what is captured.
-    """
-
-    def __init__(self, generators: Sequence[torch.Generator] = ()) -> None:
-        self._generators = generators
+    """Real ones, on the current device. (Random numbers are drawn before: no generator is part of a graph.)"""
 
     def warm(self, function: Callable[[], R]) -> R:
         # On a stream of its own, as torch's recipe has it. Waiting lets the optimizer see what the step has found
@@ -58,8 +52,6 @@ class CudaGraphs:
 
     def capture(self, function: Callable[[], R]) -> Callable[[], R]:
         graph = torch.cuda.CUDAGraph()
-        for generator in self._generators:
-            graph.register_generator_state(generator)
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = function()
 
@@ -80,6 +72,15 @@ class Rehearsal:
         return function
 
 
+@dataclass
+class _Shape(Generic[R]):
+    """Of a function's inputs: the buffers that hold them, warm-up runs so far, and the graph."""
+
+    inputs: list[Tensor]
+    runs: int = 0
+    replay: Callable[[], R] | None = None
+
+
 class Captured(Generic[R]):
     """A function of tensors, run as a graph after its first calls.
 
@@ -87,39 +88,38 @@ class Captured(Generic[R]):
     effect: in a replay none of its Python code runs. What it returns is overwritten by the next call.
 
     Args:
-        function: called with buffers that hold the inputs.
+        function: called with buffers that hold the inputs. Each combination of shapes and types has buffers, warm-up
+            and graph of its own.
         graphs: what captures; None: every call runs the function.
         warm_up: calls that run it before.
     """
 
     def __init__(self, function: Callable[..., R], graphs: Graphs | None, warm_up: int = WARM_UP) -> None:
         self._function, self._graphs, self._warm_up = function, graphs, warm_up
-        self._inputs: list[Tensor] = []
         self.forget()
 
     def forget(self) -> None:
         """Capture anew: tensors that the function uses have been replaced."""
-        self._runs = 0
-        self._replay: Callable[[], R] | None = None
+        self._shapes: dict[tuple[tuple[torch.Size, torch.dtype], ...], _Shape[R]] = {}
 
     def __call__(self, *inputs: Tensor, eager: bool = False) -> R:
-        """The function's result; `eager`: run it in any case, on the same buffers. Inputs of other shapes or types than
-        before are captured anew."""
-        if [(x.shape, x.dtype) for x in inputs] != [(x.shape, x.dtype) for x in self._inputs]:
-            self._inputs = [x.clone() for x in inputs]
-            self.forget()
+        """The function's result; `eager`: run it in any case, on the same buffers."""
+        key = tuple((x.shape, x.dtype) for x in inputs)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = _Shape([x.clone() for x in inputs])
         else:
-            for buffer, given in zip(self._inputs, inputs, strict=True):
+            for buffer, given in zip(shape.inputs, inputs, strict=True):
                 buffer.copy_(given)
-        run = functools.partial(self._function, *self._inputs)
+        run = functools.partial(self._function, *shape.inputs)
         if self._graphs is None or eager:
             return run()
-        if self._replay is None:
-            if self._runs < self._warm_up:
-                self._runs += 1
-                return self._graphs.warm(run)
-            self._replay = self._graphs.capture(run)
-        return self._replay()
+        if shape.runs < self._warm_up:
+            shape.runs += 1
+            return self._graphs.warm(run)
+        if shape.replay is None:
+            shape.replay = self._graphs.capture(run)
+        return shape.replay()
 
 
 def choose(wanted: str, device: torch.device, optimizer: Optimizer) -> Graphs | None:

@@ -18,7 +18,7 @@ from evaluation.runs.watchers import Column, Watcher, Watchers
 from rl import algorithms, tasks
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.config import TrainConfig
-from rl.device import deterministic
+from rl.device import current, deterministic
 from rl.evaluate import evaluate, signature
 from rl.preflight import CHOSEN, check_resources, choose, default_run_dir, memory_named
 from rl.profile import ACT, ENV, LEARN, OTHER, NoProfile, Profile
@@ -58,18 +58,19 @@ def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher]) -> di
     everyone = Watchers(watchers)
     for line in (*config.notes, *lines):
         everyone.message(line)
-    return execute(
-        lambda run, everyone: Trainer(full, run, device, everyone),
-        config,
-        path=path,
-        device=device,
-        resume=resume,
-        defaults=TrainConfig().to_dict(),
-        chosen=chosen,
-        watchers=everyone.members,
-        threads=chosen["threads"],
-        info={"checkpoint_bytes": checkpoint_bytes},
-    )
+    with current(device):
+        return execute(
+            lambda run, everyone: Trainer(full, run, device, everyone),
+            config,
+            path=path,
+            device=device,
+            resume=resume,
+            defaults=TrainConfig().to_dict(),
+            chosen=chosen,
+            watchers=everyone.members,
+            threads=chosen["threads"],
+            info={"checkpoint_bytes": checkpoint_bytes},
+        )
 
 
 def schedule_of(config: TrainConfig) -> Schedule:

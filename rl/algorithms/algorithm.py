@@ -74,10 +74,13 @@ class Learner(ABC):
     def explore(
         self, n: int, epsilon: float, rng: np.random.Generator, greedy: Callable[[], NDArray[np.int64]]
     ) -> NDArray[np.int64]:
-        """Actions (n,): a random one with probability epsilon, else the greedy one (asked for only if one is needed)."""
+        """Actions (n,): a random one with probability epsilon, else the greedy one (asked for only if needed)."""
         explore = rng.random(n) < epsilon
         actions = rng.integers(self.num_actions, size=n)
         return actions if explore.all() else np.where(explore, actions, greedy())
+
+    def renew(self) -> None:  # noqa: B027 - optional
+        """Draw what is random in the coming update, into tensors that stay where they are."""
 
     @abstractmethod
     def losses(self, part: Part) -> Tensor:

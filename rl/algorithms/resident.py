@@ -89,6 +89,7 @@ class Resident:
                 uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=self._generator)
                 drawn = list(self._draw(uniform))
         for batch in zip(*drawn, strict=True):
+            self._learner.renew()
             values = self._update(*batch, eager=self._learner.watched())
             self._learner.lr_schedule.step()
             yield values
@@ -140,17 +141,19 @@ class DeviceRates:
         self._host = torch.optim.SGD([torch.zeros(1)], lr=float(optimizer.param_groups[0]["lr"]))
         self._schedule = LRSchedule(self._host, config, updates)
         self._host.step()  # a scheduler that is asked before its optimizer has stepped warns
+        self._written = float(optimizer.param_groups[0]["lr"])
+        self._write()
 
     def step(self) -> None:
-        before = self._lr
         self._schedule.step()
-        if self._lr != before:
-            for group in self._optimizer.param_groups:
-                group["lr"].fill_(self._lr)
+        self._write()
 
-    @property
-    def _lr(self) -> float:
-        return float(self._host.param_groups[0]["lr"])
+    def _write(self) -> None:
+        lr = float(self._host.param_groups[0]["lr"])
+        if lr != self._written:
+            for group in self._optimizer.param_groups:
+                group["lr"].fill_(lr)
+            self._written = lr
 
     def values(self) -> dict[str, float]:
         return self._schedule.values()
@@ -163,3 +166,4 @@ class DeviceRates:
         self._schedule.load_state_dict(state)
         known = state.get("_last_lr")
         self._host.param_groups[0]["lr"] = float(known[0] if known else self._optimizer.param_groups[0]["lr"])
+        self._written = float(self._host.param_groups[0]["lr"])

@@ -65,12 +65,14 @@ def test_other_shapes_and_replaced_tensors_are_captured_anew() -> None:
     sizes = [3, 3, 3, 5, 5, 5]
     assert [float(captured(torch.ones(size))) for size in sizes] == sizes
     assert made.events == ["warm", "capture", "replay", "replay"] * 2
+    captured(torch.ones(3))  # shapes that take turns
+    assert made.events[-1] == "replay"
+    captured(torch.ones(5, dtype=torch.float64))
+    captured(torch.ones(5, dtype=torch.float64))
+    assert made.events[-3:] == ["warm", "capture", "replay"]
     captured.forget()
     captured(torch.ones(5))
     assert made.events[-1] == "warm"
-    captured(torch.ones(5, dtype=torch.float64))
-    captured(torch.ones(5, dtype=torch.float64))
-    assert made.events[-4:] == ["warm", "warm", "capture", "replay"]
 
 
 def test_without_graphs_every_call_runs() -> None:

@@ -38,7 +38,7 @@ def beside(actor: Actor) -> None:
     assert set(drawn.tolist()) == set(rows.tolist())
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_what_the_device_draws_is_what_the_actor_saw(data: st.DataObject) -> None:
     """Over terminations, lives, truncations, automatic resets, cuts and the ring's end."""

@@ -30,7 +30,7 @@ priorities = st.one_of(st.just(0.0), st.floats(1e-6, 1e6))
 writes = st.lists(st.dictionaries(st.integers(0, 10**9), priorities, min_size=1, max_size=40), min_size=1, max_size=5)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(size=st.sampled_from([1, 2, 31, 32, 33, 1000, 1024, 1025, 40_000]), writes=writes, seed=st.integers(0, 99))
 def test_the_tree_is_a_running_sum(size: int, writes: list[dict[int, float]], seed: int) -> None:
     tree, expected = SumTree(size), np.zeros(size)
