@@ -102,6 +102,11 @@ class Captured(Generic[R]):
         """Capture anew: tensors that the function uses have been replaced."""
         self._shapes: dict[tuple[tuple[torch.Size, torch.dtype], ...], _Shape[R]] = {}
 
+    @property
+    def captured(self) -> bool:
+        """Whether there is a graph by now."""
+        return any(shape.replay is not None for shape in self._shapes.values())
+
     def __call__(self, *inputs: Tensor, eager: bool = False) -> R:
         """The function's result; `eager`: run it in any case, on the same buffers."""
         key = tuple((x.shape, x.dtype) for x in inputs)

@@ -48,6 +48,11 @@ class Profile:
             self._sections[name] = _Section(self, name)
         return self._sections[name]
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self._read_marks(wait=True)
+        self.seconds, self.device_seconds, self.steps = {}, {}, 0
+
     @property
     def total(self) -> float:
         """Seconds of all blocks."""

@@ -116,6 +116,11 @@ class Resident:
             self._replay.priorities.update(rows, learner.errors(losses))
         return {"loss": learner.weighted(losses.detach(), part).mean(), "q": q.detach().mean()}
 
+    @property
+    def captured(self) -> bool:
+        """Whether updates are replayed by now."""
+        return self._update.captured
+
     def loaded(self) -> None:
         """The learner has loaded a state: some of its tensors are new ones."""
         graphs.prepare(self._learner.optimizer, self._learner.device, self._graphs is not None)

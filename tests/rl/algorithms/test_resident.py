@@ -180,7 +180,7 @@ def test_actions_are_greedy_for_the_newest_stacks(catch: None, tmp_path: Path, m
 def test_between_logs_nothing_but_the_actions_is_read_back(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`.item()`, `.tolist()`, `.cpu()`, `bool()` and the like would wait for a GPU; `from_numpy` copy what is not pinned."""
+    """`.item()`, `.tolist()`, `.cpu()`, `bool()` and the like would wait for a GPU; `from_numpy` is not pinned."""
     from rl.trainer import Trainer
 
     inside = False
