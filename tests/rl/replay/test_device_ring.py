@@ -121,3 +121,9 @@ def test_files_are_those_of_the_host(tmp_path: Path, steps: int) -> None:
         assert isinstance(again, DeviceReplay)
         if len(rows):
             same(again.gather(torch.from_numpy(rows)), host.transitions(rows))
+
+
+def test_the_device_holds_what_preflight_counts() -> None:
+    layout = Layout(1000, 7, (84, 84), 4, 3, 0.99)
+    replay = DeviceReplay(layout)
+    assert sum(mirror.nbytes for mirror in replay._mirror.values()) + replay._frames.nbytes == layout.nbytes

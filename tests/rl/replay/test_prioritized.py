@@ -193,3 +193,45 @@ def test_saved_and_loaded_goes_on_alike(tmp_path: Path, kind: Kind, steps: int) 
     (tmp_path / "replay-priorities.npy").unlink()
     with pytest.raises(ValueError, match="no priorities"):
         other.load(tmp_path)
+
+
+def test_memory_is_what_preflight_counts() -> None:
+    assert SumTree(1_000_000).flat.nbytes <= 9e6
+
+
+# Learning ----------------------------------------------------------------------------------------------------------
+
+
+def cliffwalk(alpha: float, limit: int, states: int = 8) -> int:
+    """Updates, at most `limit`, until the values of the Blind Cliffwalk (section 3.1 and appendix B.1 there) are known to 1e-3.
+
+    In state s the right action leads on, the wrong one ends the episode; only the last right one is rewarded. The
+    memory is what all sequences of actions show: state s half as often as the one before it.
+    """
+    seen = np.repeat(np.arange(states), 2 ** np.arange(states)[::-1])
+    state, right = np.tile(seen, 2), np.arange(2 * len(seen)) < len(seen)
+    gamma = 1 - 1 / states
+    true = np.stack((np.zeros(states), gamma ** np.arange(states)[::-1]), 1)
+    rng = np.random.default_rng(0)
+    q = rng.normal(scale=0.1, size=(states + 1, 2))
+    q[states] = 0
+    replay = Prioritized(len(state), alpha, 1)
+    replay.changed(torch.arange(len(state)), torch.ones(len(state), dtype=torch.bool))
+    for update in range(limit):
+        (row,) = replay.draw(np.ones(1, np.bool_), 1, rng)
+        s, a = state[row], int(right[row])
+        last = s == states - 1
+        target = float(last) if a and last else gamma * q[s + 1].max() if a else 0.0
+        error = target - q[s, a]
+        q[s, a] += 0.25 * error
+        replay.update(torch.tensor([row]), torch.tensor([error]))
+        if update % 20 == 0 and ((q[:states] - true) ** 2).mean() < 1e-3:
+            return update
+    return limit
+
+
+def test_rare_rewards_are_learned_with_fewer_updates() -> None:
+    """As the paper's figure 1 has it: uniform draws need several times as many."""
+    needed = cliffwalk(alpha=1.0, limit=2_000)
+    assert needed < 2_000
+    assert cliffwalk(alpha=0.0, limit=3 * needed) == 3 * needed
