@@ -52,11 +52,18 @@ class ExplorationConfig:
 class PrioritizedConfig:
     """Prioritized replay (Schaul et al. 2016, arXiv 1511.05952): transitions with large errors are drawn more often."""
 
-    enabled: bool = option(False, "draw in proportion to |TD error|^alpha (or to the loss of a distribution)")
-    alpha: float = option(0.5, "exponent of the priorities; 0 draws uniformly", "[0, 2]")
-    beta: float = option(0.4, "exponent of the importance weights at the first update, 1 at the last", "[0, 1]")
+    enabled: bool = option(
+        False, "draw in proportion to |TD error|^alpha (or to the loss of a distribution)", algorithm="dqn"
+    )
+    alpha: float = option(0.5, "exponent of the priorities; 0 draws uniformly", "[0, 2]", algorithm="dqn")
+    beta: float = option(
+        0.4, "exponent of the importance weights at the first update, 1 at the last", "[0, 1]", algorithm="dqn"
+    )
     updates_per_draw: int = option(
-        4, "updates drawn together at most: priorities are so many updates old; 1: never old", "[1, 1000]"
+        4,
+        "batches drawn together at most: the last of n is drawn by priorities that are n - 1 updates old",
+        "[1, 1000]",
+        algorithm="dqn",
     )
 
 
@@ -118,6 +125,7 @@ class TrainConfig(Config):
     cuda_graphs: Literal["auto", "always", "never"] = option(
         "auto",
         "updates as CUDA graphs; auto: on a GPU, if the optimizer allows it; always: without a GPU a slow rehearsal",
+        algorithm="dqn",
     )
     deterministic: bool = option(False, "the same numbers in every run on a GPU, too; slower. On a CPU they always are")
     profile: bool = option(False, "tell at the end where the time went, and write profile.json")

@@ -305,6 +305,8 @@ class DQN(Algorithm):
         return self.replay.sample(count, rng, Uniform()).observation if len(self.replay) else None
 
     def training_values(self, step: int) -> dict[str, float]:
+        if self._resident is not None:
+            clipping(self.learner.optimizer)  # replays do not look for gradients that are never finite; this does
         scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
         return self._means.take() | scheduled
 

@@ -203,7 +203,7 @@ def test_memory_is_what_preflight_counts() -> None:
 
 
 def cliffwalk(alpha: float, limit: int, states: int = 8) -> int:
-    """Updates, at most `limit`, until the values of the Blind Cliffwalk (section 3.1 and appendix B.1 there) are known to 1e-3.
+    """Updates, at most `limit`, until the values of the Blind Cliffwalk (section 3.1 there) are known to 1e-3.
 
     In state s the right action leads on, the wrong one ends the episode; only the last right one is rewarded. The
     memory is what all sequences of actions show: state s half as often as the one before it.
