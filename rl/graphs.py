@@ -127,8 +127,11 @@ class Captured(Generic[R]):
         return shape.replay()
 
 
-def choose(wanted: str, device: torch.device, optimizer: Optimizer) -> Graphs | None:
-    """What captures the updates of a learner under the setting `cuda_graphs`.
+def choose(wanted: str, device: torch.device, optimizer: Optimizer | None = None) -> Graphs | None:
+    """What captures under the setting `cuda_graphs`; None: nothing.
+
+    Args:
+        optimizer: whose steps are part of what is to be captured.
 
     Raises:
         ValueError: "always", and the optimizer cannot be captured.
@@ -137,7 +140,7 @@ def choose(wanted: str, device: torch.device, optimizer: Optimizer) -> Graphs | 
         return Rehearsal() if wanted == "always" else None
     if wanted == "never":
         return None
-    reason = not_capturable(optimizer)
+    reason = None if optimizer is None else not_capturable(optimizer)
     if reason is not None and wanted == "always":
         raise ValueError(reason)
     return CudaGraphs() if reason is None else None

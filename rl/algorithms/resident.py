@@ -63,8 +63,9 @@ class Resident:
         self._generator = torch.Generator(device).manual_seed(seeding.derive(config.seed, "replay"))
         self._beta = torch.ones((), device=device)
         self._update = Captured(self._one_update, self._graphs)
-        self._act = Captured(self._greedy, self._graphs)
-        self._draw = Captured(self._weighted_rows, self._graphs)
+        others = graphs.choose(config.cuda_graphs, device)
+        self._act = Captured(self._greedy, others)
+        self._draw = Captured(self._weighted_rows, others)
         self._actions = Download((config.env.num_envs,), torch.int64, device)
 
     def greedy(self) -> NDArray[np.int64]:
