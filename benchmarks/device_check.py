@@ -207,11 +207,11 @@ def priorities_beside_the_hosts(setting: Setting) -> str:
             one.changed(rows.to(device), valid.to(device))
             one.update(some.to(device), errors.to(device))
     torch.testing.assert_close(there.tree.flat.cpu(), host.tree.flat, rtol=1e-9, atol=1e-9)
-    uniform = torch.rand(32 * 2_000, dtype=torch.float64, generator=generator)
+    uniform = torch.rand(32 * 64, dtype=torch.float64, generator=generator)
     found, expected = there.find(uniform.to(setting.device)).cpu(), host.find(uniform)
     assert (host.tree.leaves[found] > 0).all(), "drew a row without priority"
     other = int((found != expected).sum())
-    assert other <= 20, f"{other} of {len(found)} draws differ"
+    assert other <= 2, f"{other} of {len(found)} draws differ"
     return f"{size:,} rows, {other} of {len(found):,} draws at a neighbour (rounding)"
 
 
@@ -261,7 +261,7 @@ def no_waiting(setting: Setting) -> str:
 def deterministic_twice(setting: Setting) -> str:
     """All metrics and weights of two whole runs."""
     needs_envpool()
-    steps, runs = (600, []) if setting.small else (6_000, [])
+    steps, runs = (200, []) if setting.small else (6_000, [])
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a", "b"):
             path = Path(folder) / name
@@ -281,21 +281,26 @@ def deterministic_twice(setting: Setting) -> str:
 
 def short(setting: Setting, steps: int) -> dict[str, Any]:
     """Options of a short run."""
-    return {
-        "game": "Pong", "device": str(setting.device), "total_steps": steps, "learning_starts": steps // 4,
-        "replay_size": 20_000, "tensorboard": False, "cuda_graphs": "always" if setting.small else "auto",
+    options = {
+        "game": "Pong",
+        "device": str(setting.device),
+        "total_steps": steps,
+        "learning_starts": steps // 4,
+        "replay_size": 20_000,
+        "tensorboard": False,
         "evaluation": {"interval": 10**9, "final_episodes": 1},
-        **({"env": {"num_envs": 4}, "train_every": 16, "batch_size": 8} if setting.small else {}),
-    }  # fmt: skip
+    }
+    small = {"game": "Breakout", "cuda_graphs": "always", "env": {"num_envs": 4}, "train_every": 16, "batch_size": 8}
+    return options | small | SMALL if setting.small else options
 
 
 def speed(setting: Setting, algorithm: str, num_envs: int | None) -> str:
     """Environment steps per second after the graphs are made, where they go, and the peak of the memory."""
-    seconds = 1.0 if setting.small else 20.0
+    seconds = 0.2 if setting.small else 20.0
     if setting.gpu:
         torch.cuda.reset_peak_memory_stats()
     with trainer_of(setting, algorithm, num_envs, profile=True) as trainer:
-        forward(trainer, 400 if setting.small else 10_000)
+        forward(trainer, 200 if setting.small else 10_000)
         trainer.profile.clear()
         start, before = time.perf_counter(), trainer.step
         while time.perf_counter() - start < seconds:

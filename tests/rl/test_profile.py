@@ -106,7 +106,7 @@ OUT = r"GPU is out of memory: lower --replay-size \(now 4000, .*\), --batch-size
 def test_memory_that_runs_out_names_the_settings_and_loses_nothing(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, options = QLearner.updates, {"total_steps": 1_200, "checkpoint_interval": 600}
+    real, options = QLearner.updates, {"total_steps": 800, "checkpoint_interval": 600}
 
     def updates(self: QLearner, *arguments: Any) -> Any:
         if len(list((tmp_path / "run" / "checkpoints").glob("*"))) > 0:
