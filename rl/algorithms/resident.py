@@ -58,8 +58,9 @@ class Resident:
             learner.lr_schedule = DeviceRates(optimizer, config.lr_schedule, updates)
         # Gradients stay where they are: a graph writes to the same places as an update beside it.
         self._parameters = list(learner.network.parameters())
-        for parameter in self._parameters:
-            parameter.grad = torch.zeros_like(parameter)
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
         self._generator = torch.Generator(device).manual_seed(seeding.derive(config.seed, "replay"))
         self._beta = torch.ones((), device=device)
         self._update = Captured(self._one_update, self._graphs)
@@ -110,7 +111,7 @@ class Resident:
         part = learner.part(batch, *weights)
         losses, q = learner.td_losses(part)
         gradients = torch.autograd.grad(learner.weighted(losses, part).mean(), self._parameters)
-        torch._foreach_copy_([parameter.grad for parameter in self._parameters], gradients)
+        torch._foreach_copy_(self._gradients, gradients)
         with learner.around_step(part):
             learner.optimizer.step()
         if self._replay.priorities is not None:
@@ -138,21 +139,28 @@ class Resident:
             self._generator.set_state(state["generator"].cpu())
 
 
-class DeviceRates:
-    """The learning rates of an optimizer in tensors, which a graph reads, after a schedule that the host follows in
-    float64; see `LRSchedule`."""
+class DeviceRates(LRSchedule):
+    """The learning rates of an optimizer's groups in tensors, which a graph reads, after a schedule that the host
+    follows in float64."""
 
     def __init__(self, optimizer: Optimizer, config: LRScheduleConfig, updates: int) -> None:
         self._optimizer = optimizer
-        self._host = torch.optim.SGD([torch.zeros(1)], lr=float(optimizer.param_groups[0]["lr"]))
-        self._schedule = LRSchedule(self._host, config, updates)
-        self._host.step()  # a scheduler that is asked before its optimizer has stepped warns
         self._written = float(optimizer.param_groups[0]["lr"])
+        self._host = torch.optim.SGD([torch.zeros(1)], lr=self._written)
+        super().__init__(self._host, config, updates)
+        self._host.step()  # a scheduler that is asked before its optimizer has stepped warns
         self._write()
 
     def step(self) -> None:
-        self._schedule.step()
+        super().step()
         self._write()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Comes after the optimizer's: what that has rounded to float32, the schedule knows exactly."""
+        super().load_state_dict(state)
+        known = state.get("_last_lr")
+        self._written = float(known[0] if known else self._optimizer.param_groups[0]["lr"])
+        self._host.param_groups[0]["lr"] = self._written
 
     def _write(self) -> None:
         lr = float(self._host.param_groups[0]["lr"])
@@ -160,16 +168,3 @@ class DeviceRates:
             for group in self._optimizer.param_groups:
                 group["lr"].fill_(lr)
             self._written = lr
-
-    def values(self) -> dict[str, float]:
-        return self._schedule.values()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._schedule.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Comes after the optimizer's: what that has rounded to float32, the schedule knows exactly."""
-        self._schedule.load_state_dict(state)
-        known = state.get("_last_lr")
-        self._host.param_groups[0]["lr"] = float(known[0] if known else self._optimizer.param_groups[0]["lr"])
-        self._written = float(self._host.param_groups[0]["lr"])
