@@ -99,6 +99,25 @@ class ExplorationConfig:
 
 
 @dataclass
+class PrioritizedConfig:
+    """Prioritized replay (Schaul et al. 2016, arXiv 1511.05952): transitions with large errors are drawn more often."""
+
+    enabled: bool = option(
+        False, "draw in proportion to |TD error|^alpha (or to the loss of a distribution)", algorithm="dqn"
+    )
+    alpha: float = option(0.5, "exponent of the priorities; 0 draws uniformly", "[0, 2]", algorithm="dqn")
+    beta: float = option(
+        0.4, "exponent of the importance weights at the first update, 1 at the last", "[0, 1]", algorithm="dqn"
+    )
+    updates_per_draw: int = option(
+        4,
+        "batches drawn together at most: the last of n is drawn by priorities that are n - 1 updates old",
+        "[1, 1000]",
+        algorithm="dqn",
+    )
+
+
+@dataclass
 class EvaluationConfig:
     """Scheduled evaluations: full games in environments of their own."""
 
@@ -181,6 +200,13 @@ class TrainConfig(Config):
         None, "channels_last memory format for the convolutions; null: but with bf16 on a CPU, where it is slower"
     )
     compile: bool = option(False, "torch.compile the network")
+    cuda_graphs: Literal["auto", "always", "never"] = option(
+        "auto",
+        "updates as CUDA graphs; auto: on a GPU, if the optimizer allows it; always: without a GPU a slow rehearsal",
+        algorithm="dqn",
+    )
+    deterministic: bool = option(False, "the same numbers in every run on a GPU, too; slower. On a CPU they always are")
+    profile: bool = option(False, "tell at the end where the time went, and write profile.json")
     checkpoint_interval: int = option(250_000, "environment steps between checkpoints", "[1, 1e12]", shrinks_to=1)
     checkpoint_minutes: float = option(5.0, "minutes between checkpoints, too; inf: only by steps", "(0, inf]")
     keep_models: int | None = option(
@@ -207,6 +233,7 @@ class TrainConfig(Config):
     network: NetworkConfig = field(default_factory=NetworkConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    prioritized: PrioritizedConfig = field(default_factory=PrioritizedConfig)
     optimizer: OptimizerGroup = field(default_factory=OptimizerConfig)
     lr_schedule: LRScheduleConfig = field(default_factory=LRScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

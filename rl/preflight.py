@@ -3,11 +3,13 @@ written for a run that cannot start."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import datetime
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +29,7 @@ MOST_ACTIONS = 18  # of an Atari game: networks are measured before their enviro
 STATES = 7  # numbers a parameter in a checkpoint, at most: both networks, three of the optimizer, best and last model
 FLOAT = 4  # bytes
 GRADIENT_ROW = 600  # bytes of a layer's recorded gradient, about
+ON_A_GPU = 1 << 29  # bytes there beside a memory: networks, optimizer, activations, libraries' workspaces, about
 METRICS_ROWS = 4_000  # bytes of an interval's metrics, in both their files
 
 
@@ -86,7 +89,7 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     overhead = (1 << 30) if len(spec.frame) >= 2 else (600 << 20)
     remedy = "free some, or go on on a larger machine" if resume else smaller
     if device.type != "cpu" and native:
-        resources.check_memory(whole, thing, remedy, device=str(device))
+        resources.check_memory(whole + ON_A_GPU, f"{thing} and the networks", remedy, device=str(device))
     else:
         # A ring takes the pages that are written: frames as they come, and at once a byte each of what followed.
         overhead += filled + (config.replay_size if config.has("replay_size") else 0)
@@ -107,6 +110,29 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
         remedy = f"{smaller} or choose another --run-dir"
     resources.check_disk(path, max(0, needed), "its checkpoints, models and records", remedy)
     return checkpoint
+
+
+@contextlib.contextmanager
+def memory_named(config: TrainConfig) -> Iterator[None]:
+    """A GPU whose memory runs out in the block is the user's to mend: one line says what takes it.
+
+    Raises:
+        UserError: it did. Checkpoints that were written before are as they were.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        spec = tasks.find(config.game).observation(config.env)
+        size = resources.human_bytes(algorithms.find(config.algorithm).memory(config, spec))
+        if config.has("replay_size"):
+            settings = f"--replay-size (now {config.replay_size}, {size}), --batch-size ({config.batch_size})"
+        else:
+            settings = f"--pqn.rollout-steps (now {config.pqn.rollout_steps}, {size})"
+        settings += f" or --env.num-envs ({config.env.num_envs})"
+        raise UserError(
+            f"the GPU is out of memory: lower {settings} in a new run; or free some on the GPU, and go on with "
+            "--resume from the last checkpoint, which is as it was"
+        ) from error
 
 
 def _as_long_as_the_run(config: TrainConfig) -> TrainConfig:

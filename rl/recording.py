@@ -61,8 +61,16 @@ class Recording(Watcher):
         `step`."""
         if self._recorder is None:
             return contextlib.nullcontext()
-        event = self._recorder.due(update, self._schedule.shift_follows(update))
+        event = self._due(update)
         return contextlib.nullcontext() if event is None else self._record(step, update, event, part)
+
+    def watches(self, update: int) -> bool:
+        """Whether update number `update` will be recorded; to be asked before it, of every update in order."""
+        return self._recorder is not None and self._due(update) is not None
+
+    def _due(self, update: int) -> str | None:
+        assert self._recorder is not None
+        return self._recorder.due(update, self._schedule.shift_follows(update))
 
     @contextlib.contextmanager
     def _record(self, step: int, update: int, event: str, part: Part) -> Iterator[None]:

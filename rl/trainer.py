@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.cli.errors import reason
-from evaluation.files import atomic_path
+from evaluation.files import atomic_path, write_json
 from evaluation.runs import seeding
 from evaluation.runs.callbacks import load_callbacks
 from evaluation.runs.loop import EvaluationResult, execute
@@ -24,14 +24,17 @@ from rl.agent import model_path
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
+from rl.device import current, deterministic
 from rl.evaluate import evaluate, signature
 from rl.game_schedule import Stage, stage_at, stages, trained_at
-from rl.preflight import CHOSEN, check_resources, choose, default_run_dir
+from rl.preflight import CHOSEN, check_resources, choose, default_run_dir, memory_named
+from rl.profile import ACT, ENV, LEARN, OTHER, NoProfile, Profile
 from rl.recording import DIAGNOSTICS, Recording
 from rl.segment import Segment
 from rl.step import Environments, EpisodeTracker
 
 RECENT_GAMES = 20
+PROFILE = "profile.json"  # in the run folder
 COLUMNS = (Column("recent_return", "return", "return", ".2f"), Column("evaluation", "evaluation", "evaluation", ".2f"))
 
 
@@ -49,6 +52,11 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
     config.validate()
+    with deterministic(config.deterministic), memory_named(config):
+        return _train(config, resume, watchers)
+
+
+def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher]) -> dict[str, Any]:
     kind = backends.trainer(config)
     task = tasks.find(config.game)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
@@ -59,18 +67,19 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
     everyone = Watchers([*watchers, *load_callbacks(config.callbacks or ())])
     for line in (*config.notes, *lines):
         everyone.message(line)
-    return execute(
-        lambda run, everyone: kind(full, run, device, everyone),
-        config,
-        path=path,
-        device=device,
-        resume=resume,
-        defaults=TrainConfig().to_dict(),
-        chosen=chosen,
-        watchers=everyone.members,
-        threads=chosen["threads"],
-        info={"checkpoint_bytes": checkpoint_bytes},
-    )
+    with current(device):
+        return execute(
+            lambda run, everyone: kind(full, run, device, everyone),
+            config,
+            path=path,
+            device=device,
+            resume=resume,
+            defaults=TrainConfig().to_dict(),
+            chosen=chosen,
+            watchers=everyone.members,
+            threads=chosen["threads"],
+            info={"checkpoint_bytes": checkpoint_bytes},
+        )
 
 
 def schedule_of(config: TrainConfig) -> Schedule:
@@ -99,12 +108,14 @@ class Trainer:
         seeding.seed_all(seeding.derive(config.seed, "global"))
         self.segment = self._make_segment()
         spec, num_actions = self.task.observation(config.env), self.segment.envs.num_actions
-        setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted)
+        self.profile = Profile(device) if config.profile else NoProfile()
+        setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted, self.profile)
         self.algorithm: Algorithm = self._make_algorithm(setup)
         self.recording = Recording(config, run.path, self.algorithm, self.schedule)
         self.algorithm.learner.around_step = lambda part: self.recording.around_step(
             self.step, self.algorithm.updates, part
         )
+        self.algorithm.learner.watched = lambda: self.recording.watches(self.algorithm.updates)
         watchers.members.append(self.recording)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
         self._watchers = watchers
@@ -124,7 +135,12 @@ class Trainer:
 
     def advance(self) -> dict[str, dict[str, float]]:
         """One step of all environments, and what is due with it."""
+        with self.profile(OTHER):
+            return self._advance()
+
+    def _advance(self) -> dict[str, dict[str, float]]:
         self._play()
+        self.profile.steps += self.config.env.num_envs
         if self.schedule.due(self.step, self.config.keep_models):
             self._keep_model()
         switched = self.schedule.switched(self.step)
@@ -143,11 +159,18 @@ class Trainer:
 
     def _play(self) -> None:
         """One step of all environments and the learning that is due with it."""
-        actions = self.algorithm.act(self.segment.observation, self.step)
-        self.result = self.segment.step(actions, self.algorithm.meanwhile)
+        with self.profile(ACT):
+            actions = self.algorithm.act(self.segment.observation, self.step)
+        with self.profile(ENV):
+            self.result = self.segment.step(actions, self._meanwhile)
         self.tracker.add(self.result)
         self.step += self.config.env.num_envs
-        self.algorithm.advance(actions, self.result, self.step)
+        with self.profile(LEARN):
+            self.algorithm.advance(actions, self.result, self.step)
+
+    def _meanwhile(self) -> None:
+        with self.profile(LEARN):
+            self.algorithm.meanwhile()
 
     def _make_schedule(self, config: TrainConfig) -> Schedule:
         return schedule_of(config)
@@ -317,3 +340,7 @@ class Trainer:
 
     def close(self) -> None:
         self.segment.close()
+        if self.profile.steps and self.config.profile:
+            for line in self.profile.lines():
+                self._watchers.message(line)
+            write_json(self._run.path / PROFILE, self.profile.summary())

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asgc import ASGC
+from asgc import gradient_statistics as statistics
+
 
 class IntervalMeans:
     """Means over a logging interval, kept as tensors until asked for, so that a GPU is not waited for."""
@@ -36,6 +39,17 @@ class IntervalMeans:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self._sums, self._counts = state["sums"], state["counts"]
+
+
+def clipping_on_device(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`clipping` as tensors, without waiting for the device."""
+    if not isinstance(optimizer, ASGC):
+        return {}
+    layers = [statistics.averages(state["stats"]) for state in optimizer.state.values() if "stats" in state]
+    if not layers:
+        return {}
+    means = torch.stack(layers).mean(0)
+    return {"clipped": means[statistics.CLIPPED], "attenuation": means[statistics.ATTENUATION]}
 
 
 def clipping(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -42,6 +42,7 @@ TRAINING = "train"  # split of what is logged while training
 MAY_CHANGE = (
     *("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads"),
     *("callbacks", "env.patience", "env.processes"),
+    *("cuda_graphs", "profile"),
 )
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
 TELL_EVERY_S = 0.25  # between two calls of the watchers' `advanced`
@@ -396,6 +397,8 @@ class _Loop:
         try:
             trainer.load_state_dict(state)
             trainer.load(checkpoint.path)
+        except torch.OutOfMemoryError:  # a RuntimeError, but none of the checkpoint's
+            raise
         except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(
                 f"{checkpoint.path} does not fit this version of the program ({reason(error)}): go on with the version "

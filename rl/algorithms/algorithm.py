@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from evaluation.runs.watchers import Column
 from rl.algorithms.heads import Head
 from rl.config import ExplorationConfig, TrainConfig
 from rl.networks import Network
+from rl.profile import NoProfile, Profile
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
@@ -53,6 +54,8 @@ class Learner(ABC):
         device, precision: where, and "bf16" or "fp32".
         around_step: called with the samples of each update once its gradients are there; the optimizer steps in the
             context that it returns.
+        watched: asked before each update whether somebody looks at it.
+        profile: told how long the parts of an update take.
     """
 
     network: Network
@@ -64,6 +67,8 @@ class Learner(ABC):
 
     def __init__(self) -> None:
         self.around_step: Callable[[Part], AbstractContextManager[None]] = lambda part: nullcontext()
+        self.watched: Callable[[], bool] = lambda: False
+        self.profile: Profile = NoProfile()
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for a forward pass: bfloat16 matrix products, float32 parameters and values."""
@@ -79,13 +84,23 @@ class Learner(ABC):
         self, observation: NDArray[Any], epsilon: float, rng: np.random.Generator, values: Tensor | None = None
     ) -> NDArray[np.int64]:
         """Epsilon-greedy actions (N,) for observations (N, stack, ...); `values`: theirs, where they are known."""
-        n = len(observation)
+
+        def greedy() -> NDArray[np.int64]:
+            known = self.values(torch.from_numpy(observation)) if values is None else values
+            return known.argmax(dim=1).cpu().numpy()
+
+        return self.explore(len(observation), epsilon, rng, greedy)
+
+    def explore(
+        self, n: int, epsilon: float, rng: np.random.Generator, greedy: Callable[[], NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """Actions (n,): a random one with probability epsilon, else the greedy one (asked for only if needed)."""
         explore = rng.random(n) < epsilon
         actions = rng.integers(self.num_actions, size=n)
-        if not explore.all():
-            values = self.values(torch.from_numpy(observation)) if values is None else values
-            actions = np.where(explore, actions, values.argmax(dim=1).cpu().numpy())
-        return actions
+        return actions if explore.all() else np.where(explore, actions, greedy())
+
+    def renew(self) -> None:  # noqa: B027 - optional
+        """Draw what is random in the coming update, into tensors that stay where they are."""
 
     def shift(self) -> None:
         """Tell the optimizer that its loss has changed, if it wants to know."""
@@ -109,7 +124,7 @@ class Learner(ABC):
 @dataclass(frozen=True)
 class Setup:
     """What an algorithm is made for: `shifted` is to be called with the number of updates whenever the loss has
-    changed."""
+    changed, `profile` to be told how long things take."""
 
     config: TrainConfig
     spec: ObservationSpec
@@ -117,6 +132,7 @@ class Setup:
     device: torch.device
     schedule: Schedule
     shifted: Callable[[int], None]
+    profile: Profile = field(default_factory=NoProfile)
 
 
 class Algorithm(ABC):

@@ -6,7 +6,7 @@ With a head of C51 and a dueling, noisy network (`--preset rainbow`) it is Rainb
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,28 @@ from torch.nn.utils import parametrize
 
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
-from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.interval_means import IntervalMeans, clipping, clipping_on_device
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
+from rl import graphs
+from rl.algorithms import resident
 from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup, epsilon_at, make_optimizer
 from rl.algorithms.heads import make_head
+from rl.algorithms.resident import Resident
 from rl.config import TrainConfig
 from rl.networks import QNetwork, build_network
 from rl.noisy import Noise, NoisyLinear
-from rl.replay.ring import Batch, FrameReplay, Layout
+from rl.profile import BACKWARD, FORWARD, SAMPLE, STEP, UPLOAD
+from rl.replay.device_ring import DeviceReplay
+from rl.replay.prioritized import Prioritized
+from rl.replay.ring import Batch, FrameReplay, Layout, WeightedBatch
+from rl.replay.uniform import Uniform
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
 REPLAY = "replay"
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
+PRIORITY_BYTES = 9  # of a transition in a prioritized replay
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
 STANDARDIZATION_FRAMES = 2048
 
@@ -93,43 +101,74 @@ class QLearner(Learner):
         }
         self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
-        self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
+        self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
-    def updates(self, batch: Batch, count: int) -> Iterator[dict[str, Tensor]]:
+    def updates(
+        self,
+        batch: Batch,
+        count: int,
+        weights: Tensor | None = None,
+        after: Callable[[int, Tensor], None] | None = None,
+    ) -> Iterator[dict[str, Tensor]]:
         """One gradient step on each of `count` equal parts of a batch.
 
         The target network does not change between them, so it values the next observations of all parts at once: the
         same numbers for less time than part by part.
 
+        Args:
+            weights: (B,), factors on the samples' losses.
+            after: called with the number of each part and the errors of its samples.
+
         Yields:
             After each step, the mean loss and the mean Q(s, a) of its part as tensors (no synchronization).
         """
-        observation, action, reward, next_observation, discount = (
-            tensor.to(self.device, non_blocking=True)
-            for tensor in (batch.observation, batch.action, batch.reward, batch.next_observation, batch.discount)
-        )
         self.noise["target"].draw()
-        with torch.no_grad(), self.autocast(), self.noise["target"].applied():
-            next_output = self.target_network(next_observation)
-        tensors = (observation, action, reward, next_observation, next_output, discount)
-        for part in zip(*(tensor.chunk(count) for tensor in tensors), strict=True):
+        with self.profile(FORWARD):
+            tensors = self.part(batch, *(() if weights is None else (weights,)))
+        for number, part in enumerate(zip(*(tensor.chunk(count) for tensor in tensors), strict=True)):
             self.optimizer.zero_grad(set_to_none=True)
             self.noise["online"].draw()
             self.noise["choice"].draw()
-            losses, q = self._td_losses(part)
-            loss = losses.mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            with self.around_step(part):
+            with self.profile(FORWARD):
+                losses, q = self.td_losses(part)
+                loss = self.weighted(losses, part).mean()
+            with self.profile(BACKWARD):
+                loss.backward()  # type: ignore[no-untyped-call]
+            with self.profile(STEP), self.around_step(part):
                 self.optimizer.step()
             self.lr_schedule.step()
+            if after is not None:
+                after(number, self.errors(losses))
             yield {"loss": loss.detach(), "q": q.detach().mean()}
 
+    def renew(self) -> None:
+        for use in ("target", "online", "choice"):
+            self.noise[use].draw()
+
+    def part(self, batch: Batch, *weights: Tensor) -> Part:
+        """What `losses` takes: a batch, what the target network says of its next observations, and weights (B,) where
+        there are any."""
+        with torch.no_grad(), self.autocast(), self.noise["target"].applied():
+            next_output = self.target_network(batch.next_observation)
+        observations = batch.observation, batch.action, batch.reward, batch.next_observation
+        return (*observations, next_output, batch.discount, *weights)
+
     def losses(self, part: Part) -> Tensor:
-        return self._eager_td_losses(part)[0]
+        return self.weighted(self._eager_td_losses(part)[0], part)
+
+    def weighted(self, losses: Tensor, part: Part) -> Tensor:
+        """The losses (B,) that are averaged: times the importance weights, where a part has them."""
+        return losses * part[6] if len(part) > 6 else losses
+
+    @torch.no_grad()
+    def errors(self, losses: Tensor) -> Tensor:
+        """What prioritized replay goes by (B,): |TD error|, or of a head that has none its loss."""
+        errors = getattr(self.head, "errors", None)
+        return losses.detach() if errors is None else errors(losses.detach())
 
     def _eager_td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
         """Loss of each sample and Q(s, a), (B,) each; noise as it was drawn last."""
-        observation, action, reward, next_observation, next_output, discount = part
+        observation, action, reward, next_observation, next_output, discount = part[:6]
         with self.autocast():
             with torch.no_grad(), self.noise["choice"].applied():
                 chooser = self.network(next_observation) if self.double else next_output
@@ -193,8 +232,20 @@ class DQN(Algorithm):
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
         updates = setup.schedule.all_updates
         self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device, updates)
-        self.replay = FrameReplay(replay_layout(config, setup.spec), setup.device)
+        self._resident: Resident | None = None
+        self.replay = self._make_replay(setup)
         self._means = IntervalMeans()
+        self.learner.profile = self._profile = setup.profile
+        if isinstance(self.replay, DeviceReplay):
+            self._resident = Resident(config, self.learner, self.replay, updates, setup.profile)
+
+    def _make_replay(self, setup: Setup) -> FrameReplay:
+        config, device = setup.config, setup.device
+        layout, prioritized, drawing = replay_layout(config, setup.spec), config.prioritized, None
+        if prioritized.enabled:
+            rows = layout.slots * layout.num_envs
+            drawing = Prioritized(rows, prioritized.alpha, config.batch_size, device)
+        return (DeviceReplay if resident.wanted(config, device) else FrameReplay)(layout, device, drawing)
 
     @staticmethod
     def timing(config: TrainConfig) -> dict[str, Any]:
@@ -207,7 +258,9 @@ class DQN(Algorithm):
 
     @staticmethod
     def memory(config: TrainConfig, spec: ObservationSpec) -> int:
-        return replay_layout(config, spec).nbytes
+        layout = replay_layout(config, spec)
+        priorities = PRIORITY_BYTES * layout.slots * layout.num_envs if config.prioritized.enabled else 0
+        return layout.nbytes + priorities
 
     @property
     def samples(self) -> int:
@@ -217,14 +270,18 @@ class DQN(Algorithm):
         self.replay.start(observation)
 
     def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
+        epsilon = epsilon_at(step, self.config.exploration)
         with self.learner.noise["act"].draw().applied():
-            return self.learner.act(observation, epsilon_at(step, self.config.exploration), self.rng)
+            if self._resident is not None:
+                return self.learner.explore(len(observation), epsilon, self.rng, self._resident.greedy)
+            return self.learner.act(observation, epsilon, self.rng)
 
     def values(self, observation: NDArray[Any]) -> Tensor:
         return self.learner.values(torch.from_numpy(observation))
 
     def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:
-        self.replay.add(actions, result)
+        with self._profile(UPLOAD):
+            self.replay.add(actions, result)
         self.learn(self._schedule.updates(step))
         if self._schedule.due(step, self._schedule.shift):
             self.learner.sync_target()
@@ -236,25 +293,48 @@ class DQN(Algorithm):
         if not len(self.replay):
             return
         if self.updates == 0 < due and config.network.standardize:
-            frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng).observation[:, -1]
+            frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng, Uniform()).observation[:, -1]
             self.learner.standardize(frames)
         at_once = max(1, TRANSITIONS_AT_ONCE // config.batch_size)
+        if config.prioritized.enabled:
+            at_once = min(at_once, config.prioritized.updates_per_draw)
+        look = clipping if self._resident is None else clipping_on_device
         while self.updates < due:
-            count = min(due - self.updates, at_once)
-            batch = self.replay.sample(count * config.batch_size, self.replay_rng)
-            for values in self.learner.updates(batch, count):
+            for values in self._updates(min(due - self.updates, at_once)):
                 self._means.add(values)
                 if self.updates % CLIPPING_EVERY == 0:
-                    self._means.add(clipping(self.learner.optimizer))
+                    self._means.add(look(self.learner.optimizer))
                 self.updates += 1
+
+    def _updates(self, count: int) -> Iterator[dict[str, Tensor]]:
+        """Updates on transitions that are drawn together."""
+        if self._resident is not None:
+            return self._resident.updates(count, self._beta())
+        with self._profile(SAMPLE):
+            batch = self.replay.sample(count * self.config.batch_size, self.replay_rng)
+        priorities = self.replay.priorities
+        if priorities is None or not isinstance(batch, WeightedBatch):
+            return self.learner.updates(batch, count)
+        rows = batch.rows.view(count, -1)
+        weights = priorities.weights(rows, self._beta()).view(-1)
+        return self.learner.updates(
+            batch, count, weights, lambda number, errors: priorities.update(rows[number], errors)
+        )
+
+    def _beta(self) -> float:
+        """Exponent of the importance weights: linearly to 1 over the updates of the run."""
+        start = self.config.prioritized.beta
+        return start + (1 - start) * min(1.0, self.updates / max(1, self._schedule.all_updates))
 
     def cut(self) -> None:
         self.replay.cut()
 
     def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
-        return self.replay.sample(count, rng).observation if len(self.replay) else None
+        return self.replay.sample(count, rng, Uniform()).observation if len(self.replay) else None
 
     def training_values(self, step: int) -> dict[str, float]:
+        if self._resident is not None:
+            clipping(self.learner.optimizer)  # replays do not look for gradients that are never finite; this does
         scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
         return self._means.take() | scheduled
 
@@ -269,6 +349,7 @@ class DQN(Algorithm):
             "rng": self.rng.bit_generator.state,
             "replay_rng": self.replay_rng.bit_generator.state,
             "learner": self.learner.state_dict(),
+            "resident": {} if self._resident is None else self._resident.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -277,6 +358,11 @@ class DQN(Algorithm):
         self.rng.bit_generator.state = state["rng"]
         self.replay_rng.bit_generator.state = state["replay_rng"]
         self.learner.load_state_dict(state["learner"])
+        if self._resident is None:
+            graphs.prepare(self.learner.optimizer, self.learner.device, captured=False)  # it may come from a GPU
+        else:
+            self._resident.load_state_dict(state.get("resident", {}))
+            self._resident.loaded()
 
     def save(self, folder: Path) -> None:
         self.replay.save(folder / REPLAY)

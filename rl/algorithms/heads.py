@@ -72,6 +72,12 @@ class ExpectedValue:
         q = output.gather(1, action.unsqueeze(1)).squeeze(1)
         return self._loss(q, target, reduction="none"), q
 
+    def errors(self, losses: Tensor) -> Tensor:
+        """|TD error| of each sample (B,), from its loss: what prioritized replay goes by."""
+        if self._loss is F.mse_loss:
+            return losses.sqrt()
+        return torch.where(losses < 0.5, (2 * losses).sqrt(), losses + 0.5)
+
 
 class Categorical:
     """C51: the logits of `atoms` values z, equally far apart from `v_min` to `v_max` (Bellemare et al. 2017,

@@ -80,12 +80,6 @@ class RolloutLearner(Learner):
             output = self.network(observation)
         return self.head.losses(output, action, target)
 
-    def shift(self) -> None:
-        """Tell the optimizer that its loss has changed."""
-        shift = getattr(self.optimizer, "shift", None)
-        if shift is not None:
-            shift()
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning goes on from."""
         return {

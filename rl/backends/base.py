@@ -184,9 +184,7 @@ class LibraryDQN(Algorithm):
 
     def shift(self) -> None:
         """The target network has been renewed: tell the optimizer and the watchers."""
-        shift = getattr(self.learner.optimizer, "shift", None)
-        if shift is not None:
-            shift()
+        self.learner.shift()
         self.setup.shifted(self.updates)
 
     def values(self, observation: NDArray[Any]) -> Tensor:

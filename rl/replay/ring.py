@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from evaluation.cli.errors import UserError
+from rl.replay.prioritized import Prioritized
 from rl.replay.uniform import Drawing, Uniform
 from rl.step import Step
 
@@ -38,6 +39,17 @@ class Batch:
     reward: Tensor
     next_observation: Tensor
     discount: Tensor
+
+
+@dataclass(frozen=True)
+class WeightedBatch(Batch):
+    """B transitions of a prioritized replay.
+
+    Attributes:
+        rows: int64 (B,), where they are: row r is slot r // N of environment r % N.
+    """
+
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,9 @@ class FrameReplay:
         layout: its sizes.
         device: where the frames are kept and the batches are made.
         drawing: which of the valid transitions are drawn.
+
+    Attributes:
+        priorities: `drawing`, where it is prioritized.
     """
 
     def __init__(self, layout: Layout, device: torch.device | str = "cpu", drawing: Drawing | None = None) -> None:
@@ -115,6 +130,7 @@ class FrameReplay:
         self.device = torch.device(device)
         self._slots, self._num_envs = slots, num_envs = layout.slots, layout.num_envs
         self._drawing = drawing or Uniform()
+        self.priorities = drawing if isinstance(drawing, Prioritized) else None
         # Pages of `empty` memory become real when frames are written: a short run never touches the whole ring.
         dtype = getattr(torch, layout.dtype)
         self._frames = torch.empty((slots, num_envs, *layout.frame_shape), dtype=dtype, device=self.device)
@@ -143,6 +159,7 @@ class FrameReplay:
             raise RuntimeError("cut() comes before another start()")
         self._started = True
         self._write(observation, np.ones(self._num_envs, np.bool_))
+        self._settle()
 
     def add(self, actions: ArrayLike, step: Step) -> None:
         """Store the actions (N,) that answered the previous observations, and the step that they led to."""
@@ -157,6 +174,7 @@ class FrameReplay:
         self._end[slot] = end
         self._write(step.observation, step.new_game)
         self._admit(slot)
+        self._settle()
 
     def cut(self) -> None:
         """End all running episodes as truncated, because their environments are re-created; then comes `start`.
@@ -170,16 +188,26 @@ class FrameReplay:
             last = (self._newest - 1) % self._slots
             self._end[last] = np.where(self._end[last] == GOES_ON, TRUNCATED, self._end[last])
             self._admit(last)
+            self._settle()
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+    def sample(self, batch_size: int, rng: np.random.Generator, drawing: Drawing | None = None) -> Batch:
         """Draw transitions, with replacement; the same `rng` state and content give the same batch.
+
+        Args:
+            drawing: in place of the replay's own.
 
         Raises:
             ValueError: there is no valid transition yet.
         """
         if self._count == 0:
             raise ValueError("no transition to sample yet")
-        rows = self._drawing.draw(self._valid[: self._filled].reshape(-1), batch_size, rng)
+        drawing = drawing or self._drawing
+        rows = drawing.draw(self._valid[: self._filled].reshape(-1), batch_size, rng)
+        batch = self.transitions(rows)
+        return batch if drawing is not self.priorities else WeightedBatch(**vars(batch), rows=self._tensor(rows))
+
+    def transitions(self, rows: NDArray[np.int64]) -> Batch:
+        """The transitions that start in these rows (B,), which are valid."""
         slot, env = rows // self._num_envs, rows % self._num_envs
         # The n steps from each slot on; `alive` where the episode has not ended before.
         steps = (slot[:, None] + np.arange(self.layout.n_step)) % self._slots
@@ -217,6 +245,8 @@ class FrameReplay:
             np.lib.format.write_array_header_1_0(file, header)
             for part in self._parts():
                 part.cpu().numpy().tofile(file)
+        if self.priorities is not None:
+            self.priorities.save(path, self._filled * self._num_envs)
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote: from then on both replays behave alike to the last bit.
@@ -243,6 +273,8 @@ class FrameReplay:
                 if file.readinto(host.numpy().reshape(-1).view(np.uint8).data) != part.numel() * part.element_size():
                     raise ValueError(f"{file.name} is cut off")
                 part.copy_(host)
+        if self.priorities is not None:
+            self.priorities.load(path, self._filled * self._num_envs)
 
     def _parts(self) -> tuple[Tensor, ...]:
         """The filled slots' frames in views of moderate size: a ring on the GPU never has a whole copy on the CPU."""
@@ -261,9 +293,25 @@ class FrameReplay:
             self._valid[stacks] = False
         else:
             self._filled += 1
-        self._frames[slot].copy_(torch.from_numpy(observation[:, -1]))
+        self._put(slot, observation[:, -1])
         self._age[slot] = np.where(new_game, 0, age)
         self._end[slot] = IGNORED
+
+    def _put(self, slot: int, frames: NDArray[Any]) -> None:
+        """Store frames (N, *frame_shape) in a slot."""
+        self._frames[slot].copy_(torch.from_numpy(frames))
+
+    def _settle(self) -> None:
+        """The last thing when transitions have come, gone or become valid: they lie in the `_window`."""
+        if self.priorities is not None:
+            window = self._window()
+            rows = window[:, None] * self._num_envs + np.arange(self._num_envs)
+            self.priorities.changed(self._tensor(rows.reshape(-1)), self._tensor(self._valid[window].reshape(-1)))
+
+    def _window(self) -> NDArray[np.int64]:
+        """Slots (n_step + stack,) in which the newest step can have changed anything: those whose returns may be
+        complete now, the newest, and those whose stacks it has taken a frame from."""
+        return (self._newest + np.arange(-self.layout.n_step, self.layout.stack)) % self._slots
 
     def _admit(self, slot: int) -> None:
         """Make valid the transitions whose n steps are complete with the step from `slot`."""

@@ -14,7 +14,9 @@ from evaluation.files import read_json
 from evaluation.runs.run_folder import chosen, load_config
 from evaluation.runs.watchers import Watcher
 from rl import TrainConfig, load_agent, train
-from rl.preflight import check_resources, choose
+from rl.algorithms.dqn import PRIORITY_BYTES
+from rl.preflight import ON_A_GPU, check_resources, choose
+from tests.rl.catch import SIZE
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,6 +120,22 @@ def test_a_resume_that_cannot_be_held_gets_advice_that_can_be_followed(
     monkeypatch.setattr("evaluation.runs.resources.available_memory", lambda *a, **k: 1_000_000)
     with pytest.raises(UserError, match="free some, or go on on a larger machine"):
         train(config, resume=True)
+
+
+def test_a_gpu_must_hold_the_replay_and_what_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = catch_config(tmp_path / "run", prioritized={"enabled": True})
+    frames = 4_000 * (SIZE * SIZE + 11)
+    needed = frames + 4_000 * PRIORITY_BYTES + ON_A_GPU
+    free = needed - 1
+
+    def available(device: str = "cpu", **options: Any) -> int:
+        return free if device.startswith("cuda") else 10**12
+
+    monkeypatch.setattr("evaluation.runs.resources.available_memory", available)
+    with pytest.raises(UserError, match=r"not enough GPU memory: .* needed for the replay.*; lower --replay-size"):
+        check_resources(config, torch.device("cuda"), tmp_path / "run")
+    free = needed
+    check_resources(config, torch.device("cuda"), tmp_path / "run")
 
 
 def test_preflight_asks_for_what_the_run_will_need(

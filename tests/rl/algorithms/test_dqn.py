@@ -55,6 +55,28 @@ def test_loss_is_the_papers_formula(double: bool, loss: str) -> None:
     assert next(learner.updates(data, 1))["loss"].item() == pytest.approx(np.mean(errors), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["huber", "mse"])
+def test_importance_weights_and_errors(loss: str) -> None:
+    """The loss is mean(w loss) and leads the gradient; what is told of each sample is |TD error|."""
+    learner, data, w = make(loss=loss), batch(), torch.tensor([1.0, 0.5, 0.25, 0.0, 1.0, 0.125])
+    with torch.no_grad():
+        best = learner.network(data.next_observation).argmax(1, keepdim=True)
+        y = data.reward + data.discount * learner.target_network(data.next_observation).gather(1, best)[:, 0]
+    q = learner.network(data.observation).gather(1, data.action[:, None])[:, 0]
+    delta = (q - y).abs()
+    each = delta**2 if loss == "mse" else torch.where(delta < 1, 0.5 * delta**2, delta - 0.5)
+    expected = (w * each).mean()
+    gradients = torch.autograd.grad(expected, list(learner.network.parameters()))
+    before, told = [p.detach().clone() for p in learner.network.parameters()], []
+    values = next(learner.updates(data, 1, w, lambda number, errors: told.append((number, errors))))
+    assert values["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    for old, new, gradient in zip(before, learner.network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(new.detach(), old - 0.1 * gradient)
+    ((number, errors),) = told
+    assert number == 0
+    torch.testing.assert_close(errors, delta.detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_terminal_step_does_not_bootstrap() -> None:
     learner, data = make(), batch()
     data = Batch(data.observation, data.action, data.reward, data.next_observation, torch.zeros_like(data.discount))

@@ -1,0 +1,367 @@
+"""Is the pipeline on a device right, and how fast is it? For a machine with a GPU, within minutes, from a checkout:
+
+    python -m benchmarks.device_check [--device cuda] [--seconds 280]
+
+Correct are: the replay on the device beside the one on the host, prioritized drawing, updates in CUDA graphs beside the
+same updates kernel by kernel, no waiting between logs, two deterministic runs. Then the environment steps per second of
+DQN (batch 32, one update per 4 steps) and PQN with where they go, and the peak of the device's memory. One table; the
+exit code is 1 where something is wrong, 3 where all is right and an aim is missed. With `--device cpu` it rehearses all
+that in small sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before a device is used
+
+import numpy as np
+import torch
+
+from evaluation.runs.run_folder import RunFolder, read_metrics
+from evaluation.runs.watchers import Watchers
+from rl import algorithms, train
+from rl.algorithms.dqn import QLearner
+from rl.algorithms.resident import Resident
+from rl.config import TrainConfig
+from rl.device import current, deterministic
+from rl.preflight import choose
+from rl.profile import NoProfile
+from rl.replay.device_ring import DeviceReplay
+from rl.replay.prioritized import Prioritized
+from rl.replay.ring import FrameReplay, Layout
+from rl.step import Step
+from rl.tasks import ObservationSpec
+from rl.trainer import Trainer
+
+AIMS = {"dqn": 10_000, "pqn": 15_000}  # environment steps per second, on an H100 or H200 with 16 cores
+SIDE = 84
+SMALL = {"precision": "fp32", "network": {"channels": [4], "kernels": [4], "strides": [4], "hidden": 16}}
+RATE = 2.0**-13  # a learning rate that float32 holds: a graph's tensor and a number are the same
+
+
+class Setting(NamedTuple):
+    device: torch.device
+    small: bool  # a rehearsal
+    until: float  # on time.monotonic's clock
+
+    @property
+    def gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+
+class Row(NamedTuple):
+    name: str
+    result: str  # pass, FAIL, SLOW, skipped
+    seconds: float
+    note: str
+
+
+class Slow(Exception):
+    """An aim that is missed."""
+
+
+class Skip(Exception):
+    """What cannot be asked here."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all checks and print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.device_check", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (a rehearsal)")
+    parser.add_argument("--seconds", type=float, default=280.0, help="what has not begun by then is left out")
+    given = parser.parse_args(argv)
+    device = torch.device(given.device)
+    setting = Setting(device, device.type == "cpu", time.monotonic() + given.seconds)
+    rows: list[Row] = []
+    with current(device):
+        print(f"torch {torch.__version__}, {describe(device)}, {os.cpu_count()} cores", flush=True)
+        for name, check in checks():
+            rows.append(run(name, check, setting))
+            print(f"{rows[-1].result:8} {name}", flush=True)
+    print("\n" + table(rows))
+    results = {row.result for row in rows}
+    return 1 if "FAIL" in results else 3 if "SLOW" in results else 0
+
+
+def checks() -> list[tuple[str, Callable[[Setting], str]]]:
+    """Names and checks: each returns a note, or raises."""
+    made: list[tuple[str, Callable[[Setting], str]]] = [("replay beside the host's", replay_beside_the_hosts)]
+    made.append(("priorities beside the host's", priorities_beside_the_hosts))
+    for optimizer in ("asgc", "adam"):
+        for prioritized in (False, True):
+            name = f"graph = eager, {optimizer}{', prioritized' if prioritized else ''}"
+            made.append((name, lambda s, o=optimizer, p=prioritized: graph_equals_eager(s, o, p)))  # type: ignore[misc]
+    made += [("no waiting between logs", no_waiting), ("deterministic twice", deterministic_twice)]
+    made += [(f"speed of dqn, {n} environments", lambda s, n=n: speed(s, "dqn", n)) for n in (16, 64)]  # type: ignore[misc]
+    if "pqn" in algorithms.ALGORITHMS:
+        made.append(("speed of pqn", lambda s: speed(s, "pqn", None)))
+    return made
+
+
+def run(name: str, check: Callable[[Setting], str], setting: Setting) -> Row:
+    """One check; what goes wrong in it does not end the others."""
+    start = time.monotonic()
+    if start > setting.until:
+        return Row(name, "skipped", 0.0, "no time was left")
+    try:
+        result, note = "pass", check(setting)
+    except Slow as error:
+        result, note = "SLOW", str(error)
+    except Skip as error:
+        result, note = "skipped", str(error)
+    except Exception as error:
+        traceback.print_exc(limit=-6)
+        result, note = "FAIL", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return Row(name, result, time.monotonic() - start, note)
+
+
+# Correct --------------------------------------------------------------------------------------------------------------
+
+
+def random_steps(rng: np.random.Generator, num_envs: int, stack: int, side: int) -> Callable[[], Step]:
+    """Steps of environments that end, are cut and reset at random, with stacks as EnvPool makes them."""
+    frames = rng.integers(0, 256, (num_envs, stack, side, side), dtype=np.uint8)
+    over = np.zeros(num_envs, np.bool_)
+
+    def step() -> Step:
+        nonlocal frames, over
+        ignored = over
+        terminated = (rng.random(num_envs) < 0.1) & ~ignored
+        truncated = (rng.random(num_envs) < 0.05) & ~ignored & ~terminated
+        over = terminated | truncated
+        new_game = ignored & (rng.random(num_envs) < 0.5)
+        newest = rng.integers(0, 256, (num_envs, 1, side, side), dtype=np.uint8)
+        frames = np.concatenate((frames[:, 1:], newest), 1)
+        frames[new_game] = newest[new_game]
+        reward = np.where(ignored, 0, rng.integers(-1, 2, num_envs)).astype(np.float32)
+        return Step(
+            observation=frames.copy(), reward=reward, score=reward, terminated=terminated, truncated=truncated,
+            game_over=over, ignored=ignored, new_game=new_game, lives=np.zeros(num_envs, np.int32),
+        )  # fmt: skip
+
+    return step
+
+
+def fill(replay: FrameReplay, steps: int) -> None:
+    """Play random steps into a replay."""
+    rng, layout = np.random.default_rng(0), replay.layout
+    step = random_steps(rng, layout.num_envs, layout.stack, layout.frame_shape[0])
+    first = step()
+    replay.start(np.repeat(first.observation[:, -1:], layout.stack, 1))
+    for _ in range(steps):
+        replay.add(rng.integers(4, size=layout.num_envs), step())
+
+
+def layout_of(setting: Setting, slots: int, n_step: int = 3) -> Layout:
+    return Layout(16 * slots, 16, (12, 12) if setting.small else (SIDE, SIDE), 4, n_step, 0.99)
+
+
+def replay_beside_the_hosts(setting: Setting) -> str:
+    """All valid transitions of a full ring, the newest stacks, and that draws are valid and uniform."""
+    layout = layout_of(setting, 60)
+    host, there = FrameReplay(layout), DeviceReplay(layout, setting.device)
+    fill(host, 200)
+    fill(there, 200)
+    rows = np.flatnonzero(host._valid.reshape(-1))
+    assert len(rows) > 400, "few transitions are valid"
+    expected, found = host.transitions(rows), there.gather(torch.from_numpy(rows).to(setting.device))
+    for name, value in vars(expected).items():
+        got = getattr(found, name).cpu()
+        if value.is_floating_point():
+            torch.testing.assert_close(got, value, rtol=1e-6, atol=1e-7, msg=name)
+        else:
+            assert torch.equal(got, value), name
+    newest = host._observations(np.full(16, host._newest), np.arange(16))
+    assert torch.equal(there.newest_observations().cpu(), newest), "newest stacks"
+    drawn = there.draw(100_000, torch.Generator(setting.device).manual_seed(1)).cpu().numpy()
+    assert host._valid.reshape(-1)[drawn].all(), "drew what is not valid"
+    counts = np.bincount(drawn, minlength=layout.slots * 16)[rows]
+    chi = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
+    assert chi < len(rows) + 5 * np.sqrt(2 * len(rows)), (
+        f"draws are not uniform: chi-square {chi:.0f}, {len(rows)} rows"
+    )
+    return f"{len(rows)} transitions"
+
+
+def priorities_beside_the_hosts(setting: Setting) -> str:
+    size, generator = 5_000 if setting.small else 1_000_000, torch.Generator().manual_seed(0)
+    host, there = Prioritized(size, 0.5, 32), Prioritized(size, 0.5, 32, setting.device)
+    for _ in range(20):
+        rows = torch.randperm(size, generator=generator)[: size // 4]
+        valid = torch.rand(len(rows), generator=generator) < 0.8
+        some = rows[:512]
+        errors = torch.rand(512, generator=generator) * 3
+        for one in (host, there):
+            device = one.tree.flat.device
+            one.changed(rows.to(device), valid.to(device))
+            one.update(some.to(device), errors.to(device))
+    torch.testing.assert_close(there.tree.flat.cpu(), host.tree.flat, rtol=1e-9, atol=1e-9)
+    uniform = torch.rand(32 * 64, dtype=torch.float64, generator=generator)
+    found, expected = there.find(uniform.to(setting.device)).cpu(), host.find(uniform)
+    assert (host.tree.leaves[found] > 0).all(), "drew a row without priority"
+    other = int((found != expected).sum())
+    assert other <= 2, f"{other} of {len(found)} draws differ"
+    return f"{size:,} rows, {other} of {len(found):,} draws at a neighbour (rounding)"
+
+
+def graph_equals_eager(setting: Setting, optimizer: str, prioritized: bool) -> str:
+    """Parameters, losses and priorities after updates on the same draws, to the last bit."""
+    results, count = [], 12 if setting.small else 60
+    with deterministic(True):
+        for graphs in ("never", "always"):
+            config = TrainConfig.preset(
+                "dqn",
+                cuda_graphs=graphs,
+                prioritized={"enabled": prioritized},
+                optimizer={"name": optimizer, "lr": RATE},
+                **(SMALL if setting.small else {}),
+            )
+            torch.manual_seed(0)
+            layout = layout_of(setting, 60)
+            spec = ObservationSpec((4, *layout.frame_shape), np.uint8)
+            learner = QLearner(config, 4, spec, setting.device, updates=count)
+            priorities = Prioritized(layout.slots * 16, 0.5, 32, setting.device) if prioritized else None
+            replay = DeviceReplay(layout, setting.device, priorities)
+            fill(replay, 80)
+            resident = Resident(config, learner, replay, count, NoProfile())
+            losses = [values["loss"].clone() for _ in range(count // 4) for values in resident.updates(4, 0.4)]
+            state = [priorities.tree.flat] if priorities is not None else []
+            results.append([*losses, *(p.detach().clone() for p in learner.network.parameters()), *state])
+            assert resident.captured == (graphs == "always"), "captured what should not be, or the other way round"
+    worst = max(float((a.double() - b.double()).abs().max()) for a, b in zip(*results, strict=True))
+    assert worst == 0, f"they differ by up to {worst:.3g}"
+    return f"{count} updates to the last bit"
+
+
+def no_waiting(setting: Setting) -> str:
+    """torch's own look-out for waits, over steps with updates that nobody records."""
+    if not setting.gpu:
+        raise Skip("only a GPU can be waited for")
+    with trainer_of(setting, "dqn", 16, gradients={"enabled": False}) as trainer:
+        forward(trainer, 6_000)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            forward(trainer, 2_000)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return "2,000 environment steps"
+
+
+def deterministic_twice(setting: Setting) -> str:
+    """All metrics and weights of two whole runs."""
+    needs_envpool()
+    steps, runs = (200, []) if setting.small else (6_000, [])
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a", "b"):
+            path = Path(folder) / name
+            train(TrainConfig.preset("quick", **short(setting, steps), run_dir=str(path), deterministic=True))
+            values = [
+                (row.step, row.split, row.name, row.value) for row in read_metrics(path) if not row.name.endswith("_s")
+            ]
+            runs.append((values, torch.load(path / "model.pt", weights_only=True, map_location="cpu")["network"]))
+    (values, weights), (others, other_weights) = runs
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights), "the weights differ"
+    assert repr(values) == repr(others), "the metrics differ"
+    return f"two runs of {steps:,} environment steps, {len(values)} metrics"
+
+
+# Fast -----------------------------------------------------------------------------------------------------------------
+
+
+def short(setting: Setting, steps: int) -> dict[str, Any]:
+    """Options of a short run."""
+    options = {
+        "game": "Pong",
+        "device": str(setting.device),
+        "total_steps": steps,
+        "learning_starts": steps // 4,
+        "replay_size": 20_000,
+        "tensorboard": False,
+        "evaluation": {"interval": 10**9, "final_episodes": 1},
+    }
+    small = {"game": "Breakout", "cuda_graphs": "always", "env": {"num_envs": 4}, "train_every": 16, "batch_size": 8}
+    return options | small | SMALL if setting.small else options
+
+
+def speed(setting: Setting, algorithm: str, num_envs: int | None) -> str:
+    """Environment steps per second after the graphs are made, where they go, and the peak of the memory."""
+    seconds = 0.2 if setting.small else 20.0
+    if setting.gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with trainer_of(setting, algorithm, num_envs, profile=True) as trainer:
+        forward(trainer, 200 if setting.small else 10_000)
+        trainer.profile.clear()
+        start, before = time.perf_counter(), trainer.step
+        while time.perf_counter() - start < seconds:
+            trainer.advance()
+        if setting.gpu:
+            torch.cuda.synchronize()
+        rate = (trainer.step - before) / (time.perf_counter() - start)
+        print("\n".join(trainer.profile.lines()), flush=True)
+    peak = f", peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if setting.gpu else ""
+    note = f"{rate:,.0f} environment steps/s (aim {AIMS[algorithm]:,}){peak}"
+    if setting.gpu and rate < AIMS[algorithm]:
+        raise Slow(note)
+    return note
+
+
+@contextlib.contextmanager
+def trainer_of(setting: Setting, algorithm: str, num_envs: int | None, **options: Any) -> Iterator[Trainer]:
+    """A trainer of Pong in a folder of its own, started; it acts greedily from the start, as late in a run."""
+    needs_envpool()
+    options = {"game": "Pong", "device": str(setting.device), "tensorboard": False, **options}
+    if algorithm == "dqn":
+        options |= {"replay_size": 200_000, "learning_starts": 2_000}
+    if setting.small:
+        options |= short(setting, 10_000) | {"learning_starts": 100}
+    elif num_envs is not None:
+        options["env"] = {"num_envs": num_envs}
+    config = TrainConfig.preset(algorithm, **options, exploration={"steps": 1})
+    config.validate()
+    full, _ = choose(config, None)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder) / "run", full.to_dict(), seeds={"seed": 1}, device=full.device, tensorboard=False)
+        trainer = Trainer(full, run, setting.device, Watchers())
+        trainer.start()
+        try:
+            yield trainer
+        finally:
+            trainer.close()
+            run.close()
+
+
+def forward(trainer: Trainer, steps: int) -> None:
+    """At least so many environment steps."""
+    until = trainer.step + steps
+    while trainer.step < until:
+        trainer.advance()
+
+
+def needs_envpool() -> None:
+    if importlib.util.find_spec("envpool") is None:
+        raise Skip("envpool is not installed")
+
+
+def describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All results, one a line."""
+    width = max(len(row.name) for row in rows)
+    return "\n".join(f"{row.name:{width}}  {row.result:8}{row.seconds:7.1f} s  {row.note}" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
