@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rl.config import NetworkConfig
 from rl.dueling import DuelingOutput, Linear, Streams
 from rl.impala import impala_layers
 from rl.noisy import NoisyLinear
+from rl.option_groups import NetworkConfig
 from rl.spectral_norm import normalize_layers
 from rl.tasks import ObservationSpec
 

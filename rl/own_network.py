@@ -1,7 +1,7 @@
 """Networks of the user's own: `--network.cls my_package.nets:MyNet`.
 
     class MyNet(torch.nn.Module):
-        def __init__(self, observation: rl.tasks.ObservationSpec, num_actions: int, config: rl.config.NetworkConfig):
+        def __init__(self, observation: ObservationSpec, num_actions: int, config: NetworkConfig):
             ...
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.user_code import accepts, call_with, load, users
-from rl.config import NetworkConfig
 from rl.networks import Network, QNetwork, VectorQNetwork
+from rl.option_groups import NetworkConfig
 from rl.tasks import ObservationSpec
 
 

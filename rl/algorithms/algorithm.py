@@ -20,8 +20,9 @@ from evaluation.runs import seeding
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
 from rl.algorithms.heads import Head
-from rl.config import ExplorationConfig, TrainConfig
+from rl.config import TrainConfig
 from rl.networks import Network
+from rl.option_groups import ExplorationConfig
 from rl.profile import NoProfile, Profile
 from rl.step import Step
 from rl.tasks import ObservationSpec

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rl.config import HeadConfig
+from rl.option_groups import HeadConfig
 
 TINY = torch.finfo(torch.float32).tiny
 LOSSES: dict[str, Callable[..., Tensor]] = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}

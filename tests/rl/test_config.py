@@ -18,8 +18,9 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.settings import _shipped
 from evaluation.cli.values import number
 from rl import tasks
-from rl.config import NetworkConfig, OptimizerConfig, TrainConfig
+from rl.config import OptimizerConfig, TrainConfig
 from rl.networks import build_network
+from rl.option_groups import NetworkConfig
 
 
 def error_of(text: str) -> str:

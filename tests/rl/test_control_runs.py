@@ -69,10 +69,10 @@ def test_a_short_run_shrinks_its_schedules_once_and_says_so(tmp_path: Path, caps
     run, stop = tmp_path / "run", StopAt(400)
     evaluation = {"episodes": 2, "final_episodes": 2}
     config = TrainConfig.preset("control", run_dir=str(run), total_steps=800, evaluation=evaluation)
-    assert (config.learning_starts, config.exploration.steps, config.evaluation.interval) == (20, 160, 40)
+    assert (config.learning_starts, config.exploration.steps, config.evaluation.interval) == (13, 106, 40)
     with pytest.raises(Killed):
         train(config, watchers=[stop])
-    assert sum("made for 40,000 steps, shrunk to 800: --learning-starts 20" in line for line in stop.said) == 1
+    assert sum("made for 60,000 steps, shrunk to 800: --learning-starts 13" in line for line in stop.said) == 1
     assert load_config(run) == config.to_dict() | {"run_dir": None}
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert "shrunk" not in capsys.readouterr().out

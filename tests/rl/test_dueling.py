@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rl import tasks
-from rl.config import NetworkConfig
 from rl.networks import build_network
+from rl.option_groups import NetworkConfig
 from rl.tasks import EnvConfig, ObservationSpec
 
 

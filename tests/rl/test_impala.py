@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rl.config import NetworkConfig
 from rl.networks import QNetwork, build_network
+from rl.option_groups import NetworkConfig
 from rl.tasks import ObservationSpec
 
 

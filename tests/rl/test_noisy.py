@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rl.config import NetworkConfig
 from rl.networks import build_network
 from rl.noisy import Noise, NoisyLinear
+from rl.option_groups import NetworkConfig
 from rl.tasks import ObservationSpec
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from rl.config import NetworkConfig
 from rl.networks import Network, build_network
+from rl.option_groups import NetworkConfig
 from rl.spectral_norm import SpectralNorm, normalize_layers
 from rl.tasks import ObservationSpec
 

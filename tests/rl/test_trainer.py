@@ -17,7 +17,7 @@ from evaluation.runs.run_folder import load_config, load_summary, read_metrics, 
 from evaluation.runs.watchers import Watcher
 from rl import Interrupted, TrainConfig, load_agent, train
 from rl.algorithms.dqn import DQN, QLearner, epsilon_at
-from rl.config import ExplorationConfig
+from rl.option_groups import ExplorationConfig
 from rl.tasks.atari import AtariEnvs
 from tests.rl.catch import SIZE, CatchPool
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from rl.algorithms.dqn import QLearner
-from rl.config import NetworkConfig, OptimizerConfig, TrainConfig
+from rl.config import OptimizerConfig, TrainConfig
+from rl.option_groups import NetworkConfig
 from rl.replay.ring import Batch
 from rl.tasks import ObservationSpec
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rl.algorithms.heads import Categorical, ExpectedValue, Quantiles, make_head
-from rl.config import HeadConfig
+from rl.option_groups import HeadConfig
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from evaluation.runs.seeding import derive
 from rl.algorithms.dqn import QLearner
 from rl.algorithms.pathologies import greedy_actions, hidden_outputs
-from rl.config import HeadConfig, NetworkConfig, OptimizerConfig, TrainConfig
+from rl.config import OptimizerConfig, TrainConfig
 from rl.networks import Network
 from rl.noisy import NoisyLinear
+from rl.option_groups import HeadConfig, NetworkConfig
 from rl.replay.ring import Batch
 from rl.tasks import EnvConfig, ObservationSpec
 from tests.rl.algorithms.test_dqn import ACTIONS, batch

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from evaluation.cli.errors import UserError
 from rl import TrainConfig
 from rl.algorithms.dqn import QLearner
-from rl.config import NetworkConfig
 from rl.evaluate import play_games
 from rl.networks import VectorQNetwork
+from rl.option_groups import NetworkConfig
 from rl.replay.ring import FrameReplay, Layout
 from rl.step import EpisodeTracker, Step, environment_seeds
 from rl.tasks import EnvConfig, ObservationSpec
