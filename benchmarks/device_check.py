@@ -47,6 +47,7 @@ from rl.trainer import Trainer
 AIMS = {"dqn": 10_000, "pqn": 15_000}  # environment steps per second, on an H100 or H200 with 16 cores
 SIDE = 84
 SMALL = {"precision": "fp32", "network": {"channels": [4], "kernels": [4], "strides": [4], "hidden": 16}}
+ONLY_DQN = ("replay_size", "learning_starts", "train_every", "batch_size", "cuda_graphs")
 RATE = 2.0**-13  # a learning rate that float32 holds: a graph's tensor and a number are the same
 
 
@@ -324,7 +325,12 @@ def trainer_of(setting: Setting, algorithm: str, num_envs: int | None, **options
     if algorithm == "dqn":
         options |= {"replay_size": 200_000, "learning_starts": 2_000}
     if setting.small:
-        options |= short(setting, 10_000) | {"learning_starts": 100}
+        options |= short(setting, 10_000)
+        if algorithm == "dqn":
+            options["learning_starts"] = 100
+        else:
+            options = {name: value for name, value in options.items() if name not in ONLY_DQN}
+            options["pqn"] = {"rollout_steps": 8, "minibatches": 2}
     elif num_envs is not None:
         options["env"] = {"num_envs": num_envs}
     config = TrainConfig.preset(algorithm, **options, exploration={"steps": 1})

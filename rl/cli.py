@@ -30,7 +30,7 @@ COMMAND = TrainCommand(
             "pqn.overlap",
             *("gamma", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
         ),
-        "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes", "keep_models"),
+        "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
     },
     headings={"": "learning", "pqn": "learning", "env": "environments"},
 )

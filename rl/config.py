@@ -91,7 +91,7 @@ class TrainConfig(Config):
     log_interval: int = option(10_000, "environment steps between logged metrics", "[1, 1e12]", shrinks_to=1)
     tensorboard: bool = option(True, "write TensorBoard events beside metrics.jsonl")
     callbacks: list[str] | None = option(
-        None, "package.module:Class of callbacks, several with commas between them: see `rl.callbacks`"
+        None, "package.module:Class of callbacks, several with commas between them: see `rl.Callback`"
     )
     track: Literal["none", "wandb", "mlflow"] = option("none", "show the metrics in W&B or MLflow; offline by default")
     pqn: PQNConfig = field(default_factory=PQNConfig)

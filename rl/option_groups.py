@@ -60,7 +60,7 @@ class HeadConfig:
 
     name: Literal["expected", "c51", "qr"] = option(
         "expected",
-        "what is learned of the return: its expectation, probabilities of fixed values (C51) or quantiles (QR-DQN)",
+        "of the return: its expectation, C51's distribution, or QR-DQN's quantiles",
         algorithm="dqn",
     )
     atoms: int = option(51, "c51: values of the return", "[2, 10000]", algorithm="dqn")

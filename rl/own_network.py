@@ -7,11 +7,12 @@
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             ...
 
-`x` is float and scaled as for our networks: pictures (batch, channels, H, W) from 0 to 1, where the channels are those
-of all frames of the stack; vectors (batch, d). The outputs are action values (batch, num_actions), or with `--head` of
-a distribution (batch, num_actions, *per_action). A class that has arguments of these names is given those of
-`observation`, `num_actions`, `config` and `per_action` that it has; one that has none, the first three. Everything
-random in it comes from torch's global generator, which is seeded before.
+with `rl.tasks.ObservationSpec` and `rl.option_groups.NetworkConfig`. `x` is float and scaled as for our networks:
+pictures (batch, channels, H, W) from 0 to 1, where the channels are those of all frames of the stack; vectors
+(batch, d). The outputs are action values (batch, num_actions), or with `--head` of a distribution (batch, num_actions,
+*per_action). A class that has arguments of these names is given those of `observation`, `num_actions`, `config` and
+`per_action` that it has; one that has none, the first three. Everything random in it comes from torch's global
+generator, which is seeded before.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ def _is_flag(token: str) -> bool:
 
 
 def _metavar(name: str, hint: Any) -> str:
-    text = hint.__name__ if isinstance(hint, type) else str(hint)
-    for part, shown in (("Literal", "NAME"), ("bool", "BOOL"), ("list", "N,N,..."), ("tuple", "N,N,..."), ("int", "N")):
+    text, lists = hint.__name__ if isinstance(hint, type) else str(hint), [("list", "N,N,..."), ("tuple", "N,N,...")]
+    for part, shown in (("Literal", "NAME"), ("bool", "BOOL"), ("list[str]", "NAME,NAME,..."), *lists, ("int", "N")):
         if part in text:
             return shown
     return "N" if "float" in text else re.split("[.-]", name)[-1].upper()

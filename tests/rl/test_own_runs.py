@@ -175,7 +175,7 @@ def test_an_environment_that_raises_ends_the_run_in_one_line_saved(tmp_path: Pat
 @pytest.mark.parametrize("make", ["Countdown", "make_picture"])
 def test_a_network_of_ones_own(tmp_path: Path, make: str) -> None:
     options: dict[str, Any] = {"env": {"make": f"{ENVS}:{make}"}, "network": {"cls": f"{HERE}:Net"}}
-    options["gradients"] = {"enabled": True, "interval": 53}
+    options |= {"gradients": {"enabled": True, "interval": 53}, "optimizer": {"lr": 2e-2}}
     assert train(config(tmp_path / "run", **options))["mean_score"] == 1.0
     agent = load_agent(tmp_path / "run")
     assert type(agent.network.layers[0]).__name__ == "Net"

@@ -327,7 +327,8 @@ def test_a_control_game_takes_its_preset_and_leaves_out_what_only_atari_has(tmp_
     assert (config.game, config.env.protocol, config.precision) == ("CartPole", "control", "fp32")
     values = config.to_dict()
     assert {"height", "width", "stack", "mode", "difficulty"}.isdisjoint(values["env"])
-    assert set(values["network"]) == {"cls", "units", "layer_norm"}
+    every_family = {"cls", "layer_norm", "dueling", "noisy", "noisy_sigma", "spectral_norm"}
+    assert set(values["network"]) == {"units"} | every_family
     assert TrainConfig.from_dict(values) == config
     assert TrainConfig.preset(game="Pong") == TrainConfig.preset("quick", game="Pong")
 
