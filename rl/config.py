@@ -108,7 +108,7 @@ class TrainConfig(Config):
     FOLDER = "rl"
     PRESETS = (
         *("quick", "dqn", "rainbow", "atari-small", "control", "gymnasium"),
-        *("pqn-quick", "pqn", "pqn-small", "pqn-control"),
+        *("pqn-quick", "pqn", "pqn-small", "pqn-control", "pqn-gymnasium"),
     )
     LENGTH = "total_steps"
 
@@ -266,7 +266,14 @@ class TrainConfig(Config):
             hidden = 1 + convolutions if len(shape) >= 3 else len(network.units)
             if max(network.spectral_norm) > hidden + 1:
                 yield self.wrong("network.spectral_norm", f"the network has {hidden + 1} layers")
-        if len(shape) < 3 or network.kind == "impala":
+        if len(shape) < 3:
+            yield from (
+                self.wrong(f"network.{name}", f"{self.game} shows vectors, no pictures")
+                for name in ("kind", "standardize")
+                if getattr(network, name) != self.settings()[f"network.{name}"].default
+            )
+            return
+        if network.kind == "impala":
             return
         for name in ("kernels", "strides"):
             if len(getattr(network, name)) != len(network.channels):

@@ -26,6 +26,8 @@ def main(agent: Agent, game: str, env: EnvConfig, options: argparse.Namespace) -
     run, family = Path(options.run), tasks.find(game).family
     if family.name != "atari":
         raise UserError(f"--flavours: {game} is {family.title} and has none")
+    if env.source != "envpool":
+        raise UserError(f"--flavours: the run's environments are --env.source {env.source}'s, which has none")
     if options.mode is not None or options.difficulty is not None:
         raise UserError("--flavours plays all modes and difficulties: leave out --mode and --difficulty")
     asked = len(MODES) + len(DIFFICULTIES)

@@ -84,8 +84,9 @@ def own_network(
 @torch.no_grad()
 def try_out(
     observation: ObservationSpec, num_actions: int, config: NetworkConfig, per_action: tuple[int, ...] = ()
-) -> None:
-    """See that a network of the user's takes the observations and gives action values, or what a head asks for.
+) -> Network:
+    """A network of the user's, once it is seen that it takes the observations and gives action values, or what a head
+    asks for.
 
     Raises:
         UserError: it does not; says what it did.
@@ -103,3 +104,4 @@ def try_out(
         raise UserError(f"{what}: of {seen} it made {found}, where {expected} was expected: values of each action")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"{what}: it has no parameters to learn")
+    return network

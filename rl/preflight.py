@@ -60,6 +60,8 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
         ) from error
     if (last := known.get("device", str(device))) != str(device):
         lines.append(f"device {last} -> {device}: from here on not with the numbers of the uninterrupted run")
+    if device.type == "cpu" and before.get("cuda_graphs", config.cuda_graphs) != config.cuda_graphs:
+        lines.append("--cuda-graphs draws otherwise: from here on not with the numbers of the uninterrupted run")
     full.device = str(device)
     full.threads = select_threads(full.threads, most=tasks.find(config.game).family.torch_threads)
     if full.backend != backends.NATIVE:
@@ -79,10 +81,12 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     algorithm = algorithms.find(config.algorithm) if native else backends.load(config.backend)
     memory, (thing, smaller) = algorithm.memory, algorithm.remembers
     whole, filled = memory(config, spec), memory(_as_long_as_the_run(config), spec)
+    sizes = spec, MOST_ACTIONS, config.network, config.head.per_action
     if config.network.cls is not None:
-        try_out(spec, MOST_ACTIONS, config.network, config.head.per_action)
-    with torch.device("meta"):
-        network = build_network(spec, MOST_ACTIONS, config.network, config.head.per_action)
+        network = try_out(*sizes)
+    else:
+        with torch.device("meta"):
+            network = build_network(*sizes)
     layers = [parameter.numel() for parameter in network.parameters()]
     parameters = sum(layers)
     # torch, EnvPool, the networks and their activations: measured, those of frames with 32 images a batch.

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.cli.errors import reason
+from evaluation.cli.user_code import UserCodeError
 from evaluation.files import atomic_path, write_json
 from evaluation.runs import seeding
 from evaluation.runs.callbacks import load_callbacks
@@ -159,10 +160,15 @@ class Trainer:
 
     def _play(self) -> None:
         """One step of all environments and the learning that is due with it."""
+        before = self.algorithm.rng.bit_generator.state
         with self.profile(ACT):
             actions = self.algorithm.act(self.segment.observation, self.step)
-        with self.profile(ENV):
-            self.result = self.segment.step(actions, self._meanwhile)
+        try:
+            with self.profile(ENV):
+                self.result = self.segment.step(actions, self._meanwhile)
+        except UserCodeError:  # what is saved then acts once more in this step
+            self.algorithm.rng.bit_generator.state = before
+            raise
         self.tracker.add(self.result)
         self.step += self.config.env.num_envs
         with self.profile(LEARN):

@@ -46,6 +46,8 @@ def train_seeds(
     Raises:
         UserError: something about the options, before anything is started.
     """
+    if "seeds" in typed and "seed" in typed:
+        raise UserError("--seed: with --seeds there are several: give one of both")
     arguments = without(argv, OWN)
     resume = resumed(typed)
     known: dict[str, Any] = {}

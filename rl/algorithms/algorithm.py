@@ -146,6 +146,7 @@ class Algorithm(ABC):
         columns: what displays show of it.
         remembers: its memory of transitions and what makes that smaller, for messages.
         learner: its network and optimizer.
+        rng: what exploration draws from.
         updates: done so far; `samples`: what they learned from.
     """
 
@@ -153,6 +154,7 @@ class Algorithm(ABC):
     remembers: ClassVar[tuple[str, str]]
     learner: Learner
     updates: int
+    rng: np.random.Generator
 
     @abstractmethod
     def __init__(self, setup: Setup) -> None: ...

@@ -26,6 +26,7 @@ from rl.algorithms.heads import ExpectedValue
 from rl.algorithms.rollout import Floats, Rollout
 from rl.config import TrainConfig
 from rl.networks import QNetwork, build_network
+from rl.profile import BACKWARD, FORWARD, STEP
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
@@ -62,10 +63,12 @@ class RolloutLearner(Learner):
             The mean loss and the mean Q(s, a) before it as tensors (no synchronization).
         """
         self.optimizer.zero_grad(set_to_none=True)
-        losses, q = self._td_losses(part)
-        loss = losses.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        with self.around_step(part):
+        with self.profile(FORWARD):
+            losses, q = self._td_losses(part)
+            loss = losses.mean()
+        with self.profile(BACKWARD):
+            loss.backward()  # type: ignore[no-untyped-call]
+        with self.profile(STEP), self.around_step(part):
             self.optimizer.step()
         self.lr_schedule.step()
         return {"loss": loss.detach(), "q": q.detach().mean()}
@@ -130,6 +133,7 @@ class PQN(Algorithm):
         self._batch_size = config.rollout // config.pqn.minibatches
         self._order = np.empty((0, self._batch_size), np.int64)  # transitions of the updates to come, (updates, B)
         self._means = IntervalMeans()
+        self.learner.profile = setup.profile
 
     @staticmethod
     def timing(config: TrainConfig) -> dict[str, Any]:

@@ -122,6 +122,8 @@ class Rollout:
         self.discount[t] = np.where(step.terminated, np.float32(0), self.gamma)
         self.goes_on[t] = ~(step.terminated | step.truncated | step.ignored)
         self.valid[t] = ~step.ignored
+        if t:  # where one's own environments pause for the reset of others, too, nothing is chained over the pause
+            self.goes_on[t - 1] &= ~step.ignored
         self.position += 1
         self.start(torch.from_numpy(step.observation))
         self._waits = True

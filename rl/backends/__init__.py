@@ -86,13 +86,17 @@ def adapt(config: TrainConfig) -> Iterator[str]:
     if backend is None:
         return
     whose = f"the backend {backend.name}"
+    if config.algorithm != "dqn":
+        yield config.wrong("algorithm", f"{whose} has only dqn")
+        return
     for path, one in config.settings().items():
         value, allowed = one.get(config), backend.refused.get(path)
         if allowed is None and path not in _HONOURED and path.partition(".")[0] not in _GROUPS:
             allowed = (one.default,)
         if allowed is not None and value not in allowed:
             yield config.wrong(path, f"{whose} has only {' or '.join(map(show, allowed))}")
-    if tasks.family(config.game).name not in RESET_ALONE and config.env.num_envs > 1:
+    alone = tasks.family(config.game).name in RESET_ALONE and config.env.source == "envpool"
+    if not alone and config.env.num_envs > 1:
         yield config.wrong("env.num_envs", f"{whose} needs environments that can be reset one by one: 1")
     for path, value in backend.silent.items():
         one = config.settings()[path]

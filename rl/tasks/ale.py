@@ -103,7 +103,7 @@ def make_pool(game: str, protocol: AtariProtocol, env: EnvConfig, *, num_envs: i
         num_threads=env.threads,
         max_num_frames_per_episode=protocol.max_episode_steps * FRAME_SKIP,
         repeat_action_probability=protocol.repeat_action_probability,
-        full_action_space=protocol.full_action_space,
+        full_action_space=protocol.full_action_space or env.full_actions,
         img_height=env.height,
         img_width=env.width,
         stack_num=1,

@@ -108,6 +108,9 @@ class OwnEnvs(Environments):
             return self._result(ignored, over & ~ignored, answer)
         return self._ended_at_once(over, answer)
 
+    def reset_ended(self) -> Step | None:
+        return self.receive() if self._pause is not None else super().reset_ended()
+
     def _started(self, observation: NDArray[Any], info: Mapping[str, Any]) -> NDArray[Any]:
         return self._seen(observation)
 

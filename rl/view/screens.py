@@ -72,7 +72,11 @@ class Frames(Screens):
     """The newest frame that the network sees, as a picture: for environments that show no other."""
 
     def reset(self, observation: NDArray[Any]) -> Pictures:
-        return np.repeat(observation[:, -1, ..., None], 3, axis=-1)
+        newest = observation[:, -1]  # (N, H, W) or (N, channels, H, W)
+        if newest.ndim == 4 and newest.shape[1] == 3:
+            return _channels_last(newest)
+        grey = newest if newest.ndim == 3 else newest.mean(axis=1).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
 
     def step(self, actions: NDArray[np.integer], result: Step) -> Pictures:
         return self.reset(result.observation)
@@ -101,13 +105,13 @@ def make_screens(task: Task, env: EnvConfig, *, num_envs: int, seed: int) -> Scr
     Raises:
         UserError: Pillow, which draws the control tasks, is missing.
     """
-    if task.family.name == "atari":
+    if task.family.name == "atari" and env.source == "envpool":
         from rl.tasks.atari import make_pool
 
         picture: dict[str, Any] = {"img_height": SCREEN[0], "img_width": SCREEN[1], "stack_num": 1, "gray_scale": False}
         how: dict[str, Any] = {"num_envs": num_envs, "seed": seed, "training": False}
         return AtariScreens(make_pool(task.name, PROTOCOLS[env.protocol], env, **how, **picture))
-    if len(task.observation(env).frame) == 2:
+    if len(task.observation(env).frame) >= 2:
         return Frames()
     require_pillow()
     from rl.view.drawings import DRAWINGS, bars

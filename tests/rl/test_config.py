@@ -428,3 +428,18 @@ def test_configurations_of_earlier_versions_are_read(tmp_path: Path) -> None:
     config.validate()
     assert config.optimizer.options() == {"eps": 1e-5}
     assert differences(values, config.to_dict()) == {}
+
+
+def test_pqn_has_a_start_for_every_family() -> None:
+    for options in ({"game": "Pong"}, {"game": "CartPole"}, {"game": "gym:CartPole-v1"}):
+        config = TrainConfig.preset(algorithm="pqn", **options)  # type: ignore[arg-type]
+        config.validate()
+        assert config.algorithm == "pqn"
+
+
+@pytest.mark.parametrize("flag", ["--network.standardize true", "--network.kind impala"])
+def test_vectors_have_no_options_of_pictures(flag: str) -> None:
+    path, _, value = flag.removeprefix("--network.").partition(" ")
+    config = TrainConfig.preset(game="gym:CartPole-v1", network={path: value == "true" or value})
+    with pytest.raises(UserError, match=f"{flag}: gym:CartPole-v1 shows vectors"):
+        config.validate()

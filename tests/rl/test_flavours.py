@@ -215,6 +215,10 @@ def test_only_the_final_model_of_a_finished_run_goes_into_the_summary(
 def test_what_cannot_be(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluated(run, "--mode", "1") == 2
     assert "leave out --mode and --difficulty" in capsys.readouterr().err
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("source: envpool", "source: ale"))
+    assert evaluated(run) == 2
+    assert "--flavours: the run's environments are --env.source ale's, which has none" in capsys.readouterr().err
     control = tmp_path / "control"
     options = {"total_steps": 300, "learning_starts": 100, "evaluation": {"final_episodes": 1, "interval": 1000}}
     from rl import TrainConfig

@@ -53,6 +53,7 @@ class Net(nn.Module):
 
     def __init__(self, observation: Any, num_actions: int, config: Any) -> None:
         super().__init__()
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]  # nothing that a meta device could
         self.output = nn.Linear(int(np.prod(observation.shape)), num_actions)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -170,6 +171,9 @@ def test_an_environment_that_raises_ends_the_run_in_one_line_saved(tmp_path: Pat
     Failing.steps = 1_000  # mended
     train(settings, resume=True)
     assert load_summary(run)["steps"] == 1_200
+    train(config(tmp_path / "whole", env={"make": f"{ENVS}:Failing"}, checkpoint_interval=100_000))
+    whole, resumed = (torch.load(one / "model.pt")["network"] for one in (tmp_path / "whole", run))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("make", ["Countdown", "make_picture"])

@@ -61,6 +61,8 @@ def test_the_runs_get_the_other_arguments() -> None:
 def test_wrong_options_are_told_before_anything_is_started(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--learning-starts 1000000000: must be below"):
         train(DESCENT, "--seeds", "1-2", "--run-dir", str(tmp_path / "runs"), "--learning-starts", "1e9")
+    with pytest.raises(UserError, match="--seed: with --seeds there are several"):
+        train(DESCENT, "--seeds", "1-2", "--seed", "3")
     with pytest.raises(UserError, match="--jobs: how many runs at a time, with --seeds"):
         COMMAND.read(["--jobs", "2"])
     assert not (tmp_path / "runs").exists()

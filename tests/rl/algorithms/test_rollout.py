@@ -19,6 +19,7 @@ from rl import TrainConfig
 from rl.algorithms.algorithm import Part, Setup
 from rl.algorithms.pqn import PQN
 from rl.algorithms.rollout import Rollout, lambda_returns
+from rl.step import Step
 from rl.tasks import ObservationSpec
 from rl.tasks.atari import AtariEnvs
 from rl.trainer import schedule_of
@@ -283,3 +284,18 @@ def test_a_rollout_is_saved_and_read_whole(tmp_path: Path) -> None:
         + one.goes_on.nbytes
         + one.valid.nbytes
     )
+
+
+def test_no_return_is_chained_over_a_pause() -> None:
+    """One's own environments pause while another that was cut is reset: no transition, though no end either."""
+    spec, no = ObservationSpec((1, 1), "float32", (0.0,), (1.0,)), np.zeros(2, np.bool_)
+    rollout = Rollout(3, 2, spec, gamma=0.9, td_lambda=0.65)
+    rollout.start(torch.zeros(2, 1, 1))
+    value, zero = np.full(2, 10, np.float32), np.zeros(2, np.float32)
+    for truncated, ignored in ((np.array([True, False]), no), (no, ~no), (no, no)):
+        rollout.led_to(value)
+        fields = {"reward": zero, "score": zero, "terminated": no, "game_over": truncated, "new_game": no}
+        step = Step(np.zeros((2, 1, 1), np.float32), truncated=truncated, ignored=ignored, lives=zero, **fields)  # type: ignore[arg-type]
+        rollout.add(np.zeros(2, np.int64), step)
+    rollout.led_to(value)
+    np.testing.assert_allclose(rollout.returns()[[0, 2]], 9.0)

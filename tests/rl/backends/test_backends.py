@@ -20,6 +20,11 @@ from rl.backends import BACKENDS, Backend
         ("tianshou", {"compile": True}, "--compile true: the backend tianshou has only false"),
         ("tianshou", {"channels_last": True}, "--channels-last true: the backend tianshou has only null or false"),
         ("sb3", {"loss": "mse"}, "--loss mse: the backend sb3 has only huber"),
+        (
+            "sb3",
+            {"env": {"source": "ale", "protocol": "sticky"}},
+            "--env.num-envs 16: the backend sb3 needs environments that can be reset one by one: 1",
+        ),
     ],
 )
 def test_what_a_library_cannot_do_is_one_line(backend: str, options: dict[str, object], line: str) -> None:
@@ -63,6 +68,8 @@ def test_a_library_that_is_missing_is_one_line_before_anything_is_written(
 
 
 def test_an_unknown_backend_and_another_algorithm_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--backend", "sb3", "--algorithm", "pqn"]) == 2
+    assert capsys.readouterr().err == "error: --algorithm pqn: the backend sb3 has only dqn\n"
     assert cli.main(["train", "--backend", "rllib"]) == 2
     assert "native, sb3" in capsys.readouterr().err
     backend: Backend = BACKENDS["sb3"]

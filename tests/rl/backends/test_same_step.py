@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 
 from rl.backends.same_step import SameStepSegment
 from rl.step import EpisodeTracker, Step
 from rl.tasks import EnvConfig, find
 from rl.tasks.atari import AtariEnvs
+from rl.tasks.own import OwnEnvs
 from tests.rl.backends.truth import FRAME, GAMES, read, transitions
 from tests.rl.tasks.scripted_env import ScriptedPool
+from tests.rl.tasks.scripted_gymnasium import vector
 
 
 def scripted(games: object = GAMES) -> AtariEnvs:
@@ -110,3 +113,20 @@ def test_real_environments_play_on_as_with_next_step_resets(name: str) -> None:
             assert seen == apart[i][t], (i, t)
         before = segment.observation
     assert sum(pair[3] == b"\x01" for pair in apart[0]) > 2  # episodes ended
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_ones_own_environment_gives_transitions_only(mode: AutoresetMode) -> None:
+    pool = vector(mode, [[3, -2, -1, 2]])
+    segment = SameStepSegment(lambda number: OwnEnvs(pool, 1, name="test", seed=3), lambda step: None)
+    segment.start()
+    before = segment.observation
+    for t in range(30):
+        step = segment.step(np.array([t]))
+        (one,) = [env.happened[t] for env in pool.envs]  # type: ignore[attr-defined]
+        assert (tuple(before[0, 0]), float(step.reward[0])) == (one.observation, one.reward)
+        assert (bool(step.terminated[0]), bool(step.truncated[0])) == (one.terminated, one.truncated)
+        if not one.terminated:  # where it ended, nothing is bootstrapped from what comes then
+            assert tuple(step.observation[0, 0]) == one.next_observation
+        assert not step.ignored.any()
+        before = segment.observation

@@ -66,6 +66,12 @@ def test_what_it_cannot_do_is_said(options: dict[str, Any], message: str) -> Non
         TrainConfig.preset(game="Pong", env={"source": "ale", **options}).validate()
 
 
+def test_it_has_all_actions_where_they_are_asked_for() -> None:
+    for full, count in ((False, 6), (True, 18)):
+        env = EnvConfig(source="ale", protocol="sticky", threads=1, full_actions=full)
+        assert make_envs("Pong", STICKY, env, num_envs=1, seed=1, training=True).num_actions == count
+
+
 def test_the_signature_names_the_source() -> None:
     task = tasks.find("Pong")
     assert set(task.source(EnvConfig())) == {"envpool"}
