@@ -66,8 +66,8 @@ def kinds() -> Iterator[tuple[str, str]]:
         yield "units", "triton"  # with layers that have one unit, too
     yield from ((name, "wrap") for name in WRAPPED)
     yield from ((name, "sharded") for name in SHARDED)
-    # torch's own RMSprop makes its counter on the default device.
-    yield from ((name, "registry") for name in optimizers.names() if not name.startswith("rmsprop"))
+    # torch's own RMSprop and RAdam make their counters on the default device.
+    yield from ((name, "registry") for name in optimizers.names() if not name.startswith(("rmsprop", "radam")))
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
