@@ -22,6 +22,7 @@ from evaluation.cli.user_code import UserCodeError, users
 GIVES_UP_AFTER = 10  # times the patience
 _SIGNAL = signal.SIGVTALRM  # no shell, scheduler or library uses it
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+_made = threading.Event()  # a guard has been made: it may be less patient than those that are looked at
 _watching = threading.Lock()  # held by the thread that looks
 
 
@@ -44,6 +45,7 @@ class Guard:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(_SIGNAL, _end_call)
             _guards.add(self)
+            _made.set()
             if _watching.acquire(blocking=False):
                 threading.Thread(target=_watch, name="environments' guard", daemon=True).start()
 
@@ -89,8 +91,9 @@ def _end_call(number: int, frame: FrameType | None) -> None:
 
 def _watch() -> None:
     while True:
+        _made.clear()
         guards = list(_guards)
-        time.sleep(min([1.0, *(guard.patience / 4 for guard in guards)]))
+        _made.wait(min([1.0, *(guard.patience / 4 for guard in guards)]))
         for guard in guards:
             guard.look(time.monotonic())
         del guards
