@@ -15,10 +15,11 @@ from evaluation.cli.user_code import UserCodeError
 from evaluation.files import atomic_path, write_json
 from evaluation.runs import seeding
 from evaluation.runs.callbacks import load_callbacks
-from evaluation.runs.loop import EvaluationResult, execute
+from evaluation.runs.loop import execute
 from evaluation.runs.run_folder import RunFolder, read_series
 from evaluation.runs.run_metrics import EVALUATION, SCORE, SCORE_STD
 from evaluation.runs.schedule import Schedule
+from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import BestModel, Column, Watcher, Watchers
 from rl import algorithms, backends, tasks
 from rl.agent import model_path
@@ -98,7 +99,7 @@ def schedule_of(config: TrainConfig) -> Schedule:
 
 
 class Trainer:
-    """The state of one run; `evaluation.runs.loop.Trainer` says what its methods do."""
+    """The state of one run; `evaluation.runs.trainer_protocol.Trainer` says what its methods do."""
 
     def __init__(self, config: TrainConfig, run: RunFolder, device: torch.device, watchers: Watchers) -> None:
         self.config, self.device, self.schedule = config, device, self._make_schedule(config)

@@ -16,9 +16,10 @@ import torch
 
 from evaluation.cli.errors import UserError
 from evaluation.runs import loop
-from evaluation.runs.loop import EvaluationResult, Interrupted, execute
+from evaluation.runs.loop import Interrupted, execute
 from evaluation.runs.run_folder import RunFinishedError, RunFolder, is_finished, load_summary, read_metrics
 from evaluation.runs.schedule import Schedule
+from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import Watcher, Watchers
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from evaluation.cli.errors import UserError
-from evaluation.runs.loop import EvaluationResult
 from evaluation.runs.run_folder import load_config, load_summary, read_metrics, read_series
+from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import Watcher
 from rl import TrainConfig, load_agent, train
 from rl.algorithms.algorithm import Setup
