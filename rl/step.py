@@ -144,6 +144,44 @@ class Environments(ABC):
         self._pool = None
 
 
+class WholeEpisodes(Environments):
+    """Environments without lives: a learning episode is a whole game.
+
+    Args:
+        reward_clip: learn from the reward's sign.
+        pool, num_envs, reward_scale: see `Environments`.
+    """
+
+    def __init__(self, pool: Any, num_envs: int, *, reward_clip: bool, reward_scale: float) -> None:
+        super().__init__(pool, num_envs, reward_scale)
+        self._reward_clip = reward_clip
+        self._lives = np.zeros(num_envs, np.int32)
+
+    def _record(
+        self,
+        observation: NDArray[Any],
+        score: NDArray[np.float32],
+        *,
+        terminated: NDArray[np.bool_],
+        over: NDArray[np.bool_],
+        ignored: NDArray[np.bool_],
+        new_game: NDArray[np.bool_],
+    ) -> Step:
+        """The step in which the episodes that are `over` have ended, or were cut where they are not `terminated`."""
+        learned = np.sign(score) if self._reward_clip else score
+        return Step(
+            observation=observation,
+            reward=learned * self._reward_scale,
+            score=score,
+            terminated=terminated,
+            truncated=over & ~terminated,
+            game_over=over,
+            ignored=ignored,
+            new_game=new_game,
+            lives=self._lives,
+        )
+
+
 class EpisodeTracker:
     """Scores of finished games: true rewards summed from a game's start to its end or cut, over lost lives.
 

@@ -28,6 +28,8 @@ from rl.step import Step
 from rl.tasks import ObservationSpec
 
 Part = tuple[Tensor, ...]  # the samples of one update
+CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
+STANDARDIZATION_FRAMES = 2048
 
 
 def epsilon_at(step: int, config: ExplorationConfig) -> float:

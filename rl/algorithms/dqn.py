@@ -23,7 +23,16 @@ from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
 from rl import graphs
 from rl.algorithms import resident
-from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup, epsilon_at, make_optimizer
+from rl.algorithms.algorithm import (
+    CLIPPING_EVERY,
+    STANDARDIZATION_FRAMES,
+    Algorithm,
+    Learner,
+    Part,
+    Setup,
+    epsilon_at,
+    make_optimizer,
+)
 from rl.algorithms.heads import make_head
 from rl.algorithms.resident import Resident
 from rl.config import TrainConfig
@@ -40,8 +49,6 @@ from rl.tasks import ObservationSpec
 REPLAY = "replay"
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 PRIORITY_BYTES = 9  # of a transition in a prioritized replay
-CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
-STANDARDIZATION_FRAMES = 2048
 
 
 def replay_layout(config: TrainConfig, spec: ObservationSpec) -> Layout:

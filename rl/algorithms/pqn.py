@@ -21,7 +21,16 @@ from evaluation.runs.hardware import select_channels_last, select_precision
 from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
-from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup, epsilon_at, make_optimizer
+from rl.algorithms.algorithm import (
+    CLIPPING_EVERY,
+    STANDARDIZATION_FRAMES,
+    Algorithm,
+    Learner,
+    Part,
+    Setup,
+    epsilon_at,
+    make_optimizer,
+)
 from rl.algorithms.heads import ExpectedValue
 from rl.algorithms.rollout import Floats, Rollout
 from rl.config import TrainConfig
@@ -31,8 +40,6 @@ from rl.step import Step
 from rl.tasks import ObservationSpec
 
 ROLLOUT, LEARNING = "rollout.npz", "learning.npz"
-CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
-STANDARDIZATION_FRAMES = 2048
 
 
 class RolloutLearner(Learner):

@@ -17,10 +17,19 @@ from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.schedule import Schedule
-from evaluation.runs.watchers import Column, Watchers
+from evaluation.runs.watchers import Watchers
 from rl import backends
-from rl.algorithms.algorithm import Algorithm, Learner, Part, Setup, epsilon_at, make_optimizer
-from rl.algorithms.dqn import CLIPPING_EVERY, DQN, STANDARDIZATION_FRAMES
+from rl.algorithms.algorithm import (
+    CLIPPING_EVERY,
+    STANDARDIZATION_FRAMES,
+    Algorithm,
+    Learner,
+    Part,
+    Setup,
+    epsilon_at,
+    make_optimizer,
+)
+from rl.algorithms.dqn import DQN
 from rl.algorithms.heads import ExpectedValue
 from rl.backends.same_step import SameStepSegment
 from rl.config import TrainConfig
@@ -98,13 +107,7 @@ class LibraryDQN(Algorithm):
     A subclass makes the library's objects and hands `use` what is looked at from here.
     """
 
-    columns = (
-        Column("epsilon", "epsilon", "epsilon", ".3f"),
-        Column("loss", "loss", "loss", ".4g"),
-        Column("clipped", "clipped", "clipped", ".2%"),
-        Column("replay", "replay", None, "d"),
-        Column("replay_share", None, "replay", ".0%"),
-    )
+    columns = tuple(column for column in DQN.columns if column.stat != "q")  # which a library does not give away
     schedule: ClassVar[Any]  # (config) -> Schedule
     remembers, timing = DQN.remembers, staticmethod(DQN.timing)
     learner: LibraryLearner

@@ -10,7 +10,7 @@ that clips.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -126,8 +126,7 @@ class SB3DQN(LibraryDQN):
     def schedule(config: TrainConfig) -> Schedule:
         """When what is due."""
         plan, n = schedule_of(config), config.env.num_envs
-        values = {field.name: getattr(plan, field.name) for field in fields(plan)}
-        return SB3Schedule(**values | {"shift": max(config.target_interval // n, 1) * n})
+        return SB3Schedule(**vars(plan) | {"shift": max(config.target_interval // n, 1) * n})
 
     def __init__(self, setup: Setup, segment: SameStepSegment) -> None:
         super().__init__(setup, segment)

@@ -14,7 +14,7 @@ observation before its last.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,8 @@ class TianshouDQN(LibraryDQN):
     def schedule(config: TrainConfig) -> Schedule:
         """When what is due."""
         plan = schedule_of(config)
-        values = {field.name: getattr(plan, field.name) for field in fields(plan)}
         renewal = round(config.target_interval / config.train_every * config.gradient_steps)
-        return TianshouSchedule(**values, renewal=max(1, renewal))
+        return TianshouSchedule(**vars(plan), renewal=max(1, renewal))
 
     def __init__(self, setup: Setup, segment: SameStepSegment) -> None:
         super().__init__(setup, segment)

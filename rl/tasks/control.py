@@ -13,27 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.step import Answer, Environments, Step
+from rl.step import Answer, Step, WholeEpisodes
 
 Rows = NDArray[np.float32]
 Ended = Callable[[Rows, Rows], NDArray[np.bool_]]
 
 
-class ControlEnvs(Environments):
+class ControlEnvs(WholeEpisodes):
     """N environments of a control task, with observations (N, 1, d), float32.
 
     Args:
         ended: the task's rule for the end of an episode: (observations (N, d), rewards (N,)) after a step -> (N,).
-        reward_clip: learn from the reward's sign.
-        pool, num_envs, reward_scale: see `Environments`.
+        pool, num_envs, reward_clip, reward_scale: see `WholeEpisodes`.
     """
 
     def __init__(
         self, pool: Any, num_envs: int, ended: Ended, *, reward_clip: bool = False, reward_scale: float = 1.0
     ) -> None:
-        super().__init__(pool, num_envs, reward_scale)
-        self._ended, self._reward_clip = ended, reward_clip
-        self._lives = np.zeros(num_envs, np.int32)
+        super().__init__(pool, num_envs, reward_clip=reward_clip, reward_scale=reward_scale)
+        self._ended = ended
 
     def _started(self, observation: NDArray[Any], info: Mapping[str, Any]) -> NDArray[Any]:
         return np.asarray(observation[:, None], np.float32)
@@ -42,15 +40,4 @@ class ControlEnvs(Environments):
         observation, reward, terminated, _, _ = answer
         ended = over & (terminated | self._ended(observation, reward))
         score = np.where(ignored, np.float32(0), reward)
-        learned = np.sign(score) if self._reward_clip else score
-        return Step(
-            observation=observation[:, None],
-            reward=learned * self._reward_scale,
-            score=score,
-            terminated=ended,
-            truncated=over & ~ended,
-            game_over=over,
-            ignored=ignored,
-            new_game=ignored,
-            lives=self._lives,
-        )
+        return self._record(observation[:, None], score, terminated=ended, over=over, ignored=ignored, new_game=ignored)

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from evaluation.cli.errors import UserError
 from evaluation.cli.user_code import UserCodeError
 from rl.guard import Guard
-from rl.step import Answer, Environments, Step
+from rl.step import Answer, Step, WholeEpisodes
 from rl.tasks.spaces import number_of_actions, observed
 
 
-class OwnEnvs(Environments):
+class OwnEnvs(WholeEpisodes):
     """N environments of a `gymnasium.vector.VectorEnv`; how their observations (N, 1, *frame) are made of its own, says
     `spaces.observed`.
 
@@ -39,9 +39,8 @@ class OwnEnvs(Environments):
         pool: it is closed with this.
         name: of the environment, in messages.
         seed: for the pool's first `reset`.
-        reward_clip: learn from the reward's sign.
         patience: see `Guard`.
-        num_envs, reward_scale: see `Environments`.
+        num_envs, reward_clip, reward_scale: see `WholeEpisodes`.
 
     Attributes:
         spec: what is observed.
@@ -68,12 +67,13 @@ class OwnEnvs(Environments):
         self._observed = observed(pool.single_observation_space, name)
         self.spec = self._observed.spec
         number_of_actions(pool.single_action_space, name)
-        super().__init__(SimpleNamespace(action_space=pool.single_action_space), num_envs, reward_scale)
+        actions = SimpleNamespace(action_space=pool.single_action_space)
+        super().__init__(actions, num_envs, reward_clip=reward_clip, reward_scale=reward_scale)
         self._pool = pool
         self._first_action = int(getattr(pool.single_action_space, "start", 0))
-        self._seed, self._reward_clip = seed, reward_clip
+        self._seed = seed
         self._guard, self._failed = Guard(name, patience), False
-        self._none, self._lives = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.int32)
+        self._none = np.zeros(num_envs, np.bool_)
         self._pause: tuple[NDArray[Any], NDArray[np.bool_]] | None = None  # its observations, and who begins a game
 
     def reset(self) -> NDArray[Any]:
@@ -161,18 +161,7 @@ class OwnEnvs(Environments):
         """The record; rows that are not given are False everywhere."""
         terminated, over, ignored = (rows.get(name, self._none) for name in ("terminated", "over", "ignored"))
         score = np.asarray(reward, np.float32)
-        learned = np.sign(score) if self._reward_clip else score
-        return Step(
-            observation=observation,
-            reward=learned * self._reward_scale,
-            score=score,
-            terminated=terminated,
-            truncated=over & ~terminated,
-            game_over=over,
-            ignored=ignored,
-            new_game=new_game,
-            lives=self._lives,
-        )
+        return self._record(observation, score, terminated=terminated, over=over, ignored=ignored, new_game=new_game)
 
     def _seen(self, observation: Any) -> NDArray[Any]:
         return self._observed.convert(observation)
