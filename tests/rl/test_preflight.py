@@ -138,28 +138,38 @@ def test_a_gpu_must_hold_the_replay_and_what_is_beside_it(tmp_path: Path, monkey
     check_resources(config, torch.device("cuda"), tmp_path / "run")
 
 
+class CheckpointSizes(Watcher):
+    """Bytes of a run's checkpoints at its evaluations, and `about`: those that were foreseen for one."""
+
+    def __init__(self, run: Path) -> None:
+        self._run, self.found = run, list[int]()
+
+    def start(self, info: Mapping[str, Any]) -> None:
+        self.about = info["checkpoint_bytes"]
+
+    def evaluated(self, event: Any) -> None:
+        folders = (self._run / "checkpoints").glob("0*")
+        self.found.extend(sum(file.stat().st_size for file in one.rglob("*")) for one in folders)
+
+
+def asked_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes that runs will have asked for from now on."""
+    asked: list[int] = []
+    monkeypatch.setattr("evaluation.runs.resources.check_disk", lambda path, needed, *more: asked.append(needed))
+    return asked
+
+
 def test_preflight_asks_for_what_the_run_will_need(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr("evaluation.runs.resources.check_disk", lambda path, needed, *more: asked.append(needed))
-    sizes: list[int] = []
-
-    class Look(Watcher):
-        def start(self, info: Mapping[str, Any]) -> None:
-            self.about = info["checkpoint_bytes"]
-
-        def evaluated(self, event: Any) -> None:
-            folders = (tmp_path / "run" / "checkpoints").glob("0*")
-            sizes.extend(sum(file.stat().st_size for file in one.rglob("*")) for one in folders)
-
-    look = Look()
+    asked = asked_of_the_disk(monkeypatch)
+    look = CheckpointSizes(tmp_path / "run")
     train(
         catch_config(tmp_path / "run", replay_size=1_000_000, evaluation={"interval": 900}), watchers=[look]
     )  # a replay of which the run fills 2,000
-    assert max(sizes) < look.about < 3 * max(sizes) + 500_000
+    assert max(look.found) < look.about < 3 * max(look.found) + 500_000
     left = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
-    assert left + 2 * max(sizes) < asked[0] < 5_000_000
+    assert left + 2 * max(look.found) < asked[0] < 5_000_000
     config = TrainConfig.preset("control", game="CartPole", total_steps=2_000)
     check_resources(config, torch.device("cpu"), tmp_path / "none")
     assert asked[-1] < 3_000_000  # 205 MB before

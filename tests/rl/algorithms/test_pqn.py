@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from evaluation.cli.errors import UserError
 from evaluation.runs.run_folder import load_config, load_summary, read_metrics, read_series
 from evaluation.runs.trainer_protocol import EvaluationResult
-from evaluation.runs.watchers import Watcher
 from rl import TrainConfig, load_agent, train
 from rl.algorithms.algorithm import Setup
 from rl.algorithms.pqn import PQN, RolloutLearner
@@ -22,6 +20,7 @@ from rl.step import Environments
 from rl.tasks import ObservationSpec
 from rl.trainer import Trainer, schedule_of
 from tests.rl.catch import SIZE
+from tests.rl.test_preflight import CheckpointSizes, asked_of_the_disk
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,21 +124,10 @@ def test_resumed_in_mid_rollout_is_the_uninterrupted_run_bit_for_bit(
 def test_checkpoints_are_small_and_preflight_knows(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr("evaluation.runs.resources.check_disk", lambda path, needed, *more: asked.append(needed))
-    sizes: list[int] = []
-
-    class Look(Watcher):
-        def start(self, info: Mapping[str, Any]) -> None:
-            self.about = info["checkpoint_bytes"]
-
-        def evaluated(self, event: Any) -> None:
-            folders = (tmp_path / "run" / "checkpoints").glob("0*")
-            sizes.extend(sum(file.stat().st_size for file in one.rglob("*")) for one in folders)
-
-    look = Look()
+    asked = asked_of_the_disk(monkeypatch)
+    look = CheckpointSizes(tmp_path / "run")
     train(catch_config(tmp_path / "run"), watchers=[look])
-    assert max(sizes) < look.about < max(sizes) + 500_000
+    assert max(look.found) < look.about < max(look.found) + 500_000
     check_resources(TrainConfig.preset("pqn-quick"), torch.device("cpu"), tmp_path / "none")
     assert asked[-1] < 100e6  # that of `quick` is above 1 GB
     monkeypatch.setattr("evaluation.runs.resources.available_memory", lambda *a, **k: 1_000_000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from rl.step import Step
 from rl.tasks import ObservationSpec
 from rl.tasks.atari import AtariEnvs
 from rl.trainer import schedule_of
-from tests.rl.replay.test_replay import scripts
-from tests.rl.tasks.scripted_env import FRAME_SHAPE, Event, Game, ScriptedPool, game
+from tests.rl.replay.test_replay import draw_games
+from tests.rl.tasks.scripted_env import FRAME_SHAPE, Game, ScriptedPool, game
 
 GAMMA, ACTIONS, STACK = 0.9, 3, 2
 
@@ -227,10 +226,7 @@ def test_learns_from_what_the_actor_saw(data: st.DataObject) -> None:
     algorithm = make(num_envs, rollout_steps=rollout_steps, minibatches=minibatches, epochs=epochs, td_lambda=td_lambda)
     player = Player(algorithm, num_envs)
     for run in range(data.draw(st.integers(1, 3), "runs")):
-        one_life = st.lists(scripts(), min_size=1, max_size=3)
-        games = data.draw(st.lists(one_life, min_size=num_envs, max_size=num_envs), "games")
-        games = [[g if g[-1].game_over or g[-1].limit else [*g, Event(game_over=True)] for g in s] for s in games]
-        games = [[[dataclasses.replace(e, dies_in_reset=False) for e in g] for g in script] for script in games]
+        games = draw_games(data, num_envs, resets=False)
         player.start(games, run=run, episodic_life=data.draw(st.booleans(), "episodic life"))
         for _ in range(data.draw(st.integers(0, 25), "steps")):
             player.step()

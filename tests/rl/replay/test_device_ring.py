@@ -15,8 +15,8 @@ from rl.replay.device_ring import DeviceReplay
 from rl.replay.ring import FrameReplay, Layout
 from rl.tasks.atari import AtariEnvs
 from tests.rl.replay.replay_oracle import GAMMA, Actor, check, same
-from tests.rl.replay.test_replay import scripts
-from tests.rl.tasks.scripted_env import FRAME_SHAPE, Event, ScriptedPool, game
+from tests.rl.replay.test_replay import draw_games
+from tests.rl.tasks.scripted_env import FRAME_SHAPE, ScriptedPool, game
 
 
 def beside(actor: Actor) -> None:
@@ -49,10 +49,7 @@ def test_what_the_device_draws_is_what_the_actor_saw(data: st.DataObject) -> Non
     replay = DeviceReplay(Layout(slots * num_envs, num_envs, FRAME_SHAPE, stack, n_step, GAMMA))
     actor = Actor(replay, num_envs)
     for run in range(data.draw(st.integers(1, 3), "runs")):
-        games = data.draw(st.lists(st.lists(scripts(), min_size=1, max_size=3), min_size=num_envs, max_size=num_envs))
-        if not episodic_life:
-            games = [[[dataclasses.replace(e, dies_in_reset=False) for e in g] for g in script] for script in games]
-            games = [[g if g[-1].game_over or g[-1].limit else [*g, Event(game_over=True)] for g in s] for s in games]
+        games = draw_games(data, num_envs, resets=episodic_life)
         actor.start(AtariEnvs(ScriptedPool(games, stack=stack, episodic_life=episodic_life, run=run), num_envs,
                               episodic_life=episodic_life))  # fmt: skip
         for _ in range(data.draw(st.integers(0, 30), "steps")):

@@ -142,6 +142,16 @@ def scripts(draw: st.DrawFn) -> Game:
     return game if dies is None else game[: dies + 1]
 
 
+def draw_games(data: st.DataObject, num_envs: int, *, resets: bool) -> list[list[Game]]:
+    """Scripts of `num_envs` environments; without `resets` at lost lives no game ends in one."""
+    one_life = st.lists(scripts(), min_size=1, max_size=3)
+    games = data.draw(st.lists(one_life, min_size=num_envs, max_size=num_envs), "games")
+    if resets:
+        return games
+    games = [[[dataclasses.replace(e, dies_in_reset=False) for e in g] for g in script] for script in games]
+    return [[g if g[-1].game_over or g[-1].limit else [*g, Event(game_over=True)] for g in s] for s in games]
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_every_sampled_transition_is_what_the_actor_saw(data: st.DataObject) -> None:
@@ -152,11 +162,7 @@ def test_every_sampled_transition_is_what_the_actor_saw(data: st.DataObject) -> 
     replay = FrameReplay(Layout(slots * num_envs, num_envs, FRAME_SHAPE, stack, n_step, GAMMA))
     actor = Actor(replay, num_envs)
     for run in range(data.draw(st.integers(1, 3), "runs")):
-        one_life = st.lists(scripts(), min_size=1, max_size=3)
-        games = data.draw(st.lists(one_life, min_size=num_envs, max_size=num_envs), "games")
-        if not episodic_life:  # deaths in a reset need resets
-            games = [[[dataclasses.replace(e, dies_in_reset=False) for e in g] for g in script] for script in games]
-            games = [[g if g[-1].game_over or g[-1].limit else [*g, Event(game_over=True)] for g in s] for s in games]
+        games = draw_games(data, num_envs, resets=episodic_life)
         pool = ScriptedPool(games, stack=stack, episodic_life=episodic_life, run=run)
         actor.start(AtariEnvs(pool, num_envs, episodic_life=episodic_life))
         for _ in range(data.draw(st.integers(0, 40), "steps")):
