@@ -154,53 +154,6 @@ def test_options_that_a_preset_has_for_a_game_go_below_those_that_are_given(name
         assert TrainConfig.preset(name, game="no such game").total_steps == TrainConfig.preset(name).total_steps
 
 
-def test_an_algorithm_has_presets_of_its_own() -> None:
-    for options, expected in (
-        ({}, "quick"),
-        ({"algorithm": "pqn"}, "pqn-quick"),
-        ({"algorithm": "pqn", "game": "Breakout"}, "pqn-quick"),
-        ({"algorithm": "pqn", "game": "cartpole"}, "pqn-control"),
-        ({"algorithm": "dqn", "game": "cartpole"}, "control"),
-        ({"algorithm": "sarsa"}, "quick"),
-    ):
-        assert TrainConfig.default_preset(options) == expected
-    for name in TrainConfig.PRESETS:
-        assert TrainConfig.preset(name).algorithm == ("pqn" if name.startswith("pqn") else "dqn")
-    paper = TrainConfig.preset("pqn")
-    assert (paper.rollout, paper.pqn.epochs, paper.pqn.minibatches, paper.pqn.td_lambda) == (4_096, 2, 32, 0.65)
-    assert (paper.env.height, paper.network.channels, paper.network.layer_norm) == (84, [32, 64, 64], True)
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        ({"algorithm": "pqn", "replay_size": 5_000}, "--replay-size 5000: only dqn has this option"),
-        ({"algorithm": "pqn", "n_step": 1}, "--n-step 1: only dqn has this option"),  # the default, but given
-        ({"algorithm": "pqn", "learning_starts": 80_000, "game": "cartpole"}, "--learning-starts 80000: only dqn has"),
-        ({"pqn": {"epochs": 3}}, "--pqn.epochs 3: only pqn has this option: --algorithm pqn, or leave it out"),
-        ({"pqn": {"minibatches": 32}}, "--pqn.minibatches 32: only pqn has this option"),
-        ({"algorithm": "pqn", "pqn": {"minibatches": 7}}, "--pqn.minibatches 7: must divide the 2048 transitions"),
-        ({"algorithm": "pqn", "pqn": {"rollout_steps": 1}}, "pqn.rollout_steps 1: must be at least 2"),
-        (
-            {"algorithm": "pqn", "env": {"protocol": "control"}, "game": "cartpole", "double": False},
-            "--double false: only",
-        ),
-    ],
-)
-def test_an_algorithms_options_are_refused_for_another(options: dict[str, Any], line: str) -> None:
-    with pytest.raises(UserError) as caught:
-        TrainConfig.preset(**options).validate()
-    assert str(caught.value).removeprefix("TrainConfig.preset: ").startswith(line)
-    assert "\n" not in str(caught.value)
-
-
-def test_another_algorithms_preset_is_refused_by_name() -> None:
-    line = invalid(algorithm="pqn")
-    assert line.endswith("--algorithm dqn, or leave it out (--preset pqn-quick is pqn's)")
-    with pytest.raises(UserError, match=r"--env.protocol classic: .* protocol is control \(--preset pqn-control\)"):
-        TrainConfig.preset("pqn-quick", game="cartpole").validate()
-
-
 def test_longer_runs_keep_a_presets_schedules() -> None:
     config = TrainConfig.preset("quick", total_steps=5_000_000)
     assert config == dataclasses.replace(TrainConfig.preset("quick"), total_steps=5_000_000)
@@ -343,15 +296,6 @@ def test_the_layers_that_are_counted_are_those_of_the_network() -> None:
         assert f"the network has {count} layers" in invalid(network=options | {"spectral_norm": [count + 1]})
 
 
-@pytest.mark.parametrize("flag", ["--head.name c51", "--network.noisy true"])
-def test_what_only_dqn_learns_is_refused_elsewhere(flag: str) -> None:
-    path, _, value = flag.removeprefix("--").partition(" ")
-    group, _, name = path.partition(".")
-    config = TrainConfig.preset("pqn-quick", **{group: {name: value == "true" or value}})
-    with pytest.raises(UserError, match=f"{flag}: only dqn has this option"):
-        config.validate()
-
-
 def test_the_game_gets_its_canonical_name() -> None:
     config = TrainConfig.preset("quick", game="space_invaders")
     config.validate()
@@ -428,18 +372,3 @@ def test_configurations_of_earlier_versions_are_read(tmp_path: Path) -> None:
     config.validate()
     assert config.optimizer.options() == {"eps": 1e-5}
     assert differences(values, config.to_dict()) == {}
-
-
-def test_pqn_has_a_start_for_every_family() -> None:
-    for options in ({"game": "Pong"}, {"game": "CartPole"}, {"game": "gym:CartPole-v1"}):
-        config = TrainConfig.preset(algorithm="pqn", **options)  # type: ignore[arg-type]
-        config.validate()
-        assert config.algorithm == "pqn"
-
-
-@pytest.mark.parametrize("flag", ["--network.standardize true", "--network.kind impala"])
-def test_vectors_have_no_options_of_pictures(flag: str) -> None:
-    path, _, value = flag.removeprefix("--network.").partition(" ")
-    config = TrainConfig.preset(game="gym:CartPole-v1", network={path: value == "true" or value})
-    with pytest.raises(UserError, match=f"{flag}: gym:CartPole-v1 shows vectors"):
-        config.validate()
