@@ -6,23 +6,20 @@ steps, or with those of the preset that is named.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.started import started
 from evaluation.cli.errors import UserError
-from evaluation.runs.run_folder import RunFolder
-from evaluation.runs.watchers import Watchers
 from rl import backends
 from rl.config import TrainConfig
 from rl.evaluate import Policy
-from rl.preflight import choose
 
 BURN_IN = 2_000  # environment steps before the clock starts, half of them without updates
 REPLAY = 20_000
@@ -78,18 +75,9 @@ class Ours:
 
     def __init__(self, setting: Setting, optimizer: str, precision: str, backend: str = backends.NATIVE) -> None:
         config = setting.config(precision=precision, backend=backend, optimizer={"name": optimizer})
-        config.validate()
-        self.config, _ = choose(config, None)
-        self._folder = tempfile.TemporaryDirectory()
-        self._run = RunFolder(
-            Path(self._folder.name) / "run",
-            self.config.to_dict(),
-            seeds={"seed": self.config.seed},
-            device=setting.device,
-            tensorboard=False,
-        )
-        self._trainer = backends.trainer(config)(self.config, self._run, torch.device(setting.device), Watchers())
-        self._trainer.start()
+        self._stack = ExitStack()
+        self._trainer = self._stack.enter_context(started(config))
+        self.config = self._trainer.config
 
     def advance(self, steps: int) -> int:
         trainer, start = self._trainer, self._trainer.step
@@ -105,9 +93,7 @@ class Ours:
 
     def close(self) -> None:
         """Close the environments and remove the temporary run folder."""
-        self._trainer.close()
-        self._run.close()
-        self._folder.cleanup()
+        self._stack.close()
 
 
 class StableBaselines3:

@@ -28,14 +28,13 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before a device i
 import numpy as np
 import torch
 
-from evaluation.runs.run_folder import RunFolder, read_metrics
-from evaluation.runs.watchers import Watchers
+from benchmarks.started import started
+from evaluation.runs.run_folder import read_metrics
 from rl import algorithms, train
 from rl.algorithms.dqn import QLearner
 from rl.algorithms.resident import Resident
 from rl.config import TrainConfig
 from rl.device import current, deterministic
-from rl.preflight import choose
 from rl.profile import NoProfile
 from rl.replay.device_ring import DeviceReplay
 from rl.replay.prioritized import Prioritized
@@ -334,17 +333,8 @@ def trainer_of(setting: Setting, algorithm: str, num_envs: int | None, **options
     elif num_envs is not None:
         options["env"] = {"num_envs": num_envs}
     config = TrainConfig.preset(algorithm, **options, exploration={"steps": 1})
-    config.validate()
-    full, _ = choose(config, None)
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder(Path(folder) / "run", full.to_dict(), seeds={"seed": 1}, device=full.device, tensorboard=False)
-        trainer = Trainer(full, run, setting.device, Watchers())
-        trainer.start()
-        try:
-            yield trainer
-        finally:
-            trainer.close()
-            run.close()
+    with started(config) as trainer:
+        yield trainer
 
 
 def forward(trainer: Trainer, steps: int) -> None:

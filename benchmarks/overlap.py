@@ -10,20 +10,16 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 
+from benchmarks.started import started
 from evaluation.cli.errors import main_guard
 from evaluation.cli.parser import Flags
-from evaluation.runs.run_folder import RunFolder
-from evaluation.runs.watchers import Watchers
 from rl.config import TrainConfig
-from rl.trainer import Trainer
 
 
 class Contestant:
@@ -44,11 +40,7 @@ class Contestant:
             exploration={"steps": 1},  # act greedily from the start, as for most of a run
             gradients={"enabled": False},
         )
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        run = stack.enter_context(RunFolder(folder, self.config.to_dict(), seeds={}, device="cpu", tensorboard=False))
-        self._trainer = Trainer(self.config, run, torch.device("cpu"), Watchers())
-        stack.callback(self._trainer.close)
-        self._trainer.start()
+        self._trainer = stack.enter_context(started(self.config))
 
     def rollout(self) -> None:
         """Play one rollout, and learn from it or from the last one."""
