@@ -27,9 +27,12 @@ def test_what_is_raised_names_the_environment_the_call_and_the_place() -> None:
 
 
 def test_a_late_answer_is_told_and_the_call_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    patient = Guard("older", 60.0)
+    time.sleep(0.1)  # the thread that looks has laid down for a second by now
     guard = Guard("maze", 0.2)
     with guard.call("step"):
         time.sleep(0.7)
+    assert patient.calls == 0
     told = capsys.readouterr().err.splitlines()
     assert told
     assert told[0].startswith("maze has not answered for ")

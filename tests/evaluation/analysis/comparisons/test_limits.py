@@ -36,3 +36,14 @@ def test_no_interval_passes_what_a_task_can_give(tmp_path):
     of_all = [row.value for row in result.aggregates if row.statistic != "optimality_gap"]
     to = REFERENCES["MountainCar"]
     assert max(one.high for one in of_all) <= (600 - to.low) / (to.high - to.low)
+
+
+def test_normalized_intervals_end_there_too(tmp_path):
+    """CartPole's 500 is 1, and its t quantiles would go beyond."""
+    scores = [500.0, 500.0, 100.0]
+    planned = [run for name in ("adam", "asgc") for run in runs(name, scores, "CartPole")]
+    result = compare(
+        dataset.load(write_study(tmp_path / "tiny", planned)), baseline="adam", how=Bootstrap(repetitions=300)
+    )
+    highest = [row.value.high for row in result.aggregates if row.statistic != "optimality_gap"]
+    assert max(highest) == 1.0
