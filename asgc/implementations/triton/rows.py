@@ -175,7 +175,7 @@ def store_rule(k, o, steps, fresh):
 
 @triton.jit
 def open_rows(
-    layers, rows, grads, fresh, options, partial, coefficients, keys, SUMS: tl.constexpr, CHUNK: tl.constexpr
+    layers, rows, grads, fresh, group_options, partial, coefficients, keys, SUMS: tl.constexpr, CHUNK: tl.constexpr
 ):
     """Before the main pass: first statistics, threshold, noise and the rule's coefficients of every row.
 
@@ -187,7 +187,7 @@ def open_rows(
     index = tl.load(record + ROW_LAYER)
     if tl.load(grads + index) != 0:
         layer = layers + index * LAYER_FIELDS
-        o = options + tl.load(layer + LAYER_GROUP) * OPTIONS
+        o = group_options + tl.load(layer + LAYER_GROUP) * OPTIONS
         units = tl.load(layer + LAYER_UNITS)
         stats = tl.load(layer + LAYER_STATS).to(tl.pointer_type(tl.float32)) + tl.load(record + ROW_UNIT)
         steps = tl.load(tl.load(layer + LAYER_STEP).to(tl.pointer_type(tl.float32))).to(tl.float64)
@@ -277,14 +277,14 @@ def open_rows(
 
 
 @triton.jit
-def close_rows(layers, rows, grads, options, partial, coefficients, unseen, CHUNK: tl.constexpr):
+def close_rows(layers, rows, grads, group_options, partial, coefficients, unseen, CHUNK: tl.constexpr):
     """After the main pass: statistics (value mode), figures for diagnostics, step counts."""
     row = tl.program_id(0).to(tl.int64)
     record = rows + row * ROW_FIELDS
     index = tl.load(record + ROW_LAYER)
     if tl.load(grads + index) != 0:
         layer = layers + index * LAYER_FIELDS
-        o = options + tl.load(layer + LAYER_GROUP) * OPTIONS
+        o = group_options + tl.load(layer + LAYER_GROUP) * OPTIONS
         units = tl.load(layer + LAYER_UNITS)
         unit = tl.load(record + ROW_UNIT)
         stats = tl.load(layer + LAYER_STATS).to(tl.pointer_type(tl.float32)) + unit

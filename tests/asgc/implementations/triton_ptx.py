@@ -8,30 +8,40 @@ import json
 import sys
 from typing import Any
 
-import triton
+import torch
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from asgc.implementations.cpu.layer_structs import RULE_CODES
 from asgc.implementations.triton import fields, kernels, rows
 from asgc.implementations.triton.device_table import TILE, WARPS
 from asgc.implementations.triton.triton_step import CHUNK
 
-POINTERS = {"coefficients": "*fp32", "partial": "*fp64", "options": "*fp64"}
-POINTERS |= {"keys": "*i32", "unseen": "*i32"}  # all others are int64
+POINTERS = {"coefficients": torch.float32, "partial": torch.float64, "group_options": torch.float64}
+POINTERS |= {"keys": torch.int32, "unseen": torch.int32}  # all others are int64
 
 
-def ptx(kernel: Any, capability: int, **constants: Any) -> str:
-    names = [name for name in kernel.arg_names if name not in constants]
-    source = ASTSource(
-        fn=kernel,
-        signature={name: POINTERS.get(name, "*i64") for name in names} | dict.fromkeys(constants, "constexpr"),
-        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
-        attrs={(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in names},
-    )
-    options = {"num_warps": WARPS, "enable_fp_fusion": False}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+class NoGPU:
+    """What a launch asks the driver for until the kernel is compiled."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+
+def ptx(kernel: Any, **constants: Any) -> str:
+    """The way of a launch, which binds the arguments by name, up to the machine code."""
+    pointers = [POINTERS.get(name, torch.int64) for name in kernel.arg_names if name not in constants]
+    compiled = kernel.warmup(*pointers, grid=(1,), num_warps=WARPS, enable_fp_fusion=False, **constants)
     assert compiled.asm["cubin"]  # ptxas took it
     text: str = compiled.asm["ptx"]
     return text
@@ -73,5 +83,6 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    made = {name: ptx(kernel, int(sys.argv[1]), **constants) for name, (kernel, constants) in VARIANTS.items()}
+    driver.set_active(NoGPU(int(sys.argv[1])))
+    made = {name: ptx(kernel, **constants) for name, (kernel, constants) in VARIANTS.items()}
     print(json.dumps(made))
