@@ -32,7 +32,10 @@ from benchmarks.started import started
 from evaluation.runs.run_folder import read_metrics
 from rl import algorithms, train
 from rl.algorithms.dqn import QLearner
-from rl.algorithms.resident import Resident
+from rl.algorithms.pqn import RolloutLearner
+from rl.algorithms.resident_dqn import ResidentDQN
+from rl.algorithms.resident_pqn import ResidentPQN
+from rl.algorithms.rollout import Rollout
 from rl.config import TrainConfig
 from rl.device import current, deterministic
 from rl.profile import NoProfile
@@ -44,9 +47,16 @@ from rl.tasks import ObservationSpec
 from rl.trainer import Trainer
 
 AIMS = {"dqn": 10_000, "pqn": 15_000}  # environment steps per second, on an H100 or H200 with 16 cores
+SPEEDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("dqn", "dqn", {}),
+    ("dqn, 64 environments, overlap", "dqn", {"env": {"num_envs": 64}, "overlap": True}),
+    ("dqn, 64, overlap, compile", "dqn", {"env": {"num_envs": 64}, "overlap": True, "compile": True}),
+    ("pqn", "pqn", {}),
+    ("pqn, overlap, compile", "pqn", {"overlap": True, "compile": True}),
+)
 SIDE = 84
 SMALL = {"precision": "fp32", "network": {"channels": [4], "kernels": [4], "strides": [4], "hidden": 16}}
-ONLY_DQN = ("replay_size", "learning_starts", "train_every", "batch_size", "cuda_graphs")
+ONLY_DQN = ("replay_size", "learning_starts", "train_every", "batch_size")
 RATE = 2.0**-13  # a learning rate that float32 holds: a graph's tensor and a number are the same
 
 
@@ -102,10 +112,12 @@ def checks() -> list[tuple[str, Callable[[Setting], str]]]:
         for prioritized in (False, True):
             name = f"graph = eager, {optimizer}{', prioritized' if prioritized else ''}"
             made.append((name, lambda s, o=optimizer, p=prioritized: graph_equals_eager(s, o, p)))  # type: ignore[misc]
-    made += [("no waiting between logs", no_waiting), ("deterministic twice", deterministic_twice)]
-    made += [(f"speed of dqn, {n} environments", lambda s, n=n: speed(s, "dqn", n)) for n in (16, 64)]  # type: ignore[misc]
-    if "pqn" in algorithms.ALGORITHMS:
-        made.append(("speed of pqn", lambda s: speed(s, "pqn", None)))
+    made.append(("graph = eager, pqn", rollouts_graph_equals_eager))
+    for algorithm in algorithms.ALGORITHMS:
+        made.append((f"no waiting between logs, {algorithm}", lambda s, a=algorithm: no_waiting(s, a)))  # type: ignore[misc]
+        made.append((f"deterministic twice, {algorithm}", lambda s, a=algorithm: deterministic_twice(s, a)))  # type: ignore[misc]
+    for name, algorithm, options in SPEEDS:
+        made.append((f"speed of {name}", lambda s, a=algorithm, o=options: speed(s, a, **o)))  # type: ignore[misc]
     return made
 
 
@@ -217,7 +229,7 @@ def priorities_beside_the_hosts(setting: Setting) -> str:
 
 def graph_equals_eager(setting: Setting, optimizer: str, prioritized: bool) -> str:
     """Parameters, losses and priorities after updates on the same draws, to the last bit."""
-    results, count = [], 12 if setting.small else 60
+    results, count = [], 24 if setting.small else 60
     with deterministic(True):
         for graphs in ("never", "always"):
             config = TrainConfig.preset(
@@ -234,7 +246,7 @@ def graph_equals_eager(setting: Setting, optimizer: str, prioritized: bool) -> s
             priorities = Prioritized(layout.slots * 16, 0.5, 32, setting.device) if prioritized else None
             replay = DeviceReplay(layout, setting.device, priorities)
             fill(replay, 80)
-            resident = Resident(config, learner, replay, count, NoProfile())
+            resident = ResidentDQN(config, learner, replay, count, NoProfile())
             losses = [values["loss"].clone() for _ in range(count // 4) for values in resident.updates(4, 0.4)]
             state = [priorities.tree.flat] if priorities is not None else []
             results.append([*losses, *(p.detach().clone() for p in learner.network.parameters()), *state])
@@ -244,28 +256,60 @@ def graph_equals_eager(setting: Setting, optimizer: str, prioritized: bool) -> s
     return f"{count} updates to the last bit"
 
 
-def no_waiting(setting: Setting) -> str:
+def rollouts_graph_equals_eager(setting: Setting) -> str:
+    """Parameters and losses after updates on one rollout, to the last bit, and what is acted by."""
+    results, count, side = [], 12 if setting.small else 60, 12 if setting.small else SIDE
+    with deterministic(True):
+        for graphs in ("never", "always"):
+            sizes = {"pqn": {"rollout_steps": 8, "minibatches": 2}, "env": {"num_envs": 64}}
+            settings: dict[str, Any] = {**sizes, "optimizer": {"lr": RATE}, **(SMALL if setting.small else {})}
+            config = TrainConfig.preset("pqn", cuda_graphs=graphs, **settings)
+            torch.manual_seed(0)
+            spec, rng = ObservationSpec((4, side, side), np.uint8), np.random.default_rng(0)
+            learner = RolloutLearner(config, 4, spec, setting.device, updates=count)
+            rollout = Rollout(8, 64, spec, 0.99, 0.65, setting.device)
+            step = random_steps(rng, 64, 4, side)
+            rollout.start(step().observation)
+            resident = ResidentPQN(config, learner, [rollout], count, NoProfile())
+            for _ in range(8):
+                best, greedy = resident.look(rollout.newest)
+                rollout.led_to(best)
+                rollout.add(greedy, step())
+            rollout.led_to(best)
+            resident.begin(rollout)
+            rows = resident.rows(torch.from_numpy(rng.integers(8 * 64, size=(count, 256))))
+            losses = [resident.update(rollout, row)["loss"].clone() for row in rows]
+            results.append([*losses, *(p.detach().clone() for p in learner.network.parameters())])
+            results[-1] += [torch.from_numpy(best), torch.from_numpy(greedy)]
+    worst = max(float((a.double() - b.double()).abs().max()) for a, b in zip(*results, strict=True))
+    assert worst == 0, f"they differ by up to {worst:.3g}"
+    return f"{count} updates to the last bit"
+
+
+def no_waiting(setting: Setting, algorithm: str) -> str:
     """torch's own look-out for waits, over steps with updates that nobody records."""
     if not setting.gpu:
         raise Skip("only a GPU can be waited for")
-    with trainer_of(setting, "dqn", 16, gradients={"enabled": False}) as trainer:
-        forward(trainer, 6_000)
+    with trainer_of(setting, algorithm, gradients={"enabled": False}) as trainer:
+        forward(trainer, 10_000)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            forward(trainer, 2_000)
+            forward(trainer, 5_000)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return "2,000 environment steps"
+    return "5,000 environment steps"
 
 
-def deterministic_twice(setting: Setting) -> str:
+def deterministic_twice(setting: Setting, algorithm: str) -> str:
     """All metrics and weights of two whole runs."""
     needs_envpool()
     steps, runs = (200, []) if setting.small else (6_000, [])
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a", "b"):
             path = Path(folder) / name
-            train(TrainConfig.preset("quick", **short(setting, steps), run_dir=str(path), deterministic=True))
+            preset = "quick" if algorithm == "dqn" else "pqn-quick"
+            options = short(setting, steps, algorithm)
+            train(TrainConfig.preset(preset, **options, run_dir=str(path), deterministic=True))
             values = [
                 (row.step, row.split, row.name, row.value) for row in read_metrics(path) if not row.name.endswith("_s")
             ]
@@ -279,9 +323,9 @@ def deterministic_twice(setting: Setting) -> str:
 # Fast -----------------------------------------------------------------------------------------------------------------
 
 
-def short(setting: Setting, steps: int) -> dict[str, Any]:
+def short(setting: Setting, steps: int, algorithm: str) -> dict[str, Any]:
     """Options of a short run."""
-    options = {
+    options: dict[str, Any] = {
         "game": "Pong",
         "device": str(setting.device),
         "total_steps": steps,
@@ -291,15 +335,19 @@ def short(setting: Setting, steps: int) -> dict[str, Any]:
         "evaluation": {"interval": 10**9, "final_episodes": 1},
     }
     small = {"game": "Breakout", "cuda_graphs": "always", "env": {"num_envs": 4}, "train_every": 16, "batch_size": 8}
-    return options | small | SMALL if setting.small else options
+    options |= small | SMALL if setting.small else {}
+    if algorithm == "dqn":
+        return options
+    rollouts = {"pqn": {"rollout_steps": 8, "minibatches": 2}} if setting.small else {}
+    return {name: value for name, value in options.items() if name not in ONLY_DQN} | rollouts
 
 
-def speed(setting: Setting, algorithm: str, num_envs: int | None) -> str:
+def speed(setting: Setting, algorithm: str, **options: Any) -> str:
     """Environment steps per second after the graphs are made, where they go, and the peak of the memory."""
-    seconds = 0.2 if setting.small else 20.0
+    seconds = 0.2 if setting.small else 6.0
     if setting.gpu:
         torch.cuda.reset_peak_memory_stats()
-    with trainer_of(setting, algorithm, num_envs, profile=True) as trainer:
+    with trainer_of(setting, algorithm, profile=True, **options) as trainer:
         forward(trainer, 200 if setting.small else 10_000)
         trainer.profile.clear()
         start, before = time.perf_counter(), trainer.step
@@ -317,21 +365,15 @@ def speed(setting: Setting, algorithm: str, num_envs: int | None) -> str:
 
 
 @contextlib.contextmanager
-def trainer_of(setting: Setting, algorithm: str, num_envs: int | None, **options: Any) -> Iterator[Trainer]:
+def trainer_of(setting: Setting, algorithm: str, **options: Any) -> Iterator[Trainer]:
     """A trainer of Pong in a folder of its own, started; it acts greedily from the start, as late in a run."""
     needs_envpool()
     options = {"game": "Pong", "device": str(setting.device), "tensorboard": False, **options}
     if algorithm == "dqn":
         options |= {"replay_size": 200_000, "learning_starts": 2_000}
     if setting.small:
-        options |= short(setting, 10_000)
-        if algorithm == "dqn":
-            options["learning_starts"] = 100
-        else:
-            options = {name: value for name, value in options.items() if name not in ONLY_DQN}
-            options["pqn"] = {"rollout_steps": 8, "minibatches": 2}
-    elif num_envs is not None:
-        options["env"] = {"num_envs": num_envs}
+        options |= short(setting, 10_000, algorithm)
+        options |= {"learning_starts": 100} if algorithm == "dqn" else {}
     config = TrainConfig.preset(algorithm, **options, exploration={"steps": 1})
     with started(config) as trainer:
         yield trainer

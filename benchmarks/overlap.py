@@ -1,4 +1,4 @@
-"""`python -m benchmarks.overlap`: what PQN gains where the environments step while it learns (`--pqn.overlap`).
+"""`python -m benchmarks.overlap`: what PQN gains where the environments step while it learns (`--overlap`).
 
 Trainings of `pqn-quick` take turns, a rollout each, in one process: in turn and overlapping, with EnvPool on one or two
 threads and torch on one or two. The ratio is that of the medians of wall time, to the fastest one in turn. Wall time
@@ -35,7 +35,7 @@ class Contestant:
             game=game,
             device="cpu",
             tensorboard=False,
-            pqn={"overlap": overlap},
+            overlap=overlap,
             env={"threads": env_threads},
             exploration={"steps": 1},  # act greedily from the start, as for most of a run
             gradients={"enabled": False},

@@ -66,10 +66,14 @@ class TrainConfig(Config):
         None, "channels_last memory format for the convolutions; null: but with bf16 on a CPU, where it is slower"
     )
     compile: bool = option(False, "torch.compile the network")
+    overlap: bool = option(
+        False,
+        "environments step while it learns: faster. DQN: actions lack the updates of the step before; PQN: a rollout "
+        "is learned from during the next one, whose actions come from moving weights, and whose values are older",
+    )
     cuda_graphs: Literal["auto", "always", "never"] = option(
         "auto",
         "updates as CUDA graphs; auto: on a GPU, if the optimizer allows it; always: without a GPU a slow rehearsal",
-        algorithm="dqn",
     )
     deterministic: bool = option(False, "the same numbers in every run on a GPU, too; slower. On a CPU they always are")
     profile: bool = option(False, "tell at the end where the time went, and write profile.json")

@@ -98,18 +98,18 @@ def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """In the block, if `wanted`, torch computes the same numbers in every run of the same program on the same machine
-    (https://docs.pytorch.org/docs/stable/notes/randomness.html); what it cannot so compute is an error.
+    (https://docs.pytorch.org/docs/stable/notes/randomness.html); what it cannot so compute is an error. If not, cuDNN
+    takes the convolutions that it finds fastest by trying.
 
     cuBLAS reads its setting when a device is first used: the block comes before that.
     """
-    if not wanted:
-        yield
-        return
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.benchmark = not wanted
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic = True
     try:
         yield
     finally:

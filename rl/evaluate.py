@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +91,8 @@ def evaluate(
 def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: float | None) -> dict[str, Any]:
     """How scores were made, to be kept beside them; scores with different protocols are never compared."""
     task = tasks.find(game)
+    from asgc import __version__  # imports torch; a checkout on a path of Python's has no metadata
+
     spec = task.observation(env)
     # A field that every score would have were no news: it is there where the actions are not the game's own.
     actions = {"full_actions": True} if env.full_actions else {}
@@ -106,5 +107,5 @@ def signature(game: str, env: EnvConfig, *, episodes: int, seed: int, epsilon: f
         "difficulty": env.difficulty,
         **actions,
         **task.source(env),
-        "version": importlib.metadata.version("asgc"),
+        "version": __version__,
     }

@@ -144,9 +144,3 @@ class PQNConfig:
     shift_every: int = option(
         1, "rollouts between two calls of the optimizer's shift(); 0: none", "[0, 1e9]", algorithm="pqn"
     )
-    overlap: bool = option(
-        False,
-        "environments step while the last rollout is learned from: faster, and actions come from weights that move "
-        "within a rollout; values in its targets are up to a rollout's updates older",
-        algorithm="pqn",
-    )

@@ -64,9 +64,13 @@ class Recording(Watcher):
         event = self._due(update)
         return contextlib.nullcontext() if event is None else self._record(step, update, event, part)
 
-    def watches(self, update: int) -> bool:
-        """Whether update number `update` will be recorded; to be asked before it, of every update in order."""
-        return self._recorder is not None and self._due(update) is not None
+    def watches(self, update: int, count: int = 1) -> bool:
+        """Whether one of the `count` updates from number `update` on will be recorded; to be asked before them, of all
+        updates in order."""
+        if self._recorder is None:
+            return False
+        due = [self._due(update + k) for k in range(count)]
+        return due != [None] * count
 
     def _due(self, update: int) -> str | None:
         assert self._recorder is not None

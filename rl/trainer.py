@@ -114,10 +114,11 @@ class Trainer:
         setup = Setup(config, spec, num_actions, device, self.schedule, watchers.shifted, self.profile)
         self.algorithm: Algorithm = self._make_algorithm(setup)
         self.recording = Recording(config, run.path, self.algorithm, self.schedule)
-        self.algorithm.learner.around_step = lambda part: self.recording.around_step(
-            self.step, self.algorithm.updates, part
+        learner = self.algorithm.learner
+        learner.around_step = lambda part, ahead: self.recording.around_step(
+            self.step, self.algorithm.updates + ahead, part
         )
-        self.algorithm.learner.watched = lambda: self.recording.watches(self.algorithm.updates)
+        learner.watched = lambda count: self.recording.watches(self.algorithm.updates, count)
         watchers.members.append(self.recording)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
         self._watchers = watchers

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import asgc
 from evaluation.cli.config_file import SHIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,10 @@ def brought_by(extra: str) -> set[str]:
         found.add(one.name.lower())
         waiting += map(Requirement, needed)
     return found
+
+
+def test_the_version_is_one() -> None:
+    assert asgc.__version__ == importlib.metadata.version("asgc")
 
 
 @pytest.mark.parametrize("extra", ["dev", "study", "cluster", "tracking"])

@@ -21,10 +21,12 @@ class IntervalMeans:
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor | float]) -> None:
-        """Add one observation of each of these quantities."""
+        """Add one observation of each of these quantities, or all that a tensor holds."""
         for name, value in values.items():
+            count = value.numel() if isinstance(value, Tensor) else 1
+            value = value.sum() if count > 1 else value
             self._sums[name] = self._sums[name] + value if name in self._sums else torch.zeros(()) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+            self._counts[name] = self._counts.get(name, 0) + count
 
     def take(self) -> dict[str, float]:
         """The means since the last call; what has no value yet is left out."""

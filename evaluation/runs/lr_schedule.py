@@ -29,6 +29,11 @@ class LRScheduleConfig:
     decay: float = option(0.1, "step: factor on it at each of them", "[0, 1]")
     warmup: int = option(0, "updates of a warm-up before, update k of n at (k + 1)/n of the rate", "[0, 1e12]")
 
+    @property
+    def moves(self) -> bool:
+        """Whether the rate is ever another than the optimizer's."""
+        return self.name != "constant" or self.warmup > 0
+
     def faults(self) -> Iterator[str]:
         """What is wrong beside each value alone, a line each."""
         if self.name == "exponential" and self.end_factor == 0:
@@ -71,8 +76,7 @@ class LRSchedule:
     def __init__(self, optimizer: Optimizer, config: LRScheduleConfig, updates: int) -> None:
         from torch.optim.lr_scheduler import LambdaLR
 
-        moves = config.name != "constant" or config.warmup > 0
-        self._scheduler = LambdaLR(optimizer, lambda update: factor(config, update, updates)) if moves else None
+        self._scheduler = LambdaLR(optimizer, lambda update: factor(config, update, updates)) if config.moves else None
 
     def step(self) -> None:
         """Comes after each optimizer step."""

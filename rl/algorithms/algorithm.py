@@ -55,9 +55,9 @@ class Learner(ABC):
     Attributes:
         network: the online network; `optimizer` steps its parameters, `head` says what its outputs mean.
         device, precision: where, and "bf16" or "fp32".
-        around_step: called with the samples of each update once its gradients are there; the optimizer steps in the
-            context that it returns.
-        watched: asked before each update whether somebody looks at it.
+        around_step: called with the samples of each update once its gradients are there, and its number after those
+            that are counted; the optimizer steps in the context that it returns.
+        watched: asked before the next so many updates whether somebody looks at one of them.
         profile: told how long the parts of an update take.
     """
 
@@ -69,8 +69,8 @@ class Learner(ABC):
     num_actions: int
 
     def __init__(self) -> None:
-        self.around_step: Callable[[Part], AbstractContextManager[None]] = lambda part: nullcontext()
-        self.watched: Callable[[], bool] = lambda: False
+        self.around_step: Callable[[Part, int], AbstractContextManager[None]] = lambda part, ahead: nullcontext()
+        self.watched: Callable[[int], bool] = lambda count: False
         self.profile: Profile = NoProfile()
 
     def autocast(self) -> torch.autocast:

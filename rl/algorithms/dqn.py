@@ -34,7 +34,7 @@ from rl.algorithms.algorithm import (
     make_optimizer,
 )
 from rl.algorithms.heads import make_head
-from rl.algorithms.resident import Resident
+from rl.algorithms.resident_dqn import ResidentDQN
 from rl.config import TrainConfig
 from rl.networks import QNetwork, build_network
 from rl.noisy import Noise, NoisyLinear
@@ -141,7 +141,7 @@ class QLearner(Learner):
                 loss = self.weighted(losses, part).mean()
             with self.profile(BACKWARD):
                 loss.backward()  # type: ignore[no-untyped-call]
-            with self.profile(STEP), self.around_step(part):
+            with self.profile(STEP), self.around_step(part, 0):
                 self.optimizer.step()
             self.lr_schedule.step()
             if after is not None:
@@ -218,7 +218,12 @@ class QLearner(Learner):
 
 
 class DQN(Algorithm):
-    """Epsilon-greedy acting, a replay, and `gradient_steps` updates every `train_every` environment steps."""
+    """Epsilon-greedy acting, a replay, and `gradient_steps` updates every `train_every` environment steps.
+
+    With `overlap` what is due after a step (updates, a target update) is done while the environments take the next one,
+    for which the actions have been chosen already: they lack it. What is drawn stays the same, and what happens when
+    does not depend on how fast anything is. The run's last step is not learned from.
+    """
 
     columns = (
         Column("epsilon", "epsilon", "epsilon", ".3f"),
@@ -239,12 +244,13 @@ class DQN(Algorithm):
         self.replay_rng = np.random.default_rng(seeding.derive(config.seed, "replay"))
         updates = setup.schedule.all_updates
         self.learner = QLearner(config, setup.num_actions, setup.spec, setup.device, updates)
-        self._resident: Resident | None = None
+        self._resident: ResidentDQN | None = None
         self.replay = self._make_replay(setup)
         self._means = IntervalMeans()
+        self._owed: int | None = None  # the environment step whose updates are to come
         self.learner.profile = self._profile = setup.profile
         if isinstance(self.replay, DeviceReplay):
-            self._resident = Resident(config, self.learner, self.replay, updates, setup.profile)
+            self._resident = ResidentDQN(config, self.learner, self.replay, updates, setup.profile)
 
     def _make_replay(self, setup: Setup) -> FrameReplay:
         config, device = setup.config, setup.device
@@ -289,6 +295,18 @@ class DQN(Algorithm):
     def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:
         with self._profile(UPLOAD):
             self.replay.add(actions, result)
+        self._owed = step
+        if not self.config.overlap:
+            self._settle()
+
+    def meanwhile(self) -> None:
+        if self._owed is not None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Do what is due after the step that was taken in last."""
+        step, self._owed = self._owed, None
+        assert step is not None
         self.learn(self._schedule.updates(step))
         if self._schedule.due(step, self._schedule.shift):
             self.learner.sync_target()
@@ -309,9 +327,10 @@ class DQN(Algorithm):
         while self.updates < due:
             for values in self._updates(min(due - self.updates, at_once)):
                 self._means.add(values)
-                if self.updates % CLIPPING_EVERY == 0:
+                count = values["loss"].numel()
+                if -self.updates % CLIPPING_EVERY < count:
                     self._means.add(look(self.learner.optimizer))
-                self.updates += 1
+                self.updates += count
 
     def _updates(self, count: int) -> Iterator[dict[str, Tensor]]:
         """Updates on transitions that are drawn together."""
@@ -334,6 +353,7 @@ class DQN(Algorithm):
         return start + (1 - start) * min(1.0, self.updates / max(1, self._schedule.all_updates))
 
     def cut(self) -> None:
+        self.meanwhile()
         self.replay.cut()
 
     def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
@@ -352,6 +372,7 @@ class DQN(Algorithm):
     def state_dict(self) -> dict[str, Any]:
         return {
             "updates": self.updates,
+            "owed": self._owed,
             "interval": self._means.state_dict(),
             "rng": self.rng.bit_generator.state,
             "replay_rng": self.replay_rng.bit_generator.state,
@@ -361,6 +382,7 @@ class DQN(Algorithm):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.updates = state["updates"]
+        self._owed = state.get("owed")
         self._means.load_state_dict(state["interval"])
         self.rng.bit_generator.state = state["rng"]
         self.replay_rng.bit_generator.state = state["replay_rng"]

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
-from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.interval_means import IntervalMeans, clipping, clipping_on_device
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
+from rl import graphs
+from rl.algorithms import resident
 from rl.algorithms.algorithm import (
     CLIPPING_EVERY,
     STANDARDIZATION_FRAMES,
@@ -32,10 +34,11 @@ from rl.algorithms.algorithm import (
     make_optimizer,
 )
 from rl.algorithms.heads import ExpectedValue
-from rl.algorithms.rollout import Floats, Rollout
+from rl.algorithms.resident_pqn import ResidentPQN
+from rl.algorithms.rollout import Rollout
 from rl.config import TrainConfig
 from rl.networks import QNetwork, build_network
-from rl.profile import BACKWARD, FORWARD, STEP
+from rl.profile import BACKWARD, FORWARD, STEP, UPLOAD
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
@@ -61,7 +64,7 @@ class RolloutLearner(Learner):
         self.network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
-        self._td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
+        self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def update(self, part: Part) -> dict[str, Tensor]:
         """One gradient step on observations (B, stack, ...), actions (B,) and lambda returns (B,).
@@ -71,11 +74,11 @@ class RolloutLearner(Learner):
         """
         self.optimizer.zero_grad(set_to_none=True)
         with self.profile(FORWARD):
-            losses, q = self._td_losses(part)
+            losses, q = self.td_losses(part)
             loss = losses.mean()
         with self.profile(BACKWARD):
             loss.backward()  # type: ignore[no-untyped-call]
-        with self.profile(STEP), self.around_step(part):
+        with self.profile(STEP), self.around_step(part, 0):
             self.optimizer.step()
         self.lr_schedule.step()
         return {"loss": loss.detach(), "q": q.detach().mean()}
@@ -140,7 +143,10 @@ class PQN(Algorithm):
         self._batch_size = config.rollout // config.pqn.minibatches
         self._order = np.empty((0, self._batch_size), np.int64)  # transitions of the updates to come, (updates, B)
         self._means = IntervalMeans()
-        self.learner.profile = setup.profile
+        self.learner.profile = self._profile = setup.profile
+        self._resident: ResidentPQN | None = None
+        if resident.wanted(config, setup.device):
+            self._resident = ResidentPQN(config, self.learner, rollouts, updates, setup.profile)
 
     @staticmethod
     def timing(config: TrainConfig) -> dict[str, Any]:
@@ -161,28 +167,40 @@ class PQN(Algorithm):
         return self.updates * self._batch_size
 
     def start(self, observation: NDArray[Any]) -> None:
-        self.rollout.start(torch.from_numpy(observation))
+        self.rollout.start(observation)
 
     def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
-        values = self.learner.values(self.rollout.newest)
-        self.rollout.led_to(_best(values))
-        return self.learner.act(observation, epsilon_at(step, self.config.exploration), self.rng, values)
+        greedy = self._look()
+        return self.learner.explore(
+            len(observation), epsilon_at(step, self.config.exploration), self.rng, lambda: greedy
+        )
+
+    def _look(self) -> NDArray[np.int64]:
+        """The greedy actions (N,) for the newest observations, whose values the last step's returns get."""
+        if self._resident is not None:
+            best, greedy = self._resident.look(self.rollout.newest)
+        else:
+            values = self.learner.values(self.rollout.newest)
+            best, greedy = values.amax(1).cpu().numpy(), values.argmax(1).cpu().numpy()
+        self.rollout.led_to(best)
+        return greedy
 
     def meanwhile(self) -> None:
-        if self.config.pqn.overlap and len(self._order):
+        if self.config.overlap and len(self._order):
             self._learn(-(-len(self._order) // (self.config.pqn.rollout_steps - self.rollout.position)))
 
     def advance(self, actions: NDArray[np.int64], result: Step, step: int) -> None:
-        self.rollout.add(actions, result)
+        with self._profile(UPLOAD):
+            self.rollout.add(actions, result)
         if self.rollout.full:
-            self.rollout.led_to(_best(self.learner.values(self.rollout.newest)))
+            self._look()
             self._begin()
-            if not self.config.pqn.overlap:
+            if not self.config.overlap:
                 self._learn(len(self._order))
             self.rollout.follow(self._learning)
 
     def cut(self) -> None:
-        self.rollout.led_to(_best(self.learner.values(self.rollout.newest)))
+        self._look()
         self.rollout.cut()
 
     def values(self, observation: NDArray[Any]) -> Tensor:
@@ -211,16 +229,19 @@ class PQN(Algorithm):
     def _prepare(self) -> None:
         """Put what the updates are made of on the device."""
         rollout, device = self._learning, self.learner.device
+        if self._resident is not None:
+            return self._resident.begin(rollout)
         flat = (torch.from_numpy(rollout.action).to(device), torch.from_numpy(rollout.returns()).to(device))
         self._samples: Part = tuple(tensor.flatten(0, 1) for tensor in (rollout.observation[:-1], *flat))
 
     def _learn(self, count: int) -> None:
         """The next `count` updates."""
-        rows = torch.from_numpy(self._order[:count]).to(self.learner.device)
-        for row in rows:
-            self._means.add(self.learner.update(tuple(tensor[row] for tensor in self._samples)))
+        rows = torch.from_numpy(self._order[:count])
+        look = clipping if self._resident is None else clipping_on_device
+        for row in rows if self._resident is None else self._resident.rows(rows):
+            self._means.add(self._update(row))
             if self.updates % CLIPPING_EVERY == 0:
-                self._means.add(clipping(self.learner.optimizer))
+                self._means.add(look(self.learner.optimizer))
             self.updates += 1
         self._order = self._order[count:]
         each = self.config.pqn.shift_every * self.config.pqn.epochs * self.config.pqn.minibatches
@@ -228,7 +249,14 @@ class PQN(Algorithm):
             self.learner.shift()
             self._shifted(self.updates)
 
+    def _update(self, row: Tensor) -> dict[str, Tensor]:
+        if self._resident is not None:
+            return self._resident.update(self._learning, row)
+        return self.learner.update(tuple(tensor[row] for tensor in self._samples))
+
     def training_values(self, step: int) -> dict[str, float]:
+        if self._resident is not None:
+            clipping(self.learner.optimizer)  # replays do not look for gradients that are never finite; this does
         scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
         return self._means.take() | scheduled
 
@@ -249,6 +277,10 @@ class PQN(Algorithm):
         self.order_rng.bit_generator.state = state["order_rng"]
         self._order = state["order"].cpu().numpy()
         self.learner.load_state_dict(state["learner"])
+        if self._resident is None:
+            graphs.prepare(self.learner.optimizer, self.learner.device, captured=False)  # it may come from a GPU
+        else:
+            self._resident.loaded()
 
     def save(self, folder: Path) -> None:
         self.rollout.save(folder / ROLLOUT)
@@ -264,10 +296,4 @@ class PQN(Algorithm):
 
 def _rollouts(config: TrainConfig) -> int:
     """Rollouts in memory."""
-    return 2 if config.pqn.overlap else 1
-
-
-def _best(values: Tensor) -> Floats:
-    """max_a Q (N,) of values (N, A)."""
-    best: Floats = values.amax(dim=1).cpu().numpy()
-    return best
+    return 2 if config.overlap else 1

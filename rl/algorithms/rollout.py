@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from rl.device import Upload
 from rl.step import Step
 from rl.tasks import ObservationSpec
 
@@ -80,6 +82,8 @@ class Rollout:
         shape = (steps, num_envs)
         dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
         self.observation = torch.empty((steps + 1, num_envs, *spec.shape), dtype=dtype, device=device)
+        fields = {"o": ((num_envs, *spec.shape), spec.dtype)}
+        self._upload = Upload(fields, self.observation.device) if self.observation.device.type != "cpu" else None
         self.action = np.zeros(shape, np.int64)
         self.reward = np.zeros(shape, np.float32)
         self.next_value = np.zeros(shape, np.float32)
@@ -103,8 +107,11 @@ class Rollout:
         """The observations (N, stack, ...) that the next actions answer, on the device."""
         return self.observation[self.position]
 
-    def start(self, observation: Tensor) -> None:
-        """Go on from these observations (N, stack, ...): new games, or where another rollout has ended."""
+    def start(self, observation: NDArray[Any]) -> None:
+        """Go on from these observations (N, stack, ...): new games."""
+        self._put(torch.from_numpy(observation) if self._upload is None else self._upload.send(o=observation)["o"])
+
+    def _put(self, observation: Tensor) -> None:
         self.newest.copy_(observation)
         self.seen = max(self.seen, self.position + 1)
 
@@ -125,7 +132,7 @@ class Rollout:
         if t:  # where one's own environments pause for the reset of others, too, nothing is chained over the pause
             self.goes_on[t - 1] &= ~step.ignored
         self.position += 1
-        self.start(torch.from_numpy(step.observation))
+        self.start(step.observation)
         self._waits = True
 
     def cut(self) -> None:
@@ -140,7 +147,7 @@ class Rollout:
     def follow(self, rollout: Rollout) -> None:
         """Begin where another one (or this one itself) has ended, in the place of what is here."""
         newest, self.position = rollout.newest, 0
-        self.start(newest)
+        self._put(newest)
 
     def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
         """`count` of the observations, drawn with replacement; None: there are none yet."""

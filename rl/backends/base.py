@@ -94,7 +94,7 @@ class LibraryLearner(Learner):
         self.head = ExpectedValue(setup.config.loss)
         self.device, self.precision, self.num_actions = setup.device, "fp32", setup.num_actions
         self._around = contextlib.ExitStack()
-        optimizer.register_step_pre_hook(lambda *_: self._around.enter_context(self.around_step(())) and None)
+        optimizer.register_step_pre_hook(lambda *_: self._around.enter_context(self.around_step((), 0)) and None)
         optimizer.register_step_post_hook(lambda *_: self._around.close())
 
     def losses(self, part: Part) -> Tensor:

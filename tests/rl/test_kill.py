@@ -113,7 +113,7 @@ TEN = {
     "dqn-space-invaders": SMALL,
     "dqn-cartpole": ["--total-steps", "12000", "--evaluation.interval", "5000", "--learning-starts", "1000"],
     "pqn-breakout": ROLLOUTS,
-    "pqn-space-invaders": [*ROLLOUTS, "--pqn.overlap"],
+    "pqn-space-invaders": [*ROLLOUTS, "--overlap"],
 }
 
 

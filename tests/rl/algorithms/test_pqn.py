@@ -21,7 +21,7 @@ from rl.tasks import ObservationSpec
 from rl.trainer import Trainer, schedule_of
 from tests.rl.catch import SIZE
 from tests.rl.test_preflight import CheckpointSizes, asked_of_the_disk
-from tests.rl.test_trainer import Killed, StopAt, assert_same_run
+from tests.rl.test_trainer import Killed, StopAt, assert_same_run, numbers, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +56,8 @@ def test_learns_catch(catch: None, tmp_path: Path, overlap: bool) -> None:
         total_steps=9_600,
         checkpoint_interval=100_000,
         optimizer={"name": "asgc"},
-        pqn={"overlap": overlap, "td_lambda": 0.95, "epochs": 4},
+        overlap=overlap,
+        pqn={"td_lambda": 0.95, "epochs": 4},
         evaluation={"interval": 4_800, "final_episodes": 100},
         gradients={"enabled": False},
     )
@@ -96,19 +97,41 @@ def read_events(run: Path) -> set[tuple[int, str, int]]:
     return {(row["update"], row["event"], row["since_shift"]) for row in rows}
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_on_a_device_it_is_the_run_of_the_host(catch: None, tmp_path: Path, overlap: bool) -> None:
+    """A rehearsal on the CPU of acting and updates as graphs: the same numbers, what is recorded included."""
+    for where in ("never", "always"):
+        options: dict[str, Any] = {"overlap": overlap, "optimizer": {"name": "asgc", "lr": 2**-9}}
+        train(catch_config(tmp_path / where, cuda_graphs=where, **options))
+    host, device = tmp_path / "never", tmp_path / "always"
+    rounded = {"clipped", "attenuation"}  # means over layers, in float32 on the device
+    rows = [[row for row in numbers(run) if row[3] not in rounded] for run in (host, device)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) < len(numbers(host))
+    assert all(torch.equal(tensor, weights(device)[name]) for name, tensor in weights(host).items())
+    assert read_events(host) == read_events(device)
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "overlap", "segment"), [("asgc", False, 1_000), ("radam+clip", True, 1_000), ("asgc", True, 10**6)]
+    ("optimizer", "overlap", "segment", "graphs"),
+    [
+        ("asgc", False, 1_000, "auto"),
+        ("radam+clip", True, 1_000, "auto"),
+        ("asgc", True, 10**6, "auto"),
+        ("asgc", True, 1_000, "always"),
+    ],
 )
 def test_resumed_in_mid_rollout_is_the_uninterrupted_run_bit_for_bit(
-    catch: None, tmp_path: Path, optimizer: str, overlap: bool, segment: int
+    catch: None, tmp_path: Path, optimizer: str, overlap: bool, segment: int, graphs: str
 ) -> None:
     """Rollouts end every 160 steps, checkpoints come every 408, environments are made anew at 1,000."""
     options: dict[str, Any] = {
         "optimizer": {"name": optimizer},
         "network": {"standardize": True},
         "lr_schedule": {"name": "linear", "end_factor": 0.2},
-        "pqn": {"overlap": overlap},
+        "overlap": overlap,
         "segment_steps": segment,
+        "cuda_graphs": graphs,
     }
     train(catch_config(tmp_path / "whole", **options))
     with pytest.raises(Killed):
@@ -147,7 +170,7 @@ def test_updates_come_while_the_environments_step(catch: None, tmp_path: Path, m
     monkeypatch.setattr(Environments, "receive", noted(")", real_receive))
     monkeypatch.setattr(RolloutLearner, "update", noted("u", real_update))
     for overlap in (False, True):
-        config = catch_config(tmp_path / str(overlap), pqn={"overlap": overlap, "minibatches": 10}, total_steps=480)
+        config = catch_config(tmp_path / str(overlap), overlap=overlap, pqn={"minibatches": 10}, total_steps=480)
         events.clear()
         monkeypatch.setattr(Trainer, "evaluate", lambda self, number, final: EvaluationResult(0.0, "none"))
         train(config)

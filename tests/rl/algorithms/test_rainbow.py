@@ -99,7 +99,7 @@ def test_each_environment_acts_with_noise_of_its_own_anew_at_each_step() -> None
 def test_without_being_asked_nothing_is_noisy_and_a_look_draws_nothing() -> None:
     """Evaluation, diagnostics and recorded gradients: what is learned does not depend on them."""
     quiet, watched, data = make({"noisy": True}), make({"noisy": True}), batch()
-    watched.around_step = lambda part: (look(part), quiet.around_step(part))[1]
+    watched.around_step = lambda part, ahead: (look(part), quiet.around_step(part, ahead))[1]
     observation = data.observation
 
     def look(part: tuple[Tensor, ...]) -> None:
@@ -119,7 +119,8 @@ def test_without_being_asked_nothing_is_noisy_and_a_look_draws_nothing() -> None
 
 def test_a_spectral_norm_takes_one_step_an_update_whoever_looks() -> None:
     quiet, watched, data = make({"spectral_norm": [2]}), make({"spectral_norm": [2]}), batch()
-    watched.around_step = lambda part: (watched.gradients(part, 2), watched.values(part[0]), quiet.around_step(part))[2]
+    looks = (lambda part: watched.gradients(part, 2)), (lambda part: watched.values(part[0]))
+    watched.around_step = lambda part, ahead: ([look(part) for look in looks], quiet.around_step(part, ahead))[1]
     for _ in range(3):
         expected, values = next(quiet.updates(data, 1)), next(watched.updates(data, 1))
         assert torch.equal(expected["loss"], values["loss"])

@@ -18,7 +18,7 @@ from evaluation.runs.run_folder import read_metrics
 from rl import TrainConfig, train
 from rl.algorithms.algorithm import Part
 from rl.algorithms.dqn import DQN, QLearner
-from rl.algorithms.resident import Resident
+from rl.algorithms.resident_dqn import ResidentDQN
 from rl.device import Download
 from rl.profile import NoProfile
 from rl.replay.device_ring import DeviceReplay
@@ -58,9 +58,9 @@ def learner(settings: TrainConfig) -> QLearner:
     return made
 
 
-def pair(settings: TrainConfig, replay: DeviceReplay) -> tuple[QLearner, Resident]:
+def pair(settings: TrainConfig, replay: DeviceReplay) -> tuple[QLearner, ResidentDQN]:
     made = learner(settings)
-    return made, Resident(settings, made, replay, 20, NoProfile())
+    return made, ResidentDQN(settings, made, replay, 20, NoProfile())
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "asgc", "sgd", "rmsprop", "adam+clip"])
@@ -70,11 +70,11 @@ def test_updates_are_those_of_the_host(optimizer: str) -> None:
     replay = playing()
     made, resident = pair(settings, replay)
     host = learner(settings)
-    rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay"))).view(6, 32)
-    for values, part in zip(resident.updates(6, 1.0), rows, strict=True):
-        expected = next(host.updates(replay.transitions(part.numpy()), 1))
-        assert torch.equal(values["loss"], expected["loss"])
-        assert torch.equal(values["q"], expected["q"])
+    rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
+    (values,) = resident.updates(6, 1.0)
+    for k, expected in enumerate(host.updates(replay.transitions(rows.numpy()), 6)):
+        assert torch.equal(values["loss"][k], expected["loss"])
+        assert torch.equal(values["q"][k], expected["q"])
     for a, b in zip(made.network.parameters(), host.network.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -103,28 +103,29 @@ def test_replayed_updates_equal_eager_ones_and_the_watched_run_eagerly(
         done, recorded, losses = 0, [], []
 
         @contextlib.contextmanager
-        def around(part: Part) -> Iterator[None]:
-            recorded.append(done)
+        def around(part: Part, ahead: int) -> Iterator[None]:
+            recorded.append(done + ahead)
             yield
 
         def places() -> list[int]:
             return [p.grad.data_ptr() for p in one.network.parameters() if p.grad is not None]
 
-        one.around_step, one.watched = around, lambda: done % 4 == 0
+        one.around_step, one.watched = around, lambda count: -done % 8 < count
         before = places()
-        for _ in range(3):
+        for _ in range(8):
             for values in resident.updates(3, 0.4):
                 losses.append(values["loss"].clone())
-                done += 1
+                done += len(values["loss"])
         assert places() == before
-        assert {0, 4, 8} <= set(recorded)
+        assert {*range(3), *range(6, 9), *range(15, 18)} <= set(recorded)  # those around 0, 8 and 16
         state = [replay.priorities.tree.flat] if replay.priorities else []
         return [*losses, *(p.detach() for p in one.network.parameters()), *state]
 
     for a, b in zip(run(None), run(made), strict=True):
         assert torch.equal(a, b)
-    # 9 updates, of which three are watched and three warm up; three draws do no more than warm up.
-    assert sorted(made.events) == ["capture"] + ["replay"] * 3 + ["warm"] * (3 + 3 * prioritized)
+    # 8 times three updates, of which three times are watched and three warm up; draws warm up three times as well.
+    replays, warm = 2 + 5 * prioritized, 3 + 3 * prioritized
+    assert sorted(made.events) == ["capture"] * (1 + prioritized) + ["replay"] * replays + ["warm"] * warm
 
 
 def test_weights_and_errors_are_those_of_the_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +224,9 @@ def test_between_logs_nothing_but_the_actions_is_read_back(
     [
         {"cuda_graphs": "always", "optimizer": {"name": "asgc"}, "network": {"standardize": True}},
         {"prioritized": {"enabled": True, "updates_per_draw": 1}, "cuda_graphs": "never"},
+        {"cuda_graphs": "always", "overlap": True},
     ],
-    ids=["device", "host"],
+    ids=["device", "host", "overlap"],
 )
 def test_resumed_is_uninterrupted(catch: None, tmp_path: Path, options: dict[str, Any]) -> None:
     options = {

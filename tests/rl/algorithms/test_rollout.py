@@ -257,7 +257,7 @@ def test_a_rollout_is_saved_and_read_whole(tmp_path: Path) -> None:
     )
     one, other = (Rollout(4, 2, spec, GAMMA, 0.65) for _ in range(2))
     assert one.states(3, rng) is None
-    one.start(torch.from_numpy(envs.reset()))
+    one.start(envs.reset())
     for t in range(6):  # two steps into the second rollout: the rest of the first one is still there
         one.led_to(np.full(2, t, np.float32))
         if one.full:
@@ -286,7 +286,7 @@ def test_no_return_is_chained_over_a_pause() -> None:
     """One's own environments pause while another that was cut is reset: no transition, though no end either."""
     spec, no = ObservationSpec((1, 1), "float32", (0.0,), (1.0,)), np.zeros(2, np.bool_)
     rollout = Rollout(3, 2, spec, gamma=0.9, td_lambda=0.65)
-    rollout.start(torch.zeros(2, 1, 1))
+    rollout.start(np.zeros((2, 1, 1), np.float32))
     value, zero = np.full(2, 10, np.float32), np.zeros(2, np.float32)
     for truncated, ignored in ((np.array([True, False]), no), (no, ~no), (no, no)):
         rollout.led_to(value)

@@ -1,0 +1,49 @@
+"""DQN whose environments step while it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evaluation.runs.trainer_protocol import EvaluationResult
+from rl import train
+from rl.algorithms.dqn import DQN
+from rl.step import Environments
+from rl.trainer import Trainer
+from tests.rl.test_trainer import catch_config, weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_with_overlap_only_the_actions_come_earlier(catch: None, tmp_path: Path) -> None:
+    """Random actions come from no weights: then each step's updates, targets and draws are those of a run in turn. The
+    last step's are not made."""
+    random = {"exploration": {"start": 1.0, "end": 1.0}, "replay_size": 800, "segment_steps": 1_000}
+    train(catch_config(tmp_path / "overlap", total_steps=1_608, overlap=True, **random))
+    train(catch_config(tmp_path / "turn", total_steps=1_600, **random))
+    train(catch_config(tmp_path / "longer", total_steps=1_608, **random))
+    overlapping, in_turn, longer = (weights(tmp_path / name) for name in ("overlap", "turn", "longer"))
+    assert all(torch.equal(tensor, in_turn[name]) for name, tensor in overlapping.items())
+    assert not all(torch.equal(tensor, longer[name]) for name, tensor in overlapping.items())
+
+
+def test_with_overlap_updates_come_while_the_environments_step(
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noted(owner: Any, method: str, sign: str) -> None:
+        real = getattr(owner, method)
+        monkeypatch.setattr(owner, method, lambda self, *args: (events.append(sign), real(self, *args))[1])
+
+    noted(Environments, "send", "(")
+    noted(Environments, "receive", ")")
+    noted(DQN, "learn", "u")
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, number, final: EvaluationResult(0.0, "none"))
+    for overlap, expected in ((False, "()u" * 60), (True, "()" + "(u)" * 59)):
+        events.clear()
+        train(catch_config(tmp_path / str(overlap), total_steps=480, overlap=overlap))
+        assert "".join(events) == expected
