@@ -347,7 +347,7 @@ def speed(setting: Setting, algorithm: str, **options: Any) -> str:
     seconds = 0.2 if setting.small else 6.0
     if setting.gpu:
         torch.cuda.reset_peak_memory_stats()
-    with trainer_of(setting, algorithm, profile=True, **options) as trainer:
+    with deterministic(False), trainer_of(setting, algorithm, profile=True, **options) as trainer:
         forward(trainer, 200 if setting.small else 10_000)
         trainer.profile.clear()
         start, before = time.perf_counter(), trainer.step

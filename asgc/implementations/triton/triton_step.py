@@ -15,7 +15,7 @@ from .launch_plan import Plan, make_plan, unsupported_parameter
 
 __all__ = ["step", "unsupported"]
 
-CAPTURES = 8  # captures of CUDA graphs that may follow each other without a step between them
+CAPTURES = 64  # steps that may be captured, in one CUDA graph or several, without a step outside between them
 CHUNK = 512  # blocks whose sums are added at a time
 
 
@@ -92,7 +92,7 @@ def _step(opt: Stepped, capturing: bool) -> None:
             found = plan.gradients(opt, keep)
             assert found is not None
         if capturing and not plan.spare:
-            raise RuntimeError(f"{CAPTURES} captures of a CUDA graph in a row: run a step outside a capture first")
+            raise RuntimeError(f"{CAPTURES} captured steps in a row: run a step outside a CUDA graph first")
     except RuntimeError:
         for param in fresh:
             del opt.state[param]["momentum_buffer"]
@@ -100,9 +100,9 @@ def _step(opt: Stepped, capturing: bool) -> None:
     _plans[opt] = plan
     addresses, stepped = found
     _send(opt, plan, addresses, fresh, capturing)
-    if capturable and not capturing and not plan.spare and plan.changing.is_cuda:
-        shape = (CAPTURES, plan.changing.numel())
-        plan.spare = list(torch.empty(shape, dtype=torch.int64, device="cpu", pin_memory=True).unbind())
+    if capturable and not capturing and len(plan.spare) < CAPTURES and plan.changing.is_cuda:
+        shape = (CAPTURES - len(plan.spare), plan.changing.numel())
+        plan.spare += torch.empty(shape, dtype=torch.int64, device="cpu", pin_memory=True).unbind()
     if capturing and not plan.captured:
         plan.captured = True
         _captured.setdefault(opt, []).append(plan)
