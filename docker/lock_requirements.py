@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("study",)  # what the images have besides the plain install
+EXTRAS = ("study", "video")  # what the images have besides the plain install
 TORCH_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
 # The oldest glibc among the wheels that torch publishes: older than that of the base image.
 TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:")

@@ -45,6 +45,8 @@ asgc-rl eval runs/pong --episodes 1
 [ -s runs/pong/summary.json ] && [ -s runs/pong/evaluations.jsonl ]
 ls runs/pong/tensorboard/events.* > /dev/null
 asgc-rl train --game cartpole --run-dir runs/cartpole --total-steps 400 > cartpole.txt
+asgc-rl play runs/cartpole --video cartpole.mp4 > play.txt
+[ -s cartpole.mp4 ]
 
 echo "== studies, TensorBoard"
 asgc-eval study run smoke --dry-run > study.txt

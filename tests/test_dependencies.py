@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,8 @@ import asgc
 from evaluation.cli.config_file import SHIPPED
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 def brought_by(extra: str) -> set[str]:
@@ -48,6 +50,20 @@ def test_no_extra_brings_a_torchvision(extra: str) -> None:
     found = brought_by(extra)
     assert "optuna" in found or extra in ("cluster", "tracking")
     assert not found & {"torchvision", "torchaudio"}
+
+
+def test_ci_installs_what_tests_are_skipped_without() -> None:
+    """All but Tianshou, whose numba compiles for long."""
+    waiting, named = [*PROJECT["dependencies"], *EXTRAS["dev"]], {}
+    while waiting:
+        one = Requirement(waiting.pop())
+        named[one.name.lower().replace("_", "-")] = one.specifier
+        waiting += [line for extra in one.extras if one.name == "asgc" for line in EXTRAS[extra]]
+    text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    modules = set(re.findall(r'importorskip\("(\w+)', text)) - {"tianshou", "asgc"}
+    assert {"ale_py", "stable_baselines3", "imageio_ffmpeg"} <= modules
+    for module in modules:
+        assert {"PIL": "pillow", "mlflow": "mlflow-skinny"}.get(module, module.replace("_", "-")) in named, module
 
 
 def test_a_torchvision_that_does_not_match_torch_is_said_in_one_line() -> None:

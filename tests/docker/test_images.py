@@ -58,6 +58,13 @@ def test_a_lock_fits_the_project(variant: str) -> None:
             assert version in one.specifier, f"{one}: the lock has {version}: python docker/lock_requirements.py"
 
 
+def test_the_images_run_studies_and_write_videos() -> None:
+    assert set(EXTRAS) == {"study", "video"}
+    assert "asgc-rl play runs/cartpole --video cartpole.mp4" in (FOLDER / "smoke.sh").read_text()
+    said = next(line for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("Both have"))
+    assert all(f"`{extra}`" in said for extra in EXTRAS)
+
+
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
 def test_every_package_of_a_lock_has_hashes(variant: str) -> None:
     lock = locked(variant)
