@@ -23,8 +23,9 @@ class IntervalMeans:
     def add(self, values: Mapping[str, Tensor | float]) -> None:
         """Add one observation of each of these quantities, or all that a tensor holds."""
         for name, value in values.items():
-            count = value.numel() if isinstance(value, Tensor) else 1
-            value = value.sum() if count > 1 else value
+            count = 1
+            if isinstance(value, Tensor) and value.numel() > 1:
+                count, value = value.numel(), value.sum()
             self._sums[name] = self._sums[name] + value if name in self._sums else torch.zeros(()) + value
             self._counts[name] = self._counts.get(name, 0) + count
 

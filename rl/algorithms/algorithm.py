@@ -17,6 +17,7 @@ from torch import Tensor
 from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
+from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
 from rl.algorithms.heads import Head
@@ -59,10 +60,12 @@ class Learner(ABC):
             that are counted; the optimizer steps in the context that it returns.
         watched: asked before the next so many updates whether somebody looks at one of them.
         profile: told how long the parts of an update take.
+        lr_schedule: of the learning rate, stepped after each update.
     """
 
     network: Network
     optimizer: torch.optim.Optimizer
+    lr_schedule: LRSchedule
     head: Head
     device: torch.device
     precision: str
