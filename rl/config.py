@@ -186,6 +186,7 @@ class TrainConfig(Config):
             yield from self._faults_of_steps()
             yield from self._faults_of_network()
             yield from self._faults_of_head()
+            yield from self._without_effect()
             yield from backends.adapt(self)
         yield from self.optimizer.faults()
         yield from self.lr_schedule.faults()
@@ -305,6 +306,13 @@ class TrainConfig(Config):
             yield self.wrong("loss", f"{head.name} has a loss of its own (leave it at huber)")
         if head.name == "c51" and head.v_min >= head.v_max:
             yield self.wrong("head.v_min", f"must be below --head.v-max {head.v_max}")
+
+    def _without_effect(self) -> Iterator[str]:
+        """What was given and nothing reads."""
+        # A network of the user's own may read what it likes of the group.
+        yield from self.idle(() if self.network.cls is None else ("network",))
+        if tasks.family(self.game).name == "gymnasium":
+            yield from self.unused("env.threads", f"as {self.game} is none of EnvPool's: leave it out")
 
 
 def options_of_others(family: tasks.Family) -> list[Setting]:

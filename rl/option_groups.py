@@ -1,6 +1,7 @@
 """The groups of a run's settings: network, head, exploration, replay, evaluation, records.
 
-Marks of an option: `only`, the family of tasks that has it, `algorithm`, the algorithm that has it.
+Marks of an option: `only`, the family of tasks that has it, `algorithm`, the algorithm that has it, `needs`, another
+option and its values without which it does nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from evaluation.cli.settings import option
 from evaluation.runs.recorder import OFFSETS
 
 PICTURES, VECTORS = ("atari", "gymnasium"), ("control", "gymnasium")  # families that may observe them
+NATURE, IMPALA = ("network.kind", "nature"), ("network.kind", "impala")
+C51, QR = ("head.name", "c51"), ("head.name", "qr")
+PRIORITIZED = ("prioritized.enabled", True)
 
 
 @dataclass
@@ -26,11 +30,17 @@ class NetworkConfig:
         "nature", "convolutions: those below, or the residual ones of IMPALA (Espeholt et al., 2018)", only=PICTURES
     )
     channels: list[int] = option(
-        [32, 64, 64], "nature: output channels of the convolutions", "[1, 4096]", only=PICTURES
+        [32, 64, 64], "nature: output channels of the convolutions", "[1, 4096]", only=PICTURES, needs=NATURE
     )
-    kernels: list[int] = option([8, 4, 3], "nature: kernel sizes of the convolutions", "[1, 64]", only=PICTURES)
-    strides: list[int] = option([4, 2, 1], "nature: strides of the convolutions", "[1, 64]", only=PICTURES)
-    width: int = option(1, "impala: factor on the channels 16, 32, 32 of its sections", "[1, 64]", only=PICTURES)
+    kernels: list[int] = option(
+        [8, 4, 3], "nature: kernel sizes of the convolutions", "[1, 64]", only=PICTURES, needs=NATURE
+    )
+    strides: list[int] = option(
+        [4, 2, 1], "nature: strides of the convolutions", "[1, 64]", only=PICTURES, needs=NATURE
+    )
+    width: int = option(
+        1, "impala: factor on the channels 16, 32, 32 of its sections", "[1, 64]", only=PICTURES, needs=IMPALA
+    )
     hidden: int = option(512, "units of the hidden layer behind the convolutions", "[1, 65536]", only=PICTURES)
     units: list[int] = option([64, 64], "units of the MLP's hidden layers", "[1, 65536]", only=VECTORS)
     layer_norm: bool = option(False, "LayerNorm after every layer but the last, as in PQN")
@@ -44,7 +54,11 @@ class NetworkConfig:
         algorithm="dqn",
     )
     noisy_sigma: float = option(
-        0.5, "noisy: initial standard deviation of the noise times sqrt(inputs)", "[0, 100]", algorithm="dqn"
+        0.5,
+        "noisy: initial standard deviation of the noise times sqrt(inputs)",
+        "[0, 100]",
+        algorithm="dqn",
+        needs=("network.noisy", True),
     )
     spectral_norm: list[int] | None = option(
         None,
@@ -63,10 +77,10 @@ class HeadConfig:
         "of the return: its expectation, C51's distribution, or QR-DQN's quantiles",
         algorithm="dqn",
     )
-    atoms: int = option(51, "c51: values of the return", "[2, 10000]", algorithm="dqn")
-    v_min: float = option(-10.0, "c51: the least of them", "(-inf, inf)", algorithm="dqn")
-    v_max: float = option(10.0, "c51: the greatest of them", "(-inf, inf)", algorithm="dqn")
-    quantiles: int = option(200, "qr: quantiles of the return", "[1, 10000]", algorithm="dqn")
+    atoms: int = option(51, "c51: values of the return", "[2, 10000]", algorithm="dqn", needs=C51)
+    v_min: float = option(-10.0, "c51: the least of them", "(-inf, inf)", algorithm="dqn", needs=C51)
+    v_max: float = option(10.0, "c51: the greatest of them", "(-inf, inf)", algorithm="dqn", needs=C51)
+    quantiles: int = option(200, "qr: quantiles of the return", "[1, 10000]", algorithm="dqn", needs=QR)
 
     @property
     def per_action(self) -> tuple[int, ...]:
@@ -90,15 +104,22 @@ class PrioritizedConfig:
     enabled: bool = option(
         False, "draw in proportion to |TD error|^alpha (or to the loss of a distribution)", algorithm="dqn"
     )
-    alpha: float = option(0.5, "exponent of the priorities; 0 draws uniformly", "[0, 2]", algorithm="dqn")
+    alpha: float = option(
+        0.5, "exponent of the priorities; 0 draws uniformly", "[0, 2]", algorithm="dqn", needs=PRIORITIZED
+    )
     beta: float = option(
-        0.4, "exponent of the importance weights at the first update, 1 at the last", "[0, 1]", algorithm="dqn"
+        0.4,
+        "exponent of the importance weights at the first update, 1 at the last",
+        "[0, 1]",
+        algorithm="dqn",
+        needs=PRIORITIZED,
     )
     updates_per_draw: int = option(
         4,
         "batches drawn together at most: the last of n is drawn by priorities that are n - 1 updates old",
         "[1, 1000]",
         algorithm="dqn",
+        needs=PRIORITIZED,
     )
 
 

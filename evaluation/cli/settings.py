@@ -27,7 +27,8 @@ def option(default: Any, help: str, allowed: str = "", **marks: Any) -> Any:
     Args:
         help: what it is, on the help page and in commented dumps.
         allowed: for numbers, an interval such as "[0, 1)".
-        marks: more metadata, for the trainer's own checks.
+        marks: more metadata, for the trainer's own checks, and for `Config.idle` ``needs=(path, *values)``: it does
+            nothing unless that other option has one of these values.
     """
     metadata = {"help": help, "allowed": allowed, **marks}
     if isinstance(default, list):
@@ -214,6 +215,31 @@ class Config:
             theirs = f"the version that trained it, named in {path.parent}/provenance.json, took it"
             raise UserError(f"{error}; {theirs}") from error
         return config
+
+    def idle(self, read_elsewhere: Sequence[str] = ()) -> Iterator[str]:
+        """What was given and does nothing, as another option (its mark `needs`) has another value; a line each.
+
+        Args:
+            read_elsewhere: groups of which that cannot be said.
+        """
+        for path, one in self.settings().items():
+            if "needs" in one.marks and path.partition(".")[0] not in read_elsewhere and self.has(path):
+                switch, *values = one.marks["needs"]
+                other = self.settings()[switch]
+                if other.get(self) not in values:
+                    what = f"{other.flag} {' or '.join(map(show, values))}"
+                    yield from self.unused(path, f"without {what}: give that too, or leave this out")
+
+    def unused(self, path: str, why: str) -> Iterator[str]:
+        """The line that an option has no effect, if it was given.
+
+        Its default and the values of presets are nobody's fault: what `--print-config` wrote has them all.
+        """
+        one = self.settings()[path]
+        value = one.get(self)
+        known = value == one.default or path not in self.given
+        if not known and all(value != one.get(self.preset(name)) for name in self.PRESETS):
+            yield self.wrong(path, f"has no effect {why}")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain lists, numbers and strings in field order, ready for YAML and JSON."""

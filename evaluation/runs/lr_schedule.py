@@ -23,10 +23,15 @@ class LRScheduleConfig:
         "constant", "the learning rate over the run, after the warm-up"
     )
     end_factor: float = option(
-        0.0, "linear, cosine, exponential: factor on the learning rate at the end of the run", "[0, 1]"
+        0.0,
+        "linear, cosine, exponential: factor on the learning rate at the end of the run",
+        "[0, 1]",
+        needs=("lr_schedule.name", "linear", "cosine", "exponential"),
     )
-    milestones: list[float] = option([0.5, 0.75], "step: shares of the run after which it falls", "(0, 1)")  # noqa: RUF009
-    decay: float = option(0.1, "step: factor on it at each of them", "[0, 1]")
+    milestones: list[float] = option(  # noqa: RUF009
+        [0.5, 0.75], "step: shares of the run after which it falls", "(0, 1)", needs=("lr_schedule.name", "step")
+    )
+    decay: float = option(0.1, "step: factor on it at each of them", "[0, 1]", needs=("lr_schedule.name", "step"))
     warmup: int = option(0, "updates of a warm-up before, update k of n at (k + 1)/n of the rate", "[0, 1e12]")
 
     def faults(self) -> Iterator[str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from evaluation.cli.errors import UserError
+from rl import tasks
+from rl.cli import main
 from rl.config import TrainConfig
 from tests.rl.test_config import invalid
 
@@ -80,3 +83,79 @@ def test_vectors_have_no_options_of_pictures(flag: str) -> None:
     config = TrainConfig.preset(game="gym:CartPole-v1", network={path: value == "true" or value})
     with pytest.raises(UserError, match=f"{flag}: gym:CartPole-v1 shows vectors"):
         config.validate()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"prioritized": {"alpha": 0.7}},
+            "--prioritized.alpha 0.7: has no effect without --prioritized.enabled true: give that too, or",
+        ),
+        ({"prioritized.beta": 0.6}, "--prioritized.beta 0.6: has no effect without --prioritized.enabled true"),
+        ({"prioritized": {"updates_per_draw": 1}}, "--prioritized.updates-per-draw 1: has no effect without"),
+        ({"network": {"noisy_sigma": 0.1}}, "--network.noisy-sigma 0.1: has no effect without --network.noisy true"),
+        ({"network": {"width": 2}}, "--network.width 2: has no effect without --network.kind impala"),
+        (
+            {"network": {"kind": "impala", "channels": [8, 8, 8]}},
+            "--network.channels 8,8,8: has no effect without --network.kind nature",
+        ),
+        ({"network": {"kind": "impala", "kernels": [8, 4, 2]}}, "--network.kernels 8,4,2: has no effect without"),
+        ({"network": {"kind": "impala", "strides": [4, 2, 2]}}, "--network.strides 4,2,2: has no effect without"),
+        ({"head": {"atoms": 21}}, "--head.atoms 21: has no effect without --head.name c51"),
+        ({"head": {"name": "qr", "v_min": -1}}, "--head.v-min -1.0: has no effect without --head.name c51"),
+        ({"head": {"v_max": 1}}, "--head.v-max 1.0: has no effect without --head.name c51"),
+        ({"head": {"name": "c51", "quantiles": 50}}, "--head.quantiles 50: has no effect without --head.name qr"),
+        (
+            {"lr_schedule": {"end_factor": 0.1}},
+            "--lr-schedule.end-factor 0.1: has no effect without --lr-schedule.name linear or cosine or exponential",
+        ),
+        ({"lr_schedule": {"name": "linear", "decay": 0.5}}, "--lr-schedule.decay 0.5: has no effect without --lr-sch"),
+        ({"lr_schedule": {"milestones": [0.9]}}, "--lr-schedule.milestones 0.9: has no effect without"),
+        ({"game": "gym:CartPole-v1", "env": {"threads": 2}}, "--env.threads 2: has no effect as gym:CartPole-v1 is"),
+    ],
+)
+def test_what_nothing_reads_is_refused(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        TrainConfig.preset(**options).validate()
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flag_that_nothing_reads_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--game", "Pong", "--prioritized.alpha", "0.7"]) == 2
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "error: --prioritized.alpha 0.7: has no effect without --prioritized.enabled true: give that too, or leave "
+        "this out"
+    ]
+
+
+def test_with_its_switch_it_is_taken() -> None:
+    for options in (
+        {"prioritized": {"enabled": True, "alpha": 0.7, "beta": 0.6}},
+        {"network": {"noisy": True, "noisy_sigma": 0.1}},
+        {"network": {"kind": "impala", "width": 2}},
+        {"head": {"name": "c51", "atoms": 21, "v_min": -1.0}},
+        {"head": {"name": "qr", "quantiles": 50}},
+        {"lr_schedule": {"name": "cosine", "end_factor": 0.1}},
+        {"gradients": {"enabled": False, "interval": 7}},  # switched off for one run among others
+        {"network": {"cls": "tests.rl.test_own_runs:Net", "width": 2}},  # it may read the group
+    ):
+        assert not [fault for fault in TrainConfig.preset(**options).faults() if "no effect" in fault]
+
+
+@pytest.mark.parametrize("name", TrainConfig.PRESETS)
+def test_whole_files_are_taken_whatever_is_switched_off(name: str) -> None:
+    """As `--print-config` writes them: with what is a default or a preset's own."""
+    game = TrainConfig.preset(name).game
+    off: list[dict[str, Any]] = [{"gradients": {"enabled": False}}, {"lr_schedule": "constant"}]
+    if TrainConfig.preset(name).algorithm == "dqn":
+        off += [{"prioritized": {"enabled": False}}, {"network": {"noisy": False}}, {"head": "expected"}]
+    if tasks.family(game).name == "atari":
+        off.append({"network": {"kind": "impala"}})
+    for options in off:
+        made = TrainConfig.preset(name, **options)
+        made.validate()
+        again = TrainConfig.layered(None, (yaml.safe_load(made.dump()), "file"))
+        again.validate()
+        assert again == made

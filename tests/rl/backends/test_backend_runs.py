@@ -97,9 +97,9 @@ def test_the_run_folder_says_who_learned_and_records_the_same_things(catch: None
                 for kind in ("interval", "shift")}  # fmt: skip
     assert recorded["interval"] == list(range(0, 400, 53))
     # The last with the old target network and the first with the new one, which comes every 400 steps or 100 updates;
-    # 98 updates are made before the steps at which it is 800.
-    firsts = (98, 198, 298, 398) if backend == "sb3" else (100, 200, 300)
-    assert recorded["shift"] == [n for first in firsts for n in (first - 1, first)]
+    # 98 updates are made before the steps at which it is 800. Tianshou's comes before an update: the fourth never does.
+    firsts, last = ((98, 198, 298, 398), []) if backend == "sb3" else ((100, 200, 300), [399])
+    assert recorded["shift"] == [n for first in firsts for n in (first - 1, first)] + last
 
 
 def test_updates_target_updates_and_exploration_come_when_they_are_due(
