@@ -330,6 +330,8 @@ def _game(options: Mapping[str, Any]) -> Any:
 
 def _faults_of_flavour(game: str, env: EnvConfig) -> tuple[str, ...]:
     """Whether the task has this mode and difficulty: only its environments know."""
+    if tasks.family(game).name != "atari":
+        return ()
     return _checked(game, env.source, env.protocol, env.mode, env.difficulty)
 
 

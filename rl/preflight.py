@@ -128,7 +128,9 @@ def memory_named(config: TrainConfig) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         spec = tasks.find(config.game).observation(config.env)
         size = resources.human_bytes(algorithms.find(config.algorithm).memory(config, spec))
-        if config.has("replay_size"):
+        if config.backend != backends.NATIVE:  # its replay is not on the GPU
+            settings = f"--batch-size (now {config.batch_size})"
+        elif config.has("replay_size"):
             settings = f"--replay-size (now {config.replay_size}, {size}), --batch-size ({config.batch_size})"
         else:
             settings = f"--pqn.rollout-steps (now {config.pqn.rollout_steps}, {size})"

@@ -54,7 +54,7 @@ class OwnTask(Task):
     family: Family = GYMNASIUM
 
     def observation(self, env: EnvConfig) -> ObservationSpec:
-        return _looked_at(self.name)
+        return _looked_at(self.name, env.patience, env.processes)
 
     def make(self, env: EnvConfig, *, num_envs: int, seed: int, training: bool) -> OwnEnvs:
         from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -152,9 +152,9 @@ def _registered(name: str) -> str:
 
 
 @functools.cache
-def _looked_at(name: str) -> ObservationSpec:
-    """What is observed: one environment is made for that."""
-    task, env = OwnTask(name=name), EnvConfig(protocol="gymnasium")
+def _looked_at(name: str, patience: float, processes: bool) -> ObservationSpec:
+    """What is observed: one environment is made for that, in the way in which those of the run are."""
+    task, env = OwnTask(name=name), EnvConfig(protocol="gymnasium", patience=patience, processes=processes)
     envs = task.make(env, num_envs=1, seed=0, training=True)
     spec = envs.spec
     envs.close()

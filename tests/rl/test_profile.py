@@ -16,6 +16,7 @@ from rl import train
 from rl.algorithms.dqn import QLearner
 from rl.cli import main
 from rl.device import deterministic
+from rl.preflight import memory_named
 from rl.profile import ACT, ENV, LEARN, OTHER, SAMPLE, WAIT, Profile
 from tests.rl.test_trainer import StopAt, assert_same_run, catch_config
 
@@ -128,6 +129,13 @@ def test_memory_that_runs_out_names_the_settings_and_loses_nothing(
 
 def _raises(*arguments: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_of_a_backend_whose_replay_is_not_on_the_gpu_other_settings_are_named(tmp_path: Path) -> None:
+    config = catch_config(tmp_path / "run", backend="sb3", replay_size=4_000, batch_size=32)
+    line = r"out of memory: lower --batch-size \(now 32\) or --env.num-envs \(8\) in a new run; or free some"
+    with pytest.raises(UserError, match=line), memory_named(config):
+        _raises()
 
 
 def test_memory_that_runs_out_is_one_line_and_exit_code_2(

@@ -12,6 +12,7 @@ from evaluation.cli.errors import UserError
 from rl import TrainConfig, tasks
 from rl.evaluate import evaluate, signature
 from rl.tasks import EnvConfig
+from rl.tasks.own_tasks import OwnTask
 
 HERE = "tests.rl.tasks.scripted_gymnasium"
 ENV = EnvConfig(protocol="gymnasium")
@@ -35,6 +36,19 @@ def test_an_id_of_the_registry() -> None:
 
 def test_a_process_for_each_environment_changes_nothing() -> None:
     assert np.array_equal(played("gym:CartPole-v1", 1), played("gym:CartPole-v1", 1, processes=True))
+
+
+def test_the_one_that_is_made_to_be_looked_at_is_made_as_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = OwnTask.make, []
+
+    def make(self: OwnTask, env: EnvConfig, **how: Any) -> Any:
+        made.append((env.patience, env.processes))
+        return real(self, env, **how)
+
+    monkeypatch.setattr(OwnTask, "make", make)
+    options: dict[str, Any] = {"patience": 7.5, "processes": True}
+    TrainConfig.preset("gymnasium", game=f"make:{HERE}:Countdown", precision="fp32", env=options).validate()
+    assert made == [(7.5, True)]
 
 
 @pytest.mark.parametrize("name", ["make_vector", "Countdown", "make_picture"])
