@@ -69,6 +69,7 @@ def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher]) -> di
     everyone = Watchers([*watchers, *load_callbacks(config.callbacks or ())])
     for line in (*config.notes, *lines):
         everyone.message(line)
+    everyone.raise_failed()
     with current(device):
         return execute(
             lambda run, everyone: kind(full, run, device, everyone),
@@ -106,6 +107,7 @@ class Trainer:
         self._run = run
         self.task = tasks.find(config.game)
         self.step = 0  # environment steps so far
+        self.midway = False
         self._stages = stages(config)
         seeding.seed_all(seeding.derive(config.seed, "global"))
         self.segment = self._make_segment()
@@ -137,8 +139,11 @@ class Trainer:
 
     def advance(self) -> dict[str, dict[str, float]]:
         """One step of all environments, and what is due with it."""
+        self.midway = True
         with self.profile(OTHER):
-            return self._advance()
+            values = self._advance()
+        self.midway = False
+        return values
 
     def _advance(self) -> dict[str, dict[str, float]]:
         self._play()
@@ -161,7 +166,7 @@ class Trainer:
 
     def _play(self) -> None:
         """One step of all environments and the learning that is due with it."""
-        before = self.algorithm.rng.bit_generator.state
+        before, updates = self.algorithm.rng.bit_generator.state, self.algorithm.updates
         with self.profile(ACT):
             actions = self.algorithm.act(self.segment.observation, self.step)
         try:
@@ -169,6 +174,8 @@ class Trainer:
                 self.result = self.segment.step(actions, self._meanwhile)
         except UserCodeError:  # what is saved then acts once more in this step
             self.algorithm.rng.bit_generator.state = before
+            # Neither what was learned meanwhile nor the noise that was drawn can be taken back.
+            self.midway = self.algorithm.updates > updates or self.config.network.noisy
             raise
         self.tracker.add(self.result)
         self.step += self.config.env.num_envs

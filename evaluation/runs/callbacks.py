@@ -2,7 +2,7 @@
 
 A callback is a subclass of `rl.Callback` (`watchers.Watcher`, which says what it is told and when), made without
 arguments. What its `state_dict` returns is saved in every checkpoint and given back at a resume. What it raises ends
-the run in one line that names it, saved.
+the run in one line that names it, at the end of the step (or the evaluation) that it was told of, saved.
 """
 
 from __future__ import annotations

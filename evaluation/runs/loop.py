@@ -134,7 +134,7 @@ class _Loop:
 
     def run(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """To the end of the run; returns the summary."""
-        self._whole = False  # nothing to be saved yet
+        self._whole = self._finished = False  # nothing to be saved yet
         try:
             return self._run(info)
         except UserCodeError as error:
@@ -154,15 +154,19 @@ class _Loop:
             while not schedule.finished(trainer.step):
                 if not self.evaluation_due:  # else the session before was stopped in it, or before it
                     self._advance()
+                    self.watchers.raise_failed()
                 if self.evaluation_due and not stop.asked:
                     self._evaluate()
                 step = trainer.step
                 due = schedule.finished(step) or schedule.due(step, schedule.checkpoint) or self._overdue()
                 if stop.asked or due:
                     self._checkpoint(needed=stop.asked)
+                self.watchers.raise_failed()
                 if stop.asked:
                     raise Interrupted(self.program, self.run_folder.path, step)
-            return self._finish()
+            summary = self._finish()
+            self.watchers.raise_failed()
+            return summary
 
     def _advance(self) -> None:
         trainer, schedule = self.trainer, self.trainer.schedule
@@ -227,6 +231,7 @@ class _Loop:
         with atomic_path(run.path / MODEL) as path:
             self.trainer.save_model(path)
         run.finish(summary)
+        self._finished = True
         again = f"evaluate it again with: {self.program} eval {shlex.quote(str(run.path))}"
         self.watchers.message(f"finished: score {result.score:.2f} ({result.words}); {again}")
         return summary
@@ -280,15 +285,20 @@ class _Loop:
         with contextlib.suppress(OSError):
             atomic_write(run / TRACEBACK, "".join(traceback.format_exception(error.__cause__ or error)))
             words.append(f"the traceback is in {run / TRACEBACK}")
-        again = f"{self.program} train --resume {shlex.quote(str(run))}"
-        if self._whole:
+        if self._finished:
+            return UserError("; ".join([*words, "the run is finished all the same"]))
+        step, kept = self.trainer.step, self.run_folder.checkpoint
+        stands = "there is none before it" if kept is None else f"the checkpoint of step {kept.step:,} stands"
+        if self._whole and getattr(self.trainer, "midway", False):
+            words.append(f"step {step:,} was left in its middle and is not saved: {stands}")
+        elif self._whole:
             try:
                 self._save()
             except Exception as failure:  # the first error is what counts
-                words.append(f"step {self.trainer.step:,} could not be saved ({reason(failure)})")
+                words.append(f"step {step:,} could not be saved ({reason(failure)}): {stands}")
             else:
-                words.append(f"saved at step {self.trainer.step:,}")
-        words.append(f"go on with: {again}")
+                words.append(f"saved at step {step:,}")
+        words.append(f"go on with: {self.program} train --resume {shlex.quote(str(run))}")
         return UserError("; ".join(words))
 
     def _restore(self, checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:

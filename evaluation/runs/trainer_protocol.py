@@ -49,6 +49,7 @@ class Trainer(Protocol):
         schedule: when what is due.
         device: where it computes.
         step: steps so far; `samples`: what it learned from so far.
+        midway: optional; whether `advance` was left by code of the user's in a state that no uninterrupted run is in.
     """
 
     schedule: Schedule

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.cli.errors import reason
+from evaluation.cli.user_code import UserCodeError
 from evaluation.files import atomic_path, is_write_error
 from evaluation.runs.metrics_file import MetricRow
 
@@ -102,26 +103,42 @@ class Watcher:
         """The session ends; `finished`: the run is complete."""
 
 
-def _each(method: str) -> Any:
-    """A method of `Watchers` that calls this one of each member."""
+def _each(method: str, at_once: bool = False) -> Any:
+    """A method of `Watchers` that calls this one of each member; `at_once`: what the user's code raises is raised."""
 
     def tell(self: Watchers, *arguments: Any) -> None:
         for member in self.members:
-            getattr(member, method)(*arguments)
+            try:
+                getattr(member, method)(*arguments)
+            except UserCodeError as error:
+                if at_once:
+                    raise
+                self._failed = self._failed or error
 
     return tell
 
 
 class Watchers(Watcher):
-    """Several watchers as one, in order; `members` may grow."""
+    """Several watchers as one, in order; `members` may grow.
+
+    Where the user's code fails while it is told something, the others are told all the same, and the error waits for
+    `raise_failed`: in the middle of a step there is nothing that could be saved.
+    """
 
     def __init__(self, members: Iterable[Watcher] = ()) -> None:
         self.members = list(members)
+        self._failed: UserCodeError | None = None
 
-    start, update, message, logged = _each("start"), _each("update"), _each("message"), _each("logged")
-    advanced, evaluating = _each("advanced"), _each("evaluating")
+    start, evaluating = _each("start", at_once=True), _each("evaluating", at_once=True)
+    update, advanced, message, logged = _each("update"), _each("advanced"), _each("message"), _each("logged")
     stepped, learned, saved = _each("stepped"), _each("learned"), _each("saved")
     evaluated, shifted = _each("evaluated"), _each("shifted")
+
+    def raise_failed(self) -> None:
+        """Raise the first error of the user's code since the last call, if there was one."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
 
     def close(self, finished: bool) -> None:
         """Close all of them, also where one fails."""

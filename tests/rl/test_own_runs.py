@@ -103,6 +103,17 @@ class Noted(Callback):
         self.told.append(("state", self.steps))
 
 
+class Shaken(Callback):
+    """Raises in the middle of a step: the tenth target update."""
+
+    left = 10
+
+    def shifted(self, updates: int) -> None:
+        Shaken.left -= 1
+        if Shaken.left == 0:
+            raise KeyError("no such thing")
+
+
 class Broken(Callback):
     def evaluated(self, event: Any) -> None:
         raise KeyError("no such thing")
@@ -176,6 +187,31 @@ def test_an_environment_that_raises_ends_the_run_in_one_line_saved(tmp_path: Pat
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("options", "begin"), [({"network": {"noisy": True}}, -44), ({"backend": "sb3", "env": {"num_envs": 1}}, -250)]
+)
+def test_what_an_environment_left_in_its_middle_is_not_saved(
+    tmp_path: Path, options: dict[str, Any], begin: int
+) -> None:
+    """The noise, or the library's draws, of the step that failed are gone: the checkpoint before it stands."""
+    if "backend" in options:
+        pytest.importorskip("stable_baselines3")
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    options = options | {"env": {"make": f"{ENVS}:Failing"} | options.get("env", {})}
+    Failing.steps = begin  # so that it fails after the first checkpoint
+    words = r"step 5\d\d was left in its middle and is not saved: the checkpoint of step 400 stands; go on with"
+    with pytest.raises(UserError, match=words):
+        train(config(run, **options))
+    saved = newest_checkpoint(run)
+    assert saved is not None
+    assert saved.step == 400
+    train(config(run, **options), resume=True)
+    train(config(whole, **options))
+    assert numbers(whole) == numbers(run)
+    first, second = (torch.load(one / "model.pt")["network"] for one in (whole, run))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 @pytest.mark.parametrize("make", ["Countdown", "make_picture"])
 def test_a_network_of_ones_own(tmp_path: Path, make: str) -> None:
     options: dict[str, Any] = {"env": {"make": f"{ENVS}:{make}"}, "network": {"cls": f"{HERE}:Net"}}
@@ -226,6 +262,19 @@ def test_a_callback_that_raises_is_named(tmp_path: Path) -> None:
     assert saved is not None
     assert saved.step == 600
     train(config(tmp_path / "run", callbacks=None), resume=True)  # without it
+
+
+def test_a_callback_that_raises_in_the_middle_of_a_step_leaves_an_exact_run(tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    Shaken.left = 10
+    words = rf"callback {HERE}:Shaken: its shifted failed: KeyError.*; saved at step 500; go on with"
+    with pytest.raises(UserError, match=words):
+        train(config(run, callbacks=[f"{HERE}:Shaken"]))
+    train(config(run), resume=True)
+    train(config(whole))
+    assert numbers(whole) == numbers(run)
+    first, second = (torch.load(one / "model.pt")["network"] for one in (whole, run))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(

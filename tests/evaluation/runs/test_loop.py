@@ -56,10 +56,10 @@ class Walk:
 
     def advance(self) -> dict[str, dict[str, float]]:
         self.place += self.rate * torch.rand(()).item()
+        if self.step == 44:
+            self.everyone.shifted(48)
         self.trail[self.step // 4] = self.place
         self.step += 4
-        if self.step == 48:
-            self.everyone.shifted(self.step)
         return {"rare": {"place": self.place}} if self.step == 40 else {}
 
     def training_values(self) -> dict[str, float]:

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.user_code import users
+from evaluation.runs.run_folder import load_summary
+from evaluation.runs.watchers import Watcher
 from tests.evaluation.runs.test_loop import At, Killed, Walk, rows, run, stop, whole
 
 __all__ = ["whole"]  # the fixture
@@ -99,6 +102,72 @@ def test_what_the_users_code_raises_is_one_line_and_the_run_is_saved(whole: Path
     assert rows(path) == rows(whole)
 
 
+class Fails(Watcher):
+    """Raises when it is told something for the n-th time, as a callback of the user's."""
+
+    def __init__(self, event: str, call: int) -> None:
+        def tell(*arguments: Any) -> None:
+            self.left -= 1
+            if self.left == 0:
+                with users(f"callback c: its {event}"):
+                    raise KeyError("gone")
+
+        self.left = call
+        setattr(self, event, tell)
+
+
+@pytest.mark.parametrize(
+    ("event", "call"),
+    [
+        *(("shifted", 1), ("logged", 2), ("update", 3), ("advanced", 4), ("stepped", 12), ("message", 2)),
+        *(("evaluated", 1), ("evaluated", 2), ("evaluating", 1), ("evaluating", 5), ("saved", 1), ("saved", 4)),
+    ],
+)
+def test_wherever_a_callback_raises_the_resumed_run_is_the_uninterrupted_one(
+    whole: Path, tmp_path: Path, event: str, call: int
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(UserError, match=rf"callback c: its {event} failed: .*; saved at step \d+; go on with"):
+        run(path, Fails(event, call))
+    run(path, resume=True)
+    assert rows(path) == rows(whole)
+    for name in ("best.pt", "model.pt"):
+        assert (path / name).read_text() == (whole / name).read_text()
+
+
+def test_a_callback_that_raises_in_the_last_evaluation_does_not_undo_the_run(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(UserError, match=r"its evaluated failed: .*; the run is finished all the same$"):
+        run(path, Fails("evaluated", 4))
+    assert rows(path) == rows(whole)
+    assert (path / "model.pt").read_text() == (whole / "model.pt").read_text()
+    assert load_summary(path)["was_final"]
+
+
+@pytest.mark.parametrize(
+    ("step", "words"), [(52, "the checkpoint of step 40 stands"), (8, "there is none before it")], ids=["52", "8"]
+)
+def test_the_middle_of_a_step_is_not_saved(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, words: str
+) -> None:
+    real, path = Walk.advance, tmp_path / "run"
+
+    def advance(walk: Walk) -> Any:
+        if walk.step == step:
+            walk.place, walk.midway = -1.0, True  # type: ignore[attr-defined]
+            with users("the maze: its step"):
+                raise KeyError("gone")
+        return real(walk)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Walk, "advance", advance)
+        left = rf"the maze: its step failed: .*; step {step} was left in its middle and is not saved: {words}; go on"
+        with pytest.raises(UserError, match=left):
+            run(path)
+    run(path, resume=True)
+    assert rows(path) == rows(whole)
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"x" * len(data), lambda data: b""]
 )
@@ -136,6 +205,8 @@ from pathlib import Path
 home = Path(sys.argv[1])
 if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", home], capture_output=True).returncode:
     sys.exit(77)
+from evaluation.runs.run_folder import load_summary
+from evaluation.runs.watchers import Watcher
 from tests.evaluation.runs.test_loop import At, rows, run
 filler = home / "filler"
 def fill():  # another program takes all, to the last byte
