@@ -43,7 +43,8 @@ class AlePool:
     """N games stepped together, with the interface and boundaries of EnvPool's that `AtariEnvs` reads.
 
     Args:
-        vector: an `AtariVectorEnv` of unclipped rewards and a stack of one frame, with next-step resets.
+        vector: an `AtariVectorEnv` of unclipped rewards and a stack of one frame, with next-step resets. Frames are
+            grey (H, W) or in colour (H, W, 3).
         stack: frames of an observation.
         seeds: (N,) of the games.
         reward_clip: return the reward's sign.
@@ -79,8 +80,11 @@ class AlePool:
         return {"reward": reward, "lives": info["lives"].copy(), "terminated": ended.astype(np.int32)}
 
 
-def make_pool(game: str, protocol: AtariProtocol, env: EnvConfig, *, num_envs: int, seed: int) -> AlePool:
-    """As `rl.tasks.atari.make_envs` makes EnvPool's.
+def make_pool(
+    game: str, protocol: AtariProtocol, env: EnvConfig, *, num_envs: int, seed: int, colour: bool = False
+) -> AlePool:
+    """As `rl.tasks.atari.make_envs` makes EnvPool's; with the same seed and actions the same games are played, whatever
+    is made of their frames.
 
     Raises:
         UserError: ale-py is not there, or has no such game; what it cannot do.
@@ -106,6 +110,7 @@ def make_pool(game: str, protocol: AtariProtocol, env: EnvConfig, *, num_envs: i
         full_action_space=protocol.full_action_space or env.full_actions,
         img_height=env.height,
         img_width=env.width,
+        grayscale=not colour,
         stack_num=1,
         frameskip=FRAME_SKIP,
         noop_max=protocol.noop_max,

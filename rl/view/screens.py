@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -43,26 +44,31 @@ class Screens(ABC):
 class AtariScreens(Screens):
     """Atari screens in colour: a second pool with the same rules, seeds and actions, whose frames are the whole screen.
 
-    EnvPool hands out the preprocessed frames alone. Its games are deterministic, so both pools play the same ones;
-    rewards and lives are compared in every step. As the agent's, a picture is the maximum of the last two of four
-    frames.
+    EnvPool and ale-py hand out the preprocessed frames alone. Their games are deterministic, so both pools play the
+    same ones; rewards and lives are compared in every step. As the agent's, a picture is the maximum of the last two of
+    four frames.
 
     Args:
-        pool: of `rl.tasks.atari.make_pool`, with observations (N, 3, 210, 160).
+        pool: with observations (N, 3, 210, 160) of `rl.tasks.atari.make_pool`, or (N, 1, 210, 160, 3) of that of
+            `rl.tasks.ale`.
     """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
 
     def reset(self, observation: NDArray[Any]) -> Pictures:
-        return _channels_last(self._pool.reset()[0])
+        return self._picture(self._pool.reset()[0])
 
     def step(self, actions: NDArray[np.integer], result: Step) -> Pictures:
         picture, _, _, _, info = self._pool.step(actions.astype(np.int32))
         score = np.where(result.ignored, np.float32(0), info["reward"])
         if not (np.array_equal(score, result.score) and np.array_equal(info["lives"], result.lives)):
             raise RuntimeError("the game on the screen is not the one that is played")
-        return _channels_last(picture)
+        return self._picture(picture)
+
+    @staticmethod
+    def _picture(frames: NDArray[np.uint8]) -> Pictures:
+        return frames[:, -1] if frames.ndim == 5 else _channels_last(frames)
 
     def close(self) -> None:
         self._pool = None
@@ -105,12 +111,14 @@ def make_screens(task: Task, env: EnvConfig, *, num_envs: int, seed: int) -> Scr
     Raises:
         UserError: Pillow, which draws the control tasks, is missing.
     """
-    if task.family.name == "atari" and env.source == "envpool":
-        from rl.tasks.atari import make_pool
+    if task.family.name == "atari":
+        from rl.tasks import ale, atari
 
-        picture: dict[str, Any] = {"img_height": SCREEN[0], "img_width": SCREEN[1], "stack_num": 1, "gray_scale": False}
-        how: dict[str, Any] = {"num_envs": num_envs, "seed": seed, "training": False}
-        return AtariScreens(make_pool(task.name, PROTOCOLS[env.protocol], env, **how, **picture))
+        protocol, how = PROTOCOLS[env.protocol], {"num_envs": num_envs, "seed": seed}
+        env = dataclasses.replace(env, height=SCREEN[0], width=SCREEN[1], stack=1)
+        if env.source == "ale":
+            return AtariScreens(ale.make_pool(task.name, protocol, env, **how, colour=True))
+        return AtariScreens(atari.make_pool(task.name, protocol, env, **how, training=False, gray_scale=False))
     if len(task.observation(env).frame) >= 2:
         return Frames()
     require_pillow()

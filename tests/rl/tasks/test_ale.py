@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from evaluation.cli.errors import UserError
 from rl import TrainConfig, tasks
+from rl.tasks import ale, atari
 from rl.tasks.atari import make_envs
 from rl.tasks.protocols import STICKY
 from rl.tasks.task import EnvConfig
+from rl.view.screens import AtariScreens, make_screens
 
 pytest.importorskip("ale_py.vector_env")
 # Without no-ops and sticky actions, which both draw by generators of their own: FIRE begins each game.
@@ -76,3 +79,36 @@ def test_the_signature_names_the_source() -> None:
     task = tasks.find("Pong")
     assert set(task.source(EnvConfig())) == {"envpool"}
     assert task.source(EnvConfig(source="ale"))["source"] == "ale"
+
+
+def test_the_whole_screen_in_colour_is_envpools_to_the_bit() -> None:
+    env, how = EnvConfig(threads=1, height=210, width=160, stack=1), {"num_envs": 2, "seed": 1}
+    one = AtariScreens(atari.make_pool("Breakout", SAME_START, env, **how, training=False, gray_scale=False))  # type: ignore[arg-type]
+    other = AtariScreens(ale.make_pool("Breakout", SAME_START, env, **how, colour=True))  # type: ignore[arg-type]
+    envs = make_envs("Breakout", SAME_START, env, **how, training=False)  # type: ignore[arg-type]
+    observation = envs.reset()
+    assert np.array_equal(one.reset(observation), other.reset(observation))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        actions = rng.integers(envs.num_actions, size=2)
+        result = envs.step(actions)
+        picture = other.step(actions, result)
+        assert picture.shape == (2, 210, 160, 3)
+        assert np.array_equal(one.step(actions, result), picture)
+    assert (picture.max(axis=-1) > picture.min(axis=-1)).any(), "colours"
+
+
+def test_the_screen_is_that_of_the_game_that_is_played() -> None:
+    """With sticky actions, which each pool draws itself: rewards and lives are compared in every step."""
+    task, env = tasks.find("Breakout"), EnvConfig(source="ale", protocol="sticky", threads=1)
+    for seed in (4, 5):
+        envs, rng = task.make(env, num_envs=3, seed=4, training=False), np.random.default_rng(0)
+        screens, games = make_screens(task, env, num_envs=3, seed=seed), 0
+        screens.reset(envs.reset())
+        with contextlib.nullcontext() if seed == 4 else pytest.raises(RuntimeError, match="not the one that is played"):
+            for _ in range(300):
+                actions = rng.integers(envs.num_actions, size=3)
+                result = envs.step(actions)
+                screens.step(actions, result)
+                games += int(result.game_over.sum())
+            assert games

@@ -146,9 +146,6 @@ def test_environments_without_a_screen_show_what_the_network_sees() -> None:
     colour = observation[:, :3, None].repeat(3, axis=2)  # (2, 3 in the stack, 3 channels, 6, 5)
     colour[:, :, 1] = 0
     np.testing.assert_array_equal(Frames().reset(colour), np.moveaxis(colour[:, -1], 1, -1))
-    for source, of in (("ale", Frames), ("envpool", AtariScreens)):
-        env = tasks.EnvConfig(source=source, protocol="sticky")  # type: ignore[arg-type]
-        assert type(make_screens(tasks.find("Pong"), env, num_envs=1, seed=1)) is of
 
 
 def test_actions_have_ales_names() -> None:
