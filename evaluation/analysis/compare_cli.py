@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Shown
 
 from evaluation.analysis.comparisons.best_of_k import best_of_k, curves_by_search, shown_numbers
@@ -27,6 +29,8 @@ from evaluation.cli.parser import Flags
 from evaluation.cli.values import PathText
 from evaluation.study.spec import results
 
+_WIDEST = 10_000  # columns of a screen
+_GAP = 2  # columns between two of a table's
 TABLES = ("cells", "aggregates", "pairs", "cell_pairs")
 
 
@@ -66,10 +70,9 @@ def main(argv: Sequence[str]) -> int:
             near = robustness(dataset, result.part, **how)
         if near is not None and result.kind == "grid" and dataset.effective_steps():
             matched = matched_grid(dataset, result.part, baseline=options.baseline, **how)
-    console = Console(highlight=False)
-    console.print(_scores(result))
+    _print_scores(result)
     if near is not None:
-        console.print(_near(near))
+        _print_near(near)
     sentences = [*result.sentences, *([pair.sentence for pair in result.cell_pairs] if options.by_task else [])]
     if kept is not None:
         sentences += [row.sentence for row in kept if not row.cell.task or options.by_task]
@@ -77,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
         several = any(not row.cell.task for row in matched)
         said = (row.sentence for row in matched if not row.cell.task or not several or options.by_task)
         sentences += ["", *said, f"(Along the grid at the same effective step: {matched.note}.)"]
+    console = Console(highlight=False)
     for line in ("", *sentences, "", result.cells.note + ".", *(f"Note: {note}." for note in result.notes)):
         console.print(line, markup=False, soft_wrap=True)
     for problem in problems:
@@ -111,9 +115,8 @@ def _search(dataset: Dataset, options: argparse.Namespace) -> int:
         )
         for (cell, method), curve in curves_by_search(table).items()
     )
-    console = Console(highlight=False)
-    console.print(_shown(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title))
-    console.print(f"\n{table.note}.", markup=False, soft_wrap=True)
+    _print_table(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title)
+    Console(highlight=False).print(f"\n{table.note}.", markup=False, soft_wrap=True)
     for problem in dataset.left_out():
         print(problem, file=sys.stderr)
     if options.out is not None:
@@ -121,8 +124,7 @@ def _search(dataset: Dataset, options: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(result: Comparison) -> Shown:
-    """The table of scores for the terminal."""
+def _print_scores(result: Comparison) -> None:
     spread = result.metric.kind == "spread"
     numbers = ("runs", "diverged", f"IQM of the {result.metric.words} [interval]", "mean", *["final score"] * spread)
     rows = (
@@ -132,27 +134,48 @@ def _scores(result: Comparison) -> Shown:
         )
         for row in result.cells
     )
-    return _shown(("task", "setting", "method"), numbers, rows)
+    _print_table(("task", "setting", "method"), numbers, rows)
 
 
-def _near(table: Table[RobustnessRow]) -> Shown:
-    """What random settings give, for the terminal."""
+def _print_near(table: Table[RobustnessRow]) -> None:
+    """What random settings give."""
     rows = (
         (row.cell.task, row.cell.group, row.optimizer.name, str(row.settings), number(row.best), *map(interval, two))
         for row in table
         for two in [(row.near, row.area)]
     )
     title = f"\n{table.title} (near the best: share of settings within 5 %)"
-    return _shown(("task", "setting", "optimizer"), ("settings", "best", "near the best", "area"), rows, title)
+    _print_table(("task", "setting", "optimizer"), ("settings", "best", "near the best", "area"), rows, title)
 
 
-def _shown(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Shown:
-    shown = Shown(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
-    for name in (*words, *numbers):
-        shown.add_column(name, justify="right" if name in numbers else "left")
-    for row in rows:
-        shown.add_row(*(cell.replace("[", r"\[") for cell in row))
-    return shown
+def _print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """A table whose cells are never broken: numbers that do not fit beside each other come in further tables below.
+
+    Where no terminal is written to (a file, a pipe), there is no width to fit.
+    """
+    console = Console(highlight=False)
+    limit, console.width = (console.width if console.is_terminal else _WIDEST), _WIDEST
+    lines = [list(row) for row in rows]
+    names = [*words, *numbers]
+    cells = [[line[i] for line in lines] for i in range(len(names))]
+    widths = [max(map(len, [*cells[i], *name.split()])) for i, name in enumerate(names)]
+    if title:
+        console.print(title, style="italic", markup=False)
+    left, waiting, first = list(range(len(words))), list(range(len(words), len(names))), True
+    room = limit - sum(widths[i] + _GAP for i in left)
+    while waiting or first:
+        fitting = [k for k in range(1, len(waiting) + 1) if sum(widths[i] + _GAP for i in waiting[:k]) <= room + _GAP]
+        count = max(fitting, default=1)
+        table = Shown(box=None, pad_edge=False, header_style="bold")
+        for i in (*left, *waiting[:count]):
+            heading = "\n".join(textwrap.wrap(names[i], widths[i]))
+            table.add_column(heading, justify="left" if i in left else "right", no_wrap=True)
+        for line in lines:
+            table.add_row(*(escape(line[i]) for i in (*left, *waiting[:count])))
+        if not first:
+            console.print()
+        console.print(table)
+        waiting, first = waiting[count:], False
 
 
 def export_main(argv: Sequence[str]) -> int:

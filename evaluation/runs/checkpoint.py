@@ -94,24 +94,27 @@ class CheckpointStore:
         that goes on. `check` raises `UserError` for a whole one that cannot serve: then an older one may; if none does,
         that error is raised.
         """
-        refused: UserError | None = None
+        refused: dict[str, list[str]] = {}  # reason -> names: what is wrong with the run is so of each of them
+        error: UserError | None = None
         for path in reversed(self._all()):
             try:
                 manifest = _check(path)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self._message(f"checkpoint {path.name} is damaged ({reason(error)}): passed over")
+            except (OSError, ValueError, KeyError, TypeError) as damage:
+                self._message(f"checkpoint {path.name} is damaged ({reason(damage)}): passed over")
                 self._damaged.add(path)
                 continue
             checkpoint = Checkpoint(path, manifest["step"], from_json(manifest["meta"]))
             try:
                 check(checkpoint)
-            except UserError as error:
-                self._message(f"checkpoint {path.name} cannot serve: {error}")
-                refused = refused or error
+            except UserError as refusal:
+                refused.setdefault(str(refusal), []).append(path.name)
+                error = error or refusal
                 continue
+            for why, names in refused.items():
+                self._message(f"checkpoint {', '.join(names)} cannot serve: {why}")
             return checkpoint
-        if refused is not None:
-            raise refused
+        if error is not None:
+            raise error
         if self._all():
             raise UserError(f"every checkpoint in {self.folder} is damaged: choose another --run-dir to start over")
         return None

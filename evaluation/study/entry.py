@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,14 @@ class Entry:
             self.fault(key, f": {name!r} is no name (letters, digits, . + _ -)")
         return name
 
+    def apart(self, key: str, names: Iterable[str]) -> None:
+        """Names of folders in one folder may not differ in case only."""
+        known: dict[str, str] = {}
+        for name in names:
+            other = known.setdefault(name.casefold(), name)
+            if other != name:
+                self.fault(key, f": {other!r} and {name!r} are one folder where case makes no difference: rename one")
+
     def options(self, key: object) -> dict[str, Any]:
         """Options of runs, flat."""
         child = self.child(key)
@@ -63,6 +71,7 @@ class Entry:
     def layers(self, key: str) -> dict[str, dict[str, Any]]:
         """Names with their options."""
         child = self.child(key)
+        self.apart(key, map(str, child.values))
         return {self.name(key, str(name)): child.options(name) for name in child.values}
 
     def lists(self, key: str) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -185,10 +185,11 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
         given = {entry.name("kind", str(values.get("kind", "compare"))): Entry(own, faults=entry.faults)}
     else:
         child = entry.child("parts")
+        entry.apart("parts", map(str, child.values))
         given = {child.name(str(part), str(part)): child.child(part) for part in child.values}
     parts: dict[str, Part] = {}
     for part_name, item in given.items():
-        if part_name in RESERVED:
+        if part_name.casefold() in RESERVED:
             entry.faults.append(f"{item.where}: the study folder has a file of that name; choose another")
         part = _part(part_name, item, layers, parts)
         if part is not None:

@@ -117,6 +117,17 @@ class StudyFiles:
         return None if summary is None else float(summary[name])
 
 
+def _refuse_twin(path: Path) -> None:
+    """`UserError` where a folder's name differs from this one's in case only."""
+    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    twins = [name for name in names if name.casefold() == path.name.casefold()]
+    if twins and path.name not in twins:
+        raise UserError(
+            f"{path.parent / twins[0]} is one folder with {path.name} where case makes no difference: choose another "
+            "name, or --dir"
+        )
+
+
 class StudyFolder(StudyFiles, Closing):
     """A study's folder, held by this process (a context manager).
 
@@ -127,6 +138,7 @@ class StudyFolder(StudyFiles, Closing):
     def __init__(self, path: Path, study: Study) -> None:
         self.study = study
         try:
+            _refuse_twin(path.absolute())
             entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
             others = {name for name in entries - {LOCK, LOGS} if not name.endswith(".tmp")}  # of a study killed at once
             if others and DEFINITION not in entries:

@@ -96,6 +96,26 @@ def test_a_damaged_newest_falls_back_to_the_one_before_with_a_message(tmp_path, 
     assert "000001-step-2 is damaged" in messages[0]
 
 
+def test_what_is_wrong_for_several_is_said_once(tmp_path):
+    """A damaged line of the metrics is in the way of each checkpoint after it."""
+    store, messages = filled(tmp_path)
+    store.keep = 4
+    for step in (1, 2, 3, 4):
+        store.save(step, write(step))
+
+    def check(checkpoint, last):
+        if checkpoint.step > last:
+            raise UserError("metrics.jsonl, line 2: not a row of metrics")
+
+    assert store.latest(lambda checkpoint: check(checkpoint, 1)).step == 1
+    names = "000003-step-4, 000002-step-3, 000001-step-2"
+    assert messages == [f"checkpoint {names} cannot serve: metrics.jsonl, line 2: not a row of metrics"]
+    messages.clear()
+    with pytest.raises(UserError, match=r"^metrics.jsonl, line 2"):
+        store.latest(lambda checkpoint: check(checkpoint, 0))
+    assert messages == []  # the error says it
+
+
 def test_a_changed_manifest_is_seen(tmp_path):
     store, messages = filled(tmp_path, 1, 2)
     manifest = store.latest().path / MANIFEST

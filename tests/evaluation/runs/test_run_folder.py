@@ -272,10 +272,12 @@ def test_metrics_that_no_checkpoint_can_make_again_say_what_to_do(path):
             run.save_checkpoint(step, state(str(step)))
     file = path / "metrics.jsonl"
     file.write_bytes(b"\0" * 10 + file.read_bytes()[10:])
+    messages = []
     with pytest.raises(
         UserError, match=r"line 1: not a row of metrics; to go on without it: LC_ALL=C sed -i '1s/"
     ) as caught:
-        resume(path, message=lambda text: None)
+        resume(path, message=messages.append)
+    assert messages == []  # the error says it
     subprocess.run(str(caught.value).partition("without it: ")[2], shell=True, check=True)
     with resume(path) as run:
         assert run.checkpoint.step == 3

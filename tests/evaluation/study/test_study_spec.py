@@ -13,6 +13,7 @@ from evaluation.study.entry import flatten
 from evaluation.study.plan import Planner
 from evaluation.study.space import Dimension
 from evaluation.study.spec import StudyFaults
+from evaluation.study.study_folder import StudyFolder
 from tests.evaluation.study.study_helpers import DEFINITION, definition, study, write
 
 
@@ -93,6 +94,31 @@ def test_all_faults_are_told_at_once() -> None:
         "seconds.bow: must be a number of seconds for one of the tasks",
     ):
         assert fault in found, fault
+
+
+def test_names_that_differ_in_case_only_are_refused() -> None:
+    """They are one folder on the file systems of macOS and Windows."""
+    assert faults(tasks={"valley": {}, "Valley": {}, "bowl": {}}) == [
+        "tasks: 'valley' and 'Valley' are one folder where case makes no difference: rename one"
+    ]
+    parts = {name: {"kind": "compare", "seeds": [1]} for name in ("one", "ONE", "Logs")}
+    assert faults(parts=parts, settings={"plain": {}, "Plain": {}}) == [
+        "settings: 'plain' and 'Plain' are one folder where case makes no difference: rename one",
+        "parts: 'one' and 'ONE' are one folder where case makes no difference: rename one",
+        "parts.Logs: the study folder has a file of that name; choose another",
+    ]
+    variants = {"none": {}, "None": {"lr": 1}}
+    assert faults(parts={"a": {"kind": "ablation", "seeds": [1], "variants": variants}}) == [
+        "parts.a.variants: 'none' and 'None' are one folder where case makes no difference: rename one"
+    ]
+
+
+def test_a_folder_beside_one_whose_name_differs_in_case_only_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "Tiny").mkdir()
+    with pytest.raises(UserError, match=r"Tiny is one folder with tiny where case makes no difference: choose another"):
+        StudyFolder(tmp_path / "tiny", study())
+    assert not (tmp_path / "tiny").exists()
+    StudyFolder(tmp_path / "Tiny", study()).close()
 
 
 def test_a_tuned_part_must_be_covered_by_its_search() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -111,3 +112,24 @@ def test_compare_of_a_search_prints_it(tmp_path, capsys, monkeypatch):
     header, *lines = (tmp_path / "out" / "tuning-final-best-of-k.csv").read_text().splitlines()
     assert header.startswith("part,task,setting,method,k,trials,seeds,score,low,high,tuning_score")
     assert len(lines) == 4 * 3
+
+
+@pytest.mark.parametrize(("columns", "tables"), [("160", 1), ("80", 2), ("55", 3), ("", 1)])
+def test_no_cell_of_a_table_is_broken(tmp_path, capsys, monkeypatch, columns, tables):
+    """On a terminal, columns that do not fit come in tables below; a pipe ("") has no width."""
+    monkeypatch.setenv("COLUMNS", columns or "20")
+    if columns:
+        monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
+    argv = [str(searched(tmp_path)), "--part", "tuning", "--repetitions", "300"]
+    assert compare_cli.main(argv) == 0
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(line.startswith("task ") for line in lines) == tables
+    assert re.findall(r"best of \d", " ".join(line for line in lines if line.startswith("task "))) == [
+        *("best of 1", "best of 2", "best of 3")
+    ]
+    rows = [line for line in lines if re.match("CartPole|Acrobot|all  ", line)]
+    assert len(rows) == 4 * tables
+    assert all(line.count("[") == line.count("]") for line in rows)
+    assert sum(line.count("[") for line in rows) == 12
+    if columns:
+        assert max(map(len, rows)) <= int(columns)
