@@ -15,7 +15,7 @@ from evaluation.runs.recorder import OFFSETS
 PICTURES, VECTORS = ("atari", "gymnasium"), ("control", "gymnasium")  # families that may observe them
 NATURE, IMPALA = ("network.kind", "nature"), ("network.kind", "impala")
 C51, QR = ("head.name", "c51"), ("head.name", "qr")
-PRIORITIZED, RECORDED = ("prioritized.enabled", True), ("gradients.enabled", True)
+PRIORITIZED = ("prioritized.enabled", True)
 
 
 @dataclass

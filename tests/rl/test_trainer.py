@@ -193,7 +193,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     options: dict[str, Any] = {
         "optimizer": {"name": optimizer},
         "network": {"standardize": True},
-        "lr_schedule": {"name": schedule, "end_factor": 0.2},
+        "lr_schedule": {"name": schedule} | ({} if schedule == "constant" else {"end_factor": 0.2}),
     }
     train(catch_config(tmp_path / "whole", **options))
     with pytest.raises(Killed):
