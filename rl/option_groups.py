@@ -143,16 +143,12 @@ class GradientsConfig:
 
     enabled: bool = option(True, "record gradients")
     interval: int = option(
-        1009,
-        "updates from record to record (a prime, so that it does not keep step with the target)",
-        "[1, 1e9]",
-        needs=RECORDED,
+        1009, "updates from record to record (a prime, so that it does not keep step with the target)", "[1, 1e9]"
     )
     offsets: list[int] | None = option(
         list(OFFSETS),
         "recorded too, once an interval: updates after a target update (PQN: a rollout), -1: before it; null: none",
         "[-1, 1e9]",
-        needs=RECORDED,
     )
 
 
