@@ -22,6 +22,7 @@ from evaluation.runs.lr_schedule import LRScheduleConfig
 from rl import backends, game_schedule, tasks
 from rl.algorithms import ALGORITHMS
 from rl.option_groups import (
+    PICTURES,
     EvaluationConfig,
     ExplorationConfig,
     GradientsConfig,
@@ -73,7 +74,8 @@ class TrainConfig(Config):
     )
     cuda_graphs: Literal["auto", "always", "never"] = option(
         "auto",
-        "updates as CUDA graphs; auto: on a GPU, if the optimizer allows it; always: without a GPU a slow rehearsal",
+        "updates as CUDA graphs; auto: on a GPU, if the optimizer allows it and the network is none of yours; always: "
+        "without a GPU a slow rehearsal",
     )
     deterministic: bool = option(False, "the same numbers in every run on a GPU, too; slower. On a CPU they always are")
     profile: bool = option(False, "tell at the end where the time went, and write profile.json")
@@ -238,9 +240,10 @@ class TrainConfig(Config):
         if transitions % self.pqn.minibatches:
             whose = f"the {transitions} transitions of {count} environments' rollouts"
             yield self.wrong("pqn.minibatches", f"must divide {whose}")
-        if self.total_steps < transitions:
+        least = transitions + (count if self.overlap else 0)  # which learns from it in the steps after it
+        if self.total_steps < least:
             whose = f"for one rollout of {count} environments, or nothing is learned"
-            yield self.wrong("total_steps", f"must be at least {transitions} {whose}")
+            yield self.wrong("total_steps", f"must be at least {least} {whose}")
 
     def _faults_of_replay(self) -> Iterator[str]:
         if self.batch_size > self.replay_size:
@@ -252,6 +255,10 @@ class TrainConfig(Config):
         elif self.learns_after >= self.total_steps:
             whose = f"{self.n_step}-step returns of {self.env.num_envs} environments"
             yield self.wrong("total_steps", f"must be above {self.learns_after} for {whose}, or nothing is learned")
+        elif self.overlap and self.learns_after + self.env.num_envs >= self.total_steps:
+            least = self.learns_after + self.env.num_envs
+            whose = "with --overlap, which learns from a step in the next one, or nothing is learned"
+            yield self.wrong("total_steps", f"must be above {least} {whose}")
         count, stack = self.env.num_envs, tasks.find(self.game).observation(self.env).stack
         needed = count * (stack + self.n_step + 1)
         if self.replay_size < needed:
@@ -313,10 +320,16 @@ class TrainConfig(Config):
 
     def _without_effect(self) -> Iterator[str]:
         """What was given and nothing reads."""
-        # A network of the user's own may read what it likes of the group.
-        yield from self.idle(() if self.network.cls is None else ("network",))
-        if tasks.family(self.game).name == "gymnasium":
+        own, apart = tasks.family(self.game).name == "gymnasium", set[str]()
+        if own:
             yield from self.unused("env.threads", f"as {self.game} is none of EnvPool's: leave it out")
+        if self.network.cls is not None:  # it may read what it likes of the group
+            apart = {path for path in self.settings() if path.startswith("network.")}
+        elif own and len(tasks.find(self.game).observation(self.env).shape) < 3:
+            apart = {path for path, one in self.settings().items() if one.marks.get("only") == PICTURES}
+            for path in sorted(apart - {"network.kind", "network.standardize"}):  # faults of the network
+                yield from self.unused(path, f"as {self.game} shows vectors, no pictures: leave it out")
+        yield from self.idle(apart)
 
 
 def options_of_others(family: tasks.Family) -> list[Setting]:

@@ -61,7 +61,7 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
     if (last := known.get("device", str(device))) != str(device):
         lines.append(f"device {last} -> {device}: from here on not with the numbers of the uninterrupted run")
     if device.type == "cpu" and before.get("cuda_graphs", config.cuda_graphs) != config.cuda_graphs:
-        lines.append("--cuda-graphs draws otherwise: from here on not with the numbers of the uninterrupted run")
+        lines.append("--cuda-graphs computes otherwise: from here on not with the numbers of the uninterrupted run")
     full.device = str(device)
     full.threads = select_threads(full.threads, most=tasks.find(config.game).family.torch_threads)
     if full.backend != backends.NATIVE:

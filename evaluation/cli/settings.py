@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -216,14 +216,14 @@ class Config:
             raise UserError(f"{error}; {theirs}") from error
         return config
 
-    def idle(self, read_elsewhere: Sequence[str] = ()) -> Iterator[str]:
+    def idle(self, apart: Container[str] = ()) -> Iterator[str]:
         """What was given and does nothing, as another option (its mark `needs`) has another value; a line each.
 
         Args:
-            read_elsewhere: groups of which that cannot be said.
+            apart: paths of which that cannot be said.
         """
         for path, one in self.settings().items():
-            if "needs" in one.marks and path.partition(".")[0] not in read_elsewhere and self.has(path):
+            if "needs" in one.marks and path not in apart and self.has(path):
                 switch, *values = one.marks["needs"]
                 other = self.settings()[switch]
                 if other.get(self) not in values:

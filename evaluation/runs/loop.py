@@ -113,9 +113,11 @@ def execute(
             if len(names) > len(set(names)):
                 raise ValueError(f"watchers that have a state need names of their own, not {', '.join(names)}")
             loop = _Loop(run, trainer, everyone, config.checkpoint_minutes, program)
-            return loop.run(trainer.info() | dict(info or {}))
+            summary = loop.run(trainer.info() | dict(info or {}))
         finally:
             trainer.close()
+        everyone.raise_failed()  # by what is told at the end
+        return summary
 
 
 class _Loop:
@@ -310,6 +312,9 @@ class _Loop:
         self.watchers.start({**info, "step": trainer.step, "wall_s": state["clock"]["wall_s"]})
         try:
             trainer.load_state_dict(state)
+            # Before `load`, which may have to tell them something. Versions before the watchers kept the recorder's
+            # state beside the rest.
+            self.watchers.load_state_dict(state.get("watchers") or {"recording": state.get("recording", {})})
             trainer.load(checkpoint.path)
         except torch.OutOfMemoryError:  # a RuntimeError, but none of the checkpoint's
             raise
@@ -318,8 +323,6 @@ class _Loop:
                 f"{checkpoint.path} does not fit this version of the program ({reason(error)}): go on with the version "
                 f"that {self.run_folder.path / PROVENANCE} names, or start over in another --run-dir"
             ) from error
-        # Versions before the watchers kept the recorder's state beside the rest.
-        self.watchers.load_state_dict(state.get("watchers") or {"recording": state.get("recording", {})})
         seeding.set_rng_state(state["global_rng"])
         self.clock.load_state_dict(state["clock"])  # last: the time that resuming takes is none of the run's
         self.watchers.message(f"resumed at step {trainer.step:,}")

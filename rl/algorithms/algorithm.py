@@ -119,12 +119,13 @@ class Learner(ABC):
         """The loss of each sample of an update (B,), differentiable."""
 
     def gradients(self, part: Part, size: int) -> list[Tensor]:
-        """Gradients of the mean loss over the first `size` samples of an update, a tensor a parameter; `.grad`
-        stays."""
+        """Gradients of the mean loss over the first `size` samples of an update, a tensor for each parameter that has
+        a `.grad`, which stays."""
         self.network.eval()  # a look: it takes no step of a spectral norm's power iteration
         loss = self.losses(tuple(tensor[:size] for tensor in part)).mean()
         self.network.train()
-        return list(torch.autograd.grad(loss, list(self.network.parameters())))
+        learned = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        return list(torch.autograd.grad(loss, learned, materialize_grads=True))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from rl.tasks import ObservationSpec
 
 REPLAY = "replay"
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
+UPDATES_AT_ONCE = 64  # of them; an ASGC may be captured that often in one CUDA graph
 PRIORITY_BYTES = 9  # of a transition in a prioritized replay
 
 
@@ -297,16 +298,13 @@ class DQN(Algorithm):
             self.replay.add(actions, result)
         self._owed = step
         if not self.config.overlap:
-            self._settle()
+            self.meanwhile()
 
     def meanwhile(self) -> None:
-        if self._owed is not None:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Do what is due after the step that was taken in last."""
+        """Do what is due after the step that was taken in last, if it is not done."""
+        if self._owed is None:
+            return
         step, self._owed = self._owed, None
-        assert step is not None
         self.learn(self._schedule.updates(step))
         if self._schedule.due(step, self._schedule.shift):
             self.learner.sync_target()
@@ -320,7 +318,7 @@ class DQN(Algorithm):
         if self.updates == 0 < due and config.network.standardize:
             frames = self.replay.sample(STANDARDIZATION_FRAMES, self.replay_rng, Uniform()).observation[:, -1]
             self.learner.standardize(frames)
-        at_once = max(1, TRANSITIONS_AT_ONCE // config.batch_size)
+        at_once = min(max(1, TRANSITIONS_AT_ONCE // config.batch_size), UPDATES_AT_ONCE)
         if config.prioritized.enabled:
             at_once = min(at_once, config.prioritized.updates_per_draw)
         look = clipping if self._resident is None else clipping_on_device

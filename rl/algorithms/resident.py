@@ -43,25 +43,28 @@ class Resident(Generic[L]):
     def __init__(self, config: TrainConfig, learner: L, updates: int, profile: Profile) -> None:
         self._config, self._learner, self._profile = config, learner, profile
         device, optimizer = learner.device, learner.optimizer
+        own = config.network.cls is not None and config.cuda_graphs == "auto"  # it may look at values on the host
+        setting = "never" if own else config.cuda_graphs
         try:
-            self._graphs = graphs.choose(config.cuda_graphs, device, optimizer)
+            self._graphs = graphs.choose(setting, device, optimizer)
         except ValueError as error:
             raise UserError(
                 f"--cuda-graphs always: {error}; leave it at auto, or choose another --optimizer"
             ) from error
-        self._other_graphs = graphs.choose(config.cuda_graphs, device)  # of what takes no step of the optimizer
+        self._other_graphs = graphs.choose(setting, device)  # of what takes no step of the optimizer
         graphs.prepare(optimizer, device, self._graphs is not None)
         if self._graphs is not None:
             learner.lr_schedule = DeviceRates(optimizer, config.lr_schedule, updates)
         # A graph writes to the same places as an update beside it.
-        self._parameters = list(learner.network.parameters())
+        self._parameters = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
     def _descend(self, loss: Tensor, part: Part, number: int = 0) -> None:
         """The optimizer's step on a loss; its update is the `number`-th after those that are counted."""
-        torch._foreach_copy_(self._gradients, torch.autograd.grad(loss, self._parameters))
+        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        torch._foreach_copy_(self._gradients, gradients)
         with self._learner.around_step(part, number):
             self._learner.optimizer.step()
 

@@ -113,6 +113,11 @@ def test_vectors_have_no_options_of_pictures(flag: str) -> None:
         ({"lr_schedule": {"name": "linear", "decay": 0.5}}, "--lr-schedule.decay 0.5: has no effect without --lr-sch"),
         ({"lr_schedule": {"milestones": [0.9]}}, "--lr-schedule.milestones 0.9: has no effect without"),
         ({"game": "gym:CartPole-v1", "env": {"threads": 2}}, "--env.threads 2: has no effect as gym:CartPole-v1 is"),
+        (
+            {"game": "gym:CartPole-v1", "network": {"width": 2}},
+            "--network.width 2: has no effect as gym:CartPole",
+        ),
+        ({"game": "gym:CartPole-v1", "network": {"hidden": 7}}, "--network.hidden 7: has no effect as gym:CartPole-v1"),
     ],
 )
 def test_what_nothing_reads_is_refused(options: dict[str, Any], line: str) -> None:

@@ -235,3 +235,22 @@ def test_on_a_disk_that_really_is_full_the_run_goes_on(whole: Path, tmp_path: Pa
     warnings = [line for line in messages if line.startswith("warning")]
     assert any("no checkpoint at step 40" in line for line in warnings)
     assert metrics == repr(rows(whole))
+
+
+def test_what_a_callback_raises_at_the_very_end_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that is closed may have something to tell; the run is finished by then."""
+
+    def close(walk: Walk) -> None:
+        walk.closed = True
+        walk.everyone.message("where the time went")
+
+    class Reads(Watcher):
+        def message(self, text: str) -> None:
+            with users("callback c: its message"):
+                if text == "where the time went":
+                    raise ValueError("what?")
+
+    monkeypatch.setattr(Walk, "close", close)
+    with pytest.raises(UserError, match=r"callback c: its message.*what"):
+        run(tmp_path / "run", Reads())
+    assert load_summary(tmp_path / "run")["steps"] == 100

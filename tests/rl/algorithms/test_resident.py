@@ -17,7 +17,7 @@ from evaluation.runs import seeding
 from evaluation.runs.run_folder import read_metrics
 from rl import TrainConfig, train
 from rl.algorithms.algorithm import Part
-from rl.algorithms.dqn import DQN, QLearner
+from rl.algorithms.dqn import DQN, UPDATES_AT_ONCE, QLearner
 from rl.algorithms.resident_dqn import ResidentDQN
 from rl.device import Download
 from rl.profile import NoProfile
@@ -26,16 +26,17 @@ from rl.replay.prioritized import Prioritized
 from rl.replay.ring import Layout
 from rl.tasks import ObservationSpec
 from rl.tasks.atari import AtariEnvs
+from tests.rl.algorithms.test_pqn import read_events
 from tests.rl.catch import SIZE, CatchPool
 from tests.rl.test_graphs import Recorded
-from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config
+from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 
 def config(**options: Any) -> TrainConfig:
-    return catch_config(Path("unused"), cuda_graphs="always", **options)
+    return catch_config(Path("unused"), **{"cuda_graphs": "always", **options})
 
 
 def playing(prioritized: bool = False) -> DeviceReplay:
@@ -178,8 +179,9 @@ def test_actions_are_greedy_for_the_newest_stacks(catch: None, tmp_path: Path, m
     assert reads > 30
 
 
+@pytest.mark.parametrize("schedule", ["linear", "constant"])  # updates one by one, and together
 def test_between_logs_nothing_but_the_actions_is_read_back(
-    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
     """`.item()`, `.tolist()`, `.cpu()`, `bool()` and the like would wait for a GPU; `from_numpy` is not pinned."""
     from rl.trainer import Trainer
@@ -213,7 +215,7 @@ def test_between_logs_nothing_but_the_actions_is_read_back(
             inside = False
 
     monkeypatch.setattr(Trainer, "advance", advance)
-    options: dict[str, Any] = {"prioritized": {"enabled": True}, "lr_schedule": {"name": "linear"}}
+    options: dict[str, Any] = {"prioritized": {"enabled": True}, "lr_schedule": {"name": schedule}}
     train(catch_config(tmp_path / "run", cuda_graphs="always", total_steps=1_000, **options))
     assert set(seen) == {"numpy"}
     assert len(seen) <= 50, "the actions of each of the last 50 steps"
@@ -225,15 +227,16 @@ def test_between_logs_nothing_but_the_actions_is_read_back(
         {"cuda_graphs": "always", "optimizer": {"name": "asgc"}, "network": {"standardize": True}},
         {"prioritized": {"enabled": True, "updates_per_draw": 1}, "cuda_graphs": "never"},
         {"cuda_graphs": "always", "overlap": True},
+        {"cuda_graphs": "always", "overlap": True, "lr_schedule": {"name": "constant"}, "train_every": 2},
     ],
-    ids=["device", "host", "overlap"],
+    ids=["device", "host", "overlap", "groups"],
 )
 def test_resumed_is_uninterrupted(catch: None, tmp_path: Path, options: dict[str, Any]) -> None:
     options = {
         "prioritized": {"enabled": True},
+        "lr_schedule": {"name": "linear"},
         **options,
         "total_steps": 1_200,
-        "lr_schedule": {"name": "linear"},
         "checkpoint_interval": 600,
     }
     train(catch_config(tmp_path / "whole", **options))
@@ -242,6 +245,56 @@ def test_resumed_is_uninterrupted(catch: None, tmp_path: Path, options: dict[str
     train(catch_config(tmp_path / "killed", **options, profile=True), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert (tmp_path / "killed" / "profile.json").is_file()
+
+
+def test_updates_together_are_recorded_as_one_by_one(catch: None, tmp_path: Path) -> None:
+    """The same ones, for the same reasons."""
+    options: dict[str, Any] = {"train_every": 2, "gradients": {"interval": 37}, "total_steps": 1_200}
+    for where in ("never", "always"):
+        train(catch_config(tmp_path / where, cuda_graphs=where, **options))
+    events = read_events(tmp_path / "always")
+    assert events == read_events(tmp_path / "never")
+    assert len(events) > 15
+
+
+def test_no_more_updates_go_together_than_a_graph_may_hold() -> None:
+    from asgc.implementations.triton.triton_step import CAPTURES
+
+    assert UPDATES_AT_ONCE <= CAPTURES
+
+
+class Partly(torch.nn.Module):
+    """A parameter that is not learned, and one that nothing reads."""
+
+    def __init__(self, observation: Any, num_actions: int, config: Any) -> None:
+        super().__init__()
+        self.frozen = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+        self.unused = torch.nn.Parameter(torch.ones(3))
+        self.output = torch.nn.Linear(int(np.prod(observation.shape)), num_actions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.output(x.flatten(1)) * self.frozen
+        return output
+
+
+@pytest.mark.parametrize("where", ["never", "always"])
+def test_a_network_of_ones_own_need_not_learn_all_that_it_has(catch: None, tmp_path: Path, where: str) -> None:
+    network = {"cls": "tests.rl.algorithms.test_resident:Partly"}
+    train(catch_config(tmp_path / "run", cuda_graphs=where, total_steps=600, network=network))
+    left = {name.rpartition(".")[2]: tensor for name, tensor in weights(tmp_path / "run").items()}
+    assert float(left["frozen"]) == 1
+    assert left["unused"].tolist() == [1, 1, 1]
+
+
+def test_a_network_of_ones_own_is_captured_only_if_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may read values, which a graph cannot."""
+    asked: list[str] = []
+    monkeypatch.setattr("rl.graphs.choose", lambda wanted, *rest: asked.append(wanted))
+    replay = playing()
+    for wanted, network in (("auto", {}), ("auto", {"cls": "x:Y"}), ("always", {"cls": "x:Y"})):
+        made = learner(config())
+        ResidentDQN(config(cuda_graphs=wanted, network=network), made, replay, 20, NoProfile())
+    assert asked == ["auto"] * 2 + ["never"] * 2 + ["always"] * 2
 
 
 def test_a_run_moves_from_a_device_to_the_host_and_back(catch: None, tmp_path: Path) -> None:
