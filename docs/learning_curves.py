@@ -1,6 +1,7 @@
-"""Draw the evaluation scores of runs, finished or not, and save the numbers beside the picture.
+"""Draw the evaluation scores of runs over the minutes of training, a panel for each game, and save the numbers beside
+the picture.
 
-python docs/learning_curves.py docs/pong_quick runs/asgc runs/adam     # writes .png and .csv; needs matplotlib
+python docs/learning_curves.py docs/laptop runs/*        # writes .png and .csv; needs matplotlib
 """
 
 import argparse
@@ -18,30 +19,40 @@ LINES = ("-", "--", ":", "-.")
 
 def main() -> None:
     """Write the picture and its numbers."""
-    parser = argparse.ArgumentParser(prog="python docs/learning_curves.py", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python docs/learning_curves.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("output", help="what is written, without .png and .csv")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"run folders of one game, {len(COLOURS)} at most")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"run folders, of {len(COLOURS)} kinds at most")
     options = parser.parse_args()
-    if len(options.runs) > len(COLOURS):
-        parser.error(f"there are colours for {len(COLOURS)} runs")
-    figure, axes = plt.subplots(figsize=(6.4, 3.4), dpi=150, layout="constrained")
-    rows = []
-    for run, colour, line in zip(options.runs, COLOURS, LINES, strict=False):
+    games: dict[str, list[tuple[str, str]]] = {}
+    for run in options.runs:
         config = load_config(run)
-        score, seconds = read_series(run, "eval", "score"), read_series(run, "eval", "evaluation_s")
-        minutes = training_seconds(score["wall_s"], seconds["value"]) / 60
-        name = config["optimizer"]["name"]
-        axes.plot(score["step"] / 1e3, score["value"], line, color=colour, marker="o", markersize=4, label=name)
-        rows += [(name, *row) for row in zip(score["step"], minutes.round(3), score["value"], strict=True)]
-    axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set(xlabel="thousand environment steps", ylabel="mean score of the evaluation games")
-    axes.set_title(config["game"], loc="left", fontsize=10)
-    axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
+        kind = f"{config['algorithm'].upper()}, {config['optimizer']['name']}"
+        games.setdefault(config["game"], []).append((run, kind))
+    kinds = list(dict.fromkeys(kind for runs in games.values() for _, kind in runs))
+    if len(kinds) > len(COLOURS):
+        parser.error(f"there are colours for {len(COLOURS)} kinds of runs, not for {', '.join(kinds)}")
+    figure, panels = plt.subplots(
+        1, len(games), figsize=(1.6 + 3.2 * len(games), 3.4), dpi=150, layout="constrained", squeeze=False
+    )
+    rows = []
+    for axes, (game, runs) in zip(panels[0], games.items(), strict=True):
+        for run, kind in runs:
+            score, seconds = read_series(run, "eval", "score"), read_series(run, "eval", "evaluation_s")
+            minutes = training_seconds(score["wall_s"], seconds["value"]) / 60
+            look = {"color": COLOURS[kinds.index(kind)], "linestyle": LINES[kinds.index(kind)]}
+            axes.plot(minutes, score["value"], marker="o", markersize=3, label=kind, **look)
+            rows += [(game, kind, *row) for row in zip(score["step"], minutes.round(3), score["value"], strict=True)]
+        axes.set_title(game, loc="left", fontsize=10)
+        axes.set_xlabel("minutes of training")
+        axes.spines[["top", "right"]].set_visible(False)
+        lines, names = axes.get_legend_handles_labels()
+        each = dict(zip(names, lines, strict=True))  # a kind once
+        axes.legend(each.values(), each.keys(), frameon=False, fontsize=8)
+    panels[0][0].set_ylabel("mean score of the evaluation games")
     figure.savefig(f"{options.output}.png")
     with Path(f"{options.output}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("optimizer", "step", "training_minutes", "score"))
+        writer.writerow(("game", "kind", "step", "training_minutes", "score"))
         writer.writerows(rows)
 
 
