@@ -110,10 +110,9 @@ def test_layers_go_on_top_of_each_other() -> None:
 def test_a_preset_is_valid_however_short_the_run(name: str, total: int) -> None:
     preset = TrainConfig.preset(name)
     config = TrainConfig.preset(name, total_steps=total, **({"n_step": 1} if preset.algorithm == "dqn" else {}))
-    if preset.algorithm == "pqn" and total < preset.rollout:
-        with pytest.raises(
-            UserError, match=f"--total-steps {total}: must be at least {preset.rollout} for one rollout"
-        ):
+    least = preset.rollout + preset.overlap * preset.env.num_envs  # the steps in which it is learned from
+    if preset.algorithm == "pqn" and total < least:
+        with pytest.raises(UserError, match=f"--total-steps {total}: must be at least {least} for one rollout"):
             config.validate()
     else:
         config.validate()
