@@ -227,12 +227,12 @@ class PQN(Algorithm):
         self._prepare()
 
     def _prepare(self) -> None:
-        """Put what the updates are made of on the device."""
-        rollout, device = self._learning, self.learner.device
+        """What the updates are made of."""
+        rollout = self._learning
         if self._resident is not None:
             return self._resident.begin(rollout)
-        flat = (torch.from_numpy(rollout.action).to(device), torch.from_numpy(rollout.returns()).to(device))
-        self._samples: Part = tuple(tensor.flatten(0, 1) for tensor in (rollout.observation[:-1], *flat))
+        samples = rollout.observation[:-1], torch.from_numpy(rollout.action), torch.from_numpy(rollout.returns())
+        self._samples: Part = tuple(tensor.flatten(0, 1) for tensor in samples)
 
     def _learn(self, count: int) -> None:
         """The next `count` updates."""
