@@ -372,7 +372,7 @@ def trainer_of(setting: Setting, algorithm: str, **options: Any) -> Iterator[Tra
     if algorithm == "dqn":
         options |= {"replay_size": 200_000, "learning_starts": 2_000}
     if setting.small:
-        options |= short(setting, 10_000, algorithm)
+        options |= {"compile": False, **short(setting, 10_000, algorithm)}
         options |= {"learning_starts": 100} if algorithm == "dqn" else {}
     config = TrainConfig.preset(algorithm, **options, exploration={"steps": 1})
     with started(config) as trainer:

@@ -27,7 +27,7 @@ COMMAND = TrainCommand(
         "learning": (
             *("replay_size", "batch_size", "train_every", "gradient_steps", "learning_starts", "n_step"),
             *("target_interval", "head.name", "pqn.rollout_steps", "pqn.epochs", "pqn.minibatches", "pqn.td_lambda"),
-            *("overlap", "gamma", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
+            *("gamma", "exploration.steps", "exploration.end", "env.protocol", "env.num_envs"),
         ),
         "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
     },

@@ -102,7 +102,7 @@ def test_gradients_of_a_part_of_the_batch_leave_the_gradients_alone() -> None:
     learner = QLearner(config, 3, ObservationSpec((2, 16, 16), np.uint8), torch.device("cpu"))
     seen: list[torch.Tensor] = []
 
-    def compare(part: tuple[torch.Tensor, ...]) -> Any:
+    def compare(part: tuple[torch.Tensor, ...], ahead: int) -> Any:
         before = [param.grad.clone() for param in learner.network.parameters() if param.grad is not None]
         halves = learner.gradients(part, 4), learner.gradients(tuple(t.flip(0) for t in part), 4)
         for param, grad, one, other in zip(learner.network.parameters(), before, *halves, strict=True):

@@ -107,6 +107,7 @@ def make(num_envs: int, **pqn: Any) -> PQN:
         gamma=GAMMA,
         precision="fp32",
         total_steps=100_000,
+        overlap=False,
         pqn=pqn,
         env={"num_envs": num_envs},
         network={"channels": [2], "kernels": [1], "strides": [1], "hidden": 4, "standardize": False},
