@@ -56,7 +56,6 @@ SPEEDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 SIDE = 84
 SMALL = {"precision": "fp32", "network": {"channels": [4], "kernels": [4], "strides": [4], "hidden": 16}}
-ONLY_DQN = ("replay_size", "learning_starts", "train_every", "batch_size")
 RATE = 2.0**-13  # a learning rate that float32 holds: a graph's tensor and a number are the same
 
 
@@ -251,9 +250,7 @@ def graph_equals_eager(setting: Setting, optimizer: str, prioritized: bool) -> s
             state = [priorities.tree.flat] if priorities is not None else []
             results.append([*losses, *(p.detach().clone() for p in learner.network.parameters()), *state])
             assert resident.captured == (graphs == "always"), "captured what should not be, or the other way round"
-    worst = max(float((a.double() - b.double()).abs().max()) for a, b in zip(*results, strict=True))
-    assert worst == 0, f"they differ by up to {worst:.3g}"
-    return f"{count} updates to the last bit"
+    return equal(results, count)
 
 
 def rollouts_graph_equals_eager(setting: Setting) -> str:
@@ -281,6 +278,11 @@ def rollouts_graph_equals_eager(setting: Setting) -> str:
             losses = [resident.update(rollout, row)["loss"].clone() for row in rows]
             results.append([*losses, *(p.detach().clone() for p in learner.network.parameters())])
             results[-1] += [torch.from_numpy(best), torch.from_numpy(greedy)]
+    return equal(results, count)
+
+
+def equal(results: Sequence[Sequence[torch.Tensor]], count: int) -> str:
+    """What two runs of so many updates gave."""
     worst = max(float((a.double() - b.double()).abs().max()) for a, b in zip(*results, strict=True))
     assert worst == 0, f"they differ by up to {worst:.3g}"
     return f"{count} updates to the last bit"
@@ -325,21 +327,14 @@ def deterministic_twice(setting: Setting, algorithm: str) -> str:
 
 def short(setting: Setting, steps: int, algorithm: str) -> dict[str, Any]:
     """Options of a short run."""
-    options: dict[str, Any] = {
-        "game": "Pong",
-        "device": str(setting.device),
-        "total_steps": steps,
-        "learning_starts": steps // 4,
-        "replay_size": 20_000,
-        "tensorboard": False,
-        "evaluation": {"interval": 10**9, "final_episodes": 1},
-    }
-    small = {"game": "Breakout", "cuda_graphs": "always", "env": {"num_envs": 4}, "train_every": 16, "batch_size": 8}
-    options |= small | SMALL if setting.small else {}
-    if algorithm == "dqn":
-        return options
-    rollouts = {"pqn": {"rollout_steps": 8, "minibatches": 2}} if setting.small else {}
-    return {name: value for name, value in options.items() if name not in ONLY_DQN} | rollouts
+    common = {"device": str(setting.device), "total_steps": steps, "tensorboard": False}
+    common |= {"game": "Pong", "evaluation": {"interval": 10**9, "final_episodes": 1}}
+    own = {"learning_starts": steps // 4, "replay_size": 20_000} if algorithm == "dqn" else {}
+    if not setting.small:
+        return common | own
+    rollouts = {"rollout_steps": 8, "minibatches": 2}
+    few = {"train_every": 16, "batch_size": 8} if algorithm == "dqn" else {"pqn": rollouts}
+    return common | own | few | SMALL | {"game": "Breakout", "cuda_graphs": "always", "env": {"num_envs": 4}}
 
 
 def speed(setting: Setting, algorithm: str, **options: Any) -> str:

@@ -16,7 +16,6 @@ from rl.device import Download
 from rl.graphs import Captured
 from rl.profile import SAMPLE, WAIT, Profile
 from rl.replay.device_ring import DeviceReplay
-from rl.replay.ring import Batch
 
 if TYPE_CHECKING:
     from rl.algorithms.dqn import QLearner
@@ -86,8 +85,7 @@ class ResidentDQN(Resident["QLearner"]):
     def _several_updates(self, rows: Tensor, *weights: Tensor) -> dict[str, Tensor]:
         """Updates, one after the other, on rows of the replay (k, B)."""
         learner, priorities, done = self._learner, self._replay.priorities, []
-        batch: Batch = self._replay.gather(rows.view(-1))
-        tensors = learner.part(batch, *(weight.view(-1) for weight in weights))
+        tensors = learner.part(self._replay.gather(rows.view(-1)), *(weight.view(-1) for weight in weights))
         for k, part in enumerate(zip(*(tensor.chunk(len(rows)) for tensor in tensors), strict=True)):
             losses, q = learner.td_losses(part)
             loss = learner.weighted(losses, part).mean()
