@@ -17,10 +17,13 @@ from torch import Tensor
 from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
+from evaluation.runs.interval_means import IntervalMeans, clipping, clipping_on_device
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
+from rl import graphs
 from rl.algorithms.heads import Head
+from rl.algorithms.resident import Resident
 from rl.config import TrainConfig
 from rl.networks import Network
 from rl.option_groups import ExplorationConfig
@@ -161,6 +164,8 @@ class Algorithm(ABC):
     learner: Learner
     updates: int
     rng: np.random.Generator
+    _means: IntervalMeans
+    _resident: Resident[Any] | None = None
 
     @abstractmethod
     def __init__(self, setup: Setup) -> None: ...
@@ -186,6 +191,24 @@ class Algorithm(ABC):
     @abstractmethod
     def act(self, observation: NDArray[Any], step: int) -> NDArray[np.int64]:
         """Actions (N,) to train with, exploration included, after `step` environment steps."""
+
+    def _look_at_clipping(self) -> None:
+        """Add what clipping did in the last step to the interval's means, without waiting for a device."""
+        look = clipping if self._resident is None else clipping_on_device
+        self._means.add(look(self.learner.optimizer))
+
+    def _interval_means(self) -> dict[str, float]:
+        """The interval's means, which it begins anew."""
+        if self._resident is not None:
+            clipping(self.learner.optimizer)  # replays do not look for gradients that are never finite; this does
+        return self._means.take()
+
+    def _optimizer_loaded(self) -> None:
+        """Its state may come from another kind of device."""
+        if self._resident is None:
+            graphs.prepare(self.learner.optimizer, self.learner.device, captured=False)
+        else:
+            self._resident.loaded()
 
     def meanwhile(self) -> None:  # noqa: B027 - optional
         """What can be done while the environments step: comes between `act` and `advance`."""

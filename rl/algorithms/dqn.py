@@ -18,10 +18,9 @@ from torch.nn.utils import parametrize
 
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
-from evaluation.runs.interval_means import IntervalMeans, clipping, clipping_on_device
+from evaluation.runs.interval_means import IntervalMeans
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
-from rl import graphs
 from rl.algorithms import resident
 from rl.algorithms.algorithm import (
     CLIPPING_EVERY,
@@ -321,13 +320,12 @@ class DQN(Algorithm):
         at_once = min(max(1, TRANSITIONS_AT_ONCE // config.batch_size), UPDATES_AT_ONCE)
         if config.prioritized.enabled:
             at_once = min(at_once, config.prioritized.updates_per_draw)
-        look = clipping if self._resident is None else clipping_on_device
         while self.updates < due:
             for values in self._updates(min(due - self.updates, at_once)):
                 self._means.add(values)
                 count = values["loss"].numel()
                 if -self.updates % CLIPPING_EVERY < count:
-                    self._means.add(look(self.learner.optimizer))
+                    self._look_at_clipping()
                 self.updates += count
 
     def _updates(self, count: int) -> Iterator[dict[str, Tensor]]:
@@ -358,10 +356,8 @@ class DQN(Algorithm):
         return self.replay.sample(count, rng, Uniform()).observation if len(self.replay) else None
 
     def training_values(self, step: int) -> dict[str, float]:
-        if self._resident is not None:
-            clipping(self.learner.optimizer)  # replays do not look for gradients that are never finite; this does
         scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
-        return self._means.take() | scheduled
+        return self._interval_means() | scheduled
 
     def progress(self) -> dict[str, Any]:
         count = len(self.replay)
@@ -385,11 +381,9 @@ class DQN(Algorithm):
         self.rng.bit_generator.state = state["rng"]
         self.replay_rng.bit_generator.state = state["replay_rng"]
         self.learner.load_state_dict(state["learner"])
-        if self._resident is None:
-            graphs.prepare(self.learner.optimizer, self.learner.device, captured=False)  # it may come from a GPU
-        else:
+        if self._resident is not None:
             self._resident.load_state_dict(state.get("resident", {}))
-            self._resident.loaded()
+        self._optimizer_loaded()
 
     def save(self, folder: Path) -> None:
         self.replay.save(folder / REPLAY)

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
-from evaluation.runs.interval_means import IntervalMeans, clipping, clipping_on_device
+from evaluation.runs.interval_means import IntervalMeans
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.watchers import Column
-from rl import graphs
 from rl.algorithms import resident
 from rl.algorithms.algorithm import (
     CLIPPING_EVERY,
@@ -237,11 +236,10 @@ class PQN(Algorithm):
     def _learn(self, count: int) -> None:
         """The next `count` updates."""
         rows = torch.from_numpy(self._order[:count])
-        look = clipping if self._resident is None else clipping_on_device
         for row in rows if self._resident is None else self._resident.rows(rows):
             self._means.add(self._update(row))
             if self.updates % CLIPPING_EVERY == 0:
-                self._means.add(look(self.learner.optimizer))
+                self._look_at_clipping()
             self.updates += 1
         self._order = self._order[count:]
         each = self.config.pqn.shift_every * self.config.pqn.epochs * self.config.pqn.minibatches
@@ -255,10 +253,8 @@ class PQN(Algorithm):
         return self.learner.update(tuple(tensor[row] for tensor in self._samples))
 
     def training_values(self, step: int) -> dict[str, float]:
-        if self._resident is not None:
-            clipping(self.learner.optimizer)  # replays do not look for gradients that are never finite; this does
         scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
-        return self._means.take() | scheduled
+        return self._interval_means() | scheduled
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -277,10 +273,7 @@ class PQN(Algorithm):
         self.order_rng.bit_generator.state = state["order_rng"]
         self._order = state["order"].cpu().numpy()
         self.learner.load_state_dict(state["learner"])
-        if self._resident is None:
-            graphs.prepare(self.learner.optimizer, self.learner.device, captured=False)  # it may come from a GPU
-        else:
-            self._resident.loaded()
+        self._optimizer_loaded()
 
     def save(self, folder: Path) -> None:
         self.rollout.save(folder / ROLLOUT)

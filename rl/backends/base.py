@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.interval_means import IntervalMeans
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.schedule import Schedule
@@ -182,7 +182,7 @@ class LibraryDQN(Algorithm):
             self._means.add({"loss": self.update()})
             self.lr_schedule.step()
             if self.updates % CLIPPING_EVERY == 0:
-                self._means.add(clipping(self.learner.optimizer))
+                self._look_at_clipping()
             self.updates += 1
 
     def shift(self) -> None:
