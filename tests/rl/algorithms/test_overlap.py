@@ -22,7 +22,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_with_overlap_only_the_actions_come_earlier(catch: None, tmp_path: Path) -> None:
     """Random actions come from no weights: then each step's updates, targets and draws are those of a run in turn. The
     last step's are not made."""
-    random = {"exploration": {"start": 1.0, "end": 1.0}, "replay_size": 800, "segment_steps": 1_000}
+    random: dict[str, Any] = {"exploration": {"start": 1.0, "end": 1.0}, "replay_size": 800}
+    random["segment_steps"] = 1_008  # cut in mid-game, with a step's updates to come
     train(catch_config(tmp_path / "overlap", total_steps=1_608, overlap=True, **random))
     train(catch_config(tmp_path / "turn", total_steps=1_600, **random))
     train(catch_config(tmp_path / "longer", total_steps=1_608, **random))

@@ -16,8 +16,9 @@ from torch import Tensor
 from evaluation.runs import seeding
 from evaluation.runs.run_folder import read_metrics
 from rl import TrainConfig, train
-from rl.algorithms.algorithm import Part
+from rl.algorithms.algorithm import Algorithm, Part, Setup
 from rl.algorithms.dqn import DQN, UPDATES_AT_ONCE, QLearner
+from rl.algorithms.pqn import PQN
 from rl.algorithms.resident_dqn import ResidentDQN
 from rl.device import Download
 from rl.profile import NoProfile
@@ -26,6 +27,8 @@ from rl.replay.prioritized import Prioritized
 from rl.replay.ring import Layout
 from rl.tasks import ObservationSpec
 from rl.tasks.atari import AtariEnvs
+from rl.trainer import schedule_of
+from tests.rl.algorithms.test_pqn import catch_config as pqn_config
 from tests.rl.algorithms.test_pqn import read_events
 from tests.rl.catch import SIZE, CatchPool
 from tests.rl.test_graphs import Recorded
@@ -251,10 +254,30 @@ def test_updates_together_are_recorded_as_one_by_one(catch: None, tmp_path: Path
     """The same ones, for the same reasons."""
     options: dict[str, Any] = {"train_every": 2, "gradients": {"interval": 37}, "total_steps": 1_200}
     for where in ("never", "always"):
-        train(catch_config(tmp_path / where, cuda_graphs=where, **options))
+        train(catch_config(tmp_path / where, cuda_graphs=where, optimizer={"name": "asgc"}, **options))
+    logged = [[(row.step, row.name) for row in read_metrics(tmp_path / where)] for where in ("never", "always")]
+    assert logged[0] == logged[1]
+    assert sum(name == "clipped" for _, name in logged[1]) > 2  # looked at between groups, too
     events = read_events(tmp_path / "always")
     assert events == read_events(tmp_path / "never")
     assert len(events) > 15
+
+
+@pytest.mark.parametrize("kind", [DQN, PQN])
+def test_a_loaded_state_is_captured_anew_and_every_log_looks_for_what_is_never_finite(
+    kind: type[Algorithm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph knows the tensors that a state replaces; a replay says nothing about gradients, only the host does."""
+    settings = config() if kind is DQN else pqn_config(Path("unused"), cuda_graphs="always")
+    spec, schedule = ObservationSpec((2, SIZE, SIZE), np.uint8), schedule_of(settings)
+    algorithm = kind(Setup(settings, spec, 3, CPU, schedule, lambda updates: None))
+    told: list[str] = []
+    monkeypatch.setattr("rl.algorithms.resident.Captured.forget", lambda self: told.append("forgot"))
+    monkeypatch.setattr("rl.algorithms.algorithm.clipping", lambda optimizer: told.append("looked"))
+    algorithm.training_values(8)
+    assert told == ["looked"]
+    algorithm.load_state_dict(algorithm.state_dict())
+    assert told == ["looked", *["forgot"] * (3 if kind is DQN else 2)]
 
 
 def test_no_more_updates_go_together_than_a_graph_may_hold() -> None:
