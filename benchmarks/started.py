@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from evaluation.runs.hardware import keep_freed_memory
 from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.watchers import Watchers
 from rl import backends
@@ -26,6 +27,7 @@ def started(config: TrainConfig) -> Iterator[Trainer]:
     """
     config.validate()
     full, _ = choose(config, None)
+    keep_freed_memory()  # as training does
     with (
         tempfile.TemporaryDirectory() as folder,
         RunFolder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import sys
@@ -95,3 +96,16 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library to keep what this process frees for its next tensors, up to 1 GiB, instead of giving it back.
+
+    A training step frees and allocates the same megabytes over and over. As glibc comes, each time the kernel takes the
+    pages back, hands out new ones and zeroes them: 1,200 page faults and a tenth of an update of Nature's network.
+    For as long as the process lives; no effect under other C libraries.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the largest that glibc takes: larger blocks are always mapped anew
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: free memory at the end of the heap beyond which it is given back

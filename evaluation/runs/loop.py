@@ -26,7 +26,7 @@ from evaluation.files import atomic_path, atomic_write, is_write_error
 from evaluation.runs import run_metrics, seeding
 from evaluation.runs.checkpoint import Checkpoint
 from evaluation.runs.clock import Clock
-from evaluation.runs.hardware import torch_threads
+from evaluation.runs.hardware import keep_freed_memory, torch_threads
 from evaluation.runs.run_folder import MODEL, PROVENANCE, RunFolder, read_metrics
 from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE
 from evaluation.runs.stopping import Left, stop_on_signal
@@ -89,6 +89,7 @@ def execute(
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
     everyone = Watchers(watchers)
+    keep_freed_memory()
     with (
         torch_threads(threads),  # first: the provenance notes them
         RunFolder(

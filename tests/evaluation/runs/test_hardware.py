@@ -1,6 +1,8 @@
 """Device, precision and threads of a run."""
 
 import contextlib
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -86,3 +88,29 @@ def test_quotas_of_containers(tmp_path: Path) -> None:
     for text, expected in (("400000 100000\n", 4), ("max 100000\n", 1)):  # version 2 first, where it has a limit
         (tmp_path / "cpu.max").write_text(text)
         assert cpu_quota(tmp_path) == expected
+
+
+FAULTS = """
+import resource
+import torch
+from evaluation.runs.hardware import keep_freed_memory
+
+keep_freed_memory()
+torch.set_num_threads(1)
+
+def steps(count):
+    for _ in range(count):
+        tensors = [torch.ones(2 << 20) for _ in range(3)]  # 8 MiB each
+        del tensors
+
+steps(3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+steps(20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_what_is_freed_is_kept_for_the_next_tensors() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # of 4 KiB each; without, 120,000
