@@ -276,16 +276,18 @@ class Trainer:
 
     def _scores(self, stage: Stage, number: int, episodes: int, audit: ValueAudit | None = None) -> NDArray[np.float64]:
         """Scores (episodes,) of what is learned so far in a stage's game."""
-        return evaluate(
-            audit.act if audit else self.algorithm.learner.act,
-            stage.game,
-            stage.environments(self.config.env),
-            episodes=episodes,
-            seed=seeding.derive(self.config.seed, "evaluation", number),
-            epsilon=self.config.evaluation.epsilon,
-            watch=audit.watch if audit else None,
-            tell=self._watchers.evaluating,
-        )
+        learner = self.algorithm.learner
+        with learner.evaluated():
+            return evaluate(
+                audit.act if audit else learner.act,
+                stage.game,
+                stage.environments(self.config.env),
+                episodes=episodes,
+                seed=seeding.derive(self.config.seed, "evaluation", number),
+                epsilon=self.config.evaluation.epsilon,
+                watch=audit.watch if audit else None,
+                tell=self._watchers.evaluating,
+            )
 
     def _summary_of(self, stage: Stage, scores: NDArray[np.float64]) -> dict[str, Any]:
         """Of a stage's game: its last scores, and the step at which an evaluation first met its target."""
@@ -350,8 +352,9 @@ class Trainer:
             self._run.note(new_games_at=self.step)
 
     def save_model(self, path: Path) -> None:
-        network = self.algorithm.learner.network.state_dict()
-        torch.save({"network": network, "num_actions": self.segment.envs.num_actions, "step": self.step}, path)
+        with self.algorithm.learner.evaluated() as network:
+            model = {"network": network.state_dict(), "num_actions": self.segment.envs.num_actions, "step": self.step}
+        torch.save(model, path)
 
     def close(self) -> None:
         self.segment.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from evaluation.runs.interval_means import IntervalMeans, clipping, clipping_on_
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Column
+from evaluation.runs.weight_average import WeightAverage
 from rl import graphs
 from rl.algorithms.heads import Head
 from rl.algorithms.resident import Resident
@@ -64,6 +65,7 @@ class Learner(ABC):
         watched: asked before the next so many updates whether somebody looks at one of them.
         profile: told how long the parts of an update take.
         lr_schedule: of the learning rate, stepped after each update.
+        average: of the network's weights, if that is what evaluations play.
     """
 
     network: Network
@@ -78,6 +80,7 @@ class Learner(ABC):
         self.around_step: Callable[[Part, int], AbstractContextManager[None]] = lambda part, ahead: nullcontext()
         self.watched: Callable[[int], bool] = lambda count: False
         self.profile: Profile = NoProfile()
+        self.average: WeightAverage[Network] | None = None
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for a forward pass: bfloat16 matrix products, float32 parameters and values."""
@@ -107,6 +110,40 @@ class Learner(ABC):
         explore = rng.random(n) < epsilon
         actions = rng.integers(self.num_actions, size=n)
         return actions if explore.all() else np.where(explore, actions, greedy())
+
+    @contextmanager
+    def evaluated(self) -> Iterator[Network]:
+        """In the block it plays as evaluations do: with the average of its weights, where there is one."""
+        online = self.network
+        if self.average is not None:
+            self.average.copy_buffers()
+            self.network = self.average.network
+        try:
+            yield self.network
+        finally:
+            self.network = online
+
+    def updated(self, count: int) -> None:
+        """So many updates have been done."""
+        if self.average is not None:
+            self.average.update(count)
+
+    def _make_average(self, config: TrainConfig) -> None:
+        if config.ema_decay:
+            self.average = WeightAverage(self.network, config.ema_decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning goes on from."""
+        state = {name: getattr(self, name).state_dict() for name in ("network", "optimizer", "lr_schedule")}
+        return state if self.average is None else state | {"average": self.average.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_schedule.load_state_dict(state.get("lr_schedule", {}))  # earlier versions had none
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     def renew(self) -> None:  # noqa: B027 - optional
         """Draw what is random in the coming update, into tensors that stay where they are."""

@@ -108,6 +108,7 @@ class QLearner(Learner):
         }
         self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
+        self._make_average(config)
         self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def updates(
@@ -198,21 +199,14 @@ class QLearner(Learner):
             network.standardize(frames.to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning goes on from: both networks, the optimizer and its schedule, noise's generators."""
-        return {
-            "network": self.network.state_dict(),
+        return super().state_dict() | {
             "target_network": self.target_network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "lr_schedule": self.lr_schedule.state_dict(),
             "noise": {use: noise.state_dict() for use, noise in self.noise.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self.network.load_state_dict(state["network"])
+        super().load_state_dict(state)
         self.target_network.load_state_dict(state["target_network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_schedule.load_state_dict(state.get("lr_schedule", {}))  # earlier versions had none
         for use, generator in state.get("noise", {}).items():
             self.noise[use].load_state_dict(generator)
 
@@ -327,6 +321,7 @@ class DQN(Algorithm):
                 if -self.updates % CLIPPING_EVERY < count:
                     self._look_at_clipping()
                 self.updates += count
+                self.learner.updated(count)
 
     def _updates(self, count: int) -> Iterator[dict[str, Tensor]]:
         """Updates on transitions that are drawn together."""

@@ -63,6 +63,7 @@ class RolloutLearner(Learner):
         self.network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
+        self._make_average(config)
         self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def update(self, part: Part) -> dict[str, Tensor]:
@@ -91,20 +92,6 @@ class RolloutLearner(Learner):
         with self.autocast():
             output = self.network(observation)
         return self.head.losses(output, action, target)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that learning goes on from."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "lr_schedule": self.lr_schedule.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_schedule.load_state_dict(state["lr_schedule"])
 
 
 class PQN(Algorithm):
@@ -241,6 +228,7 @@ class PQN(Algorithm):
             if self.updates % CLIPPING_EVERY == 0:
                 self._look_at_clipping()
             self.updates += 1
+            self.learner.updated(1)
         self._order = self._order[count:]
         each = self.config.pqn.shift_every * self.config.pqn.epochs * self.config.pqn.minibatches
         if each and self.updates % each == 0:

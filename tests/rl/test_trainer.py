@@ -193,6 +193,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     options: dict[str, Any] = {
         "optimizer": {"name": optimizer},
         "network": {"standardize": True},
+        "ema_decay": 0.99,
         "lr_schedule": {"name": schedule} | ({} if schedule == "constant" else {"end_factor": 0.2}),
     }
     train(catch_config(tmp_path / "whole", **options))

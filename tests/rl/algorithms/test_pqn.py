@@ -131,6 +131,7 @@ def test_resumed_in_mid_rollout_is_the_uninterrupted_run_bit_for_bit(
         "optimizer": {"name": optimizer},
         "network": {"standardize": True},
         "lr_schedule": {"name": "linear", "end_factor": 0.2},
+        "ema_decay": 0.99,
         "overlap": overlap,
         "segment_steps": segment,
         "cuda_graphs": graphs,
