@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -32,7 +32,7 @@ class WeightAverage(Generic[N]):
     def __init__(self, network: N, decay: float) -> None:
         self._source, self._decay, self._updates = network, decay, 0
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self._weights = list(self.network.parameters())
+        self._weights: list[Tensor] = list(self.network.parameters())
 
     @torch.no_grad()
     def update(self, count: int = 1) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-import rl.trainer
 from evaluation.runs.weight_average import WeightAverage
 from rl import load_agent, train
+from rl.algorithms.algorithm import Learner
+from rl.evaluate import evaluate
 from tests.rl.algorithms import test_pqn
 from tests.rl.catch import SIZE
 from tests.rl.test_trainer import catch_config, numbers, weights
@@ -31,7 +31,8 @@ def averaged(history: list[Tensor], start: Tensor, decay: float) -> Tensor:
 
 
 def test_it_is_the_average_by_its_definition() -> None:
-    network, generator = nn.BatchNorm1d(3), torch.Generator().manual_seed(0)
+    network: Any = nn.BatchNorm1d(3)
+    generator = torch.Generator().manual_seed(0)
     start, history = network.weight.detach().clone(), []
     average = WeightAverage(network, decay=0.8)  # reached at update 35
     for k in range(60):
@@ -62,42 +63,35 @@ def test_updates_that_come_together_count_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "together"),
-    [
-        (catch_config, {}, 1),
-        (catch_config, {"cuda_graphs": "always"}, 2),  # the first alone, then the two of a step
-        (test_pqn.catch_config, {"overlap": True}, 1),
-    ],
+    ("make", "options"),
+    [(catch_config, {}), (catch_config, {"cuda_graphs": "always"}), (test_pqn.catch_config, {"overlap": True})],
     ids=["dqn", "graphs", "pqn"],
 )
 def test_it_is_what_evaluations_play_and_models_hold(
-    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, options: dict[str, Any], together: int
+    catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, options: dict[str, Any]
 ) -> None:
     options = options | {"network": {"standardize": True}, "gradients": {"enabled": False}}
-    train(make(tmp_path / "plain", **options))
+    train(make(tmp_path / "plain", ema_decay=0.0, **options))
 
     seen = np.random.default_rng(0).integers(0, 256, (256, 2, SIZE, SIZE), np.uint8)
-    played, evaluate = [], rl.trainer.evaluate
+    played = []
 
     def looked_at(policy: Any, *args: Any, **kwargs: Any) -> Any:
         played.append(policy(seen, 0.0, np.random.default_rng(0)))
         return evaluate(policy, *args, **kwargs)
 
-    monkeypatch.setattr(rl.trainer, "evaluate", looked_at)
-    history: list[list[Tensor]] = []
+    monkeypatch.setattr("rl.trainer.evaluate", looked_at)
+    history: list[list[Tensor]] = []  # the parameters after each update, as far as they can be seen
+    updated = Learner.updated
 
-    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        history.append([p.detach().clone() for p in optimizer.param_groups[0]["params"]])
+    def note(self: Learner, count: int) -> None:
+        weights = [parameter.detach().clone() for parameter in self.network.parameters()]
+        history.extend([weights] * count)
+        updated(self, count)
 
-    hooks = (
-        register_optimizer_step_pre_hook(lambda *args: None if history else note(*args)),
-        register_optimizer_step_post_hook(note),
-    )
-    try:
-        train(make(tmp_path / "averaged", ema_decay=0.98, **options))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    monkeypatch.setattr(Learner, "updated", note)
+    config = make(tmp_path / "averaged", ema_decay=0.98, **options)
+    train(config)
 
     def losses(name: str) -> list[Any]:
         return [row for row in numbers(tmp_path / name) if row[2] == "train" and row[3] in ("loss", "q")]
@@ -105,11 +99,12 @@ def test_it_is_what_evaluations_play_and_models_hold(
     assert losses("plain") == losses("averaged") != []  # learning is the same
     online, model = weights(tmp_path / "plain"), weights(tmp_path / "averaged")
     parameters = [name for name in model if name not in ("offset", "scale")]
-    start, *steps = history
+    last = numbers(tmp_path / "averaged")[-1]
+    batch = config.batch_size if config.algorithm == "dqn" else config.rollout // config.pqn.minibatches
+    assert len(history) * batch == last[1]  # samples
     for k, name in enumerate(parameters):
-        assert torch.equal(steps[-1][k], online[name])
-        seen_weights = [steps[i + i % together][k] for i in range(len(steps))]
-        expected = averaged(seen_weights, start[k], 0.98)
+        assert torch.equal(history[-1][k], online[name])
+        expected = averaged([weights[k] for weights in history], torch.zeros_like(history[0][k]), 0.98)
         assert torch.allclose(model[name].double(), expected, rtol=1e-4, atol=1e-5), name
     assert torch.equal(model["scale"], online["scale"])
     assert model["scale"] != 1 / 255
