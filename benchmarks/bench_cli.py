@@ -33,6 +33,9 @@ def main(argv: Sequence[str]) -> int:
     flags.option("general", "--steps", int, 2_000, "environment steps in a round", allowed="[100, 1e7]")
     flags.option("general", "--rounds", int, 3, "rounds, in turns", allowed="[1, 1000]")
     flags.section("general").add_argument(
+        "--overlap", action="store_true", help="this toolkit's environments step while it learns, as in training"
+    )
+    flags.section("general").add_argument(
         "--gradients", action="store_true", help="measure what recording gradients costs instead, preset by preset"
     )
     options, _ = flags.read(list(argv))
@@ -47,5 +50,5 @@ def main(argv: Sequence[str]) -> int:
 
     what = options.game, options.optimizer, options.device, options.precision, options.steps, options.rounds
     peers = [] if options.against is None else [peer for peer in options.against.split(",") if peer]
-    training.compare(*what, against=peers, preset=options.preset, minutes=options.minutes)
+    training.compare(*what, against=peers, preset=options.preset, minutes=options.minutes, overlap=options.overlap)
     return 0

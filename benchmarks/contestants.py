@@ -32,6 +32,7 @@ class Setting:
     Attributes:
         learns: to be scored: with the preset's own replay, exploration and start of learning. Else for the speed alone:
             a small replay, and acting greedily from the start, as an action costs late in a run.
+        overlap: this toolkit's environments step while it learns.
     """
 
     game: str
@@ -39,6 +40,7 @@ class Setting:
     threads: int
     preset: str = "dqn"
     learns: bool = False
+    overlap: bool = False
 
     def config(self, **options: Any) -> TrainConfig:
         """The configuration of a run, without Double DQN, which Stable-Baselines3 does not have."""
@@ -74,7 +76,8 @@ class Ours:
     """This toolkit's trainer, through the same `advance` that `asgc-rl train` calls, perhaps with another backend."""
 
     def __init__(self, setting: Setting, optimizer: str, precision: str, backend: str = backends.NATIVE) -> None:
-        config = setting.config(precision=precision, backend=backend, optimizer={"name": optimizer})
+        options = {"overlap": setting.overlap} if backend == backends.NATIVE else {}
+        config = setting.config(precision=precision, backend=backend, optimizer={"name": optimizer}, **options)
         self._stack = ExitStack()
         self._trainer = self._stack.enter_context(started(config))
         self.config = self._trainer.config

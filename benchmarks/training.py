@@ -68,18 +68,20 @@ def compare(
     against: Sequence[str] = (),
     preset: str = "dqn",
     minutes: float | None = None,
+    overlap: bool = False,
 ) -> None:
     """Measure and print. With peers the last line is `ratio: N.NNx`, to the first of them: the median over the rounds.
 
     Args:
         against: names of `PEERS`, or "cleanrl=PATH". Who cannot take part is named and left out.
         minutes: train each for so long afterwards, from the start, and play `GAMES` games with what it has learned.
+        overlap: this toolkit's environments step while it learns.
 
     Raises:
         UserError: an unknown peer, or none of them can take part.
     """
     device = select_device(device_name)
-    setting = Setting(tasks.find(game).name, str(device), select_threads(None), preset)
+    setting = Setting(tasks.find(game).name, str(device), select_threads(None), preset, overlap=overlap)
     mine = {
         f"asgc-rl, {optimizer}, {name}": (optimizer, name)
         for name in dict.fromkeys(("fp32", select_precision(precision, device)))
@@ -154,6 +156,7 @@ def describe(setting: Setting, rounds: int, steps: int) -> str:
         f"{setting.game}, {config.env.height}x{config.env.width}, batch {config.batch_size}, {ratio}; "
         f"torch {torch.__version__}, {where}; {rounds} rounds of {steps} environment steps in turns; asgc-rl and those "
         f"on EnvPool with the preset {setting.preset}'s {config.env.num_envs} environments (updates in a row), "
+        f"{'asgc-rl learns while they step, ' if setting.overlap else ''}"
         "stable-baselines3 and cleanrl with the 1 of their own"
     )
 

@@ -105,6 +105,22 @@ def test_what_is_timed_trains_at_natures_replay_ratio(monkeypatch: pytest.Monkey
         torch.set_num_threads(before)
 
 
+def test_with_overlap_only_this_toolkits_environments_step_while_it_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def started(config: contestants.TrainConfig) -> None:
+        seen.append((config.backend, config.overlap))
+        raise UserError("enough")
+
+    monkeypatch.setattr(contestants, "started", started)
+    for backend in ("native", "sb3"):
+        for overlap in (False, True):
+            with pytest.raises(UserError, match="enough"):
+                contestants.Ours(setting(overlap=overlap), "adam", "fp32", backend)
+    assert seen == [("native", False), ("native", True), ("sb3", False), ("sb3", False)]
+    assert "learns while they step" in bench.describe(setting(overlap=True), 1, 100)
+
+
 def test_what_is_scored_learns_with_the_presets_own_settings() -> None:
     config, preset = setting(preset="quick", learns=True).config(), contestants.TrainConfig.preset("quick")
     for name in ("replay_size", "learning_starts", "exploration", "n_step", "env", "network"):
