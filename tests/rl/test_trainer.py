@@ -244,7 +244,7 @@ def test_environments_are_made_anew_at_fixed_steps_and_their_games_are_cut(
     monkeypatch.setattr(rl.trainer.Trainer, "_renew", renew)
     monkeypatch.setattr(rl.trainer.EpisodeTracker, "add", add)
     options: dict[str, Any] = {"segment_steps": 1_000, "total_steps": 2_400}
-    train(catch_config(tmp_path / "whole", **options, checkpoint_interval=8))
+    train(catch_config(tmp_path / "whole", **options, checkpoint_interval=56))
     assert renewed == [(1_000, 1), (2_000, 2)]
     assert len(finished) > 200
     assert set(finished) <= {-1, 1}
