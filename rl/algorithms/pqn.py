@@ -238,7 +238,7 @@ class PQN(Algorithm):
     def _update(self, row: Tensor) -> dict[str, Tensor]:
         if self._resident is not None:
             return self._resident.update(self._learning, row)
-        return self.learner.update(tuple(tensor[row] for tensor in self._samples))
+        return self.learner.update(tuple(tensor.index_select(0, row) for tensor in self._samples))
 
     def training_values(self, step: int) -> dict[str, float]:
         scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
