@@ -29,6 +29,14 @@ def main(argv: Sequence[str]) -> int:
     flags.option("general", "--game", str, "Pong", "ALE game")
     flags.option("general", "--optimizer", str, "asgc", "this toolkit's optimizer; the other side always has Adam")
     flags.option("general", "--device", str, "auto", "auto, cpu, cuda or cuda:N")
+    flags.option(
+        "general",
+        "--threads",
+        int | None,
+        None,
+        "torch's CPU threads in each; null: by free cores",
+        allowed="[1, 1024]",
+    )
     flags.option("general", "--precision", str, "auto", "precision compared last: auto, bf16 or fp32")
     flags.option("general", "--steps", int, 2_000, "environment steps in a round", allowed="[100, 1e7]")
     flags.option("general", "--rounds", int, 3, "rounds, in turns", allowed="[1, 1000]")
@@ -50,5 +58,12 @@ def main(argv: Sequence[str]) -> int:
 
     what = options.game, options.optimizer, options.device, options.precision, options.steps, options.rounds
     peers = [] if options.against is None else [peer for peer in options.against.split(",") if peer]
-    training.compare(*what, against=peers, preset=options.preset, minutes=options.minutes, overlap=options.overlap)
+    training.compare(
+        *what,
+        against=peers,
+        preset=options.preset,
+        minutes=options.minutes,
+        overlap=options.overlap,
+        threads=options.threads,
+    )
     return 0

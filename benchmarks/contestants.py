@@ -147,7 +147,7 @@ class StableBaselines3:
         _, callback = model._setup_learn(self._total - start, reset_num_timesteps=False)
         while model.num_timesteps - start < steps:
             model.collect_rollouts(
-                self._envs, callback, model.train_freq, model.replay_buffer, learning_starts=model.learning_starts
+                model.env, callback, model.train_freq, model.replay_buffer, learning_starts=model.learning_starts
             )
             if model.num_timesteps > model.learning_starts:
                 model.train(batch_size=model.batch_size, gradient_steps=model.gradient_steps)

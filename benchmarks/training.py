@@ -69,6 +69,7 @@ def compare(
     preset: str = "dqn",
     minutes: float | None = None,
     overlap: bool = False,
+    threads: int | None = None,
 ) -> None:
     """Measure and print. With peers the last line is `ratio: N.NNx`, to the first of them: the median over the rounds.
 
@@ -76,12 +77,13 @@ def compare(
         against: names of `PEERS`, or "cleanrl=PATH". Who cannot take part is named and left out.
         minutes: train each for so long afterwards, from the start, and play `GAMES` games with what it has learned.
         overlap: this toolkit's environments step while it learns.
+        threads: torch's in each; None: as many as there are free cores.
 
     Raises:
         UserError: an unknown peer, or none of them can take part.
     """
     device = select_device(device_name)
-    setting = Setting(tasks.find(game).name, str(device), select_threads(None), preset, overlap=overlap)
+    setting = Setting(tasks.find(game).name, str(device), select_threads(threads), preset, overlap=overlap)
     mine = {
         f"asgc-rl, {optimizer}, {name}": (optimizer, name)
         for name in dict.fromkeys(("fp32", select_precision(precision, device)))

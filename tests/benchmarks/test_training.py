@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,6 +120,23 @@ def test_with_overlap_only_this_toolkits_environments_step_while_it_learns(monke
                 contestants.Ours(setting(overlap=overlap), "adam", "fp32", backend)
     assert seen == [("native", False), ("native", True), ("sb3", False), ("sb3", False)]
     assert "learns while they step" in bench.describe(setting(overlap=True), 1, 100)
+
+
+def test_stable_baselines3_learns_on_its_own_wrappers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("ale_py")
+    monkeypatch.setattr(contestants, "BURN_IN", 80)
+    monkeypatch.setattr(contestants, "REPLAY", 400)
+    peer = contestants.make("sb3", setting())
+    assert isinstance(peer, contestants.StableBaselines3)
+    try:
+        before = [p.clone() for p in peer._model.q_net.parameters()]
+        assert peer.advance(80) == 80
+        assert peer._model._n_updates == (80 - 40) // 4
+        assert not torch.equal(before[0], next(peer._model.q_net.parameters()))
+        assert peer.policy()(np.zeros((3, 4, 84, 84), np.uint8), 0.0, np.random.default_rng(0)).shape == (3,)
+    finally:
+        peer.close()
 
 
 def test_what_is_scored_learns_with_the_presets_own_settings() -> None:
