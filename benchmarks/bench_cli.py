@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
     flags.option("general", "--steps", int, 2_000, "environment steps in a round", allowed="[100, 1e7]")
     flags.option("general", "--rounds", int, 3, "rounds, in turns", allowed="[1, 1000]")
     flags.section("general").add_argument(
-        "--overlap", action="store_true", help="this toolkit's environments step while it learns, as in training"
+        "--overlap",
+        action="store_true",
+        help="this toolkit's environments step while it learns, as with `train --overlap`",
     )
     flags.section("general").add_argument(
         "--gradients", action="store_true", help="measure what recording gradients costs instead, preset by preset"
@@ -49,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
     options, _ = flags.read(list(argv))
     if options.preset not in TrainConfig.PRESETS:
         raise UserError(f"--preset {options.preset}: there are {', '.join(TrainConfig.PRESETS)}")
+    if options.gradients and options.overlap:
+        raise UserError("--overlap: what recording gradients costs is measured without")
     if options.gradients:
         from benchmarks import recording_cost
 

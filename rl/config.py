@@ -62,11 +62,11 @@ class TrainConfig(Config):
     target_interval: int = option(
         1_000, "environment steps between target network updates", "[1, 1e12]", algorithm="dqn"
     )
-    ema_decay: float = option(
-        0.0,
-        "decay, per update, of the moving average of the weights that evaluations play and models hold; 0: none, the "
-        "weights themselves",
-        "[0, 1)",
+    ema_decay: float | None = option(
+        None,
+        "evaluations play, and models hold, a moving average of the weights with this decay per update, over about the "
+        "last 1 / (1 - decay) of them; null: the weights themselves",
+        "(0, 1)",
     )
     precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 autocast where the hardware has it")
     channels_last: bool | None = option(

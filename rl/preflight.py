@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from evaluation.cli.errors import UserError
+from evaluation.cli.user_code import users
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
 from evaluation.runs.hardware import has_bf16, select_channels_last, select_device, select_precision, select_threads
@@ -22,11 +23,12 @@ from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from rl import algorithms, backends, tasks
 from rl.config import TrainConfig
 from rl.networks import build_network
-from rl.own_network import try_out
+from rl.own_network import own_network, try_out
 
 CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open
 MOST_ACTIONS = 18  # of an Atari game: networks are measured before their environments are there
-STATES = 7  # numbers a parameter in a checkpoint, at most: both networks, three of the optimizer, best and last model
+STATES = 7  # numbers a parameter in a checkpoint, at most: both networks, three of the optimizer, best and last model;
+# an average of the weights is one more
 FLOAT = 4  # bytes
 GRADIENT_ROW = 600  # bytes of a layer's recorded gradient, about
 ON_A_GPU = 1 << 29  # bytes there beside a memory: networks, optimizer, activations, libraries' workspaces, about
@@ -84,6 +86,10 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     sizes = spec, MOST_ACTIONS, config.network, config.head.per_action
     if config.network.cls is not None:
         network = try_out(*sizes)
+        if config.ema_decay is not None:
+            what = f"--ema-decay: copying the network of --network.cls {config.network.cls}"
+            with torch.random.fork_rng(devices=[]), users(what):
+                copy.deepcopy(own_network(*sizes))
     else:
         with torch.device("meta"):
             network = build_network(*sizes)
@@ -103,7 +109,8 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     except RuntimeError as error:  # the system gives no such addresses away, although the run may not fill them
         size = resources.human_bytes(whole)
         raise UserError(f"not enough memory: the system has no {size} for {thing}; {remedy}") from error
-    checkpoint = filled + STATES * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
+    states = STATES + (config.ema_decay is not None)
+    checkpoint = filled + states * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
     needed = (store.keep + 1) * checkpoint - present + 2 * FLOAT * parameters

@@ -205,7 +205,10 @@ class Trainer:
 
     def _switched(self) -> None:
         """Another game or mode has begun: no mean is of two of them."""
-        self.algorithm.learner.shift()
+        learner = self.algorithm.learner
+        learner.shift()
+        if learner.average is not None:
+            learner.average.restart()
         self._watchers.shifted(self.algorithm.updates)
         self.tracker.forget()
         self._watchers.message(f"step {self.step:,}: from here on {self.stage.label}")

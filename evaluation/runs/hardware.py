@@ -103,9 +103,10 @@ def keep_freed_memory() -> None:
 
     A training step frees and allocates the same megabytes over and over. As glibc comes, each time the kernel takes the
     pages back, hands out new ones and zeroes them: 1,200 page faults and a tenth of an update of Nature's network.
-    For as long as the process lives; no effect under other C libraries.
+    For as long as the process lives; not where the user has set glibc's own variables, nor under other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    tuned = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys()
+    if mallopt is not None and not tuned and "malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, the largest that glibc takes: larger blocks are always mapped anew
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: free memory at the end of the heap beyond which it is given back

@@ -17,9 +17,9 @@ class WeightAverage(Generic[N]):
 
         average <- d_t * average + (1 - d_t) * w_t,   d_t = min(decay, (1 + t) / (10 + t))
 
-    (Polyak and Juditsky, 1992; d_t as in TensorFlow's ExponentialMovingAverage: it reaches over about the last
-    1 / (1 - decay) updates, and early over the last tenth of those there are, so that the start is soon forgotten.)
-    `torch.optim.swa_utils.AveragedModel` waits for a GPU in each update.
+    (the exponential kind of Polyak averaging; d_t as in TensorFlow's ExponentialMovingAverage: it reaches over about
+    the last 1 / (1 - decay) updates, and early over the last tenth of those there are, so that the start is soon
+    forgotten.) `torch.optim.swa_utils.AveragedModel` waits for a GPU in each update.
 
     Args:
         network: averaged; the copy starts as it is.
@@ -45,9 +45,16 @@ class WeightAverage(Generic[N]):
 
     @torch.no_grad()
     def copy_buffers(self) -> None:
-        """What is no parameter is as in the network itself."""
-        for mine, source in zip(self.network.buffers(), self._source.buffers(), strict=True):
-            mine.copy_(source)
+        """What is no parameter (a batch norm's statistics, too) is as in the network itself."""
+        known = dict(self._source.named_buffers())
+        for name, mine in self.network.named_buffers():
+            mine.copy_(known[name])
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew with the weights as they are."""
+        self._updates = 0
+        torch._foreach_copy_(self._weights, list(self._source.parameters()))
 
     def state_dict(self) -> dict[str, Any]:
         """The average's parameters and the number of updates."""

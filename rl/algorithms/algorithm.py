@@ -113,15 +113,17 @@ class Learner(ABC):
 
     @contextmanager
     def evaluated(self) -> Iterator[Network]:
-        """In the block it plays as evaluations do: with the average of its weights, where there is one."""
-        online = self.network
+        """In the block it plays as evaluations do: in evaluation mode, with the average of its weights, where there is
+        one."""
+        online, training = self.network, self.network.training
         if self.average is not None:
             self.average.copy_buffers()
             self.network = self.average.network
+        self.network.eval()
         try:
             yield self.network
         finally:
-            self.network = online
+            self.network = online.train(training)
 
     def updated(self, count: int) -> None:
         """So many updates have been done."""
@@ -129,7 +131,7 @@ class Learner(ABC):
             self.average.update(count)
 
     def _make_average(self, config: TrainConfig) -> None:
-        if config.ema_decay:
+        if config.ema_decay is not None:
             self.average = WeightAverage(self.network, config.ema_decay)
 
     def state_dict(self) -> dict[str, Any]:

@@ -28,8 +28,8 @@ _CHUNK = 256  # states valued at once
 def network_health(
     learner: Learner, states: Callable[[int, np.random.Generator], Tensor | None], rng: np.random.Generator
 ) -> dict[str, float]:
-    """`dormant` (`dormant_share`) and `feature_rank` on `STATES` states, which `states` draws (`Algorithm.states`);
-    nothing as long as there are none.
+    """`dormant` (`dormant_share`) and `feature_rank` of the network that learns, on `STATES` states, which `states`
+    draws (`Algorithm.states`); nothing as long as there are none.
 
     Both are NaN in a network that has diverged to infinity or NaN. The features are the outputs of the last hidden
     layer, which the output layer takes; of a dueling network those of both streams.
@@ -128,7 +128,8 @@ class ValueAudit:
     actions are the evaluation's, epsilon-greedy. Where the step limit cuts a game, states are left out whose unseen
     rest would weigh more than `CUT_WEIGHT`.
 
-    `act` is the policy, `watch` takes each step that followed.
+    `act` is the policy, `watch` takes each step that followed. Where evaluations play an average of the weights
+    (`--ema-decay`), the values are that network's.
     """
 
     def __init__(self, learner: Learner, gamma: float, *, episodic_life: bool) -> None:

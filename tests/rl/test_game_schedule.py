@@ -14,6 +14,7 @@ import rl.trainer
 from evaluation.cli.errors import UserError
 from evaluation.runs.run_folder import load_summary, read_series
 from evaluation.runs.schedule import Schedule
+from evaluation.runs.weight_average import WeightAverage
 from rl import TrainConfig, load_agent, train
 from rl.algorithms.dqn import DQN
 from rl.game_schedule import Stage, played_at, stage_at, stages, trained_at
@@ -209,6 +210,23 @@ def test_resumed_across_a_switch_is_uninterrupted(made: list[tuple[str, bool]], 
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     whole, resumed = (load_summary(tmp_path / name) for name in ("whole", "killed"))
     assert whole["games"] == resumed["games"]
+
+
+def test_an_average_of_weights_is_of_one_game(
+    made: list[tuple[str, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    restart = WeightAverage.restart
+
+    def seen(self: WeightAverage[Any]) -> None:
+        told.append(self.state_dict()["updates"])
+        restart(self)
+
+    monkeypatch.setattr(WeightAverage, "restart", seen)
+    train(scheduled(tmp_path / "run", ema_decay=0.9))
+    first, second = told  # two switches
+    assert 0 < first < 200
+    assert 0 < second < 200, "counted anew"
 
 
 def test_scores_are_of_the_game_of_the_moment(made: list[tuple[str, bool]], tmp_path: Path) -> None:

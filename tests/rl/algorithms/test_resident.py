@@ -230,7 +230,13 @@ def test_between_logs_nothing_but_the_actions_is_read_back(
         {"cuda_graphs": "always", "optimizer": {"name": "asgc"}, "network": {"standardize": True}},
         {"prioritized": {"enabled": True, "updates_per_draw": 1}, "cuda_graphs": "never"},
         {"cuda_graphs": "always", "overlap": True},
-        {"cuda_graphs": "always", "overlap": True, "lr_schedule": {"name": "constant"}, "train_every": 2},
+        {
+            "cuda_graphs": "always",
+            "overlap": True,
+            "lr_schedule": {"name": "constant"},
+            "train_every": 2,
+            "ema_decay": 0.99,
+        },
     ],
     ids=["device", "host", "overlap", "groups"],
 )

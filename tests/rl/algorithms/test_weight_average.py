@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evaluation.cli.errors import UserError
 from evaluation.runs.weight_average import WeightAverage
 from rl import load_agent, train
 from rl.algorithms.algorithm import Learner
@@ -70,17 +71,18 @@ def test_updates_that_come_together_count_one_by_one() -> None:
 def test_it_is_what_evaluations_play_and_models_hold(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, options: dict[str, Any]
 ) -> None:
-    options = options | {"network": {"standardize": True}, "gradients": {"enabled": False}}
-    train(make(tmp_path / "plain", ema_decay=0.0, **options))
-
+    options = options | {"network": {"standardize": True}}
     seen = np.random.default_rng(0).integers(0, 256, (256, 2, SIZE, SIZE), np.uint8)
     played = []
 
     def looked_at(policy: Any, *args: Any, **kwargs: Any) -> Any:
-        played.append(policy(seen, 0.0, np.random.default_rng(0)))
+        learner = policy.__self__._learner  # the audit's, which every policy goes through while gradients are recorded
+        played.append(learner.act(seen, 0.0, np.random.default_rng(0)))
+        assert not learner.network.training
         return evaluate(policy, *args, **kwargs)
 
     monkeypatch.setattr("rl.trainer.evaluate", looked_at)
+    train(make(tmp_path / "plain", ema_decay=None, **options))
     history: list[list[Tensor]] = []  # the parameters after each update, as far as they can be seen
     updated = Learner.updated
 
@@ -111,3 +113,39 @@ def test_it_is_what_evaluations_play_and_models_hold(
     agent, unaveraged = load_agent(tmp_path / "averaged"), load_agent(tmp_path / "plain")
     assert (agent.act(seen) == played[-1]).all()
     assert (unaveraged.act(seen) != played[-1]).any()
+
+
+def test_it_begins_anew_with_another_game(tmp_path: Path) -> None:
+    network = nn.Linear(2, 1)
+    average = WeightAverage(network, decay=0.9)
+    average.update(50)
+    with torch.no_grad():
+        network.weight.fill_(7.0)
+    average.restart()
+    assert torch.equal(average.network.weight, network.weight)
+    start = network.weight.detach().clone()
+    with torch.no_grad():
+        network.weight.fill_(8.0)
+    average.update()
+    assert torch.allclose(average.network.weight.double(), averaged([network.weight.detach()], start, 0.9))
+
+
+class Uncopied(nn.Module):
+    """Cannot be copied: torch's older weight norm keeps a tensor that is no parameter."""
+
+    def __init__(self, observation: Any, num_actions: int, config: Any) -> None:
+        super().__init__()
+        layer = nn.Linear(2 * SIZE * SIZE, num_actions)
+        self.layers = nn.Sequential(nn.Flatten(), layer)
+        self.kept = layer.weight * 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layers(x)
+        return output
+
+
+def test_a_network_of_ones_own_that_cannot_be_copied_is_refused_before_the_run(catch: None, tmp_path: Path) -> None:
+    own = {"cls": f"{__name__}:Uncopied", "standardize": False}
+    with pytest.raises(UserError, match=r"--ema-decay: copying the network of --network\.cls .*deepcopy"):
+        train(catch_config(tmp_path / "run", network=own, ema_decay=0.9))
+    assert not (tmp_path / "run").exists()
