@@ -27,8 +27,7 @@ from rl.own_network import own_network, try_out
 
 CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open
 MOST_ACTIONS = 18  # of an Atari game: networks are measured before their environments are there
-STATES = 7  # numbers a parameter in a checkpoint, at most: both networks, three of the optimizer, best and last model;
-# an average of the weights is one more
+STATES = 7  # numbers a parameter in a checkpoint, at most: both networks, three of the optimizer, best and last model
 FLOAT = 4  # bytes
 GRADIENT_ROW = 600  # bytes of a layer's recorded gradient, about
 ON_A_GPU = 1 << 29  # bytes there beside a memory: networks, optimizer, activations, libraries' workspaces, about
@@ -109,7 +108,7 @@ def check_resources(config: TrainConfig, device: torch.device, path: Path, *, re
     except RuntimeError as error:  # the system gives no such addresses away, although the run may not fill them
         size = resources.human_bytes(whole)
         raise UserError(f"not enough memory: the system has no {size} for {thing}; {remedy}") from error
-    states = STATES + (config.ema_decay is not None)
+    states = STATES + (config.ema_decay is not None)  # the average of the weights
     checkpoint = filled + states * FLOAT * parameters + min(config.total_steps, config.segment_steps) + (1 << 18)
     store = CheckpointStore(path / CHECKPOINTS)
     present = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())

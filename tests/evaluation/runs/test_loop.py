@@ -184,13 +184,6 @@ def whole(tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
-def test_a_run_keeps_the_memory_that_it_frees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[bool] = []
-    monkeypatch.setattr("evaluation.runs.loop.keep_freed_memory", lambda: told.append(True))
-    run(tmp_path / "run")
-    assert told == [True]
-
-
 def test_things_happen_when_they_are_due(tmp_path: Path) -> None:
     watcher = At()
     summary = run(tmp_path / "run", watcher)

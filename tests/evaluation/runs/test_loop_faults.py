@@ -1,4 +1,4 @@
-"""What fails around a run: a disk that is full, a damaged checkpoint, code of the user's."""
+"""What a run meets around its loop: a disk that is full, a damaged checkpoint, code of the user's, the C library."""
 
 from __future__ import annotations
 
@@ -254,3 +254,10 @@ def test_what_a_callback_raises_at_the_very_end_is_not_lost(tmp_path: Path, monk
     with pytest.raises(UserError, match=r"callback c: its message.*what"):
         run(tmp_path / "run", Reads())
     assert load_summary(tmp_path / "run")["steps"] == 100
+
+
+def test_a_run_keeps_the_memory_that_it_frees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr("evaluation.runs.loop.keep_freed_memory", lambda: told.append(True))
+    run(tmp_path / "run")
+    assert told == [True]
