@@ -51,6 +51,7 @@ SPEEDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("dqn", "dqn", {}),
     ("dqn, 64 environments, overlap", "dqn", {"env": {"num_envs": 64}, "overlap": True}),
     ("dqn, 64, overlap, compile", "dqn", {"env": {"num_envs": 64}, "overlap": True, "compile": True}),
+    ("dqn, 128, overlap, compile", "dqn", {"env": {"num_envs": 128}, "overlap": True, "compile": True}),
     ("pqn", "pqn", {}),
     ("pqn, overlap, compile", "pqn", {"overlap": True, "compile": True}),
 )

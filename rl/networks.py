@@ -16,7 +16,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from rl.convolution import Convolution, Output
 from rl.dueling import DuelingOutput, Linear, Streams
 from rl.impala import impala_layers
 from rl.noisy import NoisyLinear
@@ -57,6 +59,15 @@ class Network(nn.Module):
     def body(self) -> list[nn.Module]:
         """The layers that make the features."""
         return list(self.layers)[:-1]
+
+    def rounded_layers(self) -> list[nn.Module]:
+        """The body's layers whose weights autocast rounds to bfloat16 as they are."""
+        return [
+            module
+            for layer in self.body
+            for module in layer.modules()
+            if isinstance(module, nn.Conv2d | nn.Linear | NoisyLinear) and not parametrize.is_parametrized(module)
+        ]
 
     def forward(self, observation: Tensor) -> Tensor:
         """Outputs (batch, A, ...), float32, of observations (batch, stack, *frame)."""
@@ -163,7 +174,7 @@ def nature_layers(
     layers: list[nn.Module] = []
     for channels, kernel, stride in zip(config.channels, config.kernels, config.strides, strict=True):
         norm = [nn.GroupNorm(1, channels)] if config.layer_norm else []
-        layers += [nn.Conv2d(inputs, channels, kernel, stride), *norm, nn.ReLU()]
+        layers += [Convolution(inputs, channels, kernel, stride), *norm, nn.ReLU()]
         height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         if height < 1 or width < 1:
             raise ValueError(f"the frames are too small for convolutions with kernels {config.kernels}")
@@ -195,7 +206,8 @@ def assemble(
     else:
         layers += [*hidden(*last), nn.ReLU()]
         shape = (num_actions, *per_action)
-        output = linear(features, math.prod(shape))
+        plain: Linear = Output if not config.noisy and not per_action else linear  # few outputs, not noisy
+        output = plain(features, math.prod(shape))
         layers.append(nn.Sequential(output, nn.Unflatten(1, shape)) if per_action else output)
     normalize_layers(layers, config.spectral_norm or ())
     return nn.Sequential(*layers)

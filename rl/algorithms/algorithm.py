@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import functional_call
 
 from asgc import optimizers
 from evaluation.cli.errors import UserError
@@ -33,6 +34,7 @@ from rl.step import Step
 from rl.tasks import ObservationSpec
 
 Part = tuple[Tensor, ...]  # the samples of one update
+Weights = dict[str, Tensor]  # of a network, by their parameters' names
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
 STANDARDIZATION_FRAMES = 2048
 
@@ -62,6 +64,7 @@ class Learner(ABC):
         device, precision: where, and "bf16" or "fp32".
         around_step: called with the samples of each update once its gradients are there, and its number after those
             that are counted; the optimizer steps in the context that it returns.
+        td_losses: loss of each sample of an update and Q(s, a), (B,) each, from other `Weights` where any are given.
         watched: asked before the next so many updates whether somebody looks at one of them.
         profile: told how long the parts of an update take.
         lr_schedule: of the learning rate, stepped after each update.
@@ -75,6 +78,7 @@ class Learner(ABC):
     device: torch.device
     precision: str
     num_actions: int
+    td_losses: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(self) -> None:
         self.around_step: Callable[[Part, int], AbstractContextManager[None]] = lambda part, ahead: nullcontext()
@@ -85,6 +89,13 @@ class Learner(ABC):
     def autocast(self) -> torch.autocast:
         """Mixed precision for a forward pass: bfloat16 matrix products, float32 parameters and values."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def forward(self, observation: Tensor, weights: Weights | None = None) -> Tensor:
+        """What the network makes of observations; `weights` replace those of these names."""
+        if weights is None:
+            output: Tensor = self.network(observation)
+            return output
+        return functional_call(self.network, weights, (observation,))  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def values(self, observation: Tensor) -> Tensor:

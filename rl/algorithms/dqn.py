@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
@@ -29,6 +28,7 @@ from rl.algorithms.algorithm import (
     Learner,
     Part,
     Setup,
+    Weights,
     epsilon_at,
     make_optimizer,
 )
@@ -36,7 +36,7 @@ from rl.algorithms.heads import make_head
 from rl.algorithms.resident_dqn import ResidentDQN
 from rl.config import TrainConfig
 from rl.networks import QNetwork, build_network
-from rl.noisy import Noise, NoisyLinear
+from rl.noisy import Noise
 from rl.profile import BACKWARD, FORWARD, SAMPLE, STEP, UPLOAD
 from rl.replay.device_ring import DeviceReplay
 from rl.replay.prioritized import Prioritized
@@ -93,9 +93,8 @@ class QLearner(Learner):
         self.target_network.requires_grad_(False)
         if self.precision == "bf16":
             # Autocast would round the same weights in every update; done here, it is done once a synchronization.
-            for module in (one for layer in self.target_network.body for one in layer.modules()):
-                if isinstance(module, nn.Conv2d | nn.Linear | NoisyLinear) and not parametrize.is_parametrized(module):
-                    module.to(torch.bfloat16)
+            for layer in self.target_network.rounded_layers():
+                layer.to(torch.bfloat16)
         self.sync_target()
         self.noise = {
             use: Noise(network, seeding.derive(config.seed, "noise", use), samples)
@@ -109,6 +108,10 @@ class QLearner(Learner):
         self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._make_average(config)
+        # On a GPU a pass of a small batch takes as long as its kernels are many: two batches are one. On a CPU it takes
+        # as long as its batch is large, and what chooses actions would have gradients for nothing.
+        plain = not config.network.noisy and not config.network.spectral_norm and config.network.cls is None
+        self._joined = self.double and plain and resident.wanted(config, device)
         self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def updates(
@@ -174,14 +177,17 @@ class QLearner(Learner):
         errors = getattr(self.head, "errors", None)
         return losses.detach() if errors is None else errors(losses.detach())
 
-    def _eager_td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
-        """Loss of each sample and Q(s, a), (B,) each; noise as it was drawn last."""
+    def _eager_td_losses(self, part: Part, weights: Weights | None = None) -> tuple[Tensor, Tensor]:
+        """Loss of each sample and Q(s, a), (B,) each; noise as it was drawn last. `weights` replace the network's."""
         observation, action, reward, next_observation, next_output, discount = part[:6]
         with self.autocast():
-            with torch.no_grad(), self.noise["choice"].applied():
-                chooser = self.network(next_observation) if self.double else next_output
-            with self.noise["online"].applied():
-                output = self.network(observation)
+            if self._joined:
+                output, chooser = self.forward(torch.cat((observation, next_observation)), weights).chunk(2)
+            else:
+                with torch.no_grad(), self.noise["choice"].applied():
+                    chooser = self.forward(next_observation, weights) if self.double else next_output
+                with self.noise["online"].applied():
+                    output = self.forward(observation, weights)
         with torch.no_grad():
             best = self.head.values(chooser).argmax(dim=1, keepdim=True)
             target = self.head.target(next_output, best, reward, discount)

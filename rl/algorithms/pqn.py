@@ -29,6 +29,7 @@ from rl.algorithms.algorithm import (
     Learner,
     Part,
     Setup,
+    Weights,
     epsilon_at,
     make_optimizer,
 )
@@ -86,11 +87,11 @@ class RolloutLearner(Learner):
     def losses(self, part: Part) -> Tensor:
         return self._eager_td_losses(part)[0]
 
-    def _eager_td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
-        """Loss of each sample and Q(s, a), (B,) each."""
+    def _eager_td_losses(self, part: Part, weights: Weights | None = None) -> tuple[Tensor, Tensor]:
+        """Loss of each sample and Q(s, a), (B,) each. `weights` replace the network's."""
         observation, action, target = part
         with self.autocast():
-            output = self.network(observation)
+            output = self.forward(observation, weights)
         return self.head.losses(output, action, target)
 
 
@@ -124,14 +125,15 @@ class PQN(Algorithm):
         updates = setup.schedule.all_updates
         self.learner = RolloutLearner(config, setup.num_actions, setup.spec, setup.device, updates)
         sizes = (config.pqn.rollout_steps, config.env.num_envs, setup.spec, config.gamma, config.pqn.td_lambda)
-        rollouts = [Rollout(*sizes, setup.device) for _ in range(_rollouts(config))]
+        stays = resident.wanted(config, setup.device)
+        rollouts = [Rollout(*sizes, setup.device, stacks=stays) for _ in range(_rollouts(config))]
         self.rollout, self._learning = rollouts[0], rollouts[-1]  # being played, and being learned from
         self._batch_size = config.rollout // config.pqn.minibatches
         self._order = np.empty((0, self._batch_size), np.int64)  # transitions of the updates to come, (updates, B)
         self._means = IntervalMeans()
         self.learner.profile = self._profile = setup.profile
         self._resident: ResidentPQN | None = None
-        if resident.wanted(config, setup.device):
+        if stays:
             self._resident = ResidentPQN(config, self.learner, rollouts, updates, setup.profile)
 
     @staticmethod

@@ -7,7 +7,8 @@ that somebody looks at run kernel by kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -21,10 +22,11 @@ from rl.graphs import Captured
 from rl.profile import Profile
 
 if TYPE_CHECKING:
-    from rl.algorithms.algorithm import Learner, Part
+    from rl.algorithms.algorithm import Learner, Part, Weights
     from rl.config import TrainConfig
 
 L = TypeVar("L", bound="Learner")
+LARGE = 1 << 19  # elements of a tensor
 
 
 def wanted(config: TrainConfig, device: torch.device) -> bool:
@@ -55,16 +57,25 @@ class Resident(Generic[L]):
         graphs.prepare(optimizer, device, self._graphs is not None)
         if self._graphs is not None:
             learner.lr_schedule = DeviceRates(optimizer, config.lr_schedule, updates)
+        learned = {name: p for name, p in learner.network.named_parameters() if p.requires_grad}
         # A graph writes to the same places as an update beside it.
-        self._parameters = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
-        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+        self._gradients = [torch.zeros_like(parameter) for parameter in learned.values()]
+        for parameter, gradient in zip(learned.values(), self._gradients, strict=True):
             parameter.grad = gradient
+        self._exact, self._rounded = _rounded_copies(learner, own=config.network.cls is not None)
+        self._weights = learned | self._rounded
+
+    def _td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
+        """The learner's, from weights that are rounded for all its layers and passes at once."""
+        if self._rounded:
+            with torch.no_grad():
+                copy_all(list(self._rounded.values()), self._exact)
+        return self._learner.td_losses(part, self._rounded or None)
 
     def _descend(self, loss: Tensor, part: Part, number: int = 0) -> None:
         """The optimizer's step on a loss; its update is the `number`-th after those that are counted."""
-        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-        torch._foreach_copy_(self._gradients, gradients)
+        gradients = torch.autograd.grad(loss, list(self._weights.values()), materialize_grads=True)
+        copy_all(self._gradients, gradients)
         with self._learner.around_step(part, number):
             self._learner.optimizer.step()
 
@@ -77,6 +88,33 @@ class Resident(Generic[L]):
         graphs.prepare(self._learner.optimizer, self._learner.device, self._graphs is not None)
         for captured in self._captured():
             captured.forget()
+
+
+def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
+    """Copy all: those that `torch._foreach_copy_` puts into one kernel by it, large ones by a kernel each, which has
+    more threads."""
+    alike: defaultdict[tuple[torch.dtype, torch.dtype], tuple[list[Tensor], list[Tensor]]] = defaultdict(
+        lambda: ([], [])
+    )
+    for to, tensor in zip(into, source, strict=True):
+        if to.numel() >= LARGE or to.stride() != tensor.stride():
+            to.copy_(tensor)
+        else:
+            for tensors, one in zip(alike[to.dtype, tensor.dtype], (to, tensor), strict=True):
+                tensors.append(one)
+    for some, of_some in alike.values():
+        torch._foreach_copy_(some, of_some)
+
+
+def _rounded_copies(learner: Learner, own: bool) -> tuple[list[Tensor], Weights]:
+    """Parameters that autocast would round to bfloat16, and where to round them to. None of the user's own network: it
+    may look at its weights."""
+    if learner.precision != "bf16" or own:
+        return [], {}
+    layers = {id(p) for layer in learner.network.rounded_layers() for p in layer.parameters(recurse=False)}
+    exact = {name: p for name, p in learner.network.named_parameters() if id(p) in layers and p.requires_grad}
+    copies = {name: p.detach().to(torch.bfloat16).requires_grad_() for name, p in exact.items()}
+    return list(exact.values()), copies
 
 
 class DeviceRates(LRSchedule):

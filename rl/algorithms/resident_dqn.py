@@ -87,7 +87,7 @@ class ResidentDQN(Resident["QLearner"]):
         learner, priorities, done = self._learner, self._replay.priorities, []
         tensors = learner.part(self._replay.gather(rows.view(-1)), *(weight.view(-1) for weight in weights))
         for k, part in enumerate(zip(*(tensor.chunk(len(rows)) for tensor in tensors), strict=True)):
-            losses, q = learner.td_losses(part)
+            losses, q = self._td_losses(part)
             loss = learner.weighted(losses, part).mean()
             self._descend(loss, part, k)
             if priorities is not None:

@@ -75,7 +75,7 @@ class ResidentPQN(Resident["RolloutLearner"]):
         def update(row: Tensor) -> dict[str, Tensor]:
             samples = (rollout.observation[:-1], self._action, self._returns)
             part = tuple(tensor.flatten(0, 1)[row] for tensor in samples)
-            losses, q = self._learner.td_losses(part)
+            losses, q = self._td_losses(part)
             loss = losses.mean()
             self._descend(loss, part)
             return {"loss": loss.detach(), "q": q.detach().mean()}

@@ -61,6 +61,7 @@ class Rollout:
         gamma: discount per step.
         td_lambda: lambda of the returns.
         device: where the observations are kept.
+        stacks: they are made there of the newest frames of each step, which alone go up.
 
     Attributes:
         observation: (T + 1, N, stack, ...): what was answered and, in the last row, what all led to. The other arrays
@@ -77,13 +78,14 @@ class Rollout:
         gamma: float,
         td_lambda: float,
         device: torch.device | str = "cpu",
+        stacks: bool = False,
     ) -> None:
         self.gamma, self.td_lambda = np.float32(gamma), td_lambda
         shape = (steps, num_envs)
         dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
         self.observation = torch.empty((steps + 1, num_envs, *spec.shape), dtype=dtype, device=device)
-        fields = {"o": ((num_envs, *spec.shape), spec.dtype)}
-        self._upload = Upload(fields, self.observation.device) if self.observation.device.type != "cpu" else None
+        fields = {"frame": ((num_envs, *spec.frame), spec.dtype), "new_game": ((num_envs,), np.bool_)}
+        self._upload = Upload(fields, self.observation.device) if stacks else None
         self.action = np.zeros(shape, np.int64)
         self.reward = np.zeros(shape, np.float32)
         self.next_value = np.zeros(shape, np.float32)
@@ -109,10 +111,21 @@ class Rollout:
 
     def start(self, observation: NDArray[Any]) -> None:
         """Go on from these observations (N, stack, ...): new games."""
-        self._put(torch.from_numpy(observation) if self._upload is None else self._upload.send(o=observation)["o"])
+        self._put(torch.from_numpy(observation))
 
     def _put(self, observation: Tensor) -> None:
         self.newest.copy_(observation)
+        self._count_newest()
+
+    def _put_frames(self, frame: Tensor, new_game: Tensor) -> None:
+        """Frames (N, ...), each behind its environment's last ones; of a new game (N,) its stack's only one."""
+        frame, before = frame.unsqueeze(1), self.observation[self.position - 1]
+        new_game = new_game.view(-1, *[1] * (before.ndim - 1))
+        self.newest[:, :-1] = torch.where(new_game, frame, before[:, 1:])
+        self.newest[:, -1:] = frame
+        self._count_newest()
+
+    def _count_newest(self) -> None:
         self.seen = max(self.seen, self.position + 1)
 
     def led_to(self, value: Floats) -> None:
@@ -132,7 +145,10 @@ class Rollout:
         if t:  # where one's own environments pause for the reset of others, too, nothing is chained over the pause
             self.goes_on[t - 1] &= ~step.ignored
         self.position += 1
-        self.start(step.observation)
+        if self._upload is None:
+            self._put(torch.from_numpy(step.observation))
+        else:
+            self._put_frames(**self._upload.send(frame=step.observation[:, -1], new_game=step.new_game))
         self._waits = True
 
     def cut(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor
 from evaluation.runs import seeding
 from evaluation.runs.run_folder import read_metrics
 from rl import TrainConfig, train
+from rl.algorithms import resident as resident_module
 from rl.algorithms.algorithm import Algorithm, Part, Setup
 from rl.algorithms.dqn import DQN, UPDATES_AT_ONCE, QLearner
 from rl.algorithms.pqn import PQN
@@ -73,7 +76,7 @@ def test_updates_are_those_of_the_host(optimizer: str) -> None:
     settings = config(optimizer={"name": optimizer, "lr": 2**-9}, precision="fp32")
     replay = playing()
     made, resident = pair(settings, replay)
-    host = learner(settings)
+    host = learner(dataclasses.replace(settings, cuda_graphs="never"))
     rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
     (values,) = resident.updates(6, 1.0)
     for k, expected in enumerate(host.updates(replay.transitions(rows.numpy()), 6)):
@@ -81,6 +84,51 @@ def test_updates_are_those_of_the_host(optimizer: str) -> None:
         assert torch.equal(values["q"][k], expected["q"])
     for a, b in zip(made.network.parameters(), host.network.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_weights_are_rounded_as_autocast_does_it_before_each_update(double: bool) -> None:
+    """In bfloat16 the numbers are the host's: to the last bit where batches have their sizes, else nearly (the CPU's
+    kernels for two batches at once add in another order)."""
+    settings = config(optimizer={"name": "asgc", "lr": 2**-9}, precision="bf16", double=double)
+    replay = playing()
+    made, resident = pair(settings, replay)
+    host = learner(dataclasses.replace(settings, cuda_graphs="never"))
+    rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
+    (values,) = resident.updates(6, 1.0)
+    expected = [value["loss"] for value in host.updates(replay.transitions(rows.numpy()), 6)]
+    assert len({float(loss) for loss in expected}) == 6
+    tolerance = {"rtol": 2e-2, "atol": 1e-3} if double else {"rtol": 0.0, "atol": 0.0}
+    torch.testing.assert_close(values["loss"], torch.stack(expected), **tolerance)
+    for a, b in zip(made.network.parameters(), host.network.parameters(), strict=True):
+        assert a.dtype == a.grad.dtype == torch.float32  # type: ignore[union-attr]
+        if not double:
+            assert torch.equal(a, b)
+
+
+def test_compiled_updates_are_those_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.compile makes of the losses, with weights that are handed in (without code generation, for speed)."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    settings = config(optimizer={"name": "adam", "lr": 2**-9}, precision="bf16", double=False, compile=True)
+    replay = playing()
+    made, resident = pair(settings, replay)
+    host = learner(dataclasses.replace(settings, cuda_graphs="never"))
+    rows = replay.draw(4 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
+    (values,) = resident.updates(4, 1.0)
+    expected = [value["loss"] for value in host.updates(replay.transitions(rows.numpy()), 4)]
+    torch.testing.assert_close(values["loss"], torch.stack(expected))
+    for a, b in zip(made.network.parameters(), host.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_copies_of_all_kinds_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large ones, of other types, laid out otherwise in memory."""
+    monkeypatch.setattr(resident_module, "LARGE", 10)
+    source = [torch.randn(3), torch.randn(4, 5), torch.randn(2, 3), torch.randn(3, 2).t().bfloat16(), torch.randn(1)]
+    into = [torch.zeros(3, dtype=torch.bfloat16), *(torch.zeros(t.shape) for t in source[1:])]
+    resident_module.copy_all(into, source)
+    for a, b in zip(into, source, strict=True):
+        assert torch.equal(a, b.to(a.dtype))
 
 
 def test_the_learning_rate_that_a_graph_reads_falls() -> None:

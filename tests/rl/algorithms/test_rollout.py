@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.device_check import random_steps
 from rl import TrainConfig
 from rl.algorithms.algorithm import Part, Setup
 from rl.algorithms.pqn import PQN
@@ -296,3 +298,25 @@ def test_no_return_is_chained_over_a_pause() -> None:
         rollout.add(np.zeros(2, np.int64), step)
     rollout.led_to(value)
     np.testing.assert_allclose(rollout.returns()[[0, 2]], 9.0)
+
+
+def test_stacks_are_made_of_the_newest_frames_alone() -> None:
+    """What a device keeps is what the environments returned, over ends of games and of lives, and rollouts."""
+    spec, step = ObservationSpec((4, 3, 3), np.uint8), random_steps(np.random.default_rng(0), 6, 4, 3)
+    whole, frames = (Rollout(5, 6, spec, GAMMA, 0.65, stacks=stacks) for stacks in (False, True))
+    first = step().observation
+    games = 0
+    for rollout in (whole, frames):
+        rollout.start(first)
+    for _ in range(8):
+        for _ in range(5):
+            result = step()
+            games += int(result.new_game.sum())
+            whole.add(np.zeros(6, np.int64), result)
+            hidden = result.observation.copy()
+            hidden[:, :-1] = 0  # they do not go up
+            frames.add(np.zeros(6, np.int64), dataclasses.replace(result, observation=hidden))
+        assert torch.equal(whole.observation, frames.observation)
+        for rollout in (whole, frames):
+            rollout.follow(rollout)
+    assert games > 3

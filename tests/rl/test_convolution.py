@@ -1,0 +1,68 @@
+"""What a GPU computes in the place of strided convolutions and of the output, beside PyTorch's own, on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from rl.convolution import Convolution, Output
+
+
+def gradients(output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [output, *torch.autograd.grad(output, inputs, torch.randn(output.shape, dtype=output.dtype))]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    stride=st.integers(1, 4),
+    blocks=st.integers(1, 3),
+    channels=st.integers(1, 5),
+    more=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    last=st.booleans(),
+)
+def test_a_convolution_of_blocks_is_the_strided_one(
+    stride: int, blocks: int, channels: int, more: tuple[int, int], last: bool
+) -> None:
+    """Outputs and all gradients, in both memory formats; sides that the stride does not divide, too."""
+    torch.manual_seed(0)
+    kernel = stride * blocks
+    convolution = Convolution(channels, 3, kernel, stride).double()
+    x = torch.randn(2, channels, kernel + more[0], kernel + more[1], dtype=torch.double, requires_grad=True)
+    if last:
+        convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    tensors = [x, convolution.weight, convolution.bias]
+    expected = gradients(nn.Conv2d.forward(convolution, x), tensors)
+    for a, b in zip(gradients(convolution.blockwise(x), tensors), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "expected"), [(8, 4, True), (5, 2, False), (3, 1, False)])
+def test_blocks_are_for_strides_that_divide_the_kernel(
+    kernel: int, stride: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(Convolution, "blockwise", lambda self, x: taken.append(1))
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: None)
+
+    class OnGPU(Tensor):
+        is_cuda = True  # type: ignore[assignment]
+
+    convolution = Convolution(4, 8, kernel, stride)
+    convolution(torch.zeros(1, 4, 20, 20).as_subclass(OnGPU))
+    assert bool(taken) is expected
+    convolution(torch.zeros(1, 4, 20, 20))
+    assert bool(taken) is expected, "not on a CPU"
+
+
+def test_the_output_as_sums_is_the_linear_layer() -> None:
+    torch.manual_seed(0)
+    output = Output(64, 6).double()
+    x = torch.randn(5, 64, dtype=torch.double, requires_grad=True)
+    tensors = [x, output.weight, output.bias]
+    for a, b in zip(gradients(output.sums(x), tensors), gradients(nn.Linear.forward(output, x), tensors), strict=True):
+        torch.testing.assert_close(a, b)
