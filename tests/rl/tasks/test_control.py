@@ -309,7 +309,7 @@ def test_layer_norm_and_the_tasks_scales_reach_the_network() -> None:
     config = TrainConfig.preset(game="MountainCar", network={"units": [8], "layer_norm": True})
     config.validate()
     learner = QLearner(config, 3, TASKS["MountainCar"].observation(config.env), torch.device("cpu"))
-    assert [type(layer).__name__ for layer in learner.network.layers] == ["Linear", "LayerNorm", "ReLU", "Linear"]
+    assert [type(layer).__name__ for layer in learner.network.layers] == ["Linear", "LayerNorm", "ReLU", "Output"]
     task = TASKS["MountainCar"]
     for network in (learner.network, learner.target_network):
         seen: list[torch.Tensor] = []
