@@ -27,6 +27,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before a device i
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.started import started
 from evaluation.runs.run_folder import read_metrics
@@ -37,6 +38,7 @@ from rl.algorithms.resident_dqn import ResidentDQN
 from rl.algorithms.resident_pqn import ResidentPQN
 from rl.algorithms.rollout import Rollout
 from rl.config import TrainConfig
+from rl.convolution import Convolution, Output
 from rl.device import current, deterministic
 from rl.profile import NoProfile
 from rl.replay.device_ring import DeviceReplay
@@ -108,6 +110,7 @@ def checks() -> list[tuple[str, Callable[[Setting], str]]]:
     """Names and checks: each returns a note, or raises."""
     made: list[tuple[str, Callable[[Setting], str]]] = [("replay beside the host's", replay_beside_the_hosts)]
     made.append(("priorities beside the host's", priorities_beside_the_hosts))
+    made.append(("layers beside PyTorch's", layers_beside_pytorchs))
     for optimizer in ("asgc", "adam"):
         for prioritized in (False, True):
             name = f"graph = eager, {optimizer}{', prioritized' if prioritized else ''}"
@@ -265,14 +268,15 @@ def rollouts_graph_equals_eager(setting: Setting) -> str:
             torch.manual_seed(0)
             spec, rng = ObservationSpec((4, side, side), np.uint8), np.random.default_rng(0)
             learner = RolloutLearner(config, 4, spec, setting.device, updates=count)
-            rollout = Rollout(8, 64, spec, 0.99, 0.65, setting.device)
+            rollout = Rollout(8, 64, spec, 0.99, 0.65, setting.device, stacks=True)
             step = random_steps(rng, 64, 4, side)
             rollout.start(step().observation)
             resident = ResidentPQN(config, learner, [rollout], count, NoProfile())
             for _ in range(8):
                 best, greedy = resident.look(rollout.newest)
                 rollout.led_to(best)
-                rollout.add(greedy, step())
+                rollout.add(greedy, result := step())
+                assert np.array_equal(rollout.newest.cpu(), result.observation), "stacks"
             rollout.led_to(best)
             resident.begin(rollout)
             rows = resident.rows(torch.from_numpy(rng.integers(8 * 64, size=(count, 256))))
@@ -280,6 +284,24 @@ def rollouts_graph_equals_eager(setting: Setting) -> str:
             results.append([*losses, *(p.detach().clone() for p in learner.network.parameters())])
             results[-1] += [torch.from_numpy(best), torch.from_numpy(greedy)]
     return equal(results, count)
+
+
+def layers_beside_pytorchs(setting: Setting) -> str:
+    """Outputs and gradients of convolutions in blocks and of the output as sums, in float64."""
+    cases: list[tuple[Convolution | Output, tuple[int, ...]]] = [(Convolution(4, 32, 8, 4), (4, 84, 84))]
+    for layer, shape in [*cases, (Convolution(32, 64, 4, 2), (32, 20, 20)), (Output(512, 6), (512,))]:
+        layer.to(setting.device, torch.float64)
+        x = torch.rand((32, *shape), dtype=torch.float64, device=setting.device, requires_grad=True)
+        outputs = (
+            (layer.sums(x), nn.Linear.forward(layer, x))
+            if isinstance(layer, Output)
+            else (layer.blockwise(x), nn.Conv2d.forward(layer, x))
+        )
+        weight = torch.rand(outputs[0].shape, dtype=torch.float64, device=setting.device)
+        ours, theirs = ([y, *torch.autograd.grad(y, [x, *layer.parameters()], weight)] for y in outputs)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+    return "two convolutions, an output"
 
 
 def equal(results: Sequence[Sequence[torch.Tensor]], count: int) -> str:

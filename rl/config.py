@@ -70,7 +70,9 @@ class TrainConfig(Config):
     )
     precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 autocast where the hardware has it")
     channels_last: bool | None = option(
-        None, "channels_last memory format for the convolutions; null: but with bf16 on a CPU, where it is slower"
+        None,
+        "channels_last memory format for the convolutions (strided ones have it on a GPU in any case); null: but with "
+        "bf16 on a CPU, where it is slower",
     )
     compile: bool = option(False, "torch.compile the network")
     overlap: bool = option(

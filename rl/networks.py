@@ -61,7 +61,8 @@ class Network(nn.Module):
         return list(self.layers)[:-1]
 
     def rounded_layers(self) -> list[nn.Module]:
-        """The body's layers whose weights autocast rounds to bfloat16 as they are."""
+        """The body's layers whose weights autocast rounds to bfloat16 as they are. (The user's own network is all
+        output.)"""
         return [
             module
             for layer in self.body

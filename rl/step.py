@@ -27,7 +27,8 @@ class Step:
         ignored: the action was ignored: an automatic reset, or a pause in which the environment did nothing. Not a
             transition; reward and score are 0.
         new_game: `observation` starts a game: its stack holds `stack` copies of one frame (where ignored; where
-            terminated, too, in environments of a single frame that reset in the same step).
+            terminated, too, in environments of a single frame that reset in the same step). Elsewhere it is the last
+            stack, moved on by one frame.
         lives: int32, lives left (0 where there are none).
     """
 

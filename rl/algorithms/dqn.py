@@ -48,6 +48,7 @@ from rl.tasks import ObservationSpec
 REPLAY = "replay"
 TRANSITIONS_AT_ONCE = 512  # sampled and valued by the target network together
 UPDATES_AT_ONCE = 64  # of them; an ASGC may be captured that often in one CUDA graph
+JOINED = 256  # samples of a batch that passes through the network together with its next observations
 PRIORITY_BYTES = 9  # of a transition in a prioritized replay
 
 
@@ -108,10 +109,11 @@ class QLearner(Learner):
         self.optimizer = make_optimizer(config, self.network.parameters())
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._make_average(config)
-        # On a GPU a pass of a small batch takes as long as its kernels are many: two batches are one. On a CPU it takes
-        # as long as its batch is large, and what chooses actions would have gradients for nothing.
-        plain = not config.network.noisy and not config.network.spectral_norm and config.network.cls is None
-        self._joined = self.double and plain and resident.wanted(config, device)
+        # On a GPU a pass of a small batch takes as long as its kernels are many: two batches are one. On a CPU, or with
+        # large batches, it takes as long as they are large, and what chooses actions would have gradients for nothing.
+        small = config.batch_size <= JOINED and resident.wanted(config, device)
+        alike = not config.network.noisy and not config.network.spectral_norm and config.network.cls is None
+        self._joined = self.double and small and alike
         self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 
     def updates(

@@ -62,7 +62,7 @@ class Resident(Generic[L]):
         self._gradients = [torch.zeros_like(parameter) for parameter in learned.values()]
         for parameter, gradient in zip(learned.values(), self._gradients, strict=True):
             parameter.grad = gradient
-        self._exact, self._rounded = _rounded_copies(learner, own=config.network.cls is not None)
+        self._exact, self._rounded = _rounded_copies(learner)
         self._weights = learned | self._rounded
 
     def _td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
@@ -91,8 +91,8 @@ class Resident(Generic[L]):
 
 
 def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
-    """Copy all: those that `torch._foreach_copy_` puts into one kernel by it, large ones by a kernel each, which has
-    more threads."""
+    """Copy all: by one kernel for each pair of types, but large ones, which get more threads by a kernel of their own,
+    and those that lie otherwise in memory, which `torch._foreach_copy_` has no such kernel for."""
     alike: defaultdict[tuple[torch.dtype, torch.dtype], tuple[list[Tensor], list[Tensor]]] = defaultdict(
         lambda: ([], [])
     )
@@ -106,13 +106,12 @@ def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
         torch._foreach_copy_(some, of_some)
 
 
-def _rounded_copies(learner: Learner, own: bool) -> tuple[list[Tensor], Weights]:
-    """Parameters that autocast would round to bfloat16, and where to round them to. None of the user's own network: it
-    may look at its weights."""
-    if learner.precision != "bf16" or own:
+def _rounded_copies(learner: Learner) -> tuple[list[Tensor], Weights]:
+    """Parameters that autocast would round to bfloat16, and where to round them to."""
+    if learner.precision != "bf16":
         return [], {}
     layers = {id(p) for layer in learner.network.rounded_layers() for p in layer.parameters(recurse=False)}
-    exact = {name: p for name, p in learner.network.named_parameters() if id(p) in layers and p.requires_grad}
+    exact = {name: p for name, p in learner.network.named_parameters() if id(p) in layers}
     copies = {name: p.detach().to(torch.bfloat16).requires_grad_() for name, p in exact.items()}
     return list(exact.values()), copies
 

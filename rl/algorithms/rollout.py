@@ -110,7 +110,7 @@ class Rollout:
         return self.observation[self.position]
 
     def start(self, observation: NDArray[Any]) -> None:
-        """Go on from these observations (N, stack, ...): new games."""
+        """Go on from these observations (N, stack, ...): new games. The one copy that a device is waited for."""
         self._put(torch.from_numpy(observation))
 
     def _put(self, observation: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from evaluation.runs.trainer_protocol import EvaluationResult
 from rl import TrainConfig, load_agent, train
 from rl.algorithms.algorithm import Setup
 from rl.algorithms.pqn import PQN, RolloutLearner
+from rl.algorithms.rollout import Rollout
 from rl.preflight import check_resources
-from rl.step import Environments
+from rl.step import Environments, Step
 from rl.tasks import ObservationSpec
 from rl.trainer import Trainer, schedule_of
 from tests.rl.catch import SIZE
@@ -99,11 +101,24 @@ def read_events(run: Path) -> set[tuple[int, str, int]]:
     return {(row["update"], row["event"], row["since_shift"]) for row in rows}
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-def test_on_a_device_it_is_the_run_of_the_host(catch: None, tmp_path: Path, overlap: bool) -> None:
-    """A rehearsal on the CPU of acting and updates as graphs: the same numbers, what is recorded included."""
+@pytest.mark.parametrize(("overlap", "precision"), [(False, "fp32"), (True, "fp32"), (True, "bf16")])
+def test_on_a_device_it_is_the_run_of_the_host(
+    catch: None, tmp_path: Path, overlap: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rehearsal on the CPU of acting and updates as graphs: the same numbers, what is recorded included. Only the
+    newest frame of each stack goes to the device."""
+    add = Rollout.add
+
+    def add_newest(self: Rollout, actions: Any, step: Step) -> None:
+        hidden = step.observation.copy()
+        hidden[:, :-1] = 0
+        add(self, actions, dataclasses.replace(step, observation=hidden))
+
     for where in ("never", "always"):
         options: dict[str, Any] = {"overlap": overlap, "optimizer": {"name": "asgc", "lr": 2**-9}}
+        options["precision"] = precision
+        if where == "always":
+            monkeypatch.setattr(Rollout, "add", add_newest)
         train(catch_config(tmp_path / where, cuda_graphs=where, **options))
     host, device = tmp_path / "never", tmp_path / "always"
     rounded = {"clipped", "attenuation"}  # means over layers, in float32 on the device

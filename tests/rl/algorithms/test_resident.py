@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluation.runs import seeding
 from evaluation.runs.run_folder import read_metrics
@@ -87,38 +87,61 @@ def test_updates_are_those_of_the_host(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_weights_are_rounded_as_autocast_does_it_before_each_update(double: bool) -> None:
-    """In bfloat16 the numbers are the host's: to the last bit where batches have their sizes, else nearly (the CPU's
-    kernels for two batches at once add in another order)."""
-    settings = config(optimizer={"name": "asgc", "lr": 2**-9}, precision="bf16", double=double)
-    replay = playing()
-    made, resident = pair(settings, replay)
-    host = learner(dataclasses.replace(settings, cuda_graphs="never"))
-    rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
-    (values,) = resident.updates(6, 1.0)
-    expected = [value["loss"] for value in host.updates(replay.transitions(rows.numpy()), 6)]
-    assert len({float(loss) for loss in expected}) == 6
-    tolerance = {"rtol": 2e-2, "atol": 1e-3} if double else {"rtol": 0.0, "atol": 0.0}
-    torch.testing.assert_close(values["loss"], torch.stack(expected), **tolerance)
-    for a, b in zip(made.network.parameters(), host.network.parameters(), strict=True):
-        assert a.dtype == a.grad.dtype == torch.float32  # type: ignore[union-attr]
-        if not double:
-            assert torch.equal(a, b)
-
-
-def test_compiled_updates_are_those_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_updates_are_those_of_the_host(double: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch.compile makes of the losses, with weights that are handed in (without code generation, for speed)."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    settings = config(optimizer={"name": "adam", "lr": 2**-9}, precision="bf16", double=False, compile=True)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
+    settings = config(optimizer={"name": "adam", "lr": 2**-9}, precision="bf16", double=double, compile=True)
+    assert_updates_of_the_host(settings, dataclasses.replace(settings, cuda_graphs="never", compile=False))
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "dueling": {"network": {"dueling": True, "layer_norm": True}},
+    "spectral-norm": {"network": {"spectral_norm": [1, 2]}},
+    "impala": {"network": {"kind": "impala", "hidden": 16}},
+    "c51": {"head": {"name": "c51", "atoms": 11}},
+    "qr": {"head": {"name": "qr", "quantiles": 7}},
+    "noisy": {"network": {"noisy": True}, "exploration": {"start": 0, "end": 0}},
+    "own": {"network": {"cls": f"{__name__}:BatchNormalized"}},
+    "mse": {"loss": "mse"},
+}
+
+
+class BatchNormalized(nn.Sequential):
+    """It sees its batch: two are not one."""
+
+    def __init__(self, observation: ObservationSpec, num_actions: int) -> None:
+        channels, height, width = observation.shape
+        super().__init__(nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(channels * height * width, num_actions))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_and_heads_learn_as_on_the_host(name: str, precision: str) -> None:
+    settings = config(optimizer={"name": "adam", "lr": 2**-9}, precision=precision, **NETWORKS[name])
+    assert_updates_of_the_host(settings, dataclasses.replace(settings, cuda_graphs="never"), one_by_one=name == "noisy")
+
+
+def assert_updates_of_the_host(settings: TrainConfig, of_host: TrainConfig, one_by_one: bool = False) -> None:
+    """Losses, parameters and buffers; float32 weights and gradients, whatever they are rounded to. `one_by_one`: noise
+    is drawn for each update."""
     replay = playing()
     made, resident = pair(settings, replay)
-    host = learner(dataclasses.replace(settings, cuda_graphs="never"))
-    rows = replay.draw(4 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
-    (values,) = resident.updates(4, 1.0)
-    expected = [value["loss"] for value in host.updates(replay.transitions(rows.numpy()), 4)]
-    torch.testing.assert_close(values["loss"], torch.stack(expected))
-    for a, b in zip(made.network.parameters(), host.network.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
+    host = learner(of_host)
+    rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
+    losses = torch.cat([values["loss"].clone().view(-1) for values in resident.updates(6, 1.0)])
+    expected: list[Tensor] = []
+    for some in rows.chunk(6 if one_by_one else 1):
+        updates = host.updates(replay.transitions(some.numpy()), len(some) // 32)
+        expected += [values["loss"] for values in updates]
+    assert len({float(loss) for loss in expected}) == 6
+    torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-6, atol=0.0)
+    pairs = zip(made.network.state_dict().items(), host.network.state_dict().values(), strict=True)
+    for (name, a), b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
+    for parameter in made.network.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
 
 
 def test_copies_of_all_kinds_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
