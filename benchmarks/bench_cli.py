@@ -22,7 +22,8 @@ def main(argv: Sequence[str]) -> int:
         str | None,
         None,
         "others, separated by commas: sb3 (Stable-Baselines3 on its own environment wrappers), sb3-envpool, tianshou "
-        "(both on the same EnvPool environments), cleanrl=PATH (your copy of its dqn_atari.py)",
+        "(both on the same EnvPool environments), cleanrl=PATH (cleanrl/dqn_atari.py of your clone, run by "
+        "the clone's .venv if it has one: it wants Gymnasium before 1.0)",
     )
     flags.option("general", "--minutes", float | None, None, "then train each so long and score it", allowed="(0, 1e5]")
     flags.option("general", "--preset", str, "dqn", "settings of all; sb3 and cleanrl have those of dqn only")

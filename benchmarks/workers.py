@@ -141,9 +141,28 @@ def _serve(pipe: Any, setting: Any, who: str, options: Sequence[str]) -> None:
         contestant.close()
 
 
+# Its repository's `cleanrl_utils` are to be found, and newer Atari games register themselves when they are imported.
+RUN_SCRIPT = """
+import contextlib, pathlib, runpy, sys
+with contextlib.suppress(ImportError):
+    import ale_py
+del sys.argv[0]
+sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parents[1]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def _python_of(script: Path) -> str:
+    """The interpreter of the script's repository, or this one."""
+    own = script.resolve().parents[1] / ".venv/bin/python"
+    return str(own) if own.exists() else sys.executable
+
+
 class Script:
-    """A copy of CleanRL's `dqn_atari.py` (https://github.com/vwxyzjn/cleanrl), run as it is and stopped between its
-    turns; it is timed by the line "SPS: ..." that it prints every 100 steps while it learns.
+    """CleanRL's `cleanrl/dqn_atari.py` in a clone of https://github.com/vwxyzjn/cleanrl, run as it is and stopped
+    between its turns. It is timed by the line "SPS: ..." that it prints every 100 steps while it learns.
+
+    The clone's `.venv` runs it, if there is one: it wants Gymnasium before 1.0.
 
     Its last model is all that it could be scored by, so it is not.
 
@@ -175,7 +194,7 @@ class Script:
         self._errors = Path(self._folder.name) / "errors"
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-u", str(Path(path).resolve()), *arguments],
+                [_python_of(Path(path)), "-u", "-c", RUN_SCRIPT, str(Path(path).resolve()), *arguments],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

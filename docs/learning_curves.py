@@ -1,5 +1,5 @@
-"""Draw the evaluation scores of runs over the minutes of training, a panel for each game, and save the numbers beside
-the picture.
+"""Draw the evaluation scores of runs over environment steps, a panel for each game, and save the numbers beside the
+picture.
 
 python docs/learning_curves.py docs/laptop runs/*        # writes .png and .csv; needs matplotlib
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from evaluation.runs.run_folder import load_config, read_series
-from evaluation.runs.run_metrics import training_seconds
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by colour-blind eyes, too
 LINES = ("-", "--", ":", "-.")
@@ -37,13 +36,12 @@ def main() -> None:
     rows = []
     for axes, (game, runs) in zip(panels[0], games.items(), strict=True):
         for run, kind in runs:
-            score, seconds = read_series(run, "eval", "score"), read_series(run, "eval", "evaluation_s")
-            minutes = training_seconds(score["wall_s"], seconds["value"]) / 60
+            score = read_series(run, "eval", "score")
             look = {"color": COLOURS[kinds.index(kind)], "linestyle": LINES[kinds.index(kind)]}
-            axes.plot(minutes, score["value"], marker="o", markersize=3, label=kind, **look)
-            rows += [(game, kind, *row) for row in zip(score["step"], minutes.round(3), score["value"], strict=True)]
+            axes.plot(score["step"] / 1e6, score["value"], marker="o", markersize=3, label=kind, **look)
+            rows += [(game, kind, *row) for row in zip(score["step"], score["value"], strict=True)]
         axes.set_title(game, loc="left", fontsize=10)
-        axes.set_xlabel("minutes of training")
+        axes.set_xlabel("million environment steps")
         axes.spines[["top", "right"]].set_visible(False)
         lines, names = axes.get_legend_handles_labels()
         each = dict(zip(names, lines, strict=True))  # a kind once
@@ -52,7 +50,7 @@ def main() -> None:
     figure.savefig(f"{options.output}.png")
     with Path(f"{options.output}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("game", "kind", "step", "training_minutes", "score"))
+        writer.writerow(("game", "kind", "step", "score"))
         writer.writerows(rows)
 
 

@@ -112,7 +112,7 @@ class QLearner(Learner):
         # On a GPU a pass of a small batch takes as long as its kernels are many: two batches are one. On a CPU, or with
         # large batches, it takes as long as they are large, and what chooses actions would have gradients for nothing.
         small = config.batch_size <= JOINED and resident.wanted(config, device)
-        alike = not config.network.noisy and not config.network.spectral_norm and config.network.cls is None
+        alike = not config.network.noisy and config.network.cls is None  # no noise of their own, no batch statistics
         self._joined = self.double and small and alike
         self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses
 

@@ -29,7 +29,7 @@ def test_what_is_wrong_is_told_and_does_not_end_the_others(
 ) -> None:
     real = DeviceReplay.gather
     monkeypatch.setattr(DeviceReplay, "gather", lambda self, rows: real(self, (rows + 16) % 900))
-    only = [check for check in device_check.checks() if "beside" in check[0]]
+    only = [check for check in device_check.checks() if "the host's" in check[0]]
 
     def slow(setting: device_check.Setting) -> str:
         raise device_check.Slow("9 environment steps/s")

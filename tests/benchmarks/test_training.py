@@ -1,5 +1,6 @@
 """The throughput bench: turns, medians, ratios, and that what it times really trains."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -207,6 +208,23 @@ def test_a_script_of_cleanrls_runs_in_its_turns_only(tmp_path: Path) -> None:
         assert state == "T"  # stopped
         assert script.peak()["memory"] > 1_000_000
         assert script.score(30) is None
+    finally:
+        script.close()
+
+
+def test_a_clones_own_environment_runs_its_script(tmp_path: Path) -> None:
+    """With the packages of the clone beside it."""
+    for folder in ("cleanrl", "cleanrl_utils", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "cleanrl_utils" / "buffers.py").touch()
+    asked = "import os, sys, cleanrl_utils.buffers\nassert os.environ['OWN'] == '1' and '--env-id' in sys.argv\n"
+    (tmp_path / "cleanrl" / "dqn_atari.py").write_text(asked + SCRIPT)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nOWN=1 exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    script = workers.Script(str(tmp_path / "cleanrl" / "dqn_atari.py"), setting())
+    try:
+        assert script.advance(100).steps == 100
     finally:
         script.close()
 
