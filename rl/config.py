@@ -43,7 +43,11 @@ class TrainConfig(Config):
     backend: Literal[backends.NAMES] = option("native", "whose DQN learns: native, or that of SB3 or Tianshou")  # type: ignore[valid-type]
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    threads: int | None = option(None, "torch's CPU threads; null: by free cores, one for control tasks", "[1, 1024]")
+    threads: int | None = option(
+        None,
+        "torch's CPU threads; null: by free cores (half of them beside PQN's --overlap), one for control tasks",
+        "[1, 1024]",
+    )
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")
     run_dir: PathText | None = option(None, "run folder; null: runs/DATE/GAME-OPTIMIZER-SEED")
     replay_size: int = option(1_000_000, "transitions in the replay", "[1, 1e10]", algorithm="dqn")

@@ -49,6 +49,34 @@ def test_what_the_machine_chose_is_recorded_and_kept(
     assert load_agent(tmp_path / "run", "cpu")._precision == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("free", "options", "expected"),
+    [
+        (2, {}, (1, 1)),
+        (1, {}, (1, 1)),
+        (8, {}, (4, 4)),
+        (5, {}, (2, 3)),
+        (8, {"threads": 3}, (3, 5)),
+        (2, {"threads": 2}, (2, 1)),
+        (8, {"env": {"threads": 2}}, (4, 2)),
+        (8, {"overlap": False}, (8, 0)),
+        (8, {"preset": "quick", "overlap": True}, (8, 0)),
+    ],
+)
+def test_learning_and_playing_share_the_cores(
+    free: int, options: dict[str, Any], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of torch and of EnvPool, where PQN's environments step while it learns."""
+    monkeypatch.setattr("rl.preflight.select_threads", lambda given, most=None: free)
+    preset, device = options.get("preset", "pqn-quick"), "cpu"
+    config = TrainConfig.preset(
+        preset, game="Pong", device=device, **{k: v for k, v in options.items() if k != "preset"}
+    )
+    full, _ = choose(config, None)
+    assert (full.threads, full.env.threads) == expected
+    assert config.env.threads == options.get("env", {}).get("threads", 0), "what was asked for stays"
+
+
 def test_where_the_machine_cannot_do_what_was_chosen_it_says_so(
     catch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
