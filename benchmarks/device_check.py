@@ -288,8 +288,13 @@ def rollouts_graph_equals_eager(setting: Setting) -> str:
 
 def layers_beside_pytorchs(setting: Setting) -> str:
     """Outputs and gradients of convolutions in blocks and of the output as sums, in float64."""
-    cases: list[tuple[Convolution | Output, tuple[int, ...]]] = [(Convolution(4, 32, 8, 4), (4, 84, 84))]
-    for layer, shape in [*cases, (Convolution(32, 64, 4, 2), (32, 20, 20)), (Output(512, 6), (512,))]:
+    cases: list[tuple[Convolution | Output, tuple[int, ...]]]
+    cases = [
+        (Convolution(4, 32, 8, 4), (4, 84, 84)),
+        (Convolution(32, 64, 4, 2), (32, 20, 20)),
+        (Output(512, 6), (512,)),
+    ]
+    for layer, shape in cases:
         layer.to(setting.device, torch.float64)
         x = torch.rand((32, *shape), dtype=torch.float64, device=setting.device, requires_grad=True)
         outputs = (

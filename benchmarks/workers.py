@@ -147,15 +147,16 @@ import contextlib, pathlib, runpy, sys
 with contextlib.suppress(ImportError):
     import ale_py
 del sys.argv[0]
-sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parents[1]))
+sys.path[:0] = map(str, pathlib.Path(sys.argv[0]).parents[:2])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def _python_of(script: Path) -> str:
     """The interpreter of the script's repository, or this one."""
-    own = script.resolve().parents[1] / ".venv/bin/python"
-    return str(own) if own.exists() else sys.executable
+    clone = script.resolve().parent.parent
+    own = clone / ".venv/bin/python"
+    return str(own) if own.exists() and (clone / "cleanrl_utils").exists() else sys.executable
 
 
 class Script:
@@ -174,7 +175,9 @@ class Script:
 
     def __init__(self, path: str, setting: Any) -> None:
         if not Path(path).is_file():
-            raise UserError(f"{path} is no file: give a copy of CleanRL's dqn_atari.py, --against cleanrl=PATH")
+            raise UserError(
+                f"{path} is no file: give cleanrl/dqn_atari.py of a clone of CleanRL, --against cleanrl=PATH"
+            )
         self.name = "cleanrl, adam, fp32"
         config = setting.config()
         flags = {

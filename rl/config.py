@@ -45,7 +45,7 @@ class TrainConfig(Config):
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = option(
         None,
-        "torch's CPU threads; null: by free cores (half of them beside PQN's --overlap), one for control tasks",
+        "torch's CPU threads; null: free cores (half of them beside PQN's --overlap on a CPU), one for control tasks",
         "[1, 1024]",
     )
     total_steps: int = option(10_000_000, "environment steps of the run", "[1, 1e12]")

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import datetime
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,14 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.user_code import users
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
-from evaluation.runs.hardware import has_bf16, select_channels_last, select_device, select_precision, select_threads
+from evaluation.runs.hardware import (
+    cpu_quota,
+    has_bf16,
+    select_channels_last,
+    select_device,
+    select_precision,
+    select_threads,
+)
 from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from rl import algorithms, backends, tasks
 from rl.config import TrainConfig
@@ -64,7 +72,7 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
     if device.type == "cpu" and before.get("cuda_graphs", config.cuda_graphs) != config.cuda_graphs:
         lines.append("--cuda-graphs computes otherwise: from here on not with the numbers of the uninterrupted run")
     full.device = str(device)
-    _share_the_cores(full, device)
+    full.threads = full.threads or _learning_threads(full)
     if full.backend != backends.NATIVE:
         full.precision, full.channels_last = "fp32", False  # what the libraries compute in
     full.precision = select_precision(full.precision, device)  # type: ignore[assignment]
@@ -75,17 +83,23 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
     return full, lines
 
 
-def _share_the_cores(config: TrainConfig, device: torch.device) -> None:
-    """Set the threads that are left to choose: all free cores are torch's and EnvPool's in turn. Where rollouts are
-    played while others are learned from, which takes about as long, half of them are each one's: on two cores a thread
-    each made 1.3 times the steps of two threads each."""
-    family = tasks.find(config.game).family
-    free = select_threads(None, most=family.torch_threads)
-    side_by_side = config.algorithm == "pqn" and config.overlap and device.type == "cpu" and family.name == "atari"
-    if config.threads is None:
-        config.threads = max(1, free // 2) if side_by_side else free
-    if side_by_side and not config.env.threads:
-        config.env.threads = max(1, free - config.threads)
+def playing_threads(config: TrainConfig) -> int:
+    """EnvPool's threads while a configuration, from `choose`, trains; 0: EnvPool chooses."""
+    cores = min(os.cpu_count() or 1, cpu_quota())
+    return config.env.threads or (max(1, cores - (config.threads or 0)) if _plays_beside(config) else 0)
+
+
+def _learning_threads(config: TrainConfig) -> int:
+    """torch's threads: all free cores. Where rollouts are played while others are learned from, which takes about as
+    long, half of them: on two cores a thread for each made 1.3 times the steps of two for each."""
+    free = select_threads(None, most=tasks.find(config.game).family.torch_threads)
+    return max(1, free - (config.env.threads or free - free // 2)) if _plays_beside(config) else free
+
+
+def _plays_beside(config: TrainConfig) -> bool:
+    """Whether EnvPool's threads and torch's are busy at the same time."""
+    atari = tasks.find(config.game).family.name == "atari"
+    return config.algorithm == "pqn" and config.overlap and config.device == "cpu" and atari
 
 
 def check_resources(config: TrainConfig, device: torch.device, path: Path, *, resume: bool = False) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from rl.config import TrainConfig
 from rl.device import current, deterministic
 from rl.evaluate import evaluate, signature
 from rl.game_schedule import Stage, stage_at, stages, trained_at
-from rl.preflight import CHOSEN, check_resources, choose, default_run_dir, memory_named
+from rl.preflight import CHOSEN, check_resources, choose, default_run_dir, memory_named, playing_threads
 from rl.profile import ACT, ENV, LEARN, OTHER, NoProfile, Profile
 from rl.recording import DIAGNOSTICS, Recording
 from rl.segment import Segment
@@ -198,7 +199,7 @@ class Trainer:
         return algorithm
 
     def _make_envs(self, segment: int) -> Environments:
-        env, stage = self.config.env, self.stage
+        env, stage = replace(self.config.env, threads=playing_threads(self.config)), self.stage
         seed = seeding.derive(self.config.seed, "environments", segment)
         task = tasks.find(stage.game)
         return task.make(stage.environments(env), num_envs=env.num_envs, seed=seed, training=True)

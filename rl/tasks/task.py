@@ -100,7 +100,9 @@ class EnvConfig:
     )
     num_envs: int = option(16, "environments stepped together", "[1, 4096]")
     threads: int = option(
-        0, "EnvPool threads; 0: EnvPool chooses (with PQN's --overlap the cores that --threads leaves)", "[0, 1024]"
+        0,
+        "EnvPool threads; 0: EnvPool chooses (with PQN's --overlap on a CPU the cores that --threads leaves)",
+        "[0, 1024]",
     )
     height: int = option(84, "frame height in pixels", "[8, 210]", only="atari")
     width: int = option(84, "frame width in pixels", "[8, 210]", only="atari")

@@ -15,7 +15,7 @@ from evaluation.runs.run_folder import chosen, load_config
 from evaluation.runs.watchers import Watcher
 from rl import TrainConfig, load_agent, train
 from rl.algorithms.dqn import PRIORITY_BYTES
-from rl.preflight import ON_A_GPU, check_resources, choose
+from rl.preflight import ON_A_GPU, check_resources, choose, playing_threads
 from tests.rl.catch import SIZE
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config
 
@@ -52,29 +52,30 @@ def test_what_the_machine_chose_is_recorded_and_kept(
 @pytest.mark.parametrize(
     ("free", "options", "expected"),
     [
-        (2, {}, (1, 1)),
-        (1, {}, (1, 1)),
         (8, {}, (4, 4)),
-        (5, {}, (2, 3)),
+        (1, {}, (1, 7)),
+        (5, {}, (2, 6)),
         (8, {"threads": 3}, (3, 5)),
-        (2, {"threads": 2}, (2, 1)),
-        (8, {"env": {"threads": 2}}, (4, 2)),
+        (8, {"threads": 9}, (9, 1)),
+        (8, {"env": {"threads": 2}}, (6, 2)),
+        (8, {"env": {"threads": 9}}, (1, 9)),
         (8, {"overlap": False}, (8, 0)),
-        (8, {"preset": "quick", "overlap": True}, (8, 0)),
+        (8, {"name": "quick", "overlap": True}, (8, 0)),
+        (8, {"game": "CartPole", "name": "pqn-control", "overlap": True}, (1, 1)),  # its preset says so
     ],
 )
 def test_learning_and_playing_share_the_cores(
     free: int, options: dict[str, Any], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads of torch and of EnvPool, where PQN's environments step while it learns."""
-    monkeypatch.setattr("rl.preflight.select_threads", lambda given, most=None: free)
-    preset, device = options.get("preset", "pqn-quick"), "cpu"
-    config = TrainConfig.preset(
-        preset, game="Pong", device=device, **{k: v for k, v in options.items() if k != "preset"}
-    )
+    """Threads of torch, and of EnvPool in training, where PQN's environments step while it learns; 8 cores."""
+    monkeypatch.setattr("rl.preflight.select_threads", lambda given, most=None: min(free, most or free))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    config = TrainConfig.preset(**{"name": "pqn-quick", "game": "Pong", "device": "cpu", **options})
     full, _ = choose(config, None)
-    assert (full.threads, full.env.threads) == expected
-    assert config.env.threads == options.get("env", {}).get("threads", 0), "what was asked for stays"
+    assert (full.threads, playing_threads(full)) == expected
+    assert full.env.threads == config.env.threads, "evaluations have the cores for themselves"
+    full.device = "cuda"
+    assert playing_threads(full) == config.env.threads
 
 
 def test_where_the_machine_cannot_do_what_was_chosen_it_says_so(

@@ -121,6 +121,11 @@ def test_networks_and_heads_learn_as_on_the_host(name: str, precision: str) -> N
     assert_updates_of_the_host(settings, dataclasses.replace(settings, cuda_graphs="never"), one_by_one=name == "noisy")
 
 
+def test_small_batches_pass_together() -> None:
+    for size, graphs, expected in ((256, "always", True), (257, "always", False), (256, "never", False)):
+        assert learner(config(batch_size=size, cuda_graphs=graphs))._joined is expected
+
+
 def assert_updates_of_the_host(settings: TrainConfig, of_host: TrainConfig, one_by_one: bool = False) -> None:
     """Losses, parameters and buffers; float32 weights and gradients, whatever they are rounded to. `one_by_one`: noise
     is drawn for each update."""
