@@ -92,10 +92,10 @@ class Learner(ABC):
 
     def forward(self, observation: Tensor, weights: Weights | None = None) -> Tensor:
         """What the network makes of observations; `weights` replace those of these names."""
-        if weights is None:
-            output: Tensor = self.network(observation)
-            return output
-        return functional_call(self.network, weights, (observation,))  # type: ignore[no-any-return]
+        output: Tensor = (
+            functional_call(self.network, weights, (observation,)) if weights else self.network(observation)
+        )
+        return output
 
     @torch.inference_mode()
     def values(self, observation: Tensor) -> Tensor:

@@ -57,24 +57,22 @@ class Resident(Generic[L]):
         graphs.prepare(optimizer, device, self._graphs is not None)
         if self._graphs is not None:
             learner.lr_schedule = DeviceRates(optimizer, config.lr_schedule, updates)
-        learned = {name: p for name, p in learner.network.named_parameters() if p.requires_grad}
+        self._exact = {name: p for name, p in learner.network.named_parameters() if p.requires_grad}
         # A graph writes to the same places as an update beside it.
-        self._gradients = [torch.zeros_like(parameter) for parameter in learned.values()]
-        for parameter, gradient in zip(learned.values(), self._gradients, strict=True):
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._exact.values()]
+        for parameter, gradient in zip(self._exact.values(), self._gradients, strict=True):
             parameter.grad = gradient
-        self._exact, self._rounded = _rounded_copies(learner)
-        self._weights = learned | self._rounded
+        self._rounded = _rounded_copies(learner)
 
     def _td_losses(self, part: Part) -> tuple[Tensor, Tensor]:
         """The learner's, from weights that are rounded for all its layers and passes at once."""
-        if self._rounded:
-            with torch.no_grad():
-                copy_all(list(self._rounded.values()), self._exact)
-        return self._learner.td_losses(part, self._rounded or None)
+        with torch.no_grad():
+            copy_all(list(self._rounded.values()), [self._exact[name] for name in self._rounded])
+        return self._learner.td_losses(part, self._rounded)
 
     def _descend(self, loss: Tensor, part: Part, number: int = 0) -> None:
         """The optimizer's step on a loss; its update is the `number`-th after those that are counted."""
-        gradients = torch.autograd.grad(loss, list(self._weights.values()), materialize_grads=True)
+        gradients = torch.autograd.grad(loss, list((self._exact | self._rounded).values()), materialize_grads=True)
         copy_all(self._gradients, gradients)
         with self._learner.around_step(part, number):
             self._learner.optimizer.step()
@@ -106,14 +104,13 @@ def copy_all(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
         torch._foreach_copy_(some, of_some)
 
 
-def _rounded_copies(learner: Learner) -> tuple[list[Tensor], Weights]:
-    """Parameters that autocast would round to bfloat16, and where to round them to."""
+def _rounded_copies(learner: Learner) -> Weights:
+    """Copies in bfloat16 of the weights that autocast would round."""
     if learner.precision != "bf16":
-        return [], {}
-    layers = {id(p) for layer in learner.network.rounded_layers() for p in layer.parameters(recurse=False)}
-    exact = {name: p for name, p in learner.network.named_parameters() if id(p) in layers}
-    copies = {name: p.detach().to(torch.bfloat16).requires_grad_() for name, p in exact.items()}
-    return list(exact.values()), copies
+        return {}
+    rounded = {id(p) for layer in learner.network.rounded_layers() for p in layer.parameters(recurse=False)}
+    named = learner.network.named_parameters()
+    return {name: p.detach().to(torch.bfloat16).requires_grad_() for name, p in named if id(p) in rounded}
 
 
 class DeviceRates(LRSchedule):

@@ -115,18 +115,13 @@ class Rollout:
 
     def _put(self, observation: Tensor) -> None:
         self.newest.copy_(observation)
-        self._count_newest()
+        self.seen = max(self.seen, self.position + 1)
 
     def _put_frames(self, frame: Tensor, new_game: Tensor) -> None:
         """Frames (N, ...), each behind its environment's last ones; of a new game (N,) its stack's only one."""
         frame, before = frame.unsqueeze(1), self.observation[self.position - 1]
         new_game = new_game.view(-1, *[1] * (before.ndim - 1))
-        self.newest[:, :-1] = torch.where(new_game, frame, before[:, 1:])
-        self.newest[:, -1:] = frame
-        self._count_newest()
-
-    def _count_newest(self) -> None:
-        self.seen = max(self.seen, self.position + 1)
+        self._put(torch.cat((torch.where(new_game, frame, before[:, 1:]), frame), 1))
 
     def led_to(self, value: Floats) -> None:
         """Values (N,) of the newest observations: what the last step led to, unless it was cut."""

@@ -20,8 +20,9 @@ from rl.algorithms.rollout import Rollout
 from rl.preflight import check_resources
 from rl.step import Environments, Step
 from rl.tasks import ObservationSpec
+from rl.tasks.atari import AtariEnvs
 from rl.trainer import Trainer, schedule_of
-from tests.rl.catch import SIZE
+from tests.rl.catch import SIZE, CatchPool
 from tests.rl.test_preflight import CheckpointSizes, asked_of_the_disk
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, numbers, weights
 
@@ -50,6 +51,19 @@ def catch_config(run: Path, **options: Any) -> TrainConfig:
     for name, value in options.items():
         defaults[name] = defaults.get(name, {}) | value if isinstance(value, dict) else value
     return TrainConfig.preset("pqn-quick", **defaults)
+
+
+def test_environments_have_the_other_cores_in_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def make(game: str, protocol: Any, env: Any, *, num_envs: int, seed: int, training: bool) -> AtariEnvs:
+        made[training].add(env.threads)
+        return AtariEnvs(CatchPool(num_envs, seed), num_envs, episodic_life=False)
+
+    monkeypatch.setattr("rl.tasks.atari.make_envs", make)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    train(catch_config(tmp_path / "run", overlap=True, threads=1))
+    assert made == {True: {7}, False: {0}}
 
 
 @pytest.mark.parametrize("overlap", [False, True])

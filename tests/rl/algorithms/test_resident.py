@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluation.runs import seeding
 from evaluation.runs.run_folder import read_metrics
 from rl import TrainConfig, train
-from rl.algorithms import resident as resident_module
 from rl.algorithms.algorithm import Algorithm, Part, Setup
 from rl.algorithms.dqn import DQN, UPDATES_AT_ONCE, QLearner
 from rl.algorithms.pqn import PQN
@@ -68,95 +65,6 @@ def learner(settings: TrainConfig) -> QLearner:
 def pair(settings: TrainConfig, replay: DeviceReplay) -> tuple[QLearner, ResidentDQN]:
     made = learner(settings)
     return made, ResidentDQN(settings, made, replay, 20, NoProfile())
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "asgc", "sgd", "rmsprop", "adam+clip"])
-def test_updates_are_those_of_the_host(optimizer: str) -> None:
-    """On the same transitions, to the last bit (with a learning rate that float32 holds)."""
-    settings = config(optimizer={"name": optimizer, "lr": 2**-9}, precision="fp32")
-    replay = playing()
-    made, resident = pair(settings, replay)
-    host = learner(dataclasses.replace(settings, cuda_graphs="never"))
-    rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
-    (values,) = resident.updates(6, 1.0)
-    for k, expected in enumerate(host.updates(replay.transitions(rows.numpy()), 6)):
-        assert torch.equal(values["loss"][k], expected["loss"])
-        assert torch.equal(values["q"][k], expected["q"])
-    for a, b in zip(made.network.parameters(), host.network.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("double", [False, True])
-def test_compiled_updates_are_those_of_the_host(double: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch.compile makes of the losses, with weights that are handed in (without code generation, for speed)."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
-    settings = config(optimizer={"name": "adam", "lr": 2**-9}, precision="bf16", double=double, compile=True)
-    assert_updates_of_the_host(settings, dataclasses.replace(settings, cuda_graphs="never", compile=False))
-
-
-NETWORKS: dict[str, dict[str, Any]] = {
-    "dueling": {"network": {"dueling": True, "layer_norm": True}},
-    "spectral-norm": {"network": {"spectral_norm": [1, 2]}},
-    "impala": {"network": {"kind": "impala", "hidden": 16}},
-    "c51": {"head": {"name": "c51", "atoms": 11}},
-    "qr": {"head": {"name": "qr", "quantiles": 7}},
-    "noisy": {"network": {"noisy": True}, "exploration": {"start": 0, "end": 0}},
-    "own": {"network": {"cls": f"{__name__}:BatchNormalized"}},
-    "mse": {"loss": "mse"},
-}
-
-
-class BatchNormalized(nn.Sequential):
-    """It sees its batch: two are not one."""
-
-    def __init__(self, observation: ObservationSpec, num_actions: int) -> None:
-        channels, height, width = observation.shape
-        super().__init__(nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(channels * height * width, num_actions))
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_and_heads_learn_as_on_the_host(name: str, precision: str) -> None:
-    settings = config(optimizer={"name": "adam", "lr": 2**-9}, precision=precision, **NETWORKS[name])
-    assert_updates_of_the_host(settings, dataclasses.replace(settings, cuda_graphs="never"), one_by_one=name == "noisy")
-
-
-def test_small_batches_pass_together() -> None:
-    for size, graphs, expected in ((256, "always", True), (257, "always", False), (256, "never", False)):
-        assert learner(config(batch_size=size, cuda_graphs=graphs))._joined is expected
-
-
-def assert_updates_of_the_host(settings: TrainConfig, of_host: TrainConfig, one_by_one: bool = False) -> None:
-    """Losses, parameters and buffers; float32 weights and gradients, whatever they are rounded to. `one_by_one`: noise
-    is drawn for each update."""
-    replay = playing()
-    made, resident = pair(settings, replay)
-    host = learner(of_host)
-    rows = replay.draw(6 * 32, torch.Generator().manual_seed(seeding.derive(settings.seed, "replay")))
-    losses = torch.cat([values["loss"].clone().view(-1) for values in resident.updates(6, 1.0)])
-    expected: list[Tensor] = []
-    for some in rows.chunk(6 if one_by_one else 1):
-        updates = host.updates(replay.transitions(some.numpy()), len(some) // 32)
-        expected += [values["loss"] for values in updates]
-    assert len({float(loss) for loss in expected}) == 6
-    torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-6, atol=0.0)
-    pairs = zip(made.network.state_dict().items(), host.network.state_dict().values(), strict=True)
-    for (name, a), b in pairs:
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
-    for parameter in made.network.parameters():
-        assert parameter.dtype == torch.float32
-        assert parameter.grad is not None
-        assert parameter.grad.dtype == torch.float32
-
-
-def test_copies_of_all_kinds_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large ones, of other types, laid out otherwise in memory."""
-    monkeypatch.setattr(resident_module, "LARGE", 10)
-    source = [torch.randn(3), torch.randn(4, 5), torch.randn(2, 3), torch.randn(3, 2).t().bfloat16(), torch.randn(1)]
-    into = [torch.zeros(3, dtype=torch.bfloat16), *(torch.zeros(t.shape) for t in source[1:])]
-    resident_module.copy_all(into, source)
-    for a, b in zip(into, source, strict=True):
-        assert torch.equal(a, b.to(a.dtype))
 
 
 def test_the_learning_rate_that_a_graph_reads_falls() -> None:

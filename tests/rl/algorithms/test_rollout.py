@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.device_check import random_steps
+from benchmarks.random_steps import random_steps
 from rl import TrainConfig
 from rl.algorithms.algorithm import Part, Setup
 from rl.algorithms.pqn import PQN
