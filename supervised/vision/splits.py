@@ -1,0 +1,80 @@
+"""What a data set is to the task: two splits of images with labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.runs import seeding
+from supervised.order import Indices
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Pixels from 0 to 255 as numbers around 0, in fp32; shape (images, channels, height, width)."""
+        mean, std = (torch.tensor(values, device=images.device) * 255 for values in (self.mean, self.std))
+        return (images.float() - mean[:, None, None]) / std[:, None, None]
+
+
+class Split(ABC):
+    """Images with labels, of one kind or another.
+
+    Attributes:
+        labels: of all images, as they are in the data.
+        channels: 1 or 3.
+        in_memory: whether images are there without reading files.
+    """
+
+    labels: Indices
+    channels: int
+    in_memory: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> Tensor:
+        """Training images of this size, bytes, shape (images, channels, side, side): pure functions of (seed, epoch,
+        index)."""
+
+    @abstractmethod
+    def plain(self, batches: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images as evaluations see them, batch by batch, and which of each could be read."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set for classification.
+
+    Attributes:
+        name: for people and signatures.
+        classes: their names.
+        normalization: of its pixels.
+        target: usual validation accuracy in percent for time to threshold, where there is one.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    classes: tuple[str, ...]
+    normalization: Normalization
+    target: float | None = None
+
+
+def first(size: int, count: int | None, purpose: str) -> Indices:
+    """`count` of `size` samples, the first of a fixed order, which is drawn for the purpose; sorted. None: all."""
+    if count is None or count >= size:
+        return np.arange(size)
+    order = np.random.default_rng(seeding.derive(0, purpose, size)).permutation(size)
+    return np.sort(order[:count])
