@@ -89,9 +89,7 @@ class Task(ABC):
         """The loss of a batch on the model's device."""
 
     @abstractmethod
-    def evaluate(
-        self, model: nn.Module, split: str, *, final: bool, tell: Callable[[int, int], None]
-    ) -> Scores:
+    def evaluate(self, model: nn.Module, split: str, *, final: bool, tell: Callable[[int, int], None]) -> Scores:
         """Score of a model in evaluation mode, under the trainer's autocast, without gradients.
 
         Args:
