@@ -37,7 +37,7 @@ class Learner:
         self._bf16 = config.precision == "bf16"
         self.model = task.make_model().to(device)
         if config.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._run: Callable[..., Any] | nn.Module = torch.compile(self.model) if config.compile else self.model
         self.optimizer = make_optimizer(config.optimizer, config.seed, parameter_groups(self.model, config))
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)

@@ -46,7 +46,7 @@ class Stream:
                 _Fetch(task),
                 sampler=requests,  # type: ignore[arg-type]  # requests, not integers
                 batch_size=None,
-                collate_fn=_as_it_is,
+                collate_fn=_as_it_is,  # type: ignore[arg-type]  # of one sample, not of a list
                 num_workers=workers,
                 prefetch_factor=AHEAD,
                 pin_memory=device.type == "cuda",

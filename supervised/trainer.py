@@ -135,15 +135,14 @@ class Trainer:
         self._run, self._watchers = run, watchers
         seeding.seed_all(seeding.derive(config.seed, "global"))
         self.learner = Learner(config, task, device, group, self.schedule.total)
-        self._means, self._stream = IntervalMeans(), None
-        self._training_s, self._waited_s = 0.0, 0.0  # of the interval
+        self._means = IntervalMeans()
+        self._stream: Stream | None = None
+        self._training_s = 0.0  # of the interval
         self._recorder: Recorder | None = None
         if config.gradients.enabled and group.main:
             self._recorder = Recorder(run.path / recorder.FOLDER, self.learner, config.gradients.interval)
             watchers.members.append(self._recorder)
         self.learner.around_step = self._around_step
-
-    _stream: Stream | None
 
     @property
     def samples(self) -> int:
@@ -190,11 +189,9 @@ class Trainer:
 
     def training_values(self) -> dict[str, float]:
         values = self._means.take() | self.learner.lr_schedule.values()
-        waited, seconds = self._stream.waited_s if self._stream else 0.0, self._training_s
-        values["data_wait"] = waited / seconds if seconds > 0 else 0.0
-        self._training_s = 0.0
-        if self._stream:
-            self._stream.waited_s = 0.0
+        if self._stream is not None and self._training_s > 0:
+            values["data_wait"] = self._stream.waited_s / self._training_s
+            self._stream.waited_s = self._training_s = 0.0
         return values | {"epoch": self.step / self.task.order.updates_per_epoch}
 
     def progress(self) -> dict[str, Any]:
