@@ -247,8 +247,13 @@ def test_values_as_they_are_typed(value: object, typed: str) -> None:
 def test_a_grid_is_tried_whole_and_its_best_point_goes_on() -> None:
     rates, momenta = [0.1, 0.3, 1.0], [0.5, 0.9]
     tuning = {
-        **{"kind": "search", "sampler": "grid", "tasks": ["valley"], "optimizers": ["heavy"], "trials": 6},
-        **{"seeds": [1, 2], "space": {"lr": rates, "momentum": momenta}},
+        "kind": "search",
+        "sampler": "grid",
+        "tasks": ["valley"],
+        "optimizers": ["heavy"],
+        "trials": 6,
+        "seeds": [1, 2],
+        "space": {"lr": rates, "momentum": momenta},
     }
     comparison = {"kind": "compare", "tasks": ["valley"], "optimizers": ["heavy"], "tuned": "tuning", "seeds": [11]}
     planner = Planner(study(parts={"tuning": tuning, "comparison": comparison}))
