@@ -57,7 +57,11 @@ asgc-sup: image classification and translation with Adaptive Stochastic Gradient
 @main_guard
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-sup` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
-    commands: dict[str, Command | str] = {"train": train_command, "check": COMMAND.check}
+    commands: dict[str, Command | str] = {
+        "train": train_command,
+        "check": COMMAND.check,
+        "eval": "supervised.eval_cli:main",
+    }
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
 
