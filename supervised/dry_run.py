@@ -9,9 +9,9 @@ import time
 import torch
 
 from evaluation.cli.errors import tell
-from evaluation.runs.display import human_time
 from evaluation.runs.hardware import keep_freed_memory, torch_threads
 from evaluation.runs.resources import human_bytes
+from evaluation.study.status import duration
 from supervised import tasks
 from supervised.config import TrainConfig
 from supervised.distributed import ALONE
@@ -52,16 +52,13 @@ def dry_run(config: TrainConfig) -> None:
     epoch = task.order.updates_per_epoch
     evaluations = -(-schedule.total // schedule.evaluation)
     print(f"parameters       {parameters:,}")
-    print(
-        f"updates          {schedule.total:,}, {schedule.total / epoch:.3g} epochs of {epoch:,}; {items:,} {task.item} each"
-    )
+    length = f"{schedule.total:,}, {schedule.total / epoch:.3g} epochs of {epoch:,}"
+    print(f"updates          {length}; {items:,} {task.item} each")
     print(f"operations       {flops:.3g} FLOPs an update, {flops * schedule.total:.3g} in all (forward and backward)")
     print(f"memory           {human_bytes(held)} for weights, gradients and the optimizer; {_peak(device)}")
     rate = f"{items / seconds:,.0f} {task.item}/s, {flops / seconds / 1e12:.3g} TFLOP/s"
     print(f"time             {1000 * seconds:.3g} ms an update ({rate}), of {device} with {full.precision}")
-    print(
-        f"                 {human_time(seconds * schedule.total)} for the whole run, beside {evaluations} evaluations"
-    )
+    print(f"                 {duration(seconds * schedule.total)} for the whole run, beside {evaluations} evaluations")
 
 
 def operations(learner: Learner, task: Task, batches: list[Batch], items: int) -> float:
