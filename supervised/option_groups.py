@@ -27,7 +27,9 @@ class DataConfig:
     train_size: int | None = option(None, "training samples, the first of a fixed order; null: all", "[1, 1e12]")
     resolution: int = option(224, "pixels of the training images' sides", "[8, 4096]", task=IMAGES)
     start_resolution: int | None = option(
-        None, "pixels at the start of the run, from where it rises to --data.resolution; null: the same", "[8, 4096]",
+        None,
+        "pixels at the start of the run, from where it rises to --data.resolution; null: the same",
+        "[8, 4096]",
         task=IMAGES,
     )
     eval_resolution: int | None = option(
@@ -46,7 +48,7 @@ class DataConfig:
     )
     source: Literal["en", "de"] = option("en", "the language that is translated", task=TEXT)
     vocabulary: int = option(32_000, "subwords, of both languages together", "[64, 1000000]", task=TEXT)
-    max_length: int = option(256, "subwords of a sentence; pairs with a longer one are left out", "[4, 4096]", task=TEXT)
+    max_length: int = option(256, "subwords of a sentence; pairs with longer ones are left out", "[4, 4096]", task=TEXT)
     bad_share: float = option(
         0.01, "share of images or pairs that may be broken: they are skipped and named; more is an error", "[0, 1]"
     )
@@ -61,8 +63,8 @@ class ModelConfig:
 
     name: str | None = option(
         None,
-        "imagenet: small-cnn or a classifier of torchvision (resnet50, vit_b_16, ...); wmt14: a size of the Transformer "
-        "(tiny, small, base, big)",
+        "imagenet: small-cnn or a classifier of torchvision (resnet50, vit_b_16, ...); wmt14: a size of the "
+        "Transformer (tiny, small, base, big)",
     )
     dropout: float | None = option(None, "wmt14: share of dropped units; null: the size's own", "[0, 1)", task=TEXT)
     pre_norm: bool = option(False, "layer normalization before each part instead of after it", task=TEXT)

@@ -28,7 +28,7 @@ from evaluation.runs.checkpoint import Checkpoint
 from evaluation.runs.clock import Clock
 from evaluation.runs.hardware import keep_freed_memory, torch_threads
 from evaluation.runs.run_folder import MODEL, PROVENANCE, RunFolder, read_metrics
-from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE
+from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE, TRAIN_EVALUATION
 from evaluation.runs.stopping import Left, stop_on_signal
 from evaluation.runs.trainer_protocol import EvaluationResult, RunConfig, Trainer
 from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
@@ -42,6 +42,7 @@ MAY_CHANGE = (
     *("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads"),
     *("callbacks", "env.patience", "env.processes"),
     *("cuda_graphs", "profile"),
+    *("data.workers", "data.root", "device_batch"),
 )
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
 TELL_EVERY_S = 0.25  # between two calls of the watchers' `advanced`
@@ -228,7 +229,7 @@ class _Loop:
         if result is None:  # the last step has been saved
             raise Interrupted(self.program, run.path, self.trainer.step)
         run.flush()
-        evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE)
+        evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE, TRAIN_EVALUATION)
         summary = run_metrics.summarize(evaluations, **self.trainer.measures())
         summary |= {**result.summary, "wall_s": self.clock.wall_s}
         with atomic_path(run.path / MODEL) as path:
