@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ImageNet(Task):
     """Images of one of several classes each; the score is top-1 accuracy in percent."""
 
-    item = "images"
+    item = things = "images"
     columns = (Column("top1", "top1", "top-1 in training", ".2f"),)
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
@@ -45,9 +45,11 @@ class ImageNet(Task):
         if config.total_steps is not None:
             self._epochs = config.total_steps / self.order.updates_per_epoch
 
-    def make_model(self) -> nn.Module:
-        name, side = self.config.model.name or "", self.config.data.resolution
-        return models.make(name, self._channels, side, len(self.data.classes))
+    @staticmethod
+    def build(config: TrainConfig, facts: Mapping[str, Any]) -> nn.Module:
+        name = config.model.name or ""
+        channels = models.channels(name, facts["channels"])
+        return models.make(name, channels, config.data.resolution, len(facts["classes"]))
 
     def fetch(self, indices: Indices, epoch: int) -> Batch:
         """Bytes, shape (images, channels, side, side), and labels."""
@@ -88,7 +90,7 @@ class ImageNet(Task):
             sums += torch.stack(
                 [(x * counted).sum().double() for x in (right[:, 0], right.any(1), losses, torch.ones(len(target)))]
             )
-            tell(k + 1, len(batches))
+            tell(round(len(chosen) * (k + 1) / len(batches)), len(chosen))
         top1, top5, loss, count = self.group.sum(sums.to(device)).tolist()
         count = max(count, 1.0)
         which = "validation" if split == "validation" else "training"
@@ -109,18 +111,13 @@ class ImageNet(Task):
         }
 
     def facts(self) -> dict[str, Any]:
-        data, norm = self.config.data, self.data.normalization
-        return {
-            "model": self.config.model.name,
-            "classes": list(self.data.classes),
-            "channels": self._channels,
-            "side": data.resolution,
-            "grey": self.data.train.channels == 1,
-            "eval_side": data.eval_resolution or data.resolution,
-            "resize": None if self.data.train.in_memory else data.resize,
-            "mean": list(norm.mean),
-            "std": list(norm.std),
-        }
+        data = self.data
+        normalization = {"mean": list(data.normalization.mean), "std": list(data.normalization.std)}
+        return {"classes": list(data.classes), "channels": data.train.channels, **normalization}
+
+    def size(self, split: str) -> int:
+        limit = self.config.evaluation.train_subset
+        return len(self.data.validation if split == "validation" else first(len(self._samples), limit, "train_subset"))
 
     @property
     def target(self) -> float | None:
