@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evaluation.cli.errors import EXIT_INTERRUPTED, main_guard, tell
+from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, main_guard, tell
 from evaluation.cli.parser import Command, dispatch
 from evaluation.cli.train_command import TrainCommand, several_seeds
 from supervised.config import TrainConfig
+from supervised.launched import launched
+
+if TYPE_CHECKING:
+    from supervised.distributed import Group
 
 COMMAND = TrainCommand(
     prog="asgc-sup",
@@ -65,8 +72,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_command(argv: list[str]) -> int:
     """`asgc-sup train`: put the layers of the configuration together and train."""
+    if not launched():
+        return _train(argv, None)
+    from supervised.distributed import joined
+
+    with joined() as group, contextlib.ExitStack() as quiet:
+        if not group.main:
+            null = quiet.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            quiet.enter_context(contextlib.redirect_stdout(null))
+        return _train(argv, group)
+
+
+def _train(argv: list[str], group: Group | None) -> int:
     typed, faults = COMMAND.flags().read_all(argv)
+    several = group is not None and group.ranks > 1
     if not faults and several_seeds(typed):
+        if several:
+            raise UserError("--seeds: not under torchrun: each run of a seed is one process")
         from evaluation.study.seeds import train_seeds
 
         return train_seeds(COMMAND, (sys.executable, "-m", "supervised.cli"), argv, typed, _folder_of_seeds)
@@ -74,6 +96,8 @@ def train_command(argv: list[str]) -> int:
     if config is None:
         return 0
     if "dry_run" in typed:
+        if several:
+            raise UserError("--dry-run: not under torchrun: it is of one process")
         from supervised.dry_run import dry_run
 
         dry_run(config)
@@ -85,9 +109,10 @@ def train_command(argv: list[str]) -> int:
     from supervised.trainer import train
 
     try:
-        train(config, resume=resume, watchers=[make_display(), LearningCurve()])
+        train(config, resume=resume, watchers=[make_display(), LearningCurve()], group=group)
     except Interrupted as stopped:
-        tell(str(stopped))
+        if group is None or group.main:
+            tell(str(stopped))
         return EXIT_INTERRUPTED
     return 0
 

@@ -46,6 +46,11 @@ class TrainConfig(Config):
     no_decay: bool = option(True, "no weight decay for biases and normalizations")
     precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 autocast where the hardware has it")
     channels_last: bool | None = option(None, "memory format of convolutions; null: the faster one", task="imagenet")
+    sync_batch_norm: bool = option(
+        True,
+        "batch statistics over the samples of all processes on GPUs, not over each process's own",
+        task="imagenet",
+    )
     compile: bool = option(False, "torch.compile the model")
     sharded: bool = option(False, "FSDP2: parameters and optimizer spread over the processes, instead of DDP")
     deterministic: bool = option(False, "the same numbers in every run on a GPU, too; slower. On a CPU they always are")

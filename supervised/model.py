@@ -27,9 +27,9 @@ def model_path(run: Path, step: int) -> Path:
     return run / MODELS / f"step-{step:09d}.pt"
 
 
-def save(path: Path, model: nn.Module, facts: dict[str, Any], step: int) -> None:
-    """Write a model: its weights, what else it needs to be used, the update after which it was so."""
-    torch.save({"model": model.state_dict(), "facts": facts, "step": step}, path)
+def save(path: Path, weights: Mapping[str, Any], facts: dict[str, Any], step: int) -> None:
+    """Write a model: its weights as a state dict, what else it needs to be used, the update after which it was so."""
+    torch.save({"model": weights, "facts": facts, "step": step}, path)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from evaluation.runs.hardware import (
 )
 from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from supervised.config import TrainConfig
+from supervised.distributed import ALONE, Group
 from supervised.tasks.task import Task
 
 CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open
@@ -33,7 +34,7 @@ FLOAT = 4  # bytes
 OVERHEAD = 600 << 20  # bytes: torch and its libraries, about
 
 
-def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str]]:
+def choose(config: TrainConfig, run: Path | None, group: Group = ALONE) -> tuple[TrainConfig, list[str]]:
     """A configuration with what it leaves to the machine filled in, and lines about that for the user.
 
     Args:
@@ -60,7 +61,8 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
         ) from error
     if (last := known.get("device", str(device))) != str(device):
         lines.append(f"device {last} -> {device}: from here on not with the numbers of the uninterrupted run")
-    full.device, full.threads = str(device), select_threads(full.threads)
+    most = max(1, (os.cpu_count() or 1) // group.local_ranks)
+    full.device, full.threads = str(device), select_threads(full.threads, most)
     full.precision = select_precision(full.precision, device)  # type: ignore[assignment]
     full.channels_last = config.has("channels_last") and select_channels_last(
         full.channels_last, device, full.precision
@@ -70,12 +72,12 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
     return full, lines
 
 
-def data_workers(config: TrainConfig, task: Task) -> int:
-    """Processes that read data ahead: those asked for, else none for data in memory and as many as there are cores for
-    files."""
+def data_workers(config: TrainConfig, task: Task, group: Group = ALONE) -> int:
+    """Processes that read data ahead for this one: those asked for, else none for data in memory and as many as there
+    are cores for files."""
     if config.data.workers is not None:
         return config.data.workers
-    return 0 if task.in_memory else max(1, min(os.cpu_count() or 1, cpu_quota()))
+    return 0 if task.in_memory else max(1, min(os.cpu_count() or 1, cpu_quota()) // group.local_ranks)
 
 
 def check_resources(config: TrainConfig, task: Task, device: torch.device, path: Path, *, resume: bool = False) -> int:

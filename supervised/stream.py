@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from evaluation.cli.errors import UserError
+from evaluation.runs.stopping import STOPPING
 from supervised.distributed import Group
 from supervised.order import Indices, pieces, share
 from supervised.tasks.task import Batch, Task
 
 AHEAD = 4  # batches that each worker has ready
+_Fetched = tuple[Batch | UserError, int, int, bool]
+
+
+class StandIn(tuple[Tensor, ...]):
+    """A batch that does not count: of a process that an update has no samples for, in whose passes it takes part."""
 
 
 class _Request(NamedTuple):
-    """One forward pass of this process: its samples, the epoch, how many of its update follow, the update's items."""
+    """One forward pass of this process: its samples, the epoch, how many of its update follow, the update's items,
+    whether it counts."""
 
     indices: Indices
     epoch: int
     left: int
     items: int
+    counts: bool = True
 
 
 class Stream:
@@ -40,9 +50,9 @@ class Stream:
         self._device, self.waited_s = device, 0.0
         requests = _Requests(task, group, start, total)
         if workers == 0:
-            self._batches: Iterator[tuple[Batch | UserError, int, int]] = map(_Fetch(task).__getitem__, requests)
+            self._batches: Iterator[_Fetched] = map(_Fetch(task).__getitem__, requests)
         else:
-            loader: DataLoader[tuple[Batch | UserError, int, int]] = DataLoader(
+            loader: DataLoader[_Fetched] = DataLoader(
                 _Fetch(task),
                 sampler=requests,  # type: ignore[arg-type]  # requests, not integers
                 batch_size=None,
@@ -50,6 +60,7 @@ class Stream:
                 num_workers=workers,
                 prefetch_factor=AHEAD,
                 pin_memory=device.type == "cuda",
+                worker_init_fn=_ignore_signals,
                 generator=torch.Generator(),  # not the global one, from which the model draws
             )
             self._batches = iter(loader)
@@ -59,10 +70,11 @@ class Stream:
         processes."""
         started, batches, left, items = time.monotonic(), list[Batch](), 1, 0
         while left:
-            batch, left, items = next(self._batches)
+            batch, left, items, counts = next(self._batches)
             if isinstance(batch, UserError):
                 raise batch
-            batches.append(tuple(tensor.to(self._device, non_blocking=True) for tensor in batch))
+            kind = tuple if counts else StandIn
+            batches.append(kind(tensor.to(self._device, non_blocking=True) for tensor in batch))
         self.waited_s += time.monotonic() - started
         return batches, items
 
@@ -84,24 +96,34 @@ class _Requests:
             update = self._task.order.update(number)
             mine = share(update.indices, self._group.rank, self._group.ranks)
             parts = pieces(mine, self._task.passes(update.indices))
+            if self._group.ranks == 1:
+                parts = [part for part in parts if len(part)]
             for k, part in enumerate(parts, start=1):
-                yield _Request(part, update.epoch, len(parts) - k, update.items)
+                counts = len(part) > 0
+                chosen = part if counts else update.indices[:2]  # batch statistics need two
+                yield _Request(chosen, update.epoch, len(parts) - k, update.items, counts)
 
     def __len__(self) -> int:
         return self._total - self._start  # at least; asked by nobody
 
 
-class _Fetch(Dataset[tuple[Batch | UserError, int, int]]):
+class _Fetch(Dataset[_Fetched]):
     def __init__(self, task: Task) -> None:
         self._task = task
 
-    def __getitem__(self, request: _Request) -> tuple[Batch | UserError, int, int]:
+    def __getitem__(self, request: _Request) -> _Fetched:
         try:
             batch: Batch | UserError = self._task.fetch(request.indices, request.epoch)
         except UserError as error:  # a worker's exception would arrive with its traceback as text
             batch = error
-        return batch, request.left, request.items
+        return batch, request.left, request.items, request.counts
 
 
-def _as_it_is(sample: tuple[Batch | UserError, int, int]) -> tuple[Batch | UserError, int, int]:
+def _as_it_is(sample: _Fetched) -> _Fetched:
     return sample
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and `torchrun` reach the processes that read as well; they end with the trainer, which saves before."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from evaluation.cli.errors import reason
 from evaluation.files import atomic_path
@@ -24,7 +25,7 @@ from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import Column, Watcher, Watchers
 from supervised import tasks
 from supervised.config import TrainConfig
-from supervised.distributed import ALONE, Group
+from supervised.distributed import Group, joined
 from supervised.learner import Learner
 from supervised.model import model_path, save
 from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir
@@ -63,7 +64,7 @@ class Recorder(Watcher):
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watcher] = (), group: Group = ALONE
+    config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watcher] = (), group: Group | None = None
 ) -> dict[str, Any]:
     """Train a model and return the run's summary (what `summary.json` holds).
 
@@ -72,22 +73,26 @@ def train(
         resume: go on with the run in `config.run_dir` from its newest checkpoint.
         watchers: a display (`evaluation.runs.display.make_display()`; silent without one), callbacks of your own
             (`evaluation.runs.watchers.Watcher`), besides those that `config.callbacks` names.
-        group: the processes that train it together.
+        group: the processes that train it together, all of which call this; None: those that `torchrun` started.
 
     Raises:
         UserError: something about the settings, the data or the machine that the user can mend, in one line.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
+    if group is None:
+        with joined() as group:
+            return train(config, resume=resume, watchers=watchers, group=group)
     config.validate()
-    path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
-    full, lines = choose(config, path if resume else None)
-    device, chosen = torch.device(full.device), {name: getattr(full, name) for name in CHOSEN}
-    everyone = Watchers([*watchers, *load_callbacks(config.callbacks or ())])
+    path = group.told(Path(config.run_dir) if config.run_dir else default_run_dir(config))
+    full, lines = group.told(choose(config, path if resume else None, group) if group.main else (config, []))
+    device, chosen = group.device(full.device), {name: getattr(full, name) for name in CHOSEN}
+    everyone = Watchers([*watchers, *load_callbacks(config.callbacks or ())] if group.main else ())
     for line in (*config.notes, *lines):
         everyone.message(line)
     everyone.raise_failed()
-    task = tasks.find(config.task)(full, group, everyone.message)  # before the folder: without data there is no run
-    checkpoint_bytes = check_resources(full, task, device, path, resume=resume)
+    with group.first_on_each_machine():  # before the folder: without data there is no run
+        task = tasks.find(config.task)(full, group, everyone.message)
+    checkpoint_bytes = check_resources(full, task, device, path, resume=resume) if group.main else 0
     return execute(
         lambda run, everyone: Trainer(full, run, device, everyone, task, group),
         config,
@@ -100,6 +105,8 @@ def train(
         threads=chosen["threads"],
         info={"checkpoint_bytes": checkpoint_bytes},
         program="asgc-sup",
+        launcher=group.launcher,
+        agreement=group,
     )
 
 
@@ -135,11 +142,14 @@ class Trainer:
         self._run, self._watchers = run, watchers
         seeding.seed_all(seeding.derive(config.seed, "global"))
         self.learner = Learner(config, task, device, group, self.schedule.total)
+        if not group.main:  # the same model, but dropout of its own
+            seeding.seed_all(seeding.derive(config.seed, "global", group.rank))
+        self._say_what_several_processes_mean()
         self._means = IntervalMeans()
         self._stream: Stream | None = None
         self._training_s = 0.0  # of the interval
         self._recorder: Recorder | None = None
-        if config.gradients.enabled and group.main:
+        if config.gradients.enabled and group.main and not self.learner.sharded:
             self._recorder = Recorder(run.path / recorder.FOLDER, self.learner, config.gradients.interval)
             watchers.members.append(self._recorder)
         self.learner.around_step = self._around_step
@@ -159,7 +169,7 @@ class Trainer:
         """One update."""
         started = time.monotonic()
         if self._stream is None:
-            workers = data_workers(self.config, self.task)
+            workers = data_workers(self.config, self.task, self.group)
             self._stream = Stream(self.task, self.group, self.device, self.step, self.schedule.total, workers)
         batches, items = self._stream.next()
         self._means.add(self.learner.update(batches, items))
@@ -171,12 +181,25 @@ class Trainer:
             self._keep_model()
         return {}
 
+    def _say_what_several_processes_mean(self) -> None:
+        config, ranks = self.config, self.group.ranks
+        batch_norms = [one for one in self.learner.model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+        if ranks > 1 and any(not isinstance(one, nn.SyncBatchNorm) for one in batch_norms):
+            self._watchers.message(f"batch normalization: each of {ranks} processes has its own samples' statistics")
+        if config.sharded and ranks == 1:
+            self._watchers.message("--sharded: there is one process, so nothing is spread")
+        if self.learner.sharded and config.gradients.enabled:
+            self._watchers.message("--sharded: gradients are not recorded")
+
     def _around_step(self) -> contextlib.AbstractContextManager[None]:
         return (
             contextlib.nullcontext() if self._recorder is None else self._recorder.around_step(self.samples, self.step)
         )
 
     def _keep_model(self) -> None:
+        self.gather()
+        if not self.group.main:
+            return
         path = model_path(self._run.path, self.step)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -256,6 +279,14 @@ class Trainer:
         self.learner.load_state_dict(state)
         self._means.load_state_dict(state["means"])
 
+    @property
+    def loads_on(self) -> torch.device:
+        """A sharded model need not fit on one device."""
+        return torch.device("cpu") if self.learner.sharded else self.device
+
+    def gather(self) -> None:
+        self.learner.gather()
+
     def save(self, folder: Path) -> None:
         """Nothing is too large for `state_dict`."""
 
@@ -263,8 +294,7 @@ class Trainer:
         """Nothing was."""
 
     def save_model(self, path: Path) -> None:
-        with self.learner.evaluated() as model:
-            save(path, model, self.task.facts(), self.step)
+        save(path, self.learner.weights(), self.task.facts(), self.step)
 
     def close(self) -> None:
         if self._stream is not None:
