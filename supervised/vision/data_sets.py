@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from supervised.config import TrainConfig
+from supervised.option_groups import DataConfig
 from supervised.vision import small_data
-from supervised.vision.splits import DataSet
+from supervised.vision.splits import DataSet, first
 
 SMALL = {"fashion-mnist": small_data.fashion_mnist, "digits": small_data.digits}
 
 
-def find(config: TrainConfig, message: Callable[[str], None]) -> DataSet:
-    """The data set of a run.
+def find(config: DataConfig) -> DataSet:
+    """The data set of a run, of whose training images only the first `train_size` of a fixed order are there.
 
     Raises:
         UserError: it is not there, or broken: says what to get and where to put it.
     """
-    name = config.data.name or ""
-    if name in SMALL:
-        return SMALL[name](config.data)
-    from supervised.vision.image_data import image_data
+    if config.name in SMALL:
+        found = SMALL[config.name](config)
+    else:
+        from supervised.vision.image_data import image_data  # and with it torchvision
 
-    return image_data(config, message)
+        found = image_data(config)
+    if config.train_size is not None:
+        found.train.subset(first(len(found.train), config.train_size, "train_size"))
+    return found

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from supervised.order import Indices
-from supervised.vision import draws
+from supervised.vision import draws, erasing
 from supervised.vision.splits import Split
 
-_DRAWS = 8  # row, column, flip; whether a part is erased, how much, of which form, and where (two)
+_DRAWS = 3  # row, column, flip
 
 
 class MemorySplit(Split):
@@ -25,9 +25,8 @@ class MemorySplit(Split):
         images: bytes, shape (images, side, side).
         labels: of each.
         side: pixels of evaluated images' sides; those of another size are scaled.
-        augment: "none" or "crop-flip": the image moved by up to a twelfth of its side and at least a pixel (what comes in is
-            black) and, if
-            `flips`, mirrored; "trivial": TrivialAugment besides, an image at a time.
+        augment: "none"; "crop-flip": moved by up to a twelfth of the side, at least a pixel (what comes in is black),
+            and mirrored, if `flips`; "trivial": TrivialAugment besides, an image at a time.
         erasing: share of images of which a random part becomes grey.
         flips: whether a mirrored image is one of the same class.
     """
@@ -46,25 +45,28 @@ class MemorySplit(Split):
         flips: bool = True,
     ) -> None:
         self.labels, self.side = labels.astype(np.int64), int(images.shape[-1])
-        self._eval_side, self._augment, self._erasing, self._flips = side, augment, erasing, flips
+        self.resize, self._augment, self._erasing, self._flips = side, augment, erasing, flips
         self._margin = 0 if augment == "none" else max(1, self.side // 12)
         margin = (self._margin, self._margin)
         self._images = torch.from_numpy(np.pad(images, ((0, 0), margin, margin)))  # so that a crop is one gathering
 
-    def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> Tensor:
-        numbers = draws.uniform(seed, epoch, indices, _DRAWS)
+    def subset(self, indices: Indices) -> None:
+        self.labels, self._images = self.labels[indices], self._images[torch.from_numpy(indices)]
+
+    def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> tuple[Tensor, Indices]:
+        numbers = draws.uniform(seed, epoch, indices, _DRAWS + erasing.DRAWS)
         images = self._cropped(indices, numbers) if self._augment != "none" else self._middle(indices)
         if self._augment == "trivial":
-            from supervised.vision.augmentation import trivial
+            from supervised.vision import augmentation  # and with it torchvision
 
-            images = trivial(images, draws.sample_seeds(seed, epoch, indices))
+            images = augmentation.trivial(images, draws.sample_seeds(seed, epoch, indices))
         if self._erasing:
-            _erase(images, numbers[:, 3:], self._erasing)
-        return _scaled(images, side)
+            erasing.erase(images, numbers[:, _DRAWS:], self._erasing, (0.5,))
+        return _scaled(images, side), indices
 
-    def plain(self, batches: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+    def plain(self, batches: list[Indices], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in batches:
-            yield _scaled(self._middle(indices), self._eval_side), torch.ones(len(indices), dtype=torch.bool)
+            yield _scaled(self._middle(indices), self.resize), torch.ones(len(indices), dtype=torch.bool)
 
     def _middle(self, indices: Indices) -> Tensor:
         inside = slice(self._margin, self._margin + self.side)
@@ -85,14 +87,3 @@ def _scaled(images: Tensor, side: int) -> Tensor:
     if images.shape[-1] == side:
         return images
     return F.interpolate(images, (side, side), mode="bilinear", antialias=side < images.shape[-1])
-
-
-def _erase(images: Tensor, numbers: NDArray[np.float64], share: float) -> None:
-    """Make rectangles of 2 to 33 % of the image and sides of up to 1 : 3.3 grey (arXiv 1708.04896, section 3), in place."""
-    side = images.shape[-1]
-    area = (0.02 + 0.31 * numbers[:, 1]) * side**2
-    ratio = np.exp(np.log(3.3) * (2 * numbers[:, 2] - 1))
-    height, width = (np.clip(np.sqrt(x), 1, side).astype(int) for x in (area * ratio, area / ratio))
-    top, left = (numbers[:, 3] * (side - height + 1)).astype(int), (numbers[:, 4] * (side - width + 1)).astype(int)
-    for k in np.flatnonzero(numbers[:, 0] < share):
-        images[k, :, top[k] : top[k] + height[k], left[k] : left[k] + width[k]] = 128

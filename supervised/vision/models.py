@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ SMALL_CNN = "small-cnn"
 
 
 class SmallCNN(nn.Module):
-    """Two strided convolutions and two linear layers, about 100,000 parameters: for studies, which train hundreds.
+    """Two strided convolutions and two linear layers, about 156,000 parameters: for studies, which train hundreds.
 
     Without batch normalization, so that several processes compute what one does. Larger images than 28 x 28 are pooled
     to 7 x 7 behind the convolutions.
@@ -20,8 +22,8 @@ class SmallCNN(nn.Module):
         self.conv1 = nn.Conv2d(channels, 16, 5, stride=2, padding=2)
         self.conv2 = nn.Conv2d(16, 32, 3, stride=2, padding=1)
         self.side = min(7, -(-side // 4))
-        self.hidden = nn.Linear(32 * self.side**2, 64)
-        self.head = nn.Linear(64, classes)
+        self.hidden = nn.Linear(32 * self.side**2, 96)
+        self.head = nn.Linear(96, classes)
         for layer in (self.conv1, self.conv2, self.hidden):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -55,3 +57,18 @@ def make(name: str, channels: int, side: int, classes: int) -> nn.Module:
     from supervised.vision.torchvision_models import make as make_torchvision
 
     return make_torchvision(name, side, classes)
+
+
+def check_sides(name: str, sides: Sequence[int]) -> None:
+    """Refuse a model that there is not, or sizes of images that it cannot take, before anything is computed.
+
+    Args:
+        sides: pixels of the images' sides, those at the end of training first.
+
+    Raises:
+        UserError: says what is wrong and what to do.
+    """
+    if name != SMALL_CNN:
+        from supervised.vision import torchvision_models
+
+        torchvision_models.check_sides(name, sides)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evaluation.runs import seeding
 from supervised.order import Indices
+from supervised.vision.bad_images import BadImages
 
 
 @dataclass(frozen=True)
@@ -27,30 +28,52 @@ class Normalization:
         return (images.float() - mean[:, None, None]) / std[:, None, None]
 
 
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, of all colour images
+
+
 class Split(ABC):
     """Images with labels, of one kind or another.
 
     Attributes:
         labels: of all images, as they are in the data.
         channels: 1 or 3.
+        resize: pixels of an evaluated image's shorter side before its middle is cut out.
         in_memory: whether images are there without reading files.
+        bad: those that cannot be read, where they are files.
     """
 
     labels: Indices
     channels: int
+    resize: int
     in_memory: bool = False
+    bad: BadImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
-    def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> Tensor:
-        """Training images of this size, bytes, shape (images, channels, side, side): pure functions of (seed, epoch,
-        index)."""
+    def subset(self, indices: Indices) -> None:
+        """Keep only these images."""
 
     @abstractmethod
-    def plain(self, batches: list[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images as evaluations see them, batch by batch, and which of each could be read."""
+    def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> tuple[Tensor, Indices]:
+        """Training images of this size, bytes, shape (images, channels, side, side): pure functions of (seed, epoch,
+        index). And which they are: another stands for one that cannot be read.
+
+        Raises:
+            UserError: too many cannot be read.
+        """
+
+    @abstractmethod
+    def plain(self, batches: list[Indices], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images as evaluations see them, batch by batch, and which of each could be read.
+
+        Args:
+            workers: processes that read files.
+
+        Raises:
+            UserError: too many cannot be read.
+        """
 
 
 @dataclass(frozen=True)
