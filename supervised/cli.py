@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +82,8 @@ def train_command(argv: list[str]) -> int:
         if not group.main:
             null = quiet.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
             quiet.enter_context(contextlib.redirect_stdout(null))
+            logging.disable(logging.WARNING)  # warnings are the same in all processes
+            warnings.simplefilter("ignore")
         return _train(argv, group)
 
 

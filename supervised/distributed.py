@@ -174,7 +174,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
         UserError: the environment has a part of what torchrun sets, or the processes do not find each other.
     """
     here = _ranks(environment)
-    if here is None or here.ranks == 1:
+    if here is None:
         yield ALONE
         return
     try:
@@ -192,7 +192,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
 
 def _ranks(environment: Mapping[str, str]) -> Group | None:
     names = (*RANKS, *ADDRESS)
-    if not launched(environment):
+    if not launched(environment) or environment.get("WORLD_SIZE") == "1":
         return None
     if missing := [name for name in names if not environment.get(name)]:
         have = [name for name in names if name not in missing]

@@ -42,7 +42,7 @@ class Learner:
         self._task, self._group, self.device = task, group, device
         self._bf16 = config.precision == "bf16"
         self.model = task.make_model().to(device)
-        if config.channels_last:
+        if config.channels_last and not (config.sharded and group.ranks > 1):  # FSDP2 takes contiguous parameters only
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if group.ranks > 1 and device.type == "cuda" and config.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)

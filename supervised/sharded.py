@@ -157,4 +157,4 @@ def _part(value: Tensor, like: Tensor | None) -> Tensor:
     """This process's part of a whole tensor that all processes have."""
     if not isinstance(like, DTensor):
         return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return distribute_tensor(value.to(like.device).contiguous(), like.device_mesh, like.placements, src_data_rank=None)
