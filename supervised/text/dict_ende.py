@@ -53,6 +53,7 @@ _SPELLED_OUT = {
     "en": {"sb": "somebody", "sth": "something", "sbd": "somebody", "so": "someone"},
 }
 _SHORT = {language: re.compile(rf"\b({'|'.join(words)})\.") for language, words in _SPELLED_OUT.items()}
+_NO_LETTERS = re.compile(r"[\W_]+")
 QUOTES = "'\""
 NO_WORDS = frozenset("\u2013-/.,:!?&+=")
 
@@ -96,7 +97,7 @@ def parse(lines: Iterable[str]) -> list[Pair]:
         for de_entry, en_entry in zip(german, english, strict=True):
             # The alternatives of a sub-entry mean the same: each may stand beside any of the other side.
             for de_text, en_text in zip(de_entry.split(";"), en_entry.split(";"), strict=False):
-                if not _sizes_fit(_words(de_text), _words(en_text)):
+                if " " not in de_text.strip() or " " not in en_text.strip():
                     continue
                 de, en = clean(de_text, "de"), clean(en_text, "en")
                 if de is not None and en is not None and _sizes_fit(_words(de), _words(en)):
@@ -115,8 +116,7 @@ def _sizes_fit(one: int, other: int) -> bool:
 
 def normalized(text: str) -> str:
     """What counts as the same sentence in a split without leakage: letters and digits only, case and form folded."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in folded).split())
+    return _NO_LETTERS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def split(pairs: list[Pair]) -> dict[str, list[Pair]]:

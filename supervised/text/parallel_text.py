@@ -28,9 +28,7 @@ class ParallelText(Corpus):
     def __init__(self, path: Path, source: str, target: str) -> None:
         self.name, self.source, self.target = path.resolve().name, source, target
         self._path = path
-        self._streams: dict[
-            str, tuple[int, Iterator[Row]]
-        ] = {}  # split -> next row's number, rows from it
+        self._streams: dict[str, tuple[int, Iterator[Row]]] = {}  # split -> next row's number, rows from it
 
     def identity(self) -> dict[str, Any]:
         files = [self._file(split, language) for split in SPLITS for language in (self.source, self.target)]
@@ -87,10 +85,10 @@ class ParallelText(Corpus):
         for path in (plain, plain.with_name(f"{plain.name}.gz")):
             if path.is_file():
                 return path
-        names = ", ".join(f"{one}.{self.source} and .{self.target}" for one in SPLITS)
+        names = f"{', '.join(SPLITS)}.{self.source} and .{self.target}"
         raise UserError(
-            f"there is no {plain}: --data takes dict-ende, wmt14, a folder with {names} (a sentence a line; also .gz) or "
-            "the prefix of such files"
+            f"there is no {plain}: --data takes dict-ende, wmt14, a folder with {names} (a sentence a line; also .gz) "
+            "or the prefix of such files"
         )
 
 
