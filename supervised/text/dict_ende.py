@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 LICENCE = "GPL-2+ (Frank Richter, TU Chemnitz; package trans-de-en)"
+CLEANING = 1  # counts up when other pairs come out of the same dictionary
 FEWEST_WORDS, FEWEST_OF_LONGER, MOST_WORDS = 2, 3, 30  # of each sentence; of the longer one of a pair; of each
 MOST_TIMES_LONGER = 3  # words of one side to those of the other: beyond, they say different things
 HELD_OUT = 0.017  # share of connected groups, for valid and test each
@@ -50,7 +51,7 @@ _QUOTES = str.maketrans(  # curly and low quotes and accents that stand for them
 )
 _SPELLED_OUT = {
     "de": {"etw": "etwas", "jd": "jemand", "jdm": "jemandem", "jdn": "jemanden", "jds": "jemandes", "jmd": "jemand"},
-    "en": {"sb": "somebody", "sth": "something", "sbd": "somebody", "so": "someone"},
+    "en": {"sb": "somebody", "sth": "something", "sbd": "somebody"},
 }
 _SHORT = {language: re.compile(rf"\b({'|'.join(words)})\.") for language, words in _SPELLED_OUT.items()}
 _NO_LETTERS = re.compile(r"[\W_]+")

@@ -305,14 +305,17 @@ def _finished(folder: Path, corpus: Corpus, own: dict[str, Any], progress: Silen
 
 
 def _refuse_others(folder: Path, before: dict[str, Any], now: dict[str, Any], what: str) -> None:
+    before, now = _flat(before), _flat(now)
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
-        pairs = ", ".join(f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in differing)
+        pairs = ", ".join(f"{key} {before.get(key)}, not {now.get(key)}" for key in differing)
         raise UserError(f"{folder} {what} with other settings ({pairs}): choose another folder, or remove this one")
 
 
-def _short(value: Any) -> str:
-    return " ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else str(value)
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """{"bytes": {"train.en": 5}} as {"bytes of train.en": 5}."""
+    inner = {key: value if isinstance(value, dict) else {"": value} for key, value in settings.items()}
+    return {f"{key} of {name}" if name else key: one for key, some in inner.items() for name, one in some.items()}
 
 
 def _named(counts: Counts, lines: str = "row") -> str:

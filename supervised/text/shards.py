@@ -82,7 +82,7 @@ def write_shard(
         sentences = [encoded[side][index] for index in kept]
         flat = [token for sentence in sentences for token in sentence]
         arrays[f"{name}_tokens"] = np.array(flat, dtype=token_type(len(subwords)))
-        arrays[f"{name}_lengths"] = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
+        arrays[f"{name}_lengths"] = np.array([len(sentence) for sentence in sentences], dtype=np.uint32)
         if texts:
             lines = "".join(f"{' '.join(rows[numbers[index]][side].splitlines())}\n" for index in kept)
             arrays[f"{name}_txt"] = np.frombuffer(lines.encode(), dtype=np.uint8)
