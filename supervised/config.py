@@ -102,6 +102,9 @@ class TrainConfig(Config):
             yield f"--data: say what to learn from: a folder, or {' or '.join(_SMALL[self.task])}, which a laptop has"
         if self.epochs is None and self.total_steps is None:
             yield "--epochs: say how long the run is, in epochs or with --total-steps in updates"
+        if self.sharded and (self.optimizer.name in _UNSHARDED or self.optimizer.options().get("adapt") is not None):
+            name = self.optimizer.name if self.optimizer.name in _UNSHARDED else "asgc --optimizer.adapt"
+            yield f"--sharded: not with --optimizer {name}, which needs whole gradients: leave out one of them"
         if self.backend == "fairseq" and self.task != "wmt14":
             yield self.wrong("backend", "only for --task wmt14")
         for path, one in self.settings().items():
@@ -112,4 +115,5 @@ class TrainConfig(Config):
         yield from self.lr_schedule.faults()
 
 
+_UNSHARDED = ("adagc", "gradient-noise")  # read whole gradients, beside those that adapt
 _SMALL = {"imagenet": ("fashion-mnist", "digits"), "wmt14": ("dict-ende",)}

@@ -141,10 +141,10 @@ class Learner:
         """Inverse of `state_dict`."""
         if self._sharding is None:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(_for_here(self.optimizer, state["optimizer"]))
         else:
             self._sharding.load_model(state["model"])
-            self._sharding.load_optimizer(self.optimizer, state["optimizer"])
+            self._sharding.load_optimizer(self.optimizer, _for_here(self.optimizer, state["optimizer"]))
         self.lr_schedule.load_state_dict(state["lr_schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -202,3 +202,10 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     plain = [parameter for parameter in parameters if parameter.ndim <= 1]
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]
     return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _for_here(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with this one's choice of kernels: sharded parameters have others."""
+    own = [{name: group[name] for name in ("fused", "foreach") if name in group} for group in optimizer.param_groups]
+    groups = state["param_groups"]
+    return {**state, "param_groups": [{**saved, **here} for saved, here in zip(groups, own, strict=True)]}

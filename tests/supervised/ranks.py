@@ -24,11 +24,13 @@ from sklearn import datasets  # noqa: F401 - imported before the fork, as all th
 from torch.distributed.tensor import DTensor  # noqa: F401
 from torch.nn import functional as F
 
+from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.plots import learning_curve
 from evaluation.runs import seeding
 from evaluation.runs.watchers import Watcher
-from supervised import cli, sharded, trainer  # noqa: F401
+from supervised import cli, sharded, trainer
+from supervised.config import TrainConfig
 from supervised.distributed import joined
 from supervised.vision.models import SmallCNN
 
@@ -98,7 +100,7 @@ def scenarios() -> list[Scenario]:
         Scenario("sharded-resumed", 2, ("--resume", "sharded-resumed"), "sharded-resumed"),
         Scenario("unsharded-1", 2, (*ASGC, "--sharded"), "unsharded", (1, 6, killed)),
         Scenario("unsharded", 1, ("--resume", "unsharded"), "unsharded"),
-        Scenario("resharded-1", 1, ASGC, "resharded", (0, 6, killed)),
+        Scenario("resharded-1", 1, SGD, "resharded", (0, 6, killed)),
         Scenario("resharded", 2, ("--resume", "resharded", "--sharded"), "resharded"),
         Scenario("full-disk", 2, SGD, fails=(1, 3, full_disk)),
         Scenario("wrong", 2, ("--batch-size", "0")),
@@ -200,12 +202,53 @@ def evaluation_is_left() -> int:
     return 0
 
 
+def every_optimizer() -> int:
+    """Four updates of a small model, its state saved and loaded after two: sharded, against one process's."""
+    generator = torch.Generator().manual_seed(1)
+    batches = [(torch.randn(8, 1, 8, 8, generator=generator), torch.arange(8) % 5) for _ in range(4)]
+
+    def model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        layers = (torch.nn.Conv2d(1, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 67), torch.nn.Linear(67, 5))
+        return torch.nn.Sequential(*layers)
+
+    with joined() as group:
+        differences: dict[str, float | None] = {}
+        for name in optimizers.names():
+            if list(
+                TrainConfig.preset("digits", optimizer={"name": name, "lr": 1e-3}, sharded=True).faults_beside(True)
+            ):
+                differences[name] = None
+                continue
+            whole, cut = model(), model()
+            own = optimizers.build(name, whole.parameters(), lr=1e-3)
+            sharding = sharded.Sharding(cut, torch.device("cpu"), group)
+            theirs = optimizers.build(name, cut.parameters(), lr=1e-3)
+            for k, (images, labels) in enumerate(batches):
+                F.cross_entropy(whole(images), labels).backward()
+                own.step()
+                own.zero_grad()
+                F.cross_entropy(cut(images[group.rank :: 2]), labels[group.rank :: 2]).backward()
+                theirs.step()
+                theirs.zero_grad()
+                if k == 1:
+                    state = group.told(sharding.whole(theirs.state_dict()))
+                    theirs = optimizers.build(name, cut.parameters(), lr=1e-3)
+                    sharding.load_optimizer(theirs, state)
+            weights = sharding.whole(cut.state_dict())
+            if weights is not None:
+                expected = whole.state_dict()
+                differences[name] = max((expected[key] - weights[key]).abs().max().item() for key in expected)
+        print(json.dumps(differences))
+    return 0
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     os.chdir(folder)
     for name in ("logs", "states"):
         Path(name).mkdir()
-    codes = {"left": together("left", 2, evaluation_is_left)}
+    codes = {"left": together("left", 2, evaluation_is_left), "optimizers": together("optimizers", 2, every_optimizer)}
     for scenario in scenarios():
 
         def run(scenario: Scenario = scenario) -> int:

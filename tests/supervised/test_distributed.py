@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.runs.run_folder import newest_checkpoint, read_metrics
+from supervised.config import TrainConfig
 from supervised.distributed import ALONE, Group, joined
 from supervised.model import load
 from supervised.order import pieces, share
@@ -142,10 +144,21 @@ def test_with_fewer_processes_it_goes_on_with_the_same_samples(runs: Runs) -> No
     runs.close("one", "fewer")
 
 
-@pytest.mark.parametrize("resumed", ["sharded-resumed", "unsharded", "resharded"])
-def test_a_sharded_run_goes_on_sharded_or_not_and_one_that_is_not_sharded(runs: Runs, resumed: str) -> None:
+@pytest.mark.parametrize(
+    ("resumed", "whole"), [("sharded-resumed", "average"), ("unsharded", "average"), ("resharded", "one")]
+)
+def test_a_sharded_run_goes_on_sharded_or_not_and_one_that_is_not_sharded(runs: Runs, resumed: str, whole: str) -> None:
+    """The last one's optimizer, SGD, has other kernels for shards."""
     assert "resumed at step 5" in runs.log(resumed)
-    runs.close("average", resumed, rtol=1e-3, atol=2e-5)
+    runs.close(whole, resumed, rtol=1e-3, atol=2e-5)
+
+
+def test_every_optimizer_is_the_same_sharded_or_is_refused(runs: Runs) -> None:
+    assert runs.codes["optimizers"] == [0, 0], runs.log("optimizers")
+    differences = json.loads(runs.log("optimizers").splitlines()[-1])
+    assert {name for name, difference in differences.items() if difference is None} == {"adagc", "gradient-noise"}
+    assert set(differences) == set(optimizers.names())
+    assert max(difference for difference in differences.values() if difference is not None) < 1e-5  # of 4e-3
 
 
 def test_sharded_models_are_saved_in_whole_under_their_own_names(runs: Runs) -> None:
@@ -153,6 +166,12 @@ def test_sharded_models_are_saved_in_whole_under_their_own_names(runs: Runs) -> 
     assert {name: (type(value), value.shape) for name, value in state.items()} == {
         name: (torch.Tensor, value.shape) for name, value in runs.weights("average").items()
     }
+
+
+def test_an_optimizer_that_adapts_is_refused_sharded() -> None:
+    config = TrainConfig.preset("digits", optimizer={"name": "asgc", "adapt": "hypergradient"}, sharded=True)
+    with pytest.raises(UserError, match="--sharded: not with --optimizer asgc --optimizer.adapt, which needs whole"):
+        config.validate()
 
 
 # Errors and signals -------------------------------------------------------------------------------------------------
