@@ -6,11 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.runs import seeding
 from supervised.order import Indices
 from supervised.vision.bad_images import BadImages
 
@@ -93,11 +91,3 @@ class DataSet:
     classes: tuple[str, ...]
     normalization: Normalization
     target: float | None = None
-
-
-def first(size: int, count: int | None, purpose: str) -> Indices:
-    """`count` of `size` samples, the first of a fixed order, which is drawn for the purpose; sorted. None: all."""
-    if count is None or count >= size:
-        return np.arange(size)
-    order = np.random.default_rng(seeding.derive(0, purpose, size)).permutation(size)
-    return np.sort(order[:count])
