@@ -63,7 +63,7 @@ def test_ci_installs_what_tests_are_skipped_without() -> None:
     modules = set(re.findall(r'importorskip\("(\w+)', text)) - {"tianshou", "asgc"}
     assert {"ale_py", "stable_baselines3", "imageio_ffmpeg"} <= modules
     for module in modules:
-        assert {"PIL": "pillow", "mlflow": "mlflow-skinny"}.get(module, module.replace("_", "-")) in named, module
+        assert {"PIL": "pillow", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn"}.get(module, module.replace("_", "-")) in named, module
 
 
 def test_a_torchvision_that_does_not_match_torch_is_said_in_one_line() -> None:
