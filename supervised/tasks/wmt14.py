@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from supervised.text.batches import collate, make_batches
 from supervised.text.losses import TokenLoss
 from supervised.text.opened import open_text
 from supervised.text.subwords import PAD
-from supervised.text.token_files import TokenPairs
+from supervised.text.token_files import VOCABULARY, TokenPairs
 from supervised.text.transformer import SIZES, Transformer
 
 VALIDATION, TRAIN_SUBSET, TEST = "validation", "train_subset", "test"
@@ -66,6 +67,10 @@ class WMT14(Task):
             "vocabulary": self._text.subwords.digest,
             "direction": self._text.direction,
         }
+
+    def keep(self, run: Path) -> None:
+        if not (run / VOCABULARY).is_file():
+            self._text.subwords.save(run / VOCABULARY)
 
     # Training -------------------------------------------------------------------------------------------------------
 
