@@ -123,7 +123,7 @@ class Task(ABC):
     def facts(self) -> dict[str, Any]:
         """What a model needs to know of the data (classes, vocabulary): plain values, kept in the models' files."""
 
-    def keep(self, run: Path) -> None:
+    def keep(self, run: Path) -> None:  # noqa: B027 - optional
         """Put into a run folder what its models need to be used without the data."""
 
     @property
