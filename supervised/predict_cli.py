@@ -76,7 +76,7 @@ def top(loaded: Loaded, model: torch.nn.Module, pixels: torch.Tensor, names: Seq
     from supervised.vision.splits import Normalization
 
     preprocessing = loaded.facts["preprocessing"]
-    x = Normalization(preprocessing["mean"], preprocessing["std"]).apply(pixels.to(loaded.device))
+    x = Normalization(tuple(preprocessing["mean"]), tuple(preprocessing["std"])).apply(pixels.to(loaded.device))
     autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.config.precision == "bf16")
     with torch.inference_mode(), autocast:
         logits = model(x.expand(-1, loaded.facts["channels"], -1, -1)).float()[0]

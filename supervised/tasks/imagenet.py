@@ -13,12 +13,11 @@ from torch.nn import functional as F
 from evaluation.cli.errors import UserError
 from evaluation.runs.watchers import Column
 from supervised.distributed import Group
-from supervised.order import Indices, ShuffledOrder, share
+from supervised.order import Indices, ShuffledOrder, first, share
 from supervised.tasks.task import Batch, Loss, Scores, Task
 from supervised.vision import data_sets, models
 from supervised.vision.label_noise import noisy
 from supervised.vision.resolution import resolution_at
-from supervised.vision.splits import first
 
 if TYPE_CHECKING:
     from supervised.config import TrainConfig

@@ -152,7 +152,7 @@ def test_a_folder_with_broken_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     options = {"data.name": str(root), "data.resolution": 32, "data.bad_share": 0.12, "model.name": "small-cnn"}
     task = task_of(batch_size=6, **options)
     assert not task.in_memory
-    images, labels = task.fetch(np.array([5, 6, 7]), 0)
+    _, labels = task.fetch(np.array([5, 6, 7]), 0)
     assert labels.tolist() == [0, 1, 1]
     model = learned(task, 30)
     scores = evaluated(task, model)

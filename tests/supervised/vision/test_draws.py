@@ -29,6 +29,6 @@ def test_draws_are_uniform_and_unrelated() -> None:
     chi2 = ((counts - 2000) ** 2 / 2000).sum(1)
     assert (chi2 < 27.9).all()  # 9 degrees of freedom, one in a thousand
     others = [draws.uniform(4, 5, np.arange(20_000), 3), draws.uniform(3, 6, np.arange(20_000), 3)]
-    columns = [*numbers.T, *(column for other in others for column in other.T), numbers[1:, 0].tolist() + [0.5]]
+    columns = [*numbers.T, *(column for other in others for column in other.T), [*numbers[1:, 0], 0.5]]
     correlations = np.corrcoef(columns) - np.eye(len(columns))
     assert np.abs(correlations).max() < 4.5 / np.sqrt(20_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,7 @@ from supervised.vision.resolution import resolution_at
 @given(start=st.integers(8, 300), end=st.integers(8, 300), epochs=st.floats(0.1, 60))
 def test_it_goes_from_start_to_end(start: int, end: int, epochs: float) -> None:
     sides = [resolution_at(epoch, epochs, start, end) for epoch in range(70)]
-    rises = [b - a for a, b in zip(sides, sides[1:], strict=False)]
+    rises = [b - a for a, b in itertools.pairwise(sides)]
     assert all(rise * (end - start) >= 0 for rise in rises)
     assert all(min(start, end) <= side <= max(start, end) for side in sides)
     step = 32 if end >= 128 else 4

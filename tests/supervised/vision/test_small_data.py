@@ -50,7 +50,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     labels = tmp_path / "data" / "t10k-labels-idx1-ubyte.gz"
     whole = labels.read_bytes()
     labels.write_bytes(whole[:-12])
-    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte.gz is broken"):
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is broken"):
         data_sets.find(config)
     labels.write_bytes(b"hello")
     with pytest.raises(UserError, match="is broken"):
