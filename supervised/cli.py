@@ -27,6 +27,7 @@ COMMAND = TrainCommand(
         "evaluation": ("evaluation.interval", "evaluation.train_subset", "evaluation.metric", "evaluation.beam"),
     },
     headings={"": "learning"},
+    switches={"--dry-run": "print parameters, operations, memory and time of the run, and stop"},
 )
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).
@@ -58,6 +59,7 @@ asgc-sup: image classification and translation with Adaptive Stochastic Gradient
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-sup` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
     commands: dict[str, Command | str] = {"train": train_command, "check": COMMAND.check}
+    commands |= {"eval": "supervised.eval_cli:main"}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
 
@@ -70,6 +72,11 @@ def train_command(argv: list[str]) -> int:
         return train_seeds(COMMAND, (sys.executable, "-m", "supervised.cli"), argv, typed, _folder_of_seeds)
     config, resume = COMMAND.read(argv)
     if config is None:
+        return 0
+    if "dry_run" in typed:
+        from supervised.dry_run import dry_run
+
+        dry_run(config)
         return 0
 
     from evaluation.plots.learning_curve import LearningCurve

@@ -216,20 +216,24 @@ class Trainer:
 
     def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
         splits = [VALIDATION, *([TRAIN_SUBSET] if self.config.evaluation.train_subset else [])]
+        splits += self.task.others if final else ()
         with self.learner.evaluated() as model:
             found = {
                 split: self.task.evaluate(model, split, final=final, tell=self._watchers.evaluating) for split in splits
             }
         validation = found[VALIDATION]
-        others = {}
-        if TRAIN_SUBSET in found:
-            others[TRAIN_EVALUATION] = {SCORE: found[TRAIN_SUBSET].score, **found[TRAIN_SUBSET].values}
+        others = {
+            {TRAIN_SUBSET: TRAIN_EVALUATION}.get(split, split): {SCORE: scores.score, **scores.values}
+            for split, scores in found.items()
+            if split != VALIDATION
+        }
         return EvaluationResult(
             score=validation.score,
             words=validation.words,
             values=validation.values,
             others=others,
-            summary={"mean_score": validation.score, **validation.values, **validation.summary},
+            summary={"mean_score": validation.score, **validation.values, **validation.summary}
+            | {split: {"score": found[split].score, **found[split].summary} for split in self.task.others if final},
         )
 
     def measures(self) -> dict[str, Any]:

@@ -50,28 +50,40 @@ class Scores:
 
 
 class Task(ABC):
-    """One task of a run, made from its configuration. Its data is opened (and prepared) when it is made, its model by
-    `make_model`.
+    """One task of a run, made from its configuration. Its data is opened (and prepared) when it is made.
 
     Attributes:
         order: which samples each update learns from.
         item: what losses are means over, in the plural: "images", "target tokens".
+        things: what evaluations go through, in the plural: "images", "sentences".
         columns: what displays show of it beside loss and learning rate.
+        others: more splits, which only the last evaluation of a run looks at: "test".
         in_memory: whether `fetch` is so cheap that processes beside the trainer do not pay.
     """
 
     order: Order
     item: ClassVar[str]
+    things: ClassVar[str]
     columns: ClassVar[tuple[Column, ...]] = ()
+    others: tuple[str, ...] = ()
     in_memory: bool = True
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
         """Raises `UserError` where data is missing or broken: says what to get and where to put it."""
         self.config, self.group, self.message = config, group, message
 
+    @staticmethod
     @abstractmethod
+    def build(config: TrainConfig, facts: Mapping[str, Any]) -> nn.Module:
+        """The model of a configuration, drawn from the global generator, without its data.
+
+        Args:
+            facts: of the data, as `facts` gives them and models' files keep them.
+        """
+
     def make_model(self) -> nn.Module:
-        """The model, drawn from the global generator."""
+        """The model."""
+        return self.build(self.config, self.facts())
 
     @abstractmethod
     def fetch(self, indices: Indices, epoch: int) -> Batch:
@@ -93,18 +105,22 @@ class Task(ABC):
         """Score of a model in evaluation mode, under the trainer's autocast, without gradients.
 
         Args:
-            split: "validation", or "train_subset": a fixed, un-augmented part of what is trained on.
+            split: "validation"; "train_subset": a fixed, un-augmented part of what is trained on; or one of `others`.
             final: whether it is the run's last evaluation, which may take longer.
-            tell: to be called with how many batches are done, and of how many.
+            tell: to be called with how many samples are done, and of how many.
         """
+
+    @abstractmethod
+    def size(self, split: str) -> int:
+        """Samples of a split as the last evaluation takes them."""
 
     @abstractmethod
     def signature(self) -> dict[str, Any]:
         """How the scores are made: what must be equal before they are compared."""
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a saved model needs beside its weights (classes, vocabulary): plain values."""
-        return {}
+        """What a model needs to know of the data (classes, vocabulary): plain values, kept in the models' files."""
 
     @property
     def target(self) -> float | None:
