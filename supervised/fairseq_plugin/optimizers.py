@@ -57,13 +57,13 @@ class RegistryOptimizer(FairseqOptimizer):  # type: ignore[misc]
         self._optimizer = optimizers.build(self.name, list(params), **self.optimizer_config)
         if cfg.clip_norm > 0 and clips(self._optimizer):
             raise ValueError(
-                f"--clip-norm {cfg.clip_norm:g} clips the gradients before --optimizer {fairseq_name(self.name)}, whose "
-                "thresholds would then be learned from clipped gradients. It clips itself: give --clip-norm 0"
+                f"--clip-norm {cfg.clip_norm:g} clips the gradients before --optimizer {fairseq_name(self.name)}, "
+                "whose thresholds would then be learned from clipped gradients. It clips itself: give --clip-norm 0"
             )
         if cfg.amp:
             _log.warning(
-                "fairseq's --amp divides gradients by the loss scale twice, whatever the optimizer: steps that follow the "
-                "gradient's size (sgd) and every eps are off by it. --fp16 --fp16-no-flatten-grads does not"
+                "fairseq's --amp divides gradients by the loss scale twice, whatever the optimizer: steps that follow "
+                "the gradient's size (sgd) and every eps are off by it. --fp16 --fp16-no-flatten-grads does not"
             )
 
     @classmethod
