@@ -26,6 +26,7 @@ if __name__ == "supervised.fairseq_plugin":
     # fairseq's checkpoints hold one. Since torch 2.6 it could not read them again: neither resume nor generate.
     torch.serialization.add_safe_globals([argparse.Namespace])
     from supervised.fairseq_plugin import optimizers as optimizers
+    from supervised.fairseq_plugin import prepared_text as prepared_text
 else:
     _root = Path(__file__).resolve().parents[2]
     # fairseq has put `supervised` itself on the path: its modules would be found under names such as `config`, `tasks`.

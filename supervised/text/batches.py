@@ -64,7 +64,9 @@ def make_batches(source_lengths: np.ndarray, target_lengths: np.ndarray, tokens:
 
 def collate(sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], pad: int = PAD) -> TextBatch:
     """Pad the tokens of B pairs with `pad`, and add begin and end."""
-    return TextBatch(_padded(sources, pad, end=True), _padded(targets, pad, begin=True), _padded(targets, pad, end=True))
+    return TextBatch(
+        _padded(sources, pad, end=True), _padded(targets, pad, begin=True), _padded(targets, pad, end=True)
+    )
 
 
 def _padded(sentences: Sequence[np.ndarray], pad: int, *, begin: bool = False, end: bool = False) -> torch.Tensor:

@@ -28,9 +28,7 @@ class ParallelText(Corpus):
     def __init__(self, path: Path, source: str, target: str) -> None:
         self.name, self.source, self.target = path.resolve().name, source, target
         self._path = path
-        self._streams: dict[
-            str, tuple[int, Iterator[Row]]
-        ] = {}  # split -> next row's number, rows from it
+        self._streams: dict[str, tuple[int, Iterator[Row]]] = {}  # split -> next row's number, rows from it
 
     def identity(self) -> dict[str, Any]:
         files = [self._file(split, language) for split in SPLITS for language in (self.source, self.target)]

@@ -1,11 +1,11 @@
 """Prepared data on disk: memory-mapped subwords of every split, and what they are.
 
-    info.json                 corpus, languages, licence, settings, counts, skipped rows, the vocabulary's digest, versions
-    vocabulary.model          sentencepiece's
-    train.source.tokens       subwords of all sources, one behind the other, without begin and end (uint16 or uint32)
-    train.source.offsets      int64: sentence i is tokens[offsets[i]:offsets[i + 1]]
-    train.target.*            the same of the targets; valid.* and test.* of the other splits
-    valid.source.txt, ...     of valid and test: the text itself, a sentence a line, for BLEU
+info.json                 corpus, languages, licence, settings, counts, skipped rows, the vocabulary's digest, versions
+vocabulary.model          sentencepiece's
+train.source.tokens       subwords of all sources, one behind the other, without begin and end (uint16 or uint32)
+train.source.offsets      int64: sentence i is tokens[offsets[i]:offsets[i + 1]]
+train.target.*            the same of the targets; valid.* and test.* of the other splits
+valid.source.txt, ...     of valid and test: the text itself, a sentence a line, for BLEU
 """
 
 from __future__ import annotations
@@ -148,4 +148,6 @@ class TokenPairs:
         return lines
 
     def _damaged(self, path: Path, why: str) -> UserError:
-        return UserError(f"{path} is damaged or not of this folder's data ({why}): remove {self.folder}, prepare it again")
+        return UserError(
+            f"{path} is damaged or not of this folder's data ({why}): remove {self.folder}, prepare it again"
+        )
