@@ -6,7 +6,7 @@ in a clone. Where the package is installed, the folder is
 
     $(python -c "import supervised; print(supervised.__path__[0])")/fairseq_plugin
 
-Names, flags and what fairseq cannot do are in the README of `supervised`.
+Names, flags and what fairseq cannot do are in the README beside this.
 
 fairseq imports the folder by its own name (`fairseq_plugin`). Everything lives under the package's full name all the
 same, so that it is registered once, whoever imports it.
