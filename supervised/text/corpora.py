@@ -49,6 +49,7 @@ class DictEnDe(Corpus):
 
     licence = dict_ende.LICENCE
     lines = "pair"
+    vocab_size = 8_000
 
     def __init__(self, path: Path | None = None, source: str = "en", target: str = "de") -> None:
         if {source, target} != {"de", "en"}:
@@ -57,7 +58,8 @@ class DictEnDe(Corpus):
         self._wanted = path
 
     def identity(self) -> dict[str, Any]:
-        return {"corpus": self.name, "source": self.source, "target": self.target, "bytes": self._path().stat().st_size}
+        names = {"corpus": self.name, "source": self.source, "target": self.target}
+        return {**names, "bytes": self._path().stat().st_size, "cleaning": dict_ende.CLEANING}
 
     @functools.cache  # noqa: B019 - one corpus a process
     def fingerprint(self) -> str:

@@ -18,6 +18,8 @@ class Corpus(ABC):
         source, target: languages, as "en" and "de".
         licence: of the text; "" where it is not known.
         lines: what a row's number, from 1, is called ("line").
+        vocab_size: subwords that go with its size.
+        remote: its identity is not to be had without a network.
     """
 
     name: str
@@ -25,6 +27,8 @@ class Corpus(ABC):
     target: str
     licence = ""
     lines = "line"
+    vocab_size = 32_000
+    remote = False
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 LICENCE = "GPL-2+ (Frank Richter, TU Chemnitz; package trans-de-en)"
+CLEANING = 1  # counts up when other pairs come out of the same dictionary
 FEWEST_WORDS, FEWEST_OF_LONGER, MOST_WORDS = 2, 3, 30  # of each sentence; of the longer one of a pair; of each
 MOST_TIMES_LONGER = 3  # words of one side to those of the other: beyond, they say different things
 HELD_OUT = 0.017  # share of connected groups, for valid and test each
@@ -50,9 +51,10 @@ _QUOTES = str.maketrans(  # curly and low quotes and accents that stand for them
 )
 _SPELLED_OUT = {
     "de": {"etw": "etwas", "jd": "jemand", "jdm": "jemandem", "jdn": "jemanden", "jds": "jemandes", "jmd": "jemand"},
-    "en": {"sb": "somebody", "sth": "something", "sbd": "somebody", "so": "someone"},
+    "en": {"sb": "somebody", "sth": "something", "sbd": "somebody"},
 }
 _SHORT = {language: re.compile(rf"\b({'|'.join(words)})\.") for language, words in _SPELLED_OUT.items()}
+_NO_LETTERS = re.compile(r"[\W_]+")
 QUOTES = "'\""
 NO_WORDS = frozenset("\u2013-/.,:!?&+=")
 
@@ -96,7 +98,7 @@ def parse(lines: Iterable[str]) -> list[Pair]:
         for de_entry, en_entry in zip(german, english, strict=True):
             # The alternatives of a sub-entry mean the same: each may stand beside any of the other side.
             for de_text, en_text in zip(de_entry.split(";"), en_entry.split(";"), strict=False):
-                if not _sizes_fit(_words(de_text), _words(en_text)):
+                if " " not in de_text.strip() or " " not in en_text.strip():
                     continue
                 de, en = clean(de_text, "de"), clean(en_text, "en")
                 if de is not None and en is not None and _sizes_fit(_words(de), _words(en)):
@@ -115,8 +117,7 @@ def _sizes_fit(one: int, other: int) -> bool:
 
 def normalized(text: str) -> str:
     """What counts as the same sentence in a split without leakage: letters and digits only, case and form folded."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in folded).split())
+    return _NO_LETTERS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def split(pairs: list[Pair]) -> dict[str, list[Pair]]:

@@ -30,7 +30,7 @@ class HuggingFace(Corpus):
     def __init__(self, path: Path | None, source: str, target: str, *, name: str = "wmt14") -> None:
         self.name, self.source, self.target = name, source, target
         self.licence = "see statmt.org/wmt14: Europarl, Common Crawl, News Commentary" if name == "wmt14" else ""
-        self._path = path
+        self._path, self.remote = path, path is None
 
     def identity(self) -> dict[str, Any]:
         rows = {split: self.rows(split) for split in ON_DISK}

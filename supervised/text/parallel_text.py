@@ -85,10 +85,10 @@ class ParallelText(Corpus):
         for path in (plain, plain.with_name(f"{plain.name}.gz")):
             if path.is_file():
                 return path
-        names = ", ".join(f"{one}.{self.source} and .{self.target}" for one in SPLITS)
+        names = f"{', '.join(SPLITS)}.{self.source} and .{self.target}"
         raise UserError(
-            f"there is no {plain}: --data takes dict-ende, wmt14, a folder with {names} (a sentence a line; also .gz) or "
-            "the prefix of such files"
+            f"there is no {plain}: --data takes dict-ende, wmt14, a folder with {names} (a sentence a line; also .gz) "
+            "or the prefix of such files"
         )
 
 

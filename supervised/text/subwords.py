@@ -93,11 +93,11 @@ class Subwords:
         """Numbers of the subwords of each text, without begin and end. Text is normalized (NFKC, single spaces)."""
         return self._processor.encode(list(texts), num_threads=1)  # type: ignore[no-any-return]
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+    def decode(self, ids: Iterable[Iterable[int]]) -> list[str]:
         """The texts of numbers; special ones say nothing."""
         return [self._processor.decode([int(one) for one in text if one > UNK]) for text in ids]
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
+    def pieces(self, ids: Iterable[int]) -> list[str]:
         """The subwords themselves, "▁" for a space."""
         return [self._processor.id_to_piece(int(one)) for one in ids]
 
