@@ -8,7 +8,6 @@ come from outside.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -21,6 +20,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
+from fairseq.sequence_generator import SequenceGenerator
 from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
@@ -107,14 +107,38 @@ class _Task(PreparedText):
 class FairseqTransformer(nn.Module):
     """fairseq's Transformer, called like this package's."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, dictionary: SubwordDictionary) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._dictionary = network, dictionary
 
     def forward(self, source: Tensor, target_input: Tensor) -> Tensor:
         """Logits (B, T, V) of padded sources (B, S) and targets with their begin (B, T)."""
         logits: Tensor = self.network(source, source.ne(PAD).sum(1), target_input)[0]
         return logits
+
+    @torch.no_grad()
+    def translate(
+        self, source: Tensor, *, beam: int = 4, length_penalty: float = 0.6, max_ratio: float = 1.2, max_more: int = 10
+    ) -> list[list[int]]:
+        """fairseq's beam search: the best translation of each padded source (B, S), without begin and end.
+
+        Args:
+            length_penalty: scores are divided by length ** length_penalty.
+            max_ratio, max_more: a translation is at most max_ratio * (length of the source) + max_more long.
+        """
+        training = self.network.training
+        generator = SequenceGenerator(
+            [self.network],
+            self._dictionary,
+            beam_size=beam,
+            len_penalty=length_penalty,
+            max_len_a=max_ratio,
+            max_len_b=max_more,
+        )
+        inputs = {"src_tokens": source, "src_lengths": source.ne(PAD).sum(1)}
+        found = generator.generate([self.network], {"net_input": inputs}, bos_token=BOS)
+        self.network.train(training)
+        return [[token for token in best[0]["tokens"].tolist() if token != EOS] for best in found]
 
 
 def sample_of(batch: TextBatch) -> dict[str, Any]:
@@ -190,14 +214,15 @@ class Engine:
         cfg.common.bf16 = precision == "bf16-weights"  # the flag --bf16 means TPUs as well
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self._task = _Task(cfg.task, SubwordDictionary.numbered(vocabulary))
+        dictionary = SubwordDictionary.numbered(vocabulary)
+        self._task = _Task(cfg.task, dictionary)
         self._task.sums = []
         self._task.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
         metrics.reset()
         torch.manual_seed(seed)
         network = self._task.build_model(cfg.model)
         self._trainer = Trainer(cfg, self._task, network, self._task.build_criterion(cfg.criterion))
-        self.model = FairseqTransformer(self._trainer.model)
+        self.model = FairseqTransformer(self._trainer.model, dictionary)
         try:
             self.optimizer: torch.optim.Optimizer = self._trainer.optimizer.optimizer
         except (TypeError, ValueError) as error:
@@ -226,26 +251,6 @@ class Engine:
         finally:
             self.model.train(training)
         return Updated(logged["loss"], logged["nll_loss"], sample["ntokens"])
-
-    def translate(
-        self, source: Tensor, *, beam: int = 4, length_penalty: float = 0.6, extra: int = 50
-    ) -> list[list[int]]:
-        """fairseq's beam search: the best translation of each padded source (B, S), without begin and end.
-
-        Args:
-            length_penalty: scores are divided by length ** length_penalty.
-            extra: a translation is at most so much longer than its source.
-        """
-        how = argparse.Namespace(beam=beam, lenpen=length_penalty, max_len_a=1, max_len_b=extra)
-        training = self.model.training
-        generator = self._task.build_generator([self._trainer.model], how)
-        inputs = {"src_tokens": source, "src_lengths": source.ne(PAD).sum(1)}
-        try:
-            with torch.no_grad(), self._task.autocast:
-                found = generator.generate([self._trainer.model], {"net_input": inputs}, bos_token=BOS)
-        finally:
-            self.model.train(training)
-        return [[token for token in best[0]["tokens"].tolist() if token != EOS] for best in found]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
@@ -312,14 +317,12 @@ class FairseqLearner(Learner):
         self.optimizer.register_step_post_hook(lambda *_: around.close())
 
     def update(self, batches: Sequence[tuple[Tensor, ...]], items: int) -> dict[str, Tensor]:
-        """One step of the optimizer; returns means over the target tokens."""
+        """One step of the optimizer; returns means over the target tokens, which fairseq counts itself."""
         done = self._engine.update(TextBatch(*batch) for batch in batches)
-        if done.tokens != items:
-            raise ValueError(f"{done.tokens} target tokens instead of {items}")
         self.lr_schedule.step()
         if self.average is not None:
             self.average.update()
-        return {"loss": done.loss / items, "nll": done.negative_log_likelihood / items}
+        return {"loss": done.loss / done.tokens, "nll": done.negative_log_likelihood / done.tokens}
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | self._engine.state_dict()

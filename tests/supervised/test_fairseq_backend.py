@@ -62,7 +62,7 @@ def test_learns_and_translates() -> None:
     last = engine.losses(BATCHES[0])
     assert last.tokens == first.tokens == sum(len(target) + 1 for target in TARGETS[:16])
     assert float(last.negative_log_likelihood) < 0.2 * float(first.negative_log_likelihood)
-    found = engine.translate(BATCHES[0].source, beam=4)
+    found = engine.model.translate(BATCHES[0].source, beam=4)
     right = sum(one == target.tolist() for one, target in zip(found, TARGETS, strict=False))
     assert right >= 12  # of 16
     assert engine.model.training
@@ -161,8 +161,6 @@ def test_the_learner_is_driven_like_our_own() -> None:
         logits = model(BATCHES[0].source, BATCHES[0].target_input)
         assert logits.shape == (16, BATCHES[0].target_input.shape[1], VOCABULARY)
         assert torch.equal(logits, other(BATCHES[0].source, BATCHES[0].target_input))
-    with pytest.raises(ValueError, match="instead of"):
-        whole.update([tuple(BATCHES[0])], 1)
 
 
 class _Noted:
