@@ -59,7 +59,8 @@ asgc-sup: image classification and translation with Adaptive Stochastic Gradient
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `asgc-sup` with these arguments; returns the exit code (0 done, 2 the user can mend it, 130 interrupted)."""
     commands: dict[str, Command | str] = {"train": train_command, "check": COMMAND.check}
-    commands |= {"eval": "supervised.eval_cli:main"}
+    commands |= {"eval": "supervised.eval_cli:main", "predict": "supervised.predict_cli:predict_command"}
+    commands |= {"translate": "supervised.translate_cli:main", "data": "supervised.data_cli:data_command"}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
 

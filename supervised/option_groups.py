@@ -18,7 +18,7 @@ class DataConfig:
     name: str | None = option(
         None,
         "imagenet: a folder (ImageFolder or torchvision's layout), hf:NAME of Hugging Face, fashion-mnist, digits; "
-        "wmt14: a folder of prepared or plain text, hf:NAME, dict-ende",
+        "wmt14: wmt14 (Hugging Face's), a folder of prepared or plain text, dict-ende",
     )
     root: PathText | None = option(None, "where data of that name lies, or is prepared; null: where it usually is")
     label_noise: float = option(
@@ -46,9 +46,19 @@ class DataConfig:
     random_erasing: float = option(
         0.0, "share of training images of which a random part is erased (1708.04896)", "[0, 1]", task=IMAGES
     )
-    source: Literal["en", "de"] = option("en", "the language that is translated", task=TEXT)
-    vocabulary: int = option(32_000, "subwords, of both languages together", "[64, 1000000]", task=TEXT)
+    source: str = option("en", "the language that is translated", task=TEXT)
+    target: str = option("de", "the language that it is translated into", task=TEXT)
+    vocabulary: int | None = option(
+        None,
+        "subwords, of both languages together; null: as many as the text was prepared with, else 8,000 of dict-ende "
+        "and 32,000 of others",
+        "[300, 1e6]",
+        task=TEXT,
+    )
     max_length: int = option(256, "subwords of a sentence; pairs with longer ones are left out", "[4, 4096]", task=TEXT)
+    prepared: PathText = option(
+        "data", "folder below which text of a name, or of plain files, is prepared when it is first used", task=TEXT
+    )
     bad_share: float = option(
         0.01, "share of images or pairs that may be broken: they are skipped and named; more is an error", "[0, 1]"
     )

@@ -117,3 +117,11 @@ def share(indices: Indices, rank: int, ranks: int) -> Indices:
 def pieces(indices: Indices, count: int) -> list[Indices]:
     """`count` parts of about the same size, one after the other; empty ones where there are fewer samples."""
     return [np.ascontiguousarray(part) for part in np.array_split(indices, count)]
+
+
+def first(size: int, count: int | None, purpose: str) -> Indices:
+    """`count` of `size` samples, the first of a fixed order, which is drawn for the purpose; sorted. None: all."""
+    if count is None or count >= size:
+        return np.arange(size)
+    order = np.random.default_rng(seeding.derive(0, purpose, size)).permutation(size)
+    return np.sort(order[:count])

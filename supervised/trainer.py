@@ -143,6 +143,8 @@ class Trainer:
             self._recorder = Recorder(run.path / recorder.FOLDER, self.learner, config.gradients.interval)
             watchers.members.append(self._recorder)
         self.learner.around_step = self._around_step
+        if group.main:
+            task.keep(run.path)
 
     @property
     def samples(self) -> int:

@@ -13,12 +13,11 @@ from torch.nn import functional as F
 from evaluation.cli.errors import UserError
 from evaluation.runs.watchers import Column
 from supervised.distributed import Group
-from supervised.order import Indices, ShuffledOrder, share
+from supervised.order import Indices, ShuffledOrder, first, share
 from supervised.tasks.task import Batch, Loss, Scores, Task
 from supervised.vision import data_sets, models
 from supervised.vision.label_noise import noisy
 from supervised.vision.resolution import resolution_at
-from supervised.vision.splits import first
 
 if TYPE_CHECKING:
     from supervised.config import TrainConfig
@@ -45,9 +44,10 @@ class ImageNet(Task):
         self._labels = noisy(data.train.labels, len(data.classes), config.data.label_noise)
         self._subset = first(size, config.evaluation.train_subset, "train_subset")
         self.order = ShuffledOrder(size, config.batch_size, config.seed)
-        of_a_process = -(-min(config.batch_size, size) // group.ranks)
-        if of_a_process * group.ranks > max(config.batch_size, size) and min(config.batch_size, size) < group.ranks:
-            raise UserError(f"--batch-size {config.batch_size}: fewer images than processes")
+        of_an_update = min(config.batch_size, size)
+        if of_an_update < group.ranks:
+            raise UserError(f"--batch-size {of_an_update}: fewer images than the {group.ranks} processes")
+        of_a_process = -(-of_an_update // group.ranks)
         self._at_once = min(config.device_batch or of_a_process, of_a_process)
         self._epochs = config.epochs or 1.0
         if config.total_steps is not None:

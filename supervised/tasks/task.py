@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -121,6 +122,9 @@ class Task(ABC):
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What a model needs to know of the data (classes, vocabulary): plain values, kept in the models' files."""
+
+    def keep(self, run: Path) -> None:  # noqa: B027 - optional
+        """Put into a run folder what its models need to be used without the data."""
 
     @property
     def target(self) -> float | None:

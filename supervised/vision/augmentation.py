@@ -81,4 +81,4 @@ def trivial(images: Tensor, seeds: NDArray[np.uint64]) -> Tensor:
     for image, seed in zip(images, seeds, strict=True):
         with seeded(int(seed >> np.uint64(1))):
             result.append(transform(image))
-    return torch.stack(result)
+    return torch.stack(result) if result else images

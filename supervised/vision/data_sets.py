@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from supervised.option_groups import DataConfig
+from supervised.order import first
 from supervised.vision import small_data
-from supervised.vision.splits import DataSet, first
+from supervised.vision.splits import DataSet
 
 SMALL = {"fashion-mnist": small_data.fashion_mnist, "digits": small_data.digits}
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.runs import seeding
 from supervised.order import Indices
 from supervised.vision.bad_images import BadImages
 
@@ -24,8 +23,15 @@ class Normalization:
 
     def apply(self, images: Tensor) -> Tensor:
         """Pixels from 0 to 255 as numbers around 0, in fp32; shape (images, channels, height, width)."""
-        mean, std = (torch.tensor(values, device=images.device) * 255 for values in (self.mean, self.std))
-        return (images.float() - mean[:, None, None]) / std[:, None, None]
+        mean, std = _constants(self.mean, self.std, images.device)
+        return (images.float() - mean) / std
+
+
+@functools.cache
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of pixels from 0 to 255, on the device: copied there once."""
+    with torch.inference_mode(False):
+        return tuple(255 * torch.tensor(values, device=device)[:, None, None] for values in (mean, std))  # type: ignore[return-value]
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, of all colour images
@@ -93,11 +99,3 @@ class DataSet:
     classes: tuple[str, ...]
     normalization: Normalization
     target: float | None = None
-
-
-def first(size: int, count: int | None, purpose: str) -> Indices:
-    """`count` of `size` samples, the first of a fixed order, which is drawn for the purpose; sorted. None: all."""
-    if count is None or count >= size:
-        return np.arange(size)
-    order = np.random.default_rng(seeding.derive(0, purpose, size)).permutation(size)
-    return np.sort(order[:count])

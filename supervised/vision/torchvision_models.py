@@ -41,7 +41,7 @@ def make(name: str, side: int, classes: int) -> nn.Module:
         options["input_size"] = (side, side)
     try:
         model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
-    except (ValueError, RuntimeError) as error:  # a size that its patches do not divide
+    except (ValueError, RuntimeError, AssertionError) as error:  # a size that its patches do not divide
         raise UserError(f"--data.resolution {side}: {name} takes no images of this size ({reason(error)})") from error
     return model
 

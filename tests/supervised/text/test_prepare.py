@@ -7,6 +7,7 @@ import pickle
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_large_vocabularies_take_four_bytes() -> None:
 def test_the_files_do_not_depend_on_shards_and_processes(tmp_path: Path, shard_rows: int) -> None:
     rows = {"train": with_bad(pairs(450)), "valid": pairs(20, 1), "test": pairs(30, 2)}
     corpus = open_corpus(str(parallel(tmp_path / "text", rows)))
-    options = {"vocab_size": SIZE, "vocabulary_pairs": 100, "max_length": 10}
+    options: dict[str, Any] = {"vocab_size": SIZE, "vocabulary_pairs": 100, "max_length": 10}
     prepare(corpus, tmp_path / "one", **options, shard_rows=100)
     prepare(corpus, tmp_path / "other", **options, shard_rows=shard_rows, processes=2 if shard_rows == 64 else 1)
     assert files(tmp_path / "one") == files(tmp_path / "other")
@@ -132,11 +133,12 @@ def test_text_that_was_mended_is_taken_anew(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_prepared_already(tmp_path: Path) -> None:
-    data, folder, said = small(tmp_path / "text"), tmp_path / "out", []
+    data, folder = small(tmp_path / "text"), tmp_path / "out"
+    said: list[str] = []
     first = prepare(open_corpus(str(data)), folder, vocab_size=SIZE)
     before = files(folder), (folder / "info.json").stat().st_mtime_ns
 
-    def again(**options: object) -> dict[str, object]:
+    def again(**options: Any) -> dict[str, Any]:
         progress = PlainProgress(said.append)
         return prepare(open_corpus(str(data)), folder, **{"vocab_size": SIZE, "progress": progress, **options})
 
@@ -174,7 +176,8 @@ def test_a_folder_with_something_else(tmp_path: Path) -> None:
 def test_a_folder_that_another_process_prepares(tmp_path: Path) -> None:
     corpus, folder = open_corpus(str(small(tmp_path / "text"))), tmp_path / "out"
     folder.mkdir()
-    lock, said = FolderLock(folder / "lock"), []
+    lock = FolderLock(folder / "lock")
+    said: list[str] = []
     with pytest.raises(UserError, match=r"out is in use by process \d+"):
         prepare(corpus, folder, vocab_size=SIZE)
     waiting = threading.Thread(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.supervised.text.test_prepare import files
@@ -101,12 +100,13 @@ if __name__ == "__main__":
 
 
 def python(tmp_path: Path, program: str, *arguments: object, code: int = 0) -> str:
-    """Run a program (a file, which processes that it spawns import again); returns what it printed."""
+    """Run a program (a file, which processes that it spawns import again); returns what it printed, when none of its
+    processes has that output any more."""
     script = tmp_path / "program.py"
     script.write_text(START + program)
     command = [sys.executable, str(script), str(tmp_path / "text"), str(tmp_path / "out"), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
     assert done.returncode == code, done.stderr
     return done.stdout
 
@@ -131,10 +131,6 @@ def test_killed_with_two_processes(tmp_path: Path) -> None:
     whole = uninterrupted(tmp_path)
     workers = [int(pid) for pid in python(tmp_path, KILLED, code=9).split()]
     assert len(workers) == 2
-    until = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() and not _zombie(pid) for pid in workers):
-        assert time.monotonic() < until, "a process that encoded goes on alone"
-        time.sleep(0.02)
     shards = list((tmp_path / "out" / "shards").glob("*.npz"))
     assert len(shards) >= 4
     assert not (tmp_path / "out" / "info.json").exists()
@@ -171,10 +167,3 @@ def test_a_process_that_ends_while_it_encodes(tmp_path: Path) -> None:
     assert said.startswith("a process that encoded was ended (for want of memory? fewer --processes take less)")
     python(tmp_path, 'if __name__ == "__main__":\n    prepare(processes=2)')
     assert files(tmp_path / "out") == whole
-
-
-def _zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
