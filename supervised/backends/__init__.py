@@ -17,6 +17,7 @@ from evaluation.cli.errors import UserError
 
 if TYPE_CHECKING:
     from supervised.config import TrainConfig
+    from supervised.learner import Learner
 
 NATIVE = "native"
 
@@ -31,6 +32,16 @@ def faults(config: TrainConfig) -> Iterator[str]:
             yield config.wrong(path, f"{whose} has no such option")
     if config.no_decay and config.optimizer.options().get("weight_decay"):
         yield config.wrong("no_decay", f"{whose} decays all weights: give --no-decay false to have it so")
+
+
+def learner_class(config: TrainConfig) -> type[Learner]:
+    """What trains the model of a configuration. `UserError` as `load`."""
+    if config.backend == NATIVE:
+        from supervised.learner import Learner
+
+        return Learner
+    found: type[Learner] = load(config.backend).FairseqLearner
+    return found
 
 
 def load(name: str) -> Any:

@@ -1,6 +1,6 @@
 """fairseq (Ott et al., 2019, arXiv 1904.01038): its Transformer, its loss, its Trainer, driven update by update.
 
-What is fairseq's own: model and initialization, label smoothing (the smoothed share goes to the other subwords only),
+What is fairseq's own: model and initialization, label smoothing,
 one update (`fairseq.trainer.Trainer.train_step`: seeding by the number of the update, accumulation, normalization by
 target tokens, the check of the gradient's norm) and its beam search. What each update learns from and its learning rate
 come from outside.
@@ -35,8 +35,10 @@ from supervised.distributed import ALONE, Group
 from supervised.fairseq_plugin.optimizers import fairseq_name
 from supervised.fairseq_plugin.prepared_text import PreparedText, SubwordDictionary
 from supervised.learner import Learner
+from supervised.tasks.task import Task
 from supervised.text.batches import TextBatch
 from supervised.text.subwords import BOS, EOS, PAD
+from supervised.text.transformer import Transformer, TransformerSize
 
 Precision = Literal["fp32", "bf16", "bf16-weights"]
 SCHEDULER = "given"
@@ -44,30 +46,23 @@ SCHEDULER = "given"
 warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
 
 
-@dataclass(frozen=True)
-class Size:
-    """Of a Transformer: encoder and decoder have `layers` each; embeddings are shared and are the output's weights."""
-
-    layers: int
-    width: int
-    heads: int
-    hidden: int
-    dropout: float = 0.1
-    pre_norm: bool = False
-
-    def flags(self) -> list[str]:
-        """fairseq's own."""
-        values: dict[str, Any] = {"--dropout": self.dropout}
-        for side in ("encoder", "decoder"):
-            values |= {
-                f"--{side}-layers": self.layers,
-                f"--{side}-embed-dim": self.width,
-                f"--{side}-ffn-embed-dim": self.hidden,
-                f"--{side}-attention-heads": self.heads,
-            }
-        words = [word for flag, value in values.items() for word in (flag, str(value))]
-        normalize = ["--encoder-normalize-before", "--decoder-normalize-before"] if self.pre_norm else []
-        return ["--share-all-embeddings", *words, *normalize]
+def size_flags(size: TransformerSize) -> list[str]:
+    """fairseq's flags of a Transformer of this size, with one matrix for all embeddings and the output."""
+    values: dict[str, Any] = {
+        "--dropout": size.dropout,
+        "--attention-dropout": size.attention_dropout,
+        "--activation-dropout": size.relu_dropout,
+    }
+    for side in ("encoder", "decoder"):
+        values |= {
+            f"--{side}-layers": size.layers,
+            f"--{side}-embed-dim": size.width,
+            f"--{side}-ffn-embed-dim": size.feed_forward,
+            f"--{side}-attention-heads": size.heads,
+        }
+    words = [word for flag, value in values.items() for word in (flag, str(value))]
+    normalize = ["--encoder-normalize-before", "--decoder-normalize-before"] if size.pre_norm else []
+    return ["--share-all-embeddings", *words, *normalize]
 
 
 @dataclass
@@ -187,7 +182,7 @@ class Engine:
     def __init__(
         self,
         vocabulary: int,
-        size: Size,
+        size: TransformerSize,
         *,
         optimizer: str,
         lr: float,
@@ -202,7 +197,7 @@ class Engine:
         chosen = ["--optimizer", fairseq_name(optimizer), "--lr", repr(lr), "--lr-scheduler", SCHEDULER]
         cfg = _configuration(
             [
-                *("DATA", "--task", "prepared_text", "--arch", "transformer", *size.flags(), *chosen),
+                *("DATA", "--task", "prepared_text", "--arch", "transformer", *size_flags(size), *chosen),
                 *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", repr(label_smoothing)),
                 *("--max-source-positions", str(max_length), "--max-target-positions", str(max_length)),
                 *("--seed", str(seed), "--max-tokens", "1", "--distributed-world-size", "1"),
@@ -284,22 +279,23 @@ class FairseqLearner(Learner):
 
     Args:
         config: as `preflight.choose` gives it.
-        vocabulary, size: of the task's model.
+        task: of whose own Transformer the size is taken.
         device: where.
         group: must be of one process.
         updates: of the whole run.
     """
 
-    def __init__(
-        self, config: TrainConfig, vocabulary: int, size: Size, device: torch.device, group: Group, updates: int
-    ) -> None:
+    def __init__(self, config: TrainConfig, task: Task, device: torch.device, group: Group, updates: int) -> None:
         if group.ranks > ALONE.ranks:
             raise UserError("--backend fairseq: one process only; fairseq-train itself trains on several GPUs")
         self.device = device
         self._bf16 = config.precision == "bf16"
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            mine = task.make_model()
+        assert isinstance(mine, Transformer)  # the configuration's check says so
         self._engine = Engine(
-            vocabulary,
-            size,
+            mine.embedding.num_embeddings,
+            mine.size,
             optimizer=config.optimizer.name,
             lr=config.optimizer.lr,
             options=options_of(config.optimizer, config.seed),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks import translation_speed as bench
-from benchmarks.translation_speed import Contestant, Setting
+from benchmarks.translation_speed import Contestant, Setting, Turn
 from evaluation.cli.errors import UserError
 from supervised.text.batches import TextBatch
-from supervised.text.subwords import PAD
+from supervised.text.transformer import TransformerSize
 
 
 def test_rounds_are_taken_in_turns_and_nobody_is_always_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,27 +24,32 @@ def test_rounds_are_taken_in_turns_and_nobody_is_always_first(monkeypatch: pytes
             now += seconds
             log.append(name)
 
-        return Contestant(name, update, 0)
+        return Contestant(name, update, torch.nn.Linear(1, 1))
 
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(bench.time, "process_time", lambda: now / 2)
     batches: list[Any] = [None] * 3
-    seconds = bench.measure([learner("a", 1.0), learner("b", 2.0)], batches, 2, torch.device("cpu"))
+    turns = bench.measure([learner("a", 1.0), learner("b", 2.0)], batches, 2, torch.device("cpu"))
     burn_in = bench.BURN_IN
     assert log == ["a"] * burn_in + ["b"] * burn_in + ["a"] * 3 + ["b"] * 6 + ["a"] * 3
-    assert seconds == [[3.0, 3.0], [6.0, 6.0]]
+    assert turns == [[Turn(3.0, 1.5)] * 2, [Turn(6.0, 3.0)] * 2]
+
+
+def _turns(*seconds: float) -> list[Turn]:
+    return [Turn(one, one) for one in seconds]
 
 
 def test_ratio_is_the_median_of_the_rounds_ratios_to_the_fastest_fairseq() -> None:
     def nothing(_: TextBatch) -> None: ...
 
     contestants = [
-        Contestant("fairseq, bf16", nothing, 10, fairseq=True),
-        Contestant("fairseq, bf16-weights", nothing, 10, fairseq=True),
-        Contestant("ours", nothing, 10),
+        Contestant("fairseq, bf16", nothing, torch.nn.Linear(1, 1), fairseq=True),
+        Contestant("fairseq, bf16-weights", nothing, torch.nn.Linear(1, 1), fairseq=True),
+        Contestant("ours", nothing, torch.nn.Linear(1, 1)),
     ]
-    lines = bench.report(contestants, [[4, 4, 8], [2, 2, 4], [1, 4, 1]], 100).splitlines()
+    lines = bench.report(contestants, [_turns(4, 4, 8), _turns(2, 2, 4), _turns(1, 4, 1)], 100).splitlines()
     assert lines[0].startswith("fairseq, bf16                 25 tokens/s  (min 12, max 25)")
-    assert lines[3:] == ["ours: ratio 2.00x"]
+    assert lines[3:] == ["ours: 2.00x by processor time; ratio: 2.00x"]
 
 
 def test_made_up_pairs_are_batched_by_tokens() -> None:
@@ -60,43 +65,32 @@ def test_made_up_pairs_are_batched_by_tokens() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_all_train_the_same_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_train_the_same_size_on_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fairseq", reason="fairseq is not installed: pip install 'asgc[fairseq]'")
-    monkeypatch.setitem(bench.SIZES, "tiny", (1, 16, 2, 32))
-    setting = Setting("tiny", 60, "asgc", "bf16", torch.device("cpu"))
+    monkeypatch.setattr(bench, "SIZES", {"tiny": TransformerSize(1, 16, 2, 32, dropout=0.0)})
+    monkeypatch.setattr(bench, "LR", 0.1)
+    setting = Setting("tiny", 60, "sgd", "fp32", torch.device("cpu"))
     (batch,) = bench.batches_of(*bench.made_up(200, 60), 200, 1)
-    models = {name: make(setting) for name, make in bench.MODELS.items()}
-    for name, model in models.items():
-        before = [parameter.detach().clone() for parameter in model.parameters()]
-        contestant = bench.in_our_loop(name, model, setting)
+    (theirs,), plain, mine = bench.fairseqs(setting), bench.fairseq_model(setting), bench.ours(setting)
+    plain.model.load_state_dict(theirs.model.state_dict())
+    for contestant in (theirs, plain, mine):
+        before = [parameter.detach().clone() for parameter in contestant.model.parameters()]
         contestant.update(batch)
-        assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert (
-        bench.main(["--size", "tiny", "--vocabulary", "60", "--tokens", "200", "--rounds", "2", "--device", "cpu"]) == 0
-    )
-    lines = capsys.readouterr().out.splitlines()
-    assert len({line.split(")  ")[1] for line in lines if "parameters" in line}) == 1
-    assert lines[-1].partition(": ratio ")[2].endswith("x")
+        assert not all(torch.equal(a, b) for a, b in zip(before, contestant.model.parameters(), strict=True))
+    # With fairseq's Trainer and without it: the same loss, the same step.
+    for a, b in zip(theirs.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    found = bench.report([theirs, plain, mine], [_turns(1)] * 3, 10).splitlines()[:3]
+    assert len({line.split(")  ")[1] for line in found}) == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_loss_is_a_mean_over_target_tokens() -> None:
-    """The logits' own gradient tells it: with one target token the whole of it is that token's."""
-
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.logits = torch.nn.Parameter(torch.zeros(1, 3, 7))
-
-        def forward(self, source: torch.Tensor, target_input: torch.Tensor) -> torch.Tensor:
-            return self.logits + 0.0
-
-    model = Logits()
-    setting = Setting("tiny", 7, "sgd", "fp32", torch.device("cpu"))
-    target = torch.tensor([[5, PAD, PAD]])
-    bench.in_our_loop("one", model, setting).update(TextBatch(target, target, target))
-    smoothing = bench.LABEL_SMOOTHING
-    gradient = torch.full((7,), 1 / 7) - smoothing / 7
-    gradient[5] -= 1 - smoothing
-    assert torch.allclose(model.logits.detach()[0, 0], -bench.LR * gradient)
-    assert not model.logits.detach()[0, 1:].any()
+def test_the_command_prints_the_ratio_last(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fairseq", reason="fairseq is not installed: pip install 'asgc[fairseq]'")
+    monkeypatch.setattr(bench, "SIZES", {"tiny": TransformerSize(1, 16, 2, 32)})
+    flags = "--size tiny --vocabulary 60 --tokens 200 --rounds 2 --device cpu --precision bf16 --threads 1"
+    assert bench.main(flags.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("tokens/s" in line for line in lines) == 4
+    assert lines[-1].startswith("asgc-sup: ")
+    assert float(lines[-1].split()[-1].rstrip("x")) > 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,16 @@ from evaluation.cli.errors import UserError
 from supervised import backends
 from supervised.config import TrainConfig
 from supervised.distributed import Group
+from supervised.learner import Learner
 from supervised.text.batches import TextBatch, collate
 from supervised.text.subwords import BOS, EOS, PAD, UNK
+from supervised.text.transformer import Transformer, TransformerSize
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of Hydra, about fairseq
 fairseq = backends.load("fairseq")
 
 VOCABULARY = 24
-SIZE = fairseq.Size(layers=1, width=32, heads=2, hidden=64)
+SIZE = TransformerSize(layers=1, width=32, heads=2, feed_forward=64)
 CPU = torch.device("cpu")
 
 
@@ -86,8 +90,16 @@ def test_the_loss_is_label_smoothed_cross_entropy_over_target_tokens() -> None:
     assert float(told.negative_log_likelihood) == pytest.approx(likelihood, rel=1e-5)
 
 
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_its_model_has_the_size_of_ours(pre_norm: bool) -> None:
+    size = dataclasses.replace(SIZE, pre_norm=pre_norm, layers=2)
+    theirs = fairseq.Engine(VOCABULARY, size, optimizer="sgd", lr=0.1).model
+    counts = [sum(p.numel() for p in model.parameters()) for model in (theirs, Transformer(size, VOCABULARY, PAD))]
+    assert counts[0] == counts[1]
+
+
 def test_accumulated_batches_are_one_update() -> None:
-    size = fairseq.Size(layers=1, width=32, heads=2, hidden=64, dropout=0.0)
+    size = dataclasses.replace(SIZE, dropout=0.0)
     together = collate(SOURCES, TARGETS)
     one, two = (fairseq.Engine(VOCABULARY, size, optimizer="sgd", lr=0.1) for _ in range(2))
     one.update([together])
@@ -131,8 +143,15 @@ def _config(**changes: Any) -> TrainConfig:
     return config
 
 
+# All that is asked of a task: its own model, whose size it is to be.
+_TASK: Any = SimpleNamespace(make_model=lambda: Transformer(SIZE, VOCABULARY, PAD))
+
+
 def _learner() -> Any:
-    return fairseq.FairseqLearner(_config(), VOCABULARY, SIZE, CPU, Group(), 8)
+    config = _config()
+    cls = backends.learner_class(config)
+    assert issubclass(cls, Learner)
+    return cls(config, _TASK, CPU, Group(), 8)
 
 
 def _update(learner: Any, batch: TextBatch) -> dict[str, float]:
@@ -183,7 +202,7 @@ def test_what_it_cannot_do_is_said() -> None:
     (line,) = backends.faults(config)
     assert "decays all weights" in line
     with pytest.raises(UserError, match="one process only"):
-        fairseq.FairseqLearner(_config(), VOCABULARY, SIZE, CPU, Group(0, 2), 8)
+        fairseq.FairseqLearner(_config(), _TASK, CPU, Group(0, 2), 8)
 
 
 GENERATE = """
@@ -225,7 +244,7 @@ def _prepared(folder: Path) -> list[str]:
 def test_fairseqs_own_commands_train_and_generate_on_prepared_text(tmp_path: Path) -> None:
     texts = _prepared(tmp_path)
     own = f"{tmp_path} --user-dir {Path(supervised.__file__).parent / 'fairseq_plugin'} --task prepared_text --cpu"
-    model = "--arch transformer " + " ".join(fairseq.Size(1, 32, 2, 64, dropout=0.0).flags())
+    model = "--arch transformer " + " ".join(fairseq.size_flags(dataclasses.replace(SIZE, dropout=0.0)))
     train = (
         f"{own} {model} --optimizer asgc --lr 0.005 --lr-scheduler inverse_sqrt --warmup-updates 20 --max-tokens 400 "
         "--criterion label_smoothed_cross_entropy --max-update 160 --num-workers 0 "
