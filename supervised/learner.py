@@ -174,7 +174,8 @@ class Learner:
         # Buffers are batch statistics, which training does not read: `evaluated` sends them.
         names = inspect.signature(DistributedDataParallel.__init__).parameters
         buffers = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
-        self._ddp = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True, **buffers)
+        more: dict[str, Any] = {"gradient_as_bucket_view": True, **buffers}
+        self._ddp = DistributedDataParallel(self.model, device_ids=devices, **more)
         return None
 
     def _averaged(self, decay: float | None) -> WeightAverage[nn.Module] | ShardedAverage | None:

@@ -20,7 +20,7 @@ from supervised.distributed import Group
 from supervised.order import BatchOrder, Indices, first, share
 from supervised.tasks.task import Batch, Loss, Scores, Task
 from supervised.text.batches import collate, make_batches
-from supervised.text.losses import TokenLoss
+from supervised.text.losses import TokenLoss, label_smoothed_loss
 from supervised.text.opened import open_text
 from supervised.text.subwords import PAD
 from supervised.text.token_files import VOCABULARY, TokenPairs
@@ -135,7 +135,11 @@ class WMT14(Task):
         sums, done = torch.zeros(3, dtype=torch.float64, device=device), 0
         batches = make_batches(*lengths, self._evaluation_tokens, 0)
         for batch in batches[self.group.rank :: self.group.ranks]:
-            one: TokenLoss = model(*(tensor.to(device) for tensor in _batch(pairs, chosen[batch])))
+            source, before, after = (tensor.to(device) for tensor in _batch(pairs, chosen[batch]))
+            if isinstance(model, Transformer):
+                one: TokenLoss = model(source, before, after)
+            else:  # another library's, which knows no labels
+                one = label_smoothed_loss(model(source, before), after, 0.0, PAD)
             sums += torch.stack([one.nll.double(), one.correct.double(), one.tokens.double()])
             done += len(batch) * self.group.ranks
             tell(min(done, len(chosen)), len(chosen))

@@ -10,19 +10,21 @@ import torch
 from torch import nn
 
 from supervised.text.batches import collate, make_batches
-from supervised.text.beam_search import beam_search
+from supervised.text.beam_search import MORE, PER_SOURCE, beam_search
 from supervised.text.subwords import PAD, Subwords
 from supervised.text.transformer import Transformer
 
-MOST, PER_SOURCE = 10, 1.5  # subwords of a translation: at most so many more than so many for each of its source
 BATCH_TOKENS = 4_000  # of sources at once
 
 
 def translate_tokens(model: nn.Module, sources: Sequence[Any], beam: int, length_penalty: float) -> list[list[int]]:
-    """The best translation of each sentence of subwords, all without begin and end."""
-    assert isinstance(model, Transformer)
-    device = next(model.parameters()).device
-    source = collate(sources, sources, PAD).source.to(device)
+    """The best translation of each sentence of subwords, all without begin and end. Another library's model searches
+    itself."""
+    source = collate(sources, sources, PAD).source.to(next(model.parameters()).device)
+    if not isinstance(model, Transformer):
+        limits = {"max_ratio": PER_SOURCE, "max_more": MORE}
+        found: list[list[int]] = model.translate(source, beam=beam, length_penalty=length_penalty, **limits)  # type: ignore[operator]
+        return found
     return [found[0].tokens for found in beam_search(model, source, beam=beam, alpha=length_penalty)]
 
 
