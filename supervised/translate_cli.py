@@ -25,8 +25,8 @@ def main(argv: Sequence[str]) -> int:
     average = "average the weights of the last so many models that were kept, instead"
     flags.option("general", "--average", int | None, None, average, allowed="[2, 1000]")
     flags.option("general", "--beam", int | None, None, "width of the beam search; null: the run's", allowed="[1, 100]")
-    penalty = "exponent of the length penalty; null: the run's"
-    flags.option("general", "--length-penalty", float | None, None, penalty, allowed="[0, 10]")
+    exponent = "exponent of the length penalty; null: the run's"
+    flags.option("general", "--length-penalty", float | None, None, exponent, allowed="[0, 10]")
     flags.option("general", "--device", str, "auto", "auto, cpu, cuda or cuda:N")
     options, _ = flags.read(list(argv))
     if options.run is None:
