@@ -173,7 +173,9 @@ class Learner:
         devices = [self.device] if self.device.type == "cuda" else None
         # Buffers are batch statistics, which training does not read: `evaluated` sends them.
         names = inspect.signature(DistributedDataParallel.__init__).parameters
-        buffers: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+        buffers: dict[str, Any] = {
+            "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False
+        }
         self._ddp = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True, **buffers)
         return None
 
