@@ -14,7 +14,7 @@ from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, option
 from evaluation.cli.values import PathText
 from evaluation.runs.lr_schedule import LRScheduleConfig
-from supervised import tasks
+from supervised import backends, tasks
 from supervised.option_groups import DataConfig, EvaluationConfig, GradientsConfig, ModelConfig
 
 
@@ -107,6 +107,7 @@ class TrainConfig(Config):
             yield f"--sharded: not with --optimizer {name}, which needs whole gradients: leave out one of them"
         if self.backend == "fairseq" and self.task != "wmt14":
             yield self.wrong("backend", "only for --task wmt14")
+        yield from backends.faults(self)
         for path, one in self.settings().items():
             if not self.has(path) and (path in self.given or one.get(self) != one.default):
                 yield self.wrong(path, f"only --task {one.marks['task']} has this option: leave it out")

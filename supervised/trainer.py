@@ -23,7 +23,7 @@ from evaluation.runs.run_metrics import SCORE, TRAIN_EVALUATION
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import Column, Watcher, Watchers
-from supervised import tasks
+from supervised import backends, tasks
 from supervised.config import TrainConfig
 from supervised.distributed import Group, joined
 from supervised.learner import Learner
@@ -141,7 +141,7 @@ class Trainer:
         self.step = 0  # updates so far
         self._run, self._watchers = run, watchers
         seeding.seed_all(seeding.derive(config.seed, "global"))
-        self.learner = Learner(config, task, device, group, self.schedule.total)
+        self.learner = backends.learner_class(config)(config, task, device, group, self.schedule.total)
         if not group.main:  # the same model, but dropout of its own
             seeding.seed_all(seeding.derive(config.seed, "global", group.rank))
         self._say_what_several_processes_mean()

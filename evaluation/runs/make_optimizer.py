@@ -12,6 +12,14 @@ from evaluation.cli.optimizer_group import OptimizerGroup
 from evaluation.runs import seeding
 
 
+def options_of(group: OptimizerGroup, seed: int) -> dict[str, Any]:
+    """The keyword arguments that a configuration's group sets; `seed`: the run's."""
+    options = group.options()
+    if "seed" in optimizers.options(group.name, options.get("rule", "adam")):
+        options.setdefault("seed", seeding.derive(seed, "optimizer"))
+    return options
+
+
 def make_optimizer(group: OptimizerGroup, seed: int, parameters: Any) -> torch.optim.Optimizer:
     """The optimizer that a configuration's group names, for parameters as `torch.optim` takes them.
 
@@ -21,10 +29,7 @@ def make_optimizer(group: OptimizerGroup, seed: int, parameters: Any) -> torch.o
     Raises:
         UserError: options that do not go together.
     """
-    name, options = group.name, group.options()
     try:
-        if "seed" in optimizers.options(name, options.get("rule", "adam")):
-            options.setdefault("seed", seeding.derive(seed, "optimizer"))
-        return optimizers.build(name, parameters, lr=group.lr, **options)
+        return optimizers.build(group.name, parameters, lr=group.lr, **options_of(group, seed))
     except (TypeError, ValueError) as error:
-        raise UserError(f"--optimizer {name}: {error}") from error
+        raise UserError(f"--optimizer {group.name}: {error}") from error
