@@ -170,7 +170,7 @@ def test_sharded_models_are_saved_in_whole_under_their_own_names(runs: Runs) -> 
 
 def test_an_optimizer_that_adapts_is_refused_sharded() -> None:
     config = TrainConfig.preset("digits", optimizer={"name": "asgc", "adapt": "hypergradient"}, sharded=True)
-    with pytest.raises(UserError, match="--sharded: not with --optimizer asgc --optimizer.adapt, which needs whole"):
+    with pytest.raises(UserError, match=r"--sharded: not with --optimizer asgc --optimizer\.adapt, which needs whole"):
         config.validate()
 
 
