@@ -173,16 +173,10 @@ class Learner:
         devices = [self.device] if self.device.type == "cuda" else None
         # Buffers are batch statistics, which training does not read: `evaluated` sends them.
         names = inspect.signature(DistributedDataParallel.__init__).parameters
-<<<<<<< HEAD
-        buffers = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
-        more: dict[str, Any] = {"gradient_as_bucket_view": True, **buffers}
-        self._ddp = DistributedDataParallel(self.model, device_ids=devices, **more)
-=======
         buffers: dict[str, Any] = {
             "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False
         }
         self._ddp = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True, **buffers)
->>>>>>> w-dist
         return None
 
     def _averaged(self, decay: float | None) -> WeightAverage[nn.Module] | ShardedAverage | None:
