@@ -1,0 +1,1 @@
+"""Translation: data, subwords, the Transformer, beam search, BLEU."""
