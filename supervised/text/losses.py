@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from supervised.text.fast_cpu import product, usable
 
 # Logits at once: in a CPU's cache, or as many as keep a GPU busy.
-CPU_LOGITS, GPU_LOGITS = 1 << 20, 1 << 27
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 27
 
 
 class TokenLoss(NamedTuple):

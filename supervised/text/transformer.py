@@ -177,18 +177,17 @@ class DecoderState:
     def __init__(self, memory: list[Heads], mask: Tensor | None, cache: Tensor, length: int) -> None:
         self.memory, self.mask, self.cache, self.length = memory, mask, cache, length
 
-    def select(self, rows: Tensor) -> None:
-        """Go on with these targets, in this order, an index each. The sources stay, with as many targets each as any
-        other; a target stays with its source."""
-        self.cache = self.cache[..., : self.length, :].index_select(2, rows)
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Go on with these targets, in this order, and with these sources alone.
 
-    def keep(self, sources: Tensor) -> None:
-        """Drop all sources but these, and their targets."""
-        targets = self.cache.shape[2] // len(self.memory[0][0])
-        rows = sources[:, None] * targets + torch.arange(targets, device=sources.device)
-        self.cache = self.cache.index_select(2, rows.flatten())
-        self.memory = [(keys[sources], values[sources]) for keys, values in self.memory]
-        self.mask = None if self.mask is None else self.mask[sources]
+        Args:
+            rows: an index for each target to go on with: as many for each source, and those of a source in a row.
+            sources: indices of the sources that stay; None: all.
+        """
+        self.cache = self.cache[..., : self.length, :].index_select(2, rows)
+        if sources is not None:
+            self.memory = [(keys[sources], values[sources]) for keys, values in self.memory]
+            self.mask = None if self.mask is None else self.mask[sources]
 
     def grow(self) -> None:
         """Make room for another position: not for each one anew."""
