@@ -191,6 +191,8 @@ def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimize
 def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]) -> Optimizer:
     import torch
 
+    from .placement import is_dtensor
+
     check_values({"lr": lr, **rule_defaults(rule), **kwargs})  # the same messages as ASGC's
     params = [dict(item) if isinstance(item, dict) else item for item in params]
     tensors: list[Tensor] = []
@@ -201,10 +203,12 @@ def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]
             tensors += [m[1] if isinstance(m, tuple) else m for m in item["params"]]
         else:
             tensors.append(item[1] if isinstance(item, tuple) else item)
-    # torch's fused kernels: their fastest, where they exist (adagrad's only on a CPU; rmsprop and radam have none).
+    # torch's fused kernels: their fastest, where they exist (adagrad's only on a CPU; rmsprop and radam have none; of
+    # DTensors only Adam's).
     devices = {"adam": ("cpu", "cuda"), "adamw": ("cpu", "cuda"), "sgd": ("cpu", "cuda"), "adagrad": ("cpu",)}
     usable = devices.get(rule, ())
     fused = bool(tensors) and all(t.device.type in usable and t.is_floating_point() for t in tensors)
+    fused = fused and (rule in ("adam", "adamw") or not any(map(is_dtensor, tensors)))
     options = {**kwargs, "fused": True} if fused else kwargs
     made: Optimizer = getattr(torch.optim, TORCH_CLASSES[rule])(params, lr=lr, **options)
     return made

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import json
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.cli.errors import UserError, reason, tell
+from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from evaluation.cli.progress import progress
 from evaluation.files import to_json
+from evaluation.runs.kept_results import RESULTS, keep
 from rl import tasks
 from rl.config import options_of_others
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rl.agent import Agent
-
-RESULTS = "evaluations.jsonl"  # in the run folder: one JSON object a line, as `--json` prints it
-TELL_EVERY_S = 10.0  # between two lines of progress, where stderr is no terminal
 
 
 def main(argv: Sequence[str]) -> int:
@@ -100,42 +96,3 @@ def result_of(agent: Agent, run: Path, scores: NDArray[np.float64], signed: Mapp
         "device": str(agent.device),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int, doing: str = "playing", things: str = "games") -> Iterator[Any]:
-    """Show on stderr how many games are done: a bar on a terminal, else a line now and then. Yields what is told."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
-        tell(f"{doing} {total} {things}: {what}")
-        told = [time.monotonic()]
-
-        def line(done: int, games: int) -> None:
-            if time.monotonic() - told[0] >= TELL_EVERY_S:
-                told[0] = time.monotonic()
-                tell(f"{done}/{games} {things}")
-
-        yield line
-        return
-    console.print(f"{doing} {total} {things}: {what}", highlight=False)
-    columns = TextColumn(things), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, expand=True, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done, games: bar.update(task, completed=done)
-
-
-def keep(run: Path, result: Mapping[str, Any]) -> None:
-    """Append a result to those of a run, whole or not at all; where it cannot be written, say so and go on."""
-    line = (json.dumps(to_json(result), allow_nan=False) + "\n").encode()
-    path = run / RESULTS
-    try:
-        with path.open("ab", buffering=0) as file:  # appending: two at a time do not mix
-            written = file.write(line)
-            if written < len(line):
-                file.truncate(os.fstat(file.fileno()).st_size - written)
-                raise OSError("the disk is full")
-    except OSError as error:
-        tell(f"the result is not kept in {path}: {reason(error)}")

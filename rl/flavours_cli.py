@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.cli.errors import UserError, tell
+from evaluation.cli.progress import progress
 from evaluation.files import from_json, to_json
+from evaluation.runs.kept_results import RESULTS, keep
 from rl import generalization, tasks
 from rl.agent import Agent
-from rl.eval_cli import RESULTS, keep, progress, result_of
+from rl.eval_cli import result_of
 from rl.flavours import DIFFICULTIES, MODES, Flavour, available, flavours, play, signature_of
 from rl.tasks import EnvConfig
 

@@ -62,8 +62,9 @@ def test_ci_installs_what_tests_are_skipped_without() -> None:
     text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     modules = set(re.findall(r'importorskip\("(\w+)', text)) - {"tianshou", "asgc"}
     assert {"ale_py", "stable_baselines3", "imageio_ffmpeg"} <= modules
+    distributions = {"PIL": "pillow", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn"}
     for module in modules:
-        assert {"PIL": "pillow", "mlflow": "mlflow-skinny"}.get(module, module.replace("_", "-")) in named, module
+        assert distributions.get(module, module.replace("_", "-")) in named, module
 
 
 def test_a_torchvision_that_does_not_match_torch_is_said_in_one_line() -> None:

@@ -1,30 +1,18 @@
-"""torchvision beside a torch of another build (CPU and CUDA): its operators do not load, so its import fails.
+"""torchvision beside a torch of another build: Lightning imports it where it is installed, and would fail with it."""
 
-That takes Lightning with it, which imports what is installed. With the operators' schemas defined the import succeeds;
-nothing here calls them.
-"""
-
+import contextlib
 import importlib.util
-import re
 
-from torch import library
+import pytest
 
-_kept: list[library.Library] = []  # a library that is collected takes its operators with it
+from evaluation.cli.errors import UserError
+from supervised.vision import torchvision_import
 
 
 def import_torchvision() -> None:
-    """Import torchvision if it is installed, with the schemas of operators it could not load."""
-    if importlib.util.find_spec("torchvision") is None:
-        return
-    for _ in range(5):
-        try:
-            import torchvision  # noqa: F401
-        except RuntimeError as error:
-            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-            if missing is None:
-                raise
-            fragment = library.Library("torchvision", "FRAGMENT")
-            fragment.define(f"{missing[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _kept.append(fragment)
-        else:
-            return
+    """Import torchvision if it is installed, see `supervised.vision.torchvision_import`."""
+    with contextlib.suppress(UserError):
+        torchvision_import.import_torchvision()
+
+
+needs_torchvision = pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="needs torchvision")

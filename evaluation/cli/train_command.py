@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -46,6 +46,7 @@ class TrainCommand(Generic[C]):
     default_words: str  # which preset is meant where none is named
     common: Mapping[str, Sequence[str]]  # {heading: dotted paths} of what `train --help` shows; `--help-all` shows all
     headings: Mapping[str, str]  # {group: heading} on the page of all options, where it is not the group's own name
+    switches: Mapping[str, str] = field(default_factory=dict)  # {flag: help} of more flags of `train` without a value
 
     def flags(self, config: C | None = None, everything: bool = False) -> Flags:
         """The flags of `train`, with the values of `config` as the defaults shown."""
@@ -64,6 +65,8 @@ class TrainCommand(Generic[C]):
         run.add_argument(
             "--resume", nargs="?", const="", metavar="RUN", type=where, help="go on with an interrupted run"
         )
+        for flag, help_text in self.switches.items():
+            run.add_argument(flag, action="store_true", help=help_text)
         flags.option("run", "--seeds", str | None, None, "several runs, one for each seed: 1-5 or 1,3,7")
         flags.option("run", "--jobs", int, 1, "runs at a time, with --seeds", allowed="[1, 1000]")
         common = {path: heading for heading, paths in self.common.items() for path in paths}
@@ -170,7 +173,7 @@ class TrainCommand(Generic[C]):
         if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
             return {}, [f"expected a JSON list of texts, the arguments of `{self.prog} train`"]
         typed, errors = parser.read_all(arguments)
-        for flag in NOT_CHECKED:
+        for flag in (*NOT_CHECKED, *self.switches):
             if typed.pop(flag.lstrip("-").replace("-", "_"), None) is not None:
                 errors.append(f"{flag}: not possible here")
         try:

@@ -6,6 +6,8 @@ A trainer is its `advance` and its state. `execute` does the rest:
 
 Resumed is uninterrupted, wherever a run was stopped: a checkpoint changes nothing, and holds everything that the rest
 of the run depends on. So checkpoints may come by the clock as well.
+
+Several processes may train one model (`agreement`): the main one holds the folder and decides, the others follow.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from evaluation.cli.errors import UserError, reason
 from evaluation.cli.user_code import UserCodeError
 from evaluation.files import atomic_path, atomic_write, is_write_error
 from evaluation.runs import run_metrics, seeding
+from evaluation.runs.agreement import Agreement, Alone
 from evaluation.runs.checkpoint import Checkpoint
 from evaluation.runs.clock import Clock
+from evaluation.runs.followed_run import FollowedRun
 from evaluation.runs.hardware import keep_freed_memory, torch_threads
 from evaluation.runs.run_folder import MODEL, PROVENANCE, RunFolder, read_metrics
-from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE
+from evaluation.runs.run_metrics import EVALUATION, EVALUATION_SECONDS, SCORE, TRAIN_EVALUATION
 from evaluation.runs.stopping import Left, stop_on_signal
 from evaluation.runs.trainer_protocol import EvaluationResult, RunConfig, Trainer
 from evaluation.runs.watchers import BestModel, Evaluated, Watcher, Watchers
@@ -42,6 +46,7 @@ MAY_CHANGE = (
     *("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads"),
     *("callbacks", "env.patience", "env.processes"),
     *("cuda_graphs", "profile"),
+    *("data.workers", "data.root", "device_batch", "sharded"),
 )
 SAVING_SHARE = 0.02  # of the time, at most, goes into checkpoints that are due by the clock
 TELL_EVERY_S = 0.25  # between two calls of the watchers' `advanced`
@@ -51,8 +56,7 @@ class Interrupted(Exception):
     """Training was stopped by Ctrl-C, SIGTERM or SIGHUP after saving; `run` is the folder to resume."""
 
     def __init__(self, program: str, run: Path, step: int) -> None:
-        again = f"{program} train --resume {shlex.quote(str(run))}"
-        super().__init__(f"stopped at step {step:,} and saved; resume with: {again}")
+        super().__init__(f"stopped at step {step:,} and saved; resume with: {_again(program, run)}")
         self.run = run
         self.step = step
 
@@ -70,6 +74,8 @@ def execute(
     threads: int = 1,
     info: Mapping[str, Any] | None = None,
     program: str = "asgc-rl",
+    launcher: str | None = None,
+    agreement: Agreement | None = None,
 ) -> dict[str, Any]:
     """Train a run from its start, or from its newest checkpoint, to its end; returns what summary.json holds.
 
@@ -82,17 +88,21 @@ def execute(
         watchers: display and callbacks; closed at the end.
         threads: torch's.
         info: shown at the start beside the trainer's own.
-        program: whose `train --resume` and `eval` the messages name.
+        program: whose `train --resume` and `eval` the messages name; `launcher`: what `train --resume` is said to in
+            its place.
+        agreement: with the other processes that train this model, all of which call this function.
 
     Raises:
         UserError: as `RunFolder`.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
-    everyone = Watchers(watchers)
+    everyone, agreement = Watchers(watchers), agreement or Alone()
     keep_freed_memory()
-    with (
-        torch_threads(threads),  # first: the provenance notes them
-        RunFolder(
+
+    def opened() -> RunFolder:
+        if agreement.rank > 0:
+            return FollowedRun(path, agreement.told(None))
+        run = RunFolder(
             path,
             config.to_dict() | {"run_dir": None},  # the file can be run again, and the folder be moved
             seeds={"seed": config.seed},
@@ -104,16 +114,24 @@ def execute(
             tensorboard=config.tensorboard,
             track=config.track,
             message=everyone.message,
-        ) as run,
-    ):
-        everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL, everyone.message)]
+        )
+        try:
+            agreement.told(run.checkpoint)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    with torch_threads(threads), opened() as run:  # threads first: the provenance notes them
+        if agreement.rank == 0:
+            everyone.members += [*run.watchers.members, BestModel(run.path / BEST_MODEL, everyone.message)]
         run.watchers = everyone
         trainer = make(run, everyone)
         try:
             names = [member.name for member in everyone.members if member.name]
             if len(names) > len(set(names)):
                 raise ValueError(f"watchers that have a state need names of their own, not {', '.join(names)}")
-            loop = _Loop(run, trainer, everyone, config.checkpoint_minutes, program)
+            loop = _Loop(run, trainer, everyone, config, agreement, (program, launcher or program))
             summary = loop.run(trainer.info() | dict(info or {}))
         finally:
             trainer.close()
@@ -124,13 +142,22 @@ def execute(
 class _Loop:
     """One session of a run."""
 
-    def __init__(self, run: RunFolder, trainer: Trainer, watchers: Watchers, minutes: float, program: str) -> None:
-        self.run_folder, self.trainer, self.watchers, self.program = run, trainer, watchers, program
+    def __init__(
+        self,
+        run: RunFolder,
+        trainer: Trainer,
+        watchers: Watchers,
+        config: RunConfig,
+        agreement: Agreement,
+        programs: tuple[str, str],
+    ) -> None:
+        self.run_folder, self.trainer, self.watchers, self.agreement = run, trainer, watchers, agreement
+        self.program, self.launcher = programs
         self.clock = Clock()
         self.evaluations = 0
         self.evaluation_due = False  # at the present step, and not made yet
         self.last_score: float | None = None
-        self._patience = 60 * minutes
+        self._seed, self._patience = config.seed, 60 * config.checkpoint_minutes
         self._saved, self._saving = time.monotonic(), 0.0  # when the last checkpoint was, and the seconds it took
         self._told = 0.0
         self._updates = 0  # that callbacks know of
@@ -153,20 +180,22 @@ class _Loop:
             trainer.start()
         self._whole = True
         self._updates = getattr(trainer, "updates", 0)
-        with stop_on_signal(self.watchers) as stop:
+        with stop_on_signal(self.watchers, self.agreement) as stop:
             while not schedule.finished(trainer.step):
                 if not self.evaluation_due:  # else the session before was stopped in it, or before it
                     self._advance()
                     self.watchers.raise_failed()
-                if self.evaluation_due and not stop.asked:
+                asked, overdue = self.agreement.any(stop.asked, self._overdue())
+                if self.evaluation_due and not asked:
                     self._evaluate()
+                    asked, overdue = self.agreement.any(stop.asked, self._overdue())
                 step = trainer.step
-                due = schedule.finished(step) or schedule.due(step, schedule.checkpoint) or self._overdue()
-                if stop.asked or due:
-                    self._checkpoint(needed=stop.asked)
+                due = schedule.finished(step) or schedule.due(step, schedule.checkpoint) or overdue
+                if asked or due:
+                    self._checkpoint(needed=asked)
                 self.watchers.raise_failed()
-                if stop.asked:
-                    raise Interrupted(self.program, self.run_folder.path, step)
+                if asked:
+                    raise Interrupted(self.launcher, self.run_folder.path, step)
             summary = self._finish()
             self.watchers.raise_failed()
             return summary
@@ -217,18 +246,23 @@ class _Loop:
         self._log(EVALUATION, {SCORE: result.score, **result.values, **seconds})
         for split, values in result.others.items():
             self._log(split, values)
+        self._gather()
         self.watchers.message(f"step {trainer.step:,}: score {result.score:.2f} ({result.words})")
         self.watchers.evaluated(Evaluated(trainer.step, result.score, trainer.save_model))
         return result
 
     def _finish(self) -> dict[str, Any]:
         """The last evaluation, the model, the summary; the checkpoints go."""
-        run = self.run_folder
         result = self._evaluate(final=True)
         if result is None:  # the last step has been saved
-            raise Interrupted(self.program, run.path, self.trainer.step)
+            raise Interrupted(self.launcher, self.run_folder.path, self.trainer.step)
+        summary = self._completed(result) if self.agreement.rank == 0 else {}
+        return self.agreement.told(summary)
+
+    def _completed(self, result: EvaluationResult) -> dict[str, Any]:
+        run = self.run_folder
         run.flush()
-        evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE)
+        evaluations = run_metrics.evaluations_from_rows(read_metrics(run.path), EVALUATION, SCORE, TRAIN_EVALUATION)
         summary = run_metrics.summarize(evaluations, **self.trainer.measures())
         summary |= {**result.summary, "wall_s": self.clock.wall_s}
         with atomic_path(run.path / MODEL) as path:
@@ -242,8 +276,10 @@ class _Loop:
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def _overdue(self) -> bool:
-        """Whether a checkpoint is due by the clock."""
-        return time.monotonic() - self._saved >= max(self._patience, self._saving / SAVING_SHARE)
+        """Whether a checkpoint is due by the clock: the main process's."""
+        return self.agreement.rank == 0 and time.monotonic() - self._saved >= max(
+            self._patience, self._saving / SAVING_SHARE
+        )
 
     def _checkpoint(self, needed: bool) -> None:
         """Save. Where that fails, say so and go on, unless it is `needed`: another time there may be room."""
@@ -263,14 +299,24 @@ class _Loop:
         self._saved = time.monotonic()
         self._saving = self._saved - started
 
+    def _gather(self) -> None:
+        """Bring what the processes hold together to the main one, which saves."""
+        if (gather := getattr(self.trainer, "gather", None)) is not None:
+            gather()
+
     def _save(self) -> None:
+        self._gather()
+        generators = self.agreement.gathered(seeding.rng_state())
+        if self.agreement.rank > 0:
+            return
         state = self.trainer.state_dict() | {
             "step": self.trainer.step,
             "evaluations": self.evaluations,
             "evaluation_due": self.evaluation_due,
             "last_score": self.last_score,
             "clock": self.clock.state_dict(),
-            "global_rng": seeding.rng_state(),
+            "global_rng": generators[0],
+            "other_rngs": generators[1:],
             "watchers": self.watchers.state_dict(),
         }
 
@@ -294,6 +340,8 @@ class _Loop:
         stands = "there is none before it" if kept is None else f"the checkpoint of step {kept.step:,} stands"
         if self._whole and getattr(self.trainer, "midway", False):
             words.append(f"step {step:,} was left in its middle and is not saved: {stands}")
+        elif self._whole and self.agreement.ranks > 1:  # the others are elsewhere, and what they hold is needed
+            words.append(f"step {step:,} is not saved: {stands}")
         elif self._whole:
             try:
                 self._save()
@@ -301,12 +349,16 @@ class _Loop:
                 words.append(f"step {step:,} could not be saved ({reason(failure)}): {stands}")
             else:
                 words.append(f"saved at step {step:,}")
-        words.append(f"go on with: {self.program} train --resume {shlex.quote(str(run))}")
+        words.append(f"go on with: {_again(self.launcher, run)}")
         return UserError("; ".join(words))
 
     def _restore(self, checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:
-        trainer = self.trainer
-        state = torch.load(checkpoint.path / STATE, map_location=trainer.device, weights_only=False)
+        trainer, where = self.trainer, getattr(self.trainer, "loads_on", self.trainer.device)
+        if not (checkpoint.path / STATE).is_file():
+            raise UserError(
+                f"{checkpoint.path} is not here: all processes need the run folder, on a disk that they share"
+            )
+        state = torch.load(checkpoint.path / STATE, map_location=where, weights_only=False)
         trainer.step = state["step"]
         self.evaluations, self.last_score = state["evaluations"], state["last_score"]
         self.evaluation_due = state.get("evaluation_due", False)  # versions before it saved after an evaluation
@@ -324,6 +376,20 @@ class _Loop:
                 f"{checkpoint.path} does not fit this version of the program ({reason(error)}): go on with the version "
                 f"that {self.run_folder.path / PROVENANCE} names, or start over in another --run-dir"
             ) from error
-        seeding.set_rng_state(state["global_rng"])
+        self._restore_generators([state["global_rng"], *state.get("other_rngs", [])])
         self.clock.load_state_dict(state["clock"])  # last: the time that resuming takes is none of the run's
         self.watchers.message(f"resumed at step {trainer.step:,}")
+
+    def _restore_generators(self, saved: list[dict[str, Any]]) -> None:
+        rank, ranks = self.agreement.rank, self.agreement.ranks
+        if len(saved) == ranks:
+            return seeding.set_rng_state(saved[rank])
+        self.watchers.message(
+            f"{len(saved)} processes before, {ranks} now: it goes on with the same samples, but what the model draws "
+            "(dropout) is not what it would have been"
+        )
+        seeding.seed_all(seeding.derive(self._seed, "global", self.trainer.step, rank))
+
+
+def _again(program: str, run: Path) -> str:
+    return f"{program} train --resume {shlex.quote(str(run))}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # help pages and error messages do without torch
 class LRScheduleConfig:
     """Learning-rate schedule by its name, over all updates of the run."""
 
-    name: Literal["constant", "linear", "cosine", "exponential", "step"] = option(
+    name: Literal["constant", "linear", "cosine", "exponential", "step", "inverse-sqrt"] = option(
         "constant", "the learning rate over the run, after the warm-up"
     )
     end_factor: float = option(
@@ -43,10 +43,13 @@ class LRScheduleConfig:
         """What is wrong beside each value alone, a line each."""
         if self.name == "exponential" and self.end_factor == 0:
             yield "--lr-schedule.end-factor 0: must be above 0 for an exponential schedule"
+        if self.name == "inverse-sqrt" and self.warmup == 0:
+            yield "--lr-schedule.warmup 0: must be above 0 for an inverse-sqrt schedule, which begins where it ends"
         if self.name == "step" and self.milestones != sorted(set(self.milestones)):
             yield f"--lr-schedule.milestones {show(self.milestones)}: must rise"
 
 
+INVERSE_SQRT = "inverse-sqrt"  # sqrt(warmup / (update + 1)) (Vaswani et al. 2017, section 5.3): of no length
 # The factor after a share x of the run, 0 <= x <= 1.
 SCHEDULES: Mapping[str, Callable[[LRScheduleConfig, float], float]] = MappingProxyType(
     {
@@ -66,6 +69,8 @@ def factor(config: LRScheduleConfig, update: int, updates: int) -> float:
     """
     if update < config.warmup:
         return (update + 1) / config.warmup
+    if config.name == INVERSE_SQRT:
+        return math.sqrt(config.warmup / (update + 1))
     share = min((update - config.warmup) / max(1, updates - config.warmup), 1.0)
     return SCHEDULES[config.name](config, share)
 

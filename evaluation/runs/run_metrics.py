@@ -19,6 +19,7 @@ from evaluation.runs.metrics_file import MetricRow
 Vector = NDArray[np.float64]
 EVALUATION, SCORE, SCORE_STD = "eval", "score", "score_std"  # split and names of evaluations in metrics.jsonl
 EVALUATION_SECONDS = "evaluation_s"
+TRAIN_EVALUATION = "train_eval"  # split of the same scores on the training side, where a task measures them
 
 
 @dataclass(frozen=True)

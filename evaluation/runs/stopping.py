@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from evaluation.runs.agreement import Agreement, Alone
 from evaluation.runs.watchers import Watcher, Watchers
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -19,20 +20,21 @@ class Left(BaseException):
 class Stop(Watcher):
     """Whether a signal has asked the run to stop; ends an evaluation that goes on."""
 
-    asked = False
+    def __init__(self, agreement: Agreement) -> None:
+        self.asked, self._agreement = False, agreement
 
     def evaluating(self, done: int, total: int) -> None:
-        if self.asked:
+        if self._agreement.leaves(self.asked):
             raise Left
 
 
 @contextlib.contextmanager
-def stop_on_signal(watchers: Watchers) -> Iterator[Stop]:
+def stop_on_signal(watchers: Watchers, agreement: Agreement | None = None) -> Iterator[Stop]:
     """What Ctrl-C, SIGTERM and SIGHUP ask, so that a loop can end after a whole step; a second Ctrl-C interrupts.
 
     (A terminal that is closed may send SIGHUP twice, by itself and by its shell.) SIGHUP stays ignored under nohup.
     """
-    stop = Stop()
+    stop = Stop(agreement or Alone())
     watchers.members.append(stop)
     if threading.current_thread() is not threading.main_thread():
         yield stop

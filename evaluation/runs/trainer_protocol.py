@@ -50,6 +50,9 @@ class Trainer(Protocol):
         device: where it computes.
         step: steps so far; `samples`: what it learned from so far.
         midway: optional; whether `advance` was left by code of the user's in a state that no uninterrupted run is in.
+        loads_on: optional; the device that checkpoints are read onto, if it is not `device`.
+        gather: optional; a method that brings what several processes hold (`evaluation.runs.agreement`) to the main
+            one, called in all of them before that one is asked for `state_dict`, `save` or `save_model`.
     """
 
     schedule: Schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -10,6 +11,11 @@ import torch
 from torch import Tensor, nn
 
 N = TypeVar("N", bound=nn.Module)
+
+
+def decay_over(decay: float, updates: int, count: int) -> float:
+    """The product of d_t over `count` updates after so many, see `WeightAverage`."""
+    return math.prod(min(decay, (1 + t) / (10 + t)) for t in range(updates, updates + count))
 
 
 class WeightAverage(Generic[N]):
@@ -37,9 +43,7 @@ class WeightAverage(Generic[N]):
     @torch.no_grad()
     def update(self, count: int = 1) -> None:
         """Take in the parameters as they are after `count` updates, as if each had led to them. Does not wait."""
-        keep = 1.0
-        for t in range(self._updates, self._updates + count):
-            keep *= min(self._decay, (1 + t) / (10 + t))
+        keep = decay_over(self._decay, self._updates, count)
         self._updates += count
         torch._foreach_lerp_(self._weights, list(self._source.parameters()), 1 - keep)
 

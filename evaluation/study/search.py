@@ -1,7 +1,8 @@
 """Tuning: what a search tries next, a pure function of what it has tried.
 
-The first `startup` trials are one Latin hypercube, the same for every optimizer. After them Optuna's TPE (Bergstra et
-al., 2011) proposes, in batches: a batch is proposed from the results of the batches before it and from nothing else.
+A grid is tried whole. Of any other search the first `startup` trials are one Latin hypercube, the same for every
+optimizer. After them Optuna's TPE (Bergstra et al., 2011) proposes, in batches: a batch is proposed from the results of
+the batches before it and from nothing else.
 So a search gives the same trials on one core and on a cluster, killed and resumed, and more trials can be added later.
 """
 
@@ -82,6 +83,8 @@ class Search:
 
     def _propose(self) -> list[Trial]:
         first, part = len(self.trials), self.part
+        if part.sampler == "grid":
+            return [Trial(number, options) for number, options in enumerate(spaces.grid(self.space))]
         if first == 0:  # the points are the same whatever the number of trials, so that trials can be added later
             points = spaces.latin_hypercube(part.startup, len(self.space), SEED)[: part.trials]
             return [Trial(number, spaces.options(self.space, point)) for number, point in enumerate(points)]

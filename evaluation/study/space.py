@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ def of(space: Sequence[Dimension], optimizer: str) -> tuple[Dimension, ...]:
 def options(dimensions: Sequence[Dimension], point: NDArray[np.float64]) -> dict[str, Any]:
     """The options at a point of the unit cube, one coordinate a dimension."""
     return {one.name: one.at(float(u)) for one, u in zip(dimensions, point, strict=True)}
+
+
+def grid(dimensions: Sequence[Dimension]) -> list[dict[str, Any]]:
+    """All combinations of the choices of dimensions, none of which is an interval; the last one's vary first."""
+    names = [one.name for one in dimensions]
+    combinations = itertools.product(*(one.choices for one in dimensions))
+    return [dict(zip(names, values, strict=True)) for values in combinations]
 
 
 def latin_hypercube(points: int, dimensions: int, seed: int) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ cell, draw, ablation, trial).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from evaluation.cli.config_file import SHIPPED, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, number
 from evaluation.files import folder_name
+from evaluation.study import space
 from evaluation.study.entry import Entry
 from evaluation.study.space import Dimension, read_space
 
@@ -40,7 +42,7 @@ DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS = (  # in the study folder, bes
 )
 OBJECTIVES = ("final", "auc")
 RUNS = Path("runs")  # where studies are run
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "random", "grid")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
 NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
@@ -260,6 +262,8 @@ def _part(
     if kind == "grid" and not (part.values or part.multiply):
         item.fault("values", ": give `values` or `multiply`, lists of what an option takes in turn")
     _check_tuned(part, item, before)
+    if part.sampler == "grid":
+        _check_grid(part, item)
     return part
 
 
@@ -270,6 +274,18 @@ def _given(item: Entry, layers: Mapping[str, Mapping[str, Options]]) -> dict[str
     for of_task in given.values():
         of_task.known(tuple(layers["optimizers"]))
     return {task: {str(name): of_task.options(name) for name in of_task.values} for task, of_task in given.items()}
+
+
+def _check_grid(part: Part, item: Entry) -> None:
+    """Every optimizer has a whole grid of `trials` points: equal budgets."""
+    for one in part.space:
+        if not one.choices:
+            item.fault(f"space.{one.name}", ": must be a list of choices, or the grid has no end")
+            return
+    for optimizer in part.optimizers:
+        points = math.prod(len(one.choices) for one in space.of(part.space, optimizer))
+        if points != part.trials:
+            item.fault(f"trials {part.trials}", f": the grid of {optimizer} has {points} points; all must have as many")
 
 
 def _check_tuned(part: Part, item: Entry, before: Mapping[str, Part]) -> None:

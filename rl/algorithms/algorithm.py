@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from asgc import optimizers
-from evaluation.cli.errors import UserError
-from evaluation.runs import seeding
 from evaluation.runs.interval_means import IntervalMeans, clipping, clipping_on_device
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.schedule import Schedule
@@ -43,17 +40,6 @@ def epsilon_at(step: int, config: ExplorationConfig) -> float:
     """Linear epsilon schedule: `start` at step 0, `end` from `steps` on."""
     fraction = min(step / config.steps, 1.0)
     return config.start + fraction * (config.end - config.start)
-
-
-def make_optimizer(config: TrainConfig, parameters: Any) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names, for parameters as `torch.optim` takes them."""
-    name, lr, options = config.optimizer.name, config.optimizer.lr, config.optimizer.options()
-    try:
-        if "seed" in optimizers.options(name, options.get("rule", "adam")):
-            options.setdefault("seed", seeding.derive(config.seed, "optimizer"))  # noise of its own in every run
-        return optimizers.build(name, parameters, lr=lr, **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--optimizer {name}: {error}") from error
 
 
 class Learner(ABC):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evaluation.runs.interval_means import IntervalMeans
 from evaluation.runs.lr_schedule import LRSchedule
+from evaluation.runs.make_optimizer import make_optimizer
 from evaluation.runs.run_folder import RunFolder
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.watchers import Watchers
@@ -27,7 +28,6 @@ from rl.algorithms.algorithm import (
     Part,
     Setup,
     epsilon_at,
-    make_optimizer,
 )
 from rl.algorithms.dqn import DQN
 from rl.algorithms.heads import ExpectedValue
@@ -125,7 +125,7 @@ class LibraryDQN(Algorithm):
 
     def make_optimizer(self, params: Any, **_: Any) -> torch.optim.Optimizer:
         """The configuration's optimizer, whatever else a library would give it."""
-        return make_optimizer(self.config, params)
+        return make_optimizer(self.config.optimizer, self.config.seed, params)
 
     # What a library does --------------------------------------------------------------------------------------------
 

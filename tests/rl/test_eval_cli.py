@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rl import cli, eval_cli, train
+from evaluation.cli import progress as progress_module
+from evaluation.cli.progress import progress
+from evaluation.runs.kept_results import RESULTS, keep
+from rl import cli, train
 from tests.rl.test_trainer import Killed, StopAt, catch_config
 
 pytestmark = pytest.mark.usefixtures("one_thread", "catch")
@@ -54,7 +57,7 @@ def test_the_result_is_json_and_kept_beside_the_run(run: Path, capsys: pytest.Ca
     evaluated(capsys, str(run))
     out, _ = evaluated(capsys, str(run), "--json", "--seed", "7")
     result = json.loads(out)
-    first, second = map(json.loads, (run / eval_cli.RESULTS).read_text().splitlines())
+    first, second = map(json.loads, (run / RESULTS).read_text().splitlines())
     assert result == second
     assert (first["signature"]["seed"], second["signature"]["seed"]) == (1, 7)
     assert (result["model"], result["step"], len(result["scores"])) == ("final", 800, 8)
@@ -65,15 +68,15 @@ def test_the_result_is_json_and_kept_beside_the_run(run: Path, capsys: pytest.Ca
 def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run / eval_cli.RESULTS).mkdir()  # what a read-only mount is to root
+    (run / RESULTS).mkdir()  # what a read-only mount is to root
     out, err = evaluated(capsys, str(run))
     assert out.startswith("score=")
-    assert err.splitlines()[-1] == f"the result is not kept in {run / eval_cli.RESULTS}: Is a directory"
+    assert err.splitlines()[-1] == f"the result is not kept in {run / RESULTS}: Is a directory"
 
 
 def test_a_result_is_kept_whole_or_not_at_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    eval_cli.keep(run, {"score": 1.0})
-    before = (run / eval_cli.RESULTS).read_bytes()
+    keep(run, {"score": 1.0})
+    before = (run / RESULTS).read_bytes()
     real = Path.open
 
     def short(self: Path, *arguments: Any, **options: Any) -> Any:
@@ -97,17 +100,17 @@ def test_a_result_is_kept_whole_or_not_at_all(run: Path, monkeypatch: pytest.Mon
         return Full()
 
     monkeypatch.setattr(Path, "open", short)
-    eval_cli.keep(run, {"score": 2.0})
+    keep(run, {"score": 2.0})
     monkeypatch.undo()
-    assert (run / eval_cli.RESULTS).read_bytes() == before
+    assert (run / RESULTS).read_bytes() == before
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(eval_cli.time, "monotonic", lambda: now[0])
-    with eval_cli.progress("final model", 30) as show:
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    with progress("final model", 30) as show:
         for done in range(30):
             now[0] += 1.0
             show(done, 30)
@@ -122,6 +125,6 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     terminal = Console(file=stream, force_terminal=True, width=40, color_system=None)
     monkeypatch.setattr("rich.console.Console", lambda stderr: terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with eval_cli.progress("final model", 30) as show:
+    with progress("final model", 30) as show:
         show(17, 30)
     assert "17/30" in stream.getvalue()

@@ -242,3 +242,26 @@ def test_every_choice_and_both_ends_of_every_range_are_checked_beforehand() -> N
 )
 def test_values_as_they_are_typed(value: object, typed: str) -> None:
     assert show(value) == typed
+
+
+def test_a_grid_is_tried_whole_and_its_best_point_goes_on() -> None:
+    rates, momenta = [0.1, 0.3, 1.0], [0.5, 0.9]
+    tuning = {
+        "kind": "search",
+        "sampler": "grid",
+        "tasks": ["valley"],
+        "optimizers": ["heavy"],
+        "trials": 6,
+        "seeds": [1, 2],
+        "space": {"lr": rates, "momentum": momenta},
+    }
+    comparison = {"kind": "compare", "tasks": ["valley"], "optimizers": ["heavy"], "tuned": "tuning", "seeds": [11]}
+    planner = Planner(study(parts={"tuning": tuning, "comparison": comparison}))
+    results = Fake(planner)  # best at lr 0.05: the smallest rate
+    tried = planner.plan(results.objective).runs
+    assert [(run.options["lr"], run.options["momentum"]) for run in tried[::2]] == [
+        (lr, momentum) for lr in rates for momentum in momenta
+    ]
+    results.finish_all()
+    last = planner.plan(results.objective).runs[-1]
+    assert (last.id.part, last.options["lr"], last.options["momentum"]) == ("comparison", 0.1, 0.5)

@@ -215,3 +215,12 @@ def test_cells_of_one_folder_name_are_a_fault() -> None:
     planner = Planner(study(parts={"cells": {"kind": "grid", "seeds": [1], "values": {"word": ["a b", "a_b"]}}}))
     assert list(planner.samples()) == []
     assert planner.faults[0] == ("cells: two points of the grid would have the folder word=a_b: write the values apart")
+
+
+def test_a_grid_gives_every_optimizer_the_same_number_of_trials() -> None:
+    ranges = {"lr": [0.1, 0.3], "momentum": {"choices": [0.5, 0.9], "optimizers": ["heavy"]}}
+    parts = {"tuning": {"kind": "search", "sampler": "grid", "trials": 4, "seeds": [1], "space": ranges}}
+    fault = "parts.tuning.trials 4: the grid of plain has 2 points; all must have as many"
+    assert faults(parts=parts) == [fault]
+    ranges["lr"] = {"low": 0.1, "high": 1.0}
+    assert faults(parts=parts) == ["parts.tuning.space.lr: must be a list of choices, or the grid has no end"]

@@ -1,0 +1,110 @@
+"""`asgc-sup train --dry-run`: what a run would take, from its data, its model and a few real updates."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+
+import torch
+
+from evaluation.cli.errors import tell
+from evaluation.runs.hardware import keep_freed_memory, torch_threads
+from evaluation.runs.resources import human_bytes
+from evaluation.study.status import duration
+from supervised import tasks
+from supervised.config import TrainConfig
+from supervised.distributed import ALONE
+from supervised.learner import Learner
+from supervised.preflight import choose, data_workers
+from supervised.stream import Stream
+from supervised.tasks.task import Batch, Task
+from supervised.trainer import schedule_of
+
+UPDATES = 8  # that are timed, after one that is not
+SECONDS = 60.0  # after which no more are
+
+
+def dry_run(config: TrainConfig) -> None:
+    """Make data and model, time a few updates, print what the whole run comes to; nothing is written.
+
+    Raises:
+        UserError: as a run would.
+    """
+    full, lines = choose(config, None)
+    for line in lines:
+        tell(line)
+    device = torch.device(full.device)
+    keep_freed_memory()
+    with torch_threads(full.threads or 1):
+        task = tasks.find(full.task)(full, ALONE, tell)
+        schedule = schedule_of(full, task)
+        learner = Learner(full, task, device, ALONE, schedule.total)
+        stream = Stream(task, ALONE, device, 0, schedule.total, data_workers(full, task))
+        try:
+            batches, items = stream.next()
+            flops = operations(learner, task, batches, items)
+            seconds = _timed(learner, stream, min(UPDATES, schedule.total - 1), batches, items)
+        finally:
+            stream.close()
+    parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    held = _bytes(learner)
+    epoch = task.order.updates_per_epoch
+    evaluations = -(-schedule.total // schedule.evaluation)
+    print(f"parameters       {parameters:,}")
+    length = f"{schedule.total:,}, {schedule.total / epoch:.3g} epochs of {epoch:,}"
+    print(f"updates          {length}; {items:,} {task.item} each")
+    print(f"operations       {flops:.3g} FLOPs an update, {flops * schedule.total:.3g} in all (forward and backward)")
+    print(f"memory           {human_bytes(held)} for weights, gradients and the optimizer; {_peak(device)}")
+    rate = f"{items / seconds:,.0f} {task.item}/s, {flops / seconds / 1e12:.3g} TFLOP/s"
+    print(f"time             {1000 * seconds:.3g} ms an update ({rate}), of {device} with {full.precision}")
+    print(f"                 {duration(seconds * schedule.total)} for the whole run, beside {evaluations} evaluations")
+
+
+def operations(learner: Learner, task: Task, batches: list[Batch], items: int) -> float:
+    """Floating-point operations of the forward and backward passes of one update, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        for batch in batches:
+            with learner.autocast():
+                loss = task.loss(learner.model, batch)
+            (loss.total / items).backward()
+    learner.optimizer.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+def _timed(learner: Learner, stream: Stream, count: int, batches: list[Batch], items: int) -> float:
+    """Seconds of an update with its data, the median of a few; the first one, on the batches given, is not timed."""
+    learner.update(batches, items)
+    taken: list[float] = []
+    began = time.monotonic()
+    while len(taken) < max(1, count) and time.monotonic() - began < SECONDS:
+        _wait(learner.device)
+        started = time.monotonic()
+        if count > 0:
+            batches, items = stream.next()
+        learner.update(batches, items)
+        _wait(learner.device)
+        taken.append(time.monotonic() - started)
+    return statistics.median(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _bytes(learner: Learner) -> int:
+    """Of weights, as many gradients, and the optimizer's state."""
+    weights = sum(parameter.nbytes for parameter in learner.model.parameters())
+    states = learner.optimizer.state.values()
+    return 2 * weights + sum(
+        value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor)
+    )
+
+
+def _peak(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{human_bytes(torch.cuda.max_memory_allocated(device))} of the GPU at most"
+    return f"{human_bytes(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)} of this process at most"

@@ -1,0 +1,70 @@
+"""`asgc-sup translate`: lines from standard input, their translations to standard output."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from evaluation.cli.errors import UserError
+from evaluation.cli.parser import Flags
+
+LINES = 512  # that are read before they are translated, where input is no terminal
+
+
+def main(argv: Sequence[str]) -> int:
+    """Translate each line; what comes out has as many lines as what went in."""
+    what = "Translate standard input line by line with the model of a run folder: echo 'a red house' | asgc-sup ..."
+    flags = Flags("asgc-sup translate", "RUN [options] < LINES", what)
+    general = flags.section("general")
+    flags.path("run", "RUN", "run folder of `asgc-sup train --task wmt14`")
+    best = "take the model of the best evaluation in the place of the last one"
+    general.add_argument("--best", action="store_true", help=best)
+    average = "average the weights of the last so many models that were kept, instead"
+    flags.option("general", "--average", int | None, None, average, allowed="[2, 1000]")
+    flags.option("general", "--beam", int | None, None, "width of the beam search; null: the run's", allowed="[1, 100]")
+    exponent = "exponent of the length penalty; null: the run's"
+    flags.option("general", "--length-penalty", float | None, None, exponent, allowed="[0, 10]")
+    flags.option("general", "--device", str, "auto", "auto, cpu, cuda or cuda:N")
+    options, _ = flags.read(list(argv))
+    if options.run is None:
+        raise UserError("say which run: asgc-sup translate RUN < LINES")
+
+    import torch
+
+    from supervised.model import build, load
+    from supervised.text.subwords import Subwords
+    from supervised.text.token_files import VOCABULARY
+    from supervised.text.translate import translate_lines
+
+    loaded = load(options.run, options.device, best=options.best, average=options.average)
+    if loaded.config.task != "wmt14":
+        raise UserError(f"{options.run} classifies images, it does not translate: asgc-sup predict {options.run} IMAGE")
+    subwords = Subwords.load(Path(options.run, VOCABULARY))
+    if subwords.digest != loaded.facts["vocabulary"]:
+        raise UserError(f"{Path(options.run, VOCABULARY)} is not the vocabulary that the model was trained with")
+    model, settings = build(loaded), loaded.config.evaluation
+    beam = options.beam or settings.beam
+    penalty = settings.length_penalty if options.length_penalty is None else options.length_penalty
+    autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.config.precision == "bf16")
+    with autocast:
+        for lines in _chunks(sys.stdin, 1 if sys.stdin.isatty() else LINES):
+            for line in translate_lines(model, subwords, lines, beam, penalty):
+                print(line, flush=sys.stdin.isatty())
+    return 0
+
+
+def _chunks(stream: TextIO, size: int) -> Iterator[list[str]]:
+    """Lines, so many at a time.
+
+    Raises:
+        UserError: what comes is no text in UTF-8.
+    """
+    lines = (line.rstrip("\n") for line in stream)
+    try:
+        while chunk := list(itertools.islice(lines, size)):
+            yield chunk
+    except UnicodeDecodeError as error:
+        raise UserError("standard input is no text in UTF-8") from error

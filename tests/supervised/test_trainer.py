@@ -1,0 +1,175 @@
+"""Whole runs, on scikit-learn's digits: real data that needs no download."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.cli.errors import UserError
+from evaluation.runs.make_optimizer import make_optimizer
+from evaluation.runs.run_folder import load_summary, read_metrics, read_series
+from evaluation.runs.watchers import Watcher
+from supervised import TrainConfig, train
+from supervised.learner import parameter_groups
+from supervised.model import averaged, load
+
+pytest.importorskip("sklearn")
+
+CLOCKED = {"evaluation_s", "data_wait"}  # metrics that no two runs have the same
+
+
+def config_of(run: Path, **options: Any) -> TrainConfig:
+    """A run of a second or two."""
+    values: dict[str, Any] = {
+        "data": {"name": "digits", "augment": "none"},
+        "model": "small-cnn",
+        "total_steps": 60,
+        "batch_size": 64,
+        "precision": "fp32",
+        "threads": 1,
+        "tensorboard": False,
+        "log_interval": 10,
+        "checkpoint_interval": 25,
+        "optimizer": {"name": "asgc", "lr": 2e-3},
+        "lr_schedule": {"name": "cosine"},
+        "run_dir": run,
+        "evaluation": {"interval": 20, "train_subset": 200, "last_k": 2},
+        "gradients": {"interval": 7},
+    }
+    return TrainConfig.preset("fashion-mnist", **(values | options))
+
+
+def numbers(run: Path) -> list[tuple[int, int, str, str, float]]:
+    return [
+        (row.step, row.samples, row.split, row.name, row.value) for row in read_metrics(run) if row.name not in CLOCKED
+    ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load(run, "cpu").weights
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing more is written."""
+
+
+class StopAt(Watcher):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, step: int, result: Any) -> None:
+        if step >= self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ema_decay": 0.9, "data": {"name": "digits", "augment": "crop-flip"}, "optimizer": {"name": "sgd", "lr": 0.1}},
+    ],
+)
+def test_resumed_is_uninterrupted_bit_for_bit_in_the_middle_of_an_epoch(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    train(config_of(tmp_path / "whole", **options))
+    with pytest.raises(Killed):
+        train(config_of(tmp_path / "killed", **options), watchers=[StopAt(33)])
+    for stop in (40, 58):  # back to 25 each time, then to 50
+        with pytest.raises(Killed):
+            train(config_of(tmp_path / "killed", **options), resume=True, watchers=[StopAt(stop)])
+    train(config_of(tmp_path / "killed", **options), resume=True)
+    assert numbers(tmp_path / "whole") == numbers(tmp_path / "killed")
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, killed[name]), name
+
+
+def test_a_run_learns_and_says_how_well(tmp_path: Path) -> None:
+    """Chance is 10 %. The generalization gap is measured in evaluation mode on both sides."""
+    summary = train(config_of(tmp_path / "run", total_steps=120, evaluation={"interval": 20, "train_subset": 300}))
+    curve = read_series(tmp_path / "run", "eval", "score")
+    assert curve["step"].tolist() == [20, 40, 60, 80, 100, 120]
+    assert curve["samples"].tolist() == [64 * step for step in curve["step"].tolist()]
+    assert summary["mean_score"] > 95 > 92 > curve["value"][0] > 15
+    trained = read_series(tmp_path / "run", "train_eval", "score")["value"]
+    expected = float(np.mean(trained[-5:] - curve["value"][-5:]))
+    assert summary["generalization_gap"] == pytest.approx(expected)
+    assert summary == load_summary(tmp_path / "run")
+    losses = read_series(tmp_path / "run", "train", "loss")["value"]
+    assert losses[0] == pytest.approx(math.log(10), abs=0.5)
+    assert losses[-1] < 0.5
+    waits = read_series(tmp_path / "run", "train", "data_wait")["value"]
+    assert ((waits >= 0) & (waits <= 1)).all()
+    assert list((tmp_path / "run" / "gradients").glob("part-*.parquet"))
+
+
+@pytest.mark.parametrize("device_batch", [16, 23])
+def test_a_global_batch_in_several_passes_is_the_same_batch(tmp_path: Path, device_batch: int) -> None:
+    train(config_of(tmp_path / "one", total_steps=12, optimizer={"name": "sgd", "lr": 0.05}))
+    options: dict[str, Any] = {"total_steps": 12, "optimizer": {"name": "sgd", "lr": 0.05}}
+    train(config_of(tmp_path / "several", device_batch=device_batch, **options))
+    one, several = weights(tmp_path / "one"), weights(tmp_path / "several")
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, several[name], rtol=1e-4, atol=1e-6)
+
+
+def test_workers_that_read_ahead_change_nothing(tmp_path: Path) -> None:
+    for workers in (0, 2):
+        data = {"name": "digits", "augment": "crop-flip", "workers": workers}
+        train(config_of(tmp_path / str(workers), total_steps=30, data=data))
+    assert numbers(tmp_path / "0") == numbers(tmp_path / "2")
+
+
+def test_kept_models_are_averaged(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config_of(run, total_steps=30, keep_models=10))
+    kept = [load(run, "cpu", step=step).weights for step in (20, 30)]
+    mean = load(run, "cpu", average=2)
+    assert (mean.name, mean.step) == ("average of 2", 30)
+    for name, tensor in mean.weights.items():
+        torch.testing.assert_close(tensor, (kept[0][name] + kept[1][name]) / 2)
+    with pytest.raises(UserError, match=r"--average 4: .* has kept 3 models; there are those of 10, 20, 30"):
+        load(run, "cpu", average=4)
+    with pytest.raises(UserError, match=r"--step 15: .* there are those of 10, 20, 30"):
+        load(run, "cpu", step=15)
+
+
+def test_an_average_leaves_counters_alone() -> None:
+    states: list[Mapping[str, torch.Tensor]] = [
+        {"w": torch.tensor([1.0, 2.0]), "count": torch.tensor(3)},
+        {"w": torch.tensor([3.0, 2.0]), "count": torch.tensor(9)},
+    ]
+    mean = averaged(states)
+    assert mean["w"].tolist() == [2.0, 2.0]
+    assert mean["count"].item() == 9
+
+
+@pytest.mark.parametrize("no_decay", [False, True])
+def test_weight_decay_leaves_biases_alone(tmp_path: Path, no_decay: bool) -> None:
+    """Without gradients a step of SGD is the decay alone: everything that decays halves."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.GroupNorm(1, 2), torch.nn.Linear(3, 3))
+    config = config_of(tmp_path, no_decay=no_decay, optimizer={"name": "sgd", "lr": 0.5, "weight_decay": 1.0})
+    optimizer = make_optimizer(config.optimizer, config.seed, parameter_groups(model, config))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        factor = 1.0 if no_decay and parameter.ndim == 1 else 0.5
+        torch.testing.assert_close(parameter, factor * before[name])
+
+
+def test_what_a_model_was_trained_on_is_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--data: say what to learn from"):
+        TrainConfig.preset("imagenet").validate()
+    config = config_of(tmp_path / "run", data={"name": "digits", "source": "de"})
+    with pytest.raises(UserError, match="only --task wmt14 has this option"):
+        train(config)
+    assert not (tmp_path / "run").exists()
