@@ -144,7 +144,8 @@ class Transformer(nn.Module):
     def start(self, source: Tensor) -> DecoderState:
         """Read sources (B, S), to decode one target for each of them."""
         memory, mask = self.encode(source)
-        heads, empty = [layer.cross_attention.heads_of(memory) for layer in self.decoder], len(source)
+        heads: list[Heads] = [layer.cross_attention.heads_of(memory) for layer in self.decoder]  # type: ignore[union-attr, operator]
+        empty = len(source)
         shape = (len(self.decoder), 2, empty, self.size.heads, 0, self.size.width // self.size.heads)
         return DecoderState(heads, mask, memory.new_empty(shape, dtype=heads[0][0].dtype), 0)
 
