@@ -105,7 +105,7 @@ def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *
     return flop_counter.sdpa_backward_flop_count(gradient, query, key, value)
 
 
-# torch's counter of operations (`asgc-sup train --dry-run`) does not know operators of CPUs; the formulas are of shapes.
+# Of shapes. torch's counter of operations (`asgc-sup train --dry-run`) does not know operators that only CPUs have.
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 for _operator, _formula in (
