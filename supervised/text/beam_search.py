@@ -27,8 +27,8 @@ class Hypothesis(NamedTuple):
 
 
 def length_penalty(length: int, alpha: float) -> float:
-    """What the log-probability of `length` tokens, the end included, is divided by: ((5 + length) / 6)^alpha.
-    (fairseq's `lenpen` is another one, length^alpha.)"""
+    """What the log-probability of `length` tokens, the end included, is divided by: ((5 + length) / 6)^alpha. It is not
+    fairseq's `lenpen`, which is length^alpha."""
     return float(((5 + length) / 6) ** alpha)
 
 
@@ -82,7 +82,7 @@ class _Search:
         self._finished: list[list[Hypothesis]] = [[] for _ in range(len(source))]
 
     def run(self, limits: Tensor) -> list[list[Hypothesis]]:
-        """Search until all sources are done; each one's targets have at most so many tokens, the end included."""
+        """Search until all sources are done, with so many tokens at most in their targets, ends included."""
         alive = torch.arange(len(limits))
         while len(alive):
             length = self._tokens.shape[2]  # of what ends now, its end included, the begin not

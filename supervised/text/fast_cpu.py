@@ -6,6 +6,7 @@ Measured on one core (AMD Zen 4, fp32, 2,000 x 256 by 256 x 1,024): torch's `lin
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils import flop_counter
 
 FEWEST_ROWS = 64  # below, preparing the weights for oneDNN costs more than it brings
-_ONEDNN = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
+_ONEDNN: Any = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
 
 
 class Linear(nn.Linear):
@@ -34,14 +35,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def usable(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's linear layer is there for these, and worth its while."""
-    return (
+    return bool(
         _ONEDNN is not None
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= FEWEST_ROWS * x.shape[-1]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+        and torch.backends.mkldnn.enabled
     )
 
 
@@ -92,12 +93,25 @@ def dropout_mask(x: Tensor, p: float) -> Tensor:
     return (bits >= never - 32768).to(x.dtype).mul_(65536 / (65536 - never))
 
 
-if _ONEDNN is not None:
+def _linear_flops(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * int(weight[0])
 
-    @flop_counter.register_flop_formula(_ONEDNN)
-    def _flops(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-        """Of shapes: torch's counter does not know oneDNN's operator."""
-        operations = 2 * weight[0]
-        for extent in x:
-            operations *= extent
-        return int(operations)
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return flop_counter.sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return flop_counter.sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# Of shapes. torch's counter of operations (`asgc-sup train --dry-run`) does not know operators that only CPUs have.
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+for _operator, _formula in (
+    (_ONEDNN, _linear_flops),
+    (_ATTENTION, _attention_flops),
+    (_ATTENTION_BACKWARD, _attention_backward_flops),
+):
+    if _operator is not None and _operator not in flop_counter.flop_registry:
+        flop_counter.register_flop_formula(_operator)(_formula)

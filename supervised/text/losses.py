@@ -118,7 +118,7 @@ class _ProjectedLoss(torch.autograd.Function):
                     product(gradient, weight.t()) if onednn else torch.mm(gradient, weight)
                 )
                 if wide == weight.dtype:
-                    by_weight.addmm_(gradient.t(), chunk)
+                    torch.addmm(by_weight, gradient.t(), chunk, out=by_weight)
                 else:
                     by_weight += torch.mm(gradient.t(), chunk)
         if by_hidden is not None and by_weight is not None:

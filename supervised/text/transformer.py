@@ -48,6 +48,9 @@ class TransformerSize:
     def __post_init__(self) -> None:
         if min(self.layers, self.width, self.heads, self.feed_forward) < 1:
             raise ValueError(f"layers, width, heads and feed_forward are at least 1: {self}")
+        rates = self.dropout, self.attention_dropout, self.relu_dropout
+        if not all(0 <= rate < 1 for rate in rates):
+            raise ValueError(f"rates of dropout are at least 0 and less than 1: {self}")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not a multiple of twice the {self.heads} heads")
 
@@ -144,9 +147,8 @@ class Transformer(nn.Module):
     def start(self, source: Tensor) -> DecoderState:
         """Read sources (B, S), to decode one target for each of them."""
         memory, mask = self.encode(source)
-        heads: list[Heads] = [layer.cross_attention.heads_of(memory) for layer in self.decoder]  # type: ignore[union-attr, operator]
-        empty = len(source)
-        shape = (len(self.decoder), 2, empty, self.size.heads, 0, self.size.width // self.size.heads)
+        heads = [layer.cross_attention.heads_of(memory) for layer in self.decoder]  # type: ignore[union-attr, operator]
+        shape = (len(self.decoder), 2, len(source), self.size.heads, 0, self.size.width // self.size.heads)
         return DecoderState(heads, mask, memory.new_empty(shape, dtype=heads[0][0].dtype), 0)
 
     def next(self, tokens: Tensor, state: DecoderState) -> Tensor:
