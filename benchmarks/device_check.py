@@ -31,6 +31,7 @@ from torch import nn
 
 from benchmarks.random_steps import fill, random_steps
 from benchmarks.started import started
+from evaluation.runs.hardware import deterministic
 from evaluation.runs.run_folder import read_metrics
 from rl import algorithms, train
 from rl.algorithms.dqn import QLearner
@@ -40,7 +41,7 @@ from rl.algorithms.resident_pqn import ResidentPQN
 from rl.algorithms.rollout import Rollout
 from rl.config import TrainConfig
 from rl.convolution import Convolution, Output
-from rl.device import current, deterministic
+from rl.device import current
 from rl.profile import NoProfile
 from rl.replay.device_ring import DeviceReplay
 from rl.replay.prioritized import Prioritized

@@ -1,18 +1,14 @@
-"""``python -m benchmarks.translation_speed``: target tokens per second of training a Transformer, beside fairseq's own.
+"""Target tokens per second of training a Transformer, beside fairseq's own.
 
-All contestants (same size, optimizer, precision and dropout) take turns in one process on the same batches, in an order
-that turns round from round to round, so that a machine whose speed drifts slows all of them alike. A round's time
-covers everything of an update: forward and backward pass, step of the optimizer, and with fairseq what its Trainer does
-beside these. The ratio is the median over the rounds of the ratio within a round, to the fastest way to train with
+All contestants (same size, optimizer, precision and dropout) take turns in one process on the same batches. A round's
+time covers everything of an update: forward and backward pass, step of the optimizer, and with fairseq what its Trainer
+does beside these. The ratio is the median over the rounds of the ratio within a round, to the fastest way to train with
 fairseq.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
-import time
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +19,22 @@ import torch
 from torch import nn
 
 from asgc import optimizers
-from evaluation.cli.errors import UserError, main_guard
+from benchmarks import turns
+from benchmarks.made_up import sentences
+from benchmarks.turns import Turn
+from evaluation.cli.errors import UserError, tell
+from evaluation.cli.values import suggestion
 from evaluation.runs.hardware import keep_freed_memory, select_device, select_precision, select_threads, torch_threads
 from supervised import backends
 from supervised.text.batches import TextBatch, collate, make_batches
 from supervised.text.losses import TokenLoss, label_smoothed_loss
-from supervised.text.subwords import PAD, UNK
+from supervised.text.subwords import PAD
 from supervised.text.transformer import SIZES, Transformer
 
 BURN_IN = 2  # updates
 LABEL_SMOOTHING = 0.1
 LR = 1e-4
+VOCABULARY = 8000  # subwords, where none are asked for
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,6 @@ class Contestant:
     update: Callable[[TextBatch], Any]
     model: nn.Module
     fairseq: bool = False
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What a round took: wall seconds, seconds of all cores."""
-
-    seconds: float
-    cpu_seconds: float
 
 
 def in_our_loop(
@@ -143,15 +136,6 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def made_up(pairs: int, vocabulary: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Sentence pairs as long as WMT14's are (a mean of 29 subwords, up to 100), of subwords drawn at random."""
-    rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(3.2, 0.6, pairs), 2, 100)
-    targets = np.clip(lengths * rng.lognormal(0.0, 0.15, pairs), 2, 100)
-    sentences = [[rng.integers(UNK + 1, vocabulary, size=round(n)) for n in side] for side in (lengths, targets)]
-    return sentences[0], sentences[1]
-
-
 def prepared(folder: Path, pairs: int) -> tuple[list[np.ndarray], list[np.ndarray], int]:
     """The first pairs of a folder of `asgc-sup data prepare`, and its subwords. `UserError` where it holds none."""
     from supervised.text.token_files import TokenPairs, read_vocabulary
@@ -168,9 +152,8 @@ def batches_of(
     source_lengths, target_lengths = (np.array([len(one) for one in side]) for side in (sources, targets))
     made = make_batches(source_lengths, target_lengths, tokens, seed)
     if len(made) < count:
-        raise UserError(
-            f"{len(sources)} pairs give {len(made)} batches of {tokens} tokens: fewer --updates or --tokens"
-        )
+        few = f"{len(sources)} pairs give {len(made)} batches of {tokens} tokens"
+        raise UserError(f"{few}: fewer --updates or a smaller --batch-size")
     chosen = np.random.default_rng(seed).choice(len(made), count, replace=False)
     return [collate([sources[i] for i in made[k]], [targets[i] for i in made[k]]) for k in chosen]
 
@@ -180,88 +163,88 @@ def measure(
 ) -> list[list[Turn]]:
     """What each contestant took in each round; a round is one update on each batch."""
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    def job(contestant: Contestant, some: Sequence[TextBatch]) -> Callable[[int], None]:
+        def train(_: int) -> None:
+            for batch in some:
+                contestant.update(batch)
+
+        return train
 
     for contestant in contestants:
-        for batch in batches[:BURN_IN]:
-            contestant.update(batch)
-    turns: list[list[Turn]] = [[] for _ in contestants]
-    for number in range(rounds):
-        first = number % len(contestants)
-        for i in [*range(first, len(contestants)), *range(first)]:
-            wait()
-            cpu, start = time.process_time(), time.perf_counter()
-            for batch in batches:
-                contestants[i].update(batch)
-            wait()
-            turns[i].append(Turn(time.perf_counter() - start, time.process_time() - cpu))
-    return turns
+        job(contestant, batches[:BURN_IN])(0)
+    return turns.take_turns([job(contestant, batches) for contestant in contestants], rounds, device)
 
 
-def report(contestants: Sequence[Contestant], turns: Sequence[Sequence[Turn]], tokens: int) -> str:
+def report(contestants: Sequence[Contestant], found: Sequence[Sequence[Turn]], tokens: int) -> str:
     """The table of medians, and the ratio of everyone else to the fastest fairseq, the last contestant's last.
 
-    On a machine with other work, processor time tells more than time: it does not count while others have the core.
+    Args:
+        tokens: of a round.
     """
-    rates = [[tokens / turn.seconds for turn in row] for row in turns]
     width = max(len(contestant.name) for contestant in contestants)
     lines = [
-        f"{contestant.name:{width}}  {statistics.median(rate):9,.0f} tokens/s  (min {min(rate):,.0f}, "
-        f"max {max(rate):,.0f})  {_count(contestant.model) / 1e6:.1f}M parameters"
-        for contestant, rate in zip(contestants, rates, strict=True)
+        f"{one.name:{width}}  {turns.rate(row, tokens, 'tokens')}  {_count(one.model) / 1e6:.1f}M parameters"
+        for one, row in zip(contestants, found, strict=True)
     ]
-    theirs = [row for contestant, row in zip(contestants, turns, strict=True) if contestant.fairseq]
-    best = min(theirs, key=lambda row: statistics.median(turn.seconds for turn in row))
-    for contestant, row in zip(contestants, turns, strict=True):
-        if not contestant.fairseq:
-            wall = statistics.median(b.seconds / a.seconds for a, b in zip(row, best, strict=True))
-            cpu = statistics.median(b.cpu_seconds / a.cpu_seconds for a, b in zip(row, best, strict=True))
-            lines.append(f"{contestant.name}: {cpu:.2f}x by processor time; ratio: {wall:.2f}x")
+    best = turns.fastest([row for one, row in zip(contestants, found, strict=True) if one.fairseq])
+    lines += [
+        f"{one.name}: {turns.ratios(row, best)}" for one, row in zip(contestants, found, strict=True) if not one.fairseq
+    ]
     return "\n".join(lines)
 
 
-@main_guard
-def main(argv: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.translation_speed", description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default="small", help="of the Transformer [small]")
-    parser.add_argument("--tokens", type=int, default=2048, help="of a batch [2048]")
-    parser.add_argument("--vocabulary", type=int, default=8000, help="subwords, without --data [8000]")
-    parser.add_argument("--data", type=Path, help="folder of `asgc-sup data prepare`; else pairs are made up")
-    parser.add_argument("--optimizer", choices=optimizers.names(), default="asgc", help="of all [asgc]")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
-    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="[auto]")
-    parser.add_argument("--threads", type=int, help="torch's [free cores]")
-    parser.add_argument("--updates", type=int, default=4, help="of each in a round [4]")
-    parser.add_argument("--rounds", type=int, default=5, help="in turns [5]")
-    options = parser.parse_args(argv)
-    device = select_device(options.device)
-    precision = select_precision(options.precision, device)
-    pairs = 40 * options.updates * max(1, options.tokens // 20)
-    if options.data is None:
-        vocabulary = options.vocabulary
-        sources, targets = made_up(pairs, vocabulary)
+def compare(
+    *,
+    data: Path | None,
+    size: str,
+    optimizer: str,
+    batch_size: int,
+    vocabulary: int | None,
+    precision: str,
+    device: str,
+    threads: int | None,
+    updates: int,
+    rounds: int,
+) -> None:
+    """Measure so many rounds of so many updates of each and print; the last line ends with `ratio: N.NNx`.
+
+    Args:
+        data: folder of `asgc-sup data prepare`; None: pairs are made up.
+        size: of the Transformer.
+        optimizer: of all, with its defaults.
+        batch_size: tokens.
+        vocabulary: subwords of what is made up.
+
+    Raises:
+        UserError: fairseq is missing, or the data; no such size.
+    """
+    if importlib.util.find_spec("fairseq") is None:
+        raise UserError("translation is measured beside fairseq, which is not installed: pip install 'asgc[fairseq]'")
+    if size not in SIZES:
+        raise UserError(f"--model {size}: no size of the Transformer{suggestion(size, tuple(SIZES))}")
+    where = select_device(device)
+    count = 40 * updates * max(1, batch_size // 20)
+    if data is None:
+        vocabulary = vocabulary or VOCABULARY
+        sources, targets = sentences(count, vocabulary)
     else:
-        sources, targets, vocabulary = prepared(options.data, pairs)
-    setting = Setting(options.size, vocabulary, options.optimizer, precision, device)
-    batches = batches_of(sources, targets, options.tokens, options.updates)
-    there = [TextBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
+        sources, targets, vocabulary = prepared(data, count)
+    setting = Setting(size, vocabulary, optimizer, select_precision(precision, where), where)
+    batches = batches_of(sources, targets, batch_size, updates)
+    there = [TextBatch(*(tensor.to(where) for tensor in batch)) for batch in batches]
     keep_freed_memory()  # in all of them
-    threads = select_threads(options.threads)
-    with torch_threads(threads):
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
+    count = select_threads(threads)
+    with torch_threads(count):
+        machine = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {count} threads"
         tokens = sum(int(batch.target_output.ne(PAD).sum()) for batch in batches)
         print(
-            f"Transformer {options.size}, {vocabulary} subwords, {options.optimizer}, {precision}; torch "
-            f"{torch.__version__}, {where}; {options.rounds} rounds of {options.updates} updates on {tokens:,} target "
-            "tokens in all",
+            f"Transformer {size}, {vocabulary} subwords, {optimizer}, {setting.precision}; torch {torch.__version__}, "
+            f"{machine}; {rounds} rounds of {updates} updates in turns on {tokens:,} target tokens in all",
             flush=True,
         )
+        loaded = turns.load(count)
         contestants = [*fairseqs(setting), fairseq_model(setting), ours(setting)]
-        print(report(contestants, measure(contestants, there, options.rounds, device), tokens))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        found = measure(contestants, there, rounds, where)
+    print(report(contestants, found, tokens))
+    if loaded:
+        tell(loaded)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -93,25 +92,3 @@ class Download:
 def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """A context in which streams, events and graphs are those of this device, where there are several GPUs."""
     return contextlib.nullcontext() if device.index is None else torch.cuda.device(device)
-
-
-@contextlib.contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """In the block, if `wanted`, torch computes the same numbers in every run of the same program on the same machine
-    (https://docs.pytorch.org/docs/stable/notes/randomness.html); what it cannot so compute is an error. If not, cuDNN
-    takes the convolutions that it finds fastest by trying.
-
-    cuBLAS reads its setting when a device is first used: the block comes before that.
-    """
-    cudnn = torch.backends.cudnn
-    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
-    cudnn.benchmark = not wanted
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        cudnn.deterministic, cudnn.benchmark = before[1:]

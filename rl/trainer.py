@@ -16,6 +16,7 @@ from evaluation.cli.user_code import UserCodeError
 from evaluation.files import atomic_path, write_json
 from evaluation.runs import seeding
 from evaluation.runs.callbacks import load_callbacks
+from evaluation.runs.hardware import deterministic
 from evaluation.runs.loop import execute
 from evaluation.runs.run_folder import RunFolder, read_series
 from evaluation.runs.run_metrics import EVALUATION, SCORE, SCORE_STD
@@ -27,7 +28,7 @@ from rl.agent import model_path
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
-from rl.device import current, deterministic
+from rl.device import current
 from rl.evaluate import evaluate, signature
 from rl.game_schedule import Stage, stage_at, stages, trained_at
 from rl.preflight import CHOSEN, check_resources, choose, default_run_dir, memory_named, playing_threads

@@ -9,7 +9,7 @@ import time
 import torch
 
 from evaluation.cli.errors import tell
-from evaluation.runs.hardware import keep_freed_memory, torch_threads
+from evaluation.runs.hardware import deterministic, keep_freed_memory, torch_threads
 from evaluation.runs.resources import human_bytes
 from evaluation.study.status import duration
 from supervised import tasks
@@ -36,7 +36,7 @@ def dry_run(config: TrainConfig) -> None:
         tell(line)
     device = torch.device(full.device)
     keep_freed_memory()
-    with torch_threads(full.threads or 1):
+    with deterministic(full.deterministic), torch_threads(full.threads or 1):
         task = tasks.find(full.task)(full, ALONE, tell)
         schedule = schedule_of(full, task)
         learner = Learner(full, task, device, ALONE, schedule.total)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from evaluation.cli.errors import reason
 from evaluation.files import atomic_path
 from evaluation.runs import recorder, seeding
 from evaluation.runs.callbacks import load_callbacks
+from evaluation.runs.hardware import deterministic
 from evaluation.runs.interval_means import IntervalMeans, clipping
 from evaluation.runs.loop import execute
 from evaluation.runs.recorder import GradientRecorder
@@ -50,10 +51,10 @@ class Recorder(Watcher):
         named = learner.model.named_parameters()
         self._recorder = GradientRecorder(folder, named, learner.optimizer, interval=interval, offsets=())
 
-    def around_step(self, samples: int, update: int) -> contextlib.AbstractContextManager[None]:
+    def around_step(self, samples: int, update: int) -> AbstractContextManager[None]:
         """A context for the optimizer step of update number `update`, after so many samples."""
         event = self._recorder.due(update)
-        return contextlib.nullcontext() if event is None else self._recorder.record(samples, update, event)
+        return nullcontext() if event is None else self._recorder.record(samples, update, event)
 
     def state_dict(self) -> dict[str, Any]:
         self._recorder.flush()
@@ -79,9 +80,11 @@ def train(
         UserError: something about the settings, the data or the machine that the user can mend, in one line.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved.
     """
-    if group is None:
-        with joined() as group:
-            return train(config, resume=resume, watchers=watchers, group=group)
+    with deterministic(config.deterministic), joined() if group is None else nullcontext(group) as here:
+        return _train(config, resume, watchers, here)
+
+
+def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher], group: Group) -> dict[str, Any]:
     config.validate()
     path = group.told(Path(config.run_dir) if config.run_dir else default_run_dir(config))
     full, lines = group.told(choose(config, path if resume else None, group) if group.main else (config, []))
@@ -193,10 +196,8 @@ class Trainer:
         if self.learner.sharded and config.gradients.enabled:
             self._watchers.message("--sharded: gradients are not recorded")
 
-    def _around_step(self) -> contextlib.AbstractContextManager[None]:
-        return (
-            contextlib.nullcontext() if self._recorder is None else self._recorder.around_step(self.samples, self.step)
-        )
+    def _around_step(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._recorder is None else self._recorder.around_step(self.samples, self.step)
 
     def _keep_model(self) -> None:
         self.gather()

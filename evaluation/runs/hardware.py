@@ -98,6 +98,28 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """In the block, if `wanted`, torch computes the same numbers in every run of the same program on the same machine
+    (https://docs.pytorch.org/docs/stable/notes/randomness.html); what it cannot so compute is an error. If not, cuDNN
+    takes the convolutions that it finds fastest by trying.
+
+    cuBLAS reads its setting when a device is first used: the block comes before that.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    cudnn.benchmark = not wanted
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
+
+
 def keep_freed_memory() -> None:
     """Tell the C library to keep what this process frees for its next tensors, up to 1 GiB, instead of giving it back.
 

@@ -18,6 +18,7 @@ from supervised.tasks.task import Batch, Loss, Scores, Task
 from supervised.vision import data_sets, models
 from supervised.vision.label_noise import noisy
 from supervised.vision.resolution import resolution_at
+from supervised.vision.splits import DataSet
 
 if TYPE_CHECKING:
     from supervised.config import TrainConfig
@@ -33,7 +34,7 @@ class ImageNet(Task):
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
         super().__init__(config, group, message)
-        self.data = data = data_sets.find(config.data)
+        self.data = data = self.open()
         size, sides = len(data.train), config.data
         models.check_sides(
             config.model.name or "",
@@ -52,6 +53,10 @@ class ImageNet(Task):
         self._epochs = config.epochs or 1.0
         if config.total_steps is not None:
             self._epochs = config.total_steps / self.order.updates_per_epoch
+
+    def open(self) -> DataSet:
+        """The data that the options name."""
+        return data_sets.find(self.config.data)
 
     @staticmethod
     def build(config: TrainConfig, facts: Mapping[str, Any]) -> nn.Module:

@@ -21,7 +21,7 @@ from supervised.order import BatchOrder, Indices, first, share
 from supervised.tasks.task import Batch, Loss, Scores, Task
 from supervised.text.batches import collate, make_batches
 from supervised.text.losses import TokenLoss, label_smoothed_loss
-from supervised.text.opened import open_text
+from supervised.text.opened import PreparedText, open_text
 from supervised.text.subwords import PAD
 from supervised.text.token_files import VOCABULARY, TokenPairs
 from supervised.text.transformer import SIZES, Transformer
@@ -40,7 +40,7 @@ class WMT14(Task):
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
         super().__init__(config, group, message)
-        self._text = open_text(config.data)
+        self._text = self.open()
         self._splits = {split: self._text.pairs(file) for split, file in FILES.items()}
         train = self._splits[TRAIN_SUBSET]
         if len(train) == 0:
@@ -50,6 +50,10 @@ class WMT14(Task):
         batches = make_batches(source, target, config.batch_size, seeding.derive(config.seed, "batches"))
         items = [int((target[batch] + 1).sum()) for batch in batches]  # with the end, which is learned, too
         self.order = BatchOrder([self._chosen[batch] for batch in batches], items, config.seed)
+
+    def open(self) -> PreparedText:
+        """The data that the options name."""
+        return open_text(self.config.data)
 
     @staticmethod
     def build(config: TrainConfig, facts: Mapping[str, Any]) -> nn.Module:

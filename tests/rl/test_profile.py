@@ -12,10 +12,10 @@ import torch
 import rl.trainer
 from evaluation.cli.errors import UserError
 from evaluation.files import read_json
+from evaluation.runs.hardware import deterministic
 from rl import train
 from rl.algorithms.dqn import QLearner
 from rl.cli import main
-from rl.device import deterministic
 from rl.preflight import memory_named
 from rl.profile import ACT, ENV, LEARN, OTHER, SAMPLE, WAIT, Profile
 from tests.rl.test_trainer import StopAt, assert_same_run, catch_config

@@ -173,3 +173,20 @@ def test_what_a_model_was_trained_on_is_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="only --task wmt14 has this option"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+class SeesSettings(Watcher):
+    def __init__(self) -> None:
+        self.seen: set[tuple[bool, bool]] = set()
+
+    def stepped(self, step: int, result: Any) -> None:
+        self.seen.add((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_holds_for_the_run_and_no_longer(tmp_path: Path, wanted: bool) -> None:
+    sees = SeesSettings()
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    train(config_of(tmp_path / "run", total_steps=2, deterministic=wanted), watchers=[sees])
+    assert sees.seen == {(wanted, not wanted)}
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
