@@ -24,7 +24,7 @@ from supervised.text.losses import TokenLoss, label_smoothed_loss
 from supervised.text.opened import open_text
 from supervised.text.subwords import PAD
 from supervised.text.token_files import VOCABULARY, TokenPairs
-from supervised.text.transformer import SIZES, Transformer
+from supervised.text.transformer import SIZES, Transformer, TransformerSize
 
 VALIDATION, TRAIN_SUBSET, TEST = "validation", "train_subset", "test"
 FILES = {VALIDATION: "valid", TRAIN_SUBSET: "train", TEST: "test"}  # of a run's splits, those of prepared text
@@ -40,6 +40,7 @@ class WMT14(Task):
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
         super().__init__(config, group, message)
+        size_of(config)  # before text is prepared, which takes its time
         self._text = open_text(config.data)
         self._splits = {split: self._text.pairs(file) for split, file in FILES.items()}
         train = self._splits[TRAIN_SUBSET]
@@ -53,13 +54,7 @@ class WMT14(Task):
 
     @staticmethod
     def build(config: TrainConfig, facts: Mapping[str, Any]) -> nn.Module:
-        name = config.model.name or ""
-        if name not in SIZES:
-            raise UserError(f"--model {name}: no size of the Transformer{suggestion(name, tuple(SIZES))}")
-        size = dataclasses.replace(SIZES[name], pre_norm=config.model.pre_norm)
-        if config.model.dropout is not None:
-            size = dataclasses.replace(size, dropout=config.model.dropout)
-        return Transformer(size, facts["subwords"], PAD)
+        return Transformer(size_of(config), facts["subwords"], PAD)
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -117,7 +112,7 @@ class WMT14(Task):
     def signature(self) -> dict[str, Any]:
         settings = self.config.evaluation
         about = {"direction": self._text.direction, "metric": settings.metric, "subwords": len(self._text.subwords)}
-        about |= {"sentences": settings.sentences or self.size(VALIDATION), "training_pairs": len(self._chosen)}
+        about |= {"sentences": len(self._part(VALIDATION, final=False)), "training_pairs": len(self._chosen)}
         translated = {"beam": settings.beam, "length_penalty": settings.length_penalty}
         return about | (translated if settings.metric == "bleu" else {})
 
@@ -172,6 +167,19 @@ class WMT14(Task):
     @property
     def _evaluation_tokens(self) -> int:
         return self.config.evaluation.batch_size or self.config.device_batch or self.config.batch_size
+
+
+def size_of(config: TrainConfig) -> TransformerSize:
+    """The size of a run's Transformer.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    name, options = config.model.name or "", config.model
+    if name not in SIZES:
+        raise UserError(f"--model {name}: no size of the Transformer{suggestion(name, tuple(SIZES))}")
+    given = {"dropout": options.dropout, "pre_norm": options.pre_norm}
+    return dataclasses.replace(SIZES[name], **{key: value for key, value in given.items() if value is not None})
 
 
 def _batch(pairs: TokenPairs, indices: Indices) -> Batch:

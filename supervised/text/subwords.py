@@ -94,8 +94,10 @@ class Subwords:
         return self._processor.encode(list(texts), num_threads=1)  # type: ignore[no-any-return]
 
     def decode(self, ids: Iterable[Iterable[int]]) -> list[str]:
-        """The texts of numbers; special ones say nothing."""
-        return [self._processor.decode([int(one) for one in text if one > UNK]) for text in ids]
+        """The texts of numbers, a line each, though a model may well say the byte of a line's end; special ones say
+        nothing."""
+        texts = (self._processor.decode([int(one) for one in text if one > UNK]) for text in ids)
+        return [text.replace("\n", " ").replace("\r", " ") for text in texts]
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The subwords themselves, "▁" for a space."""
