@@ -43,6 +43,8 @@ class WMT14(Task):
         size_of(config)  # before text is prepared, which takes its time
         self._text = open_text(config.data)
         self._splits = {split: self._text.pairs(file) for split, file in FILES.items()}
+        if config.evaluation.metric == "bleu":
+            self._check_what_bleu_needs()
         train = self._splits[TRAIN_SUBSET]
         if len(train) == 0:
             raise UserError(f"{self._text.folder} has no pairs to train on")
@@ -163,6 +165,14 @@ class WMT14(Task):
             return self._text.subwords.decode(pairs.target(i) for i in chosen)
         texts = pairs.texts.target
         return [texts[i] for i in chosen]
+
+    def _check_what_bleu_needs(self) -> None:
+        """Before a run, not after it, when the test set's turn comes."""
+        from supervised.text.bleu import check_installed
+
+        check_installed()
+        for split in (VALIDATION, TEST):
+            self._splits[split].texts  # noqa: B018 - says what is wrong
 
     @property
     def _evaluation_tokens(self) -> int:
