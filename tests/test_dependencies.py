@@ -53,14 +53,14 @@ def test_no_extra_brings_a_torchvision(extra: str) -> None:
 
 
 def test_ci_installs_what_tests_are_skipped_without() -> None:
-    """All but Tianshou, whose numba compiles for long."""
+    """All but Tianshou, whose numba compiles for long, and fairseq, which compiles itself and brings torchaudio."""
     waiting, named = [*PROJECT["dependencies"], *EXTRAS["dev"]], {}
     while waiting:
         one = Requirement(waiting.pop())
         named[one.name.lower().replace("_", "-")] = one.specifier
         waiting += [line for extra in one.extras if one.name == "asgc" for line in EXTRAS[extra]]
     text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    modules = set(re.findall(r'importorskip\("(\w+)', text)) - {"tianshou", "asgc"}
+    modules = set(re.findall(r'importorskip\("(\w+)', text)) - {"tianshou", "fairseq", "asgc"}
     assert {"ale_py", "stable_baselines3", "imageio_ffmpeg"} <= modules
     distributions = {"PIL": "pillow", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn"}
     for module in modules:

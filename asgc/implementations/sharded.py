@@ -51,6 +51,7 @@ __all__ = ["Earlier", "make_shards", "step", "transform_all", "unsupported"]
 
 Group = dict[str, Any]
 State = dict[str, Any]
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before torch 2.13
 _COUNTERS = ("layer", "step", "noise_step", "stats")
 
 
@@ -182,7 +183,7 @@ def combine(layers: Sequence[Shard], own: Sequence[Tensor], flags: Tensor) -> tu
         group = batch[0][1].group
         packed = torch.cat([*(parts[i].reshape(-1) for i, _ in batch), flags.to(device)])
         table = packed.new_empty(group.size() * packed.numel())
-        dist.all_gather_into_tensor(table, packed, group=group)
+        _all_gather(table, packed, group=group)
         sizes = [*(parts[i].numel() for i, _ in batch), flags.numel()]
         *columns, flag_columns = torch.split(table.view(group.size(), -1), sizes, dim=1)
         for column, (i, axis) in zip(columns, batch, strict=True):

@@ -1,8 +1,9 @@
-"""Beam search with a length penalty (Wu et al., arXiv 1609.08144, equation 14)."""
+"""Beam search with a length penalty (Wu et al. 2016, arXiv 1609.08144, equation 14)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,16 +12,14 @@ from supervised.text.subwords import BOS, EOS, PAD
 from supervised.text.transformer import Transformer
 
 PER_SOURCE, MORE = 1.5, 10  # longest target: so many subwords for each of the source, and so many more
-NEVER = -float("inf")
 
 
-@dataclass(frozen=True)
-class Hypothesis:
+class Hypothesis(NamedTuple):
     """A finished target.
 
     Attributes:
         tokens: without begin and end.
-        score: log-probability, the end's included, over `length_penalty`.
+        score: log-probability, the end's included, over `length_penalty`; -inf: the model gave nothing but NaN.
     """
 
     tokens: list[int]
@@ -28,11 +27,12 @@ class Hypothesis:
 
 
 def length_penalty(length: int, alpha: float) -> float:
-    """What the log-probability of `length` tokens, the end included, is divided by: ((5 + length) / 6)^alpha."""
+    """What the log-probability of `length` tokens, the end included, is divided by: ((5 + length) / 6)^alpha. It is not
+    fairseq's `lenpen`, which is length^alpha."""
     return float(((5 + length) / 6) ** alpha)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     model: Transformer,
     source: Tensor,
@@ -40,74 +40,104 @@ def beam_search(
     beam: int,
     alpha: float,
     per_source: float = PER_SOURCE,
-    more: int = MORE,
+    more: float = MORE,
+    best: int = 1,
 ) -> list[list[Hypothesis]]:
-    """The likeliest targets found for each source, at most `beam`, the best first.
+    """The likeliest targets found for each source, the best first.
 
-    A hypothesis ends where the end is among the `beam` best continuations of its source, or where it is as long as it
-    may be: its next token is then the end. A source is done when it has `beam` finished ones, or when none of those
-    that go on can become better than its best: their log-probabilities only fall.
+    In each step the `beam` likeliest continuations of a source's live hypotheses are kept; those that end are finished,
+    the others live on. A source is done when nothing that lives can become better than the worst of the `best` finished
+    ones that are kept: log-probabilities only fall, so a live one is bounded by its own over the greatest penalty that
+    it may get. So stopping changes no result; nor do the other sources of the batch.
 
     Args:
-        source: tokens, each sentence with its end, padded, (B, S), int64.
+        model: in evaluation mode.
+        source: tokens, each sentence with its end, padded on the right, (B, S), int64.
         beam: hypotheses that go on for each source; 1 is greedy search.
-        alpha: exponent of the length penalty, at least 0: the larger, the longer.
-        per_source, more: the longest target of a source of n tokens has n * per_source + more, without the end.
+        alpha: exponent of the length penalty: the larger, the longer; 0: none.
+        per_source, more: the longest target of a source of n tokens has n * per_source + more, neither end counted;
+            one that is so long has its end next.
+        best: how many to find, at most `beam`; the more, the longer it takes.
+
+    Returns:
+        For each source from 1 to `best` hypotheses.
     """
-    limits = (((source != PAD).sum(1) - 1) * per_source + more).long()  # tokens before the end
-    finished: list[list[Hypothesis]] = [[] for _ in range(len(source))]
-    rows = list(range(len(source)))  # sources that are not done, by their number
-    state = model.start(source)
-    scores = torch.zeros(len(rows), 1, device=source.device)  # (rows, hypotheses)
-    tokens = torch.full((len(rows), 1, 1), BOS, device=source.device)  # (rows, hypotheses, length)
-    while rows:
-        logits = model.next(tokens[:, :, -1].flatten(), state).float().log_softmax(-1)
-        step = logits.view(len(rows), -1, logits.shape[-1])
-        length = tokens.shape[-1]  # of what ends now, its end included
-        _forbid(step, limits < length)
-        best, parent, token = _candidates(scores[:, :, None] + step, beam)
-        ended = (token == EOS) & (best > NEVER) & (torch.arange(best.shape[1], device=best.device) < beam)
-        for row, rank in ended.nonzero().tolist():
-            one = tokens[row, parent[row, rank], 1:].tolist()
-            finished[rows[row]].append(Hypothesis(one, best[row, rank].item() / length_penalty(length, alpha)))
-        scores, chosen = best.masked_fill(token == EOS, NEVER).topk(min(beam, best.shape[1]), dim=1)
-        parent, token = parent.gather(1, chosen), token.gather(1, chosen)
-        width = tokens.shape[1]
-        tokens = torch.cat([tokens.gather(1, parent[:, :, None].expand(-1, -1, length)), token[:, :, None]], 2)
-        state.select((torch.arange(len(rows), device=parent.device)[:, None] * width + parent).flatten())
-        goes_on = [
-            row
-            for row, (highest, limit) in enumerate(zip(scores[:, 0].tolist(), limits.tolist(), strict=True))
-            if _goes_on(finished[rows[row]], highest, limit, beam, alpha)
-        ]
-        if len(goes_on) < len(rows):
-            kept = torch.tensor(goes_on, dtype=torch.int64, device=source.device)
-            rows = [rows[row] for row in goes_on]
-            scores, tokens, limits = scores[kept], tokens[kept], limits[kept]
-            state.keep(kept)
-    return [sorted(found, key=lambda one: -one.score)[:beam] for found in finished]
+    if model.training:
+        raise ValueError("beam search needs model.eval(): with dropout its results are random")
+    if not 1 <= best <= beam:
+        raise ValueError(f"best is {best}, not from 1 to the beam of {beam}")
+    limits = ((source != PAD).sum(1).cpu() - 1) * per_source + more
+    return _Search(model, source, beam, alpha, best).run(limits.long().clamp(min=0) + 1)
 
 
-def _forbid(step: Tensor, full: Tensor) -> None:
-    """Of log-probabilities (rows, hypotheses, V), those of tokens that may not come next; where a row is `full`, of all
-    but the end."""
-    ends = step[full, :, EOS].clone()
-    step[full] = NEVER
-    step[full, :, EOS] = ends
-    step[:, :, [PAD, BOS]] = NEVER
+class _Search:
+    """The sources that are not done are in a row. What is known of hypotheses is on the CPU, but the model's state."""
 
+    def __init__(self, model: Transformer, source: Tensor, beam: int, alpha: float, best: int) -> None:
+        self._model, self._device = model, source.device
+        self._beam, self._alpha, self._best = beam, alpha, best
+        self._tokens = torch.full((len(source), 1, 1), BOS)  # sources, hypotheses, positions
+        self._scores = torch.zeros(len(source), 1)  # log-probabilities; -inf: a place without a live hypothesis
+        self._state = model.start(source)
+        self._finished: list[list[Hypothesis]] = [[] for _ in range(len(source))]
 
-def _candidates(totals: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The 2 * beam best continuations of each row, enough for `beam` that do not end: their log-probabilities, which
-    hypothesis they continue, and with which token, (rows, 2 * beam) each."""
-    vocabulary = totals.shape[-1]
-    flat = totals.flatten(1)
-    best, index = flat.topk(min(2 * beam, flat.shape[1]), dim=1)
-    return best, index // vocabulary, index % vocabulary
+    def run(self, limits: Tensor) -> list[list[Hypothesis]]:
+        """Search until all sources are done, with so many tokens at most in their targets, ends included."""
+        alive = torch.arange(len(limits))
+        while len(alive):
+            length = self._tokens.shape[2]  # of what ends now, its end included, the begin not
+            parents, ended = self._advance(limits[alive] == length)
+            for row, place in ended.nonzero().tolist():
+                found = self._finished[int(alive[row])]
+                score = float(self._scores[row, place]) / length_penalty(length, self._alpha)
+                found.append(Hypothesis(self._tokens[row, place, 1:-1].tolist(), score))
+                found.sort(key=lambda one: -one.score)
+                del found[self._best :]
+            self._scores[ended] = -math.inf
+            highest, longest = self._scores.amax(1).tolist(), limits[alive].tolist()
+            goes_on = torch.tensor(
+                [
+                    self._can_improve(self._finished[source], highest[row], length + 1, longest[row])
+                    for row, source in enumerate(alive.tolist())
+                ]
+            )
+            self._go_on(parents, goes_on)
+            alive = alive[goes_on]
+        return [found or [Hypothesis([], -math.inf)] for found in self._finished]
 
+    def _advance(self, full: Tensor) -> tuple[Tensor, Tensor]:
+        """Replace hypotheses by their likeliest continuations, those of `full` sources by their ends; returns whose
+        they are, and which of them have ended, (sources, hypotheses) each."""
+        sources, hypotheses, _ = self._tokens.shape
+        logits = self._model.next(self._tokens[..., -1].flatten().to(self._device), self._state)
+        wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        steps = wide.log_softmax(1).nan_to_num_(nan=-math.inf, neginf=-math.inf).view(sources, hypotheses, -1)
+        steps[..., [PAD, BOS]] = -math.inf
+        no_end = torch.arange(steps.shape[2], device=self._device) != EOS
+        steps.masked_fill_(full.to(self._device)[:, None, None] & no_end, -math.inf)
+        steps += self._scores.to(steps)[..., None]
+        flat = steps.flatten(1)
+        scores, indices = flat.topk(min(self._beam, flat.shape[1]), dim=1)
+        self._scores, indices = scores.cpu(), indices.cpu()
+        parents, chosen = indices // steps.shape[2], indices % steps.shape[2]
+        before = self._tokens.gather(1, parents[..., None].expand(-1, -1, self._tokens.shape[2]))
+        self._tokens = torch.cat([before, chosen[..., None]], dim=2)
+        return parents, (chosen == EOS) & (self._scores > -math.inf)
 
-def _goes_on(found: list[Hypothesis], highest: float, limit: int, beam: int, alpha: float) -> bool:
-    """Whether a source's best hypothesis, of log-probability `highest`, may still become the best of all."""
-    if highest == NEVER or len(found) >= beam:
-        return False
-    return not found or highest / length_penalty(limit + 1, alpha) > max(one.score for one in found)
+    def _can_improve(self, found: list[Hypothesis], highest: float, shortest: int, longest: int) -> bool:
+        """Whether what lives, of this log-probability at most, may still be among the best, with so many tokens in the
+        end."""
+        if highest == -math.inf or len(found) < self._best:
+            return highest > -math.inf
+        penalty = max(length_penalty(shortest, self._alpha), length_penalty(longest, self._alpha))
+        return highest / penalty > found[-1].score
+
+    def _go_on(self, parents: Tensor, goes_on: Tensor) -> None:
+        """Bring the model's state to the hypotheses that there are now, of the sources that go on."""
+        before = self._state.cache.shape[2] // len(parents)
+        rows = (torch.arange(len(parents))[:, None] * before + parents)[goes_on].flatten()
+        if not goes_on.all():
+            self._state.select(rows.to(self._device), goes_on.nonzero()[:, 0].to(self._device))
+            self._tokens, self._scores = self._tokens[goes_on], self._scores[goes_on]
+        elif not torch.equal(rows, torch.arange(self._state.cache.shape[2])):
+            self._state.select(rows.to(self._device))

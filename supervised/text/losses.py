@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from supervised.text.fast_cpu import product, usable
+
 # Logits at once: in a CPU's cache, or as many as keep a GPU busy.
-CPU_LOGITS, GPU_LOGITS = 1 << 20, 1 << 27
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 27
 
 
 class TokenLoss(NamedTuple):
@@ -84,14 +86,19 @@ class _ProjectedLoss(torch.autograd.Function):
         correct = labels.new_zeros(())
         by_hidden = torch.empty_like(hidden) if learns else None
         by_weight = torch.zeros_like(weight, dtype=wide) if learns else None
+        onednn = usable(hidden, weight)
         size = max(1, (CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS) // vocabulary)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), size):
                 chunk, label = hidden[start : start + size], labels[start : start + size, None]
-                logits = torch.mm(chunk, weight.t()).to(wide)
-                hit = logits.gather(1, label) >= logits.amax(1, keepdim=True)
-                logits = torch.log_softmax(logits, 1)
-                chosen, everything = logits.gather(1, label), logits.sum(1, keepdim=True)
+                logits = (product(chunk, weight) if onednn else torch.mm(chunk, weight.t())).to(wide)
+                most = logits.amax(1, keepdim=True)
+                probabilities = logits.softmax(1)
+                # log sum exp, from the greatest element: no second exp for all of them, no underflow.
+                normalizer = most - probabilities.amax(1, keepdim=True).log()
+                chosen = logits.gather(1, label)
+                hit = chosen >= most
+                chosen, everything = chosen - normalizer, logits.sum(1, keepdim=True) - vocabulary * normalizer
                 if kept is not None:
                     counts = kept[start : start + size, None]
                     chosen, everything, hit = chosen * counts, everything * counts, hit & counts
@@ -102,14 +109,16 @@ class _ProjectedLoss(torch.autograd.Function):
                 if by_hidden is None or by_weight is None:
                     continue
                 # d loss / d logits = softmax - rest - confidence [token is the label]: softmax's factor is 1.
-                gradient = logits.exp_().sub_(rest)
+                gradient = probabilities.sub_(rest)
                 gradient.scatter_add_(1, label, gradient.new_full((), -confidence).expand(len(label), 1))
                 if kept is not None:
                     gradient *= counts
                 gradient = gradient.to(weight.dtype)
-                torch.mm(gradient, weight, out=by_hidden[start : start + size])
+                by_hidden[start : start + size] = (
+                    product(gradient, weight.t()) if onednn else torch.mm(gradient, weight)
+                )
                 if wide == weight.dtype:
-                    by_weight.addmm_(gradient.t(), chunk)
+                    torch.addmm(by_weight, gradient.t(), chunk, out=by_weight)
                 else:
                     by_weight += torch.mm(gradient.t(), chunk)
         if by_hidden is not None and by_weight is not None:

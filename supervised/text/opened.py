@@ -60,7 +60,9 @@ def open_text(data: DataConfig) -> PreparedText:
         vocab_size=data.vocabulary,
         max_length=data.max_length,
         skip_limit=data.bad_share,
-        processes=os.cpu_count() or 1,
+        processes=1
+        if name == "dict-ende"
+        else os.cpu_count() or 1,  # of which each one starts for longer than that takes
         progress=Silent() if there else make_progress(),
     )
     return PreparedText(folder)

@@ -95,6 +95,11 @@ def prepare(
     Raises:
         UserError: missing or unfit data, a folder with something else or with other settings, in use, a full disk.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # it would wait for its own parent
+        raise UserError(
+            "a script that prepares text in several processes is run again in each of them: put what it does below "
+            '`if __name__ == "__main__":`'
+        )
     folder, progress = Path(folder), progress or Silent()
     vocab_size = corpus.vocab_size if vocab_size is None else vocab_size
     own = {"vocab_size": vocab_size, "max_length": max_length, "vocabulary_pairs": vocabulary_pairs}

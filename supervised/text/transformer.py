@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supervised.text.fast_cpu import Linear, add_dropped, dropped, linear
 from supervised.text.losses import TokenLoss, projected_loss
 
 Heads = tuple[Tensor, Tensor]  # keys and values, (B, H, positions, d) each
@@ -47,6 +48,9 @@ class TransformerSize:
     def __post_init__(self) -> None:
         if min(self.layers, self.width, self.heads, self.feed_forward) < 1:
             raise ValueError(f"layers, width, heads and feed_forward are at least 1: {self}")
+        rates = self.dropout, self.attention_dropout, self.relu_dropout
+        if not all(0 <= rate < 1 for rate in rates):
+            raise ValueError(f"rates of dropout are at least 0 and less than 1: {self}")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not a multiple of twice the {self.heads} heads")
 
@@ -75,7 +79,6 @@ class Transformer(nn.Module):
         super().__init__()
         self.size, self.pad = size, pad
         self.embedding = nn.Embedding(vocabulary, size.width)
-        self.dropout = nn.Dropout(size.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(size) for _ in range(size.layers))
         self.decoder = nn.ModuleList(DecoderLayer(size) for _ in range(size.layers))
         self.encoder_norm = nn.LayerNorm(size.width) if size.pre_norm else nn.Identity()
@@ -139,14 +142,13 @@ class Transformer(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states."""
-        return F.linear(hidden, self.embedding.weight)
+        return linear(hidden, self.embedding.weight)
 
     def start(self, source: Tensor) -> DecoderState:
         """Read sources (B, S), to decode one target for each of them."""
         memory, mask = self.encode(source)
         heads = [layer.cross_attention.heads_of(memory) for layer in self.decoder]  # type: ignore[union-attr, operator]
-        empty = len(source)
-        shape = (len(self.decoder), 2, empty, self.size.heads, 0, self.size.width // self.size.heads)
+        shape = (len(self.decoder), 2, len(source), self.size.heads, 0, self.size.width // self.size.heads)
         return DecoderState(heads, mask, memory.new_empty(shape, dtype=heads[0][0].dtype), 0)
 
     def next(self, tokens: Tensor, state: DecoderState) -> Tensor:
@@ -161,7 +163,8 @@ class Transformer(nn.Module):
     def _embed(self, tokens: Tensor, start: int = 0) -> Tensor:
         x = self.embedding(tokens) * math.sqrt(self.size.width)
         positions = sinusoids(start, tokens.shape[1], self.size.width, tokens.device)
-        return self.dropout(x + positions.to(x.dtype))
+        x = x + positions.to(x.dtype)
+        return dropped(x, self.size.dropout) if self.training and self.size.dropout else x
 
 
 class DecoderState:
@@ -177,18 +180,17 @@ class DecoderState:
     def __init__(self, memory: list[Heads], mask: Tensor | None, cache: Tensor, length: int) -> None:
         self.memory, self.mask, self.cache, self.length = memory, mask, cache, length
 
-    def select(self, rows: Tensor) -> None:
-        """Go on with these targets, in this order, an index each. The sources stay, with as many targets each as any
-        other; a target stays with its source."""
-        self.cache = self.cache[..., : self.length, :].index_select(2, rows)
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Go on with these targets, in this order, and with these sources alone.
 
-    def keep(self, sources: Tensor) -> None:
-        """Drop all sources but these, and their targets."""
-        targets = self.cache.shape[2] // len(self.memory[0][0])
-        rows = sources[:, None] * targets + torch.arange(targets, device=sources.device)
-        self.cache = self.cache.index_select(2, rows.flatten())
-        self.memory = [(keys[sources], values[sources]) for keys, values in self.memory]
-        self.mask = None if self.mask is None else self.mask[sources]
+        Args:
+            rows: an index for each target to go on with: as many for each source, and those of a source in a row.
+            sources: indices of the sources that stay; None: all.
+        """
+        self.cache = self.cache[..., : self.length, :].index_select(2, rows)
+        if sources is not None:
+            self.memory = [(keys[sources], values[sources]) for keys, values in self.memory]
+            self.mask = None if self.mask is None else self.mask[sources]
 
     def grow(self) -> None:
         """Make room for another position: not for each one anew."""
@@ -207,8 +209,8 @@ class SelfAttention(nn.Module):
     def __init__(self, size: TransformerSize) -> None:
         super().__init__()
         self.heads, self.dropout = size.heads, size.attention_dropout
-        self.query_key_value = nn.Linear(size.width, 3 * size.width)
-        self.output = nn.Linear(size.width, size.width)
+        self.query_key_value = Linear(size.width, 3 * size.width)
+        self.output = Linear(size.width, size.width)
 
     def reset_parameters(self) -> None:
         _xavier_parts(self.query_key_value.weight, 3)
@@ -232,9 +234,9 @@ class CrossAttention(nn.Module):
     def __init__(self, size: TransformerSize) -> None:
         super().__init__()
         self.heads, self.dropout = size.heads, size.attention_dropout
-        self.query = nn.Linear(size.width, size.width)
-        self.key_value = nn.Linear(size.width, 2 * size.width)
-        self.output = nn.Linear(size.width, size.width)
+        self.query = Linear(size.width, size.width)
+        self.key_value = Linear(size.width, 2 * size.width)
+        self.output = Linear(size.width, size.width)
 
     def reset_parameters(self) -> None:
         _xavier_parts(self.query.weight, 1)
@@ -259,8 +261,12 @@ class FeedForward(nn.Sequential):
     """Two projections with a ReLU between them."""
 
     def __init__(self, size: TransformerSize) -> None:
-        inner, outer = nn.Linear(size.width, size.feed_forward), nn.Linear(size.feed_forward, size.width)
+        inner, outer = Linear(size.width, size.feed_forward), Linear(size.feed_forward, size.width)
         super().__init__(inner, nn.ReLU(inplace=True), nn.Dropout(size.relu_dropout), outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x.flatten(0, -2))  # a matrix, so that no view is changed in place
+        return y.view(x.shape)
 
 
 class Residual(nn.Module):
@@ -270,7 +276,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre_norm = size.pre_norm
         self.norm = nn.LayerNorm(size.width)
-        self.dropout = nn.Dropout(size.dropout)
+        self.dropout = size.dropout
 
     def before(self, x: Tensor) -> Tensor:
         """What the block gets."""
@@ -278,7 +284,7 @@ class Residual(nn.Module):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of x and the block's output y."""
-        x = x + self.dropout(y)
+        x = add_dropped(x, y, self.dropout) if self.training and self.dropout else x + y
         return x if self.pre_norm else self.norm(x)
 
 
@@ -335,7 +341,7 @@ def sinusoids(start: int, length: int, width: int, device: torch.device) -> Tens
 
 def _split(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """(B, T, parts D) as `parts` tensors (B, H, T, d), without a copy."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return tuple(part.transpose(1, 2) for part in x.unflatten(-1, (parts, heads, -1)).unbind(2))
 
 
 def _xavier_parts(weight: Tensor, parts: int) -> None:
