@@ -32,6 +32,7 @@ COMMAND = TrainCommand(
         "evaluation": ("evaluation.interval", "evaluation.episodes", "evaluation.final_episodes"),
     },
     headings={"": "learning", "pqn": "learning", "env": "environments"},
+    example='["--game", "CartPole", "--optimizer.lr", "0.001"]',
 )
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).

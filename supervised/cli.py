@@ -37,6 +37,7 @@ COMMAND = TrainCommand(
     },
     headings={"": "learning"},
     switches={"--dry-run": "print parameters, operations, memory and time of the run, and stop"},
+    example='["--data", "digits", "--optimizer.lr", "0.001"]',
 )
 
 # What a study imports once and forks for every run (evaluation.study.engines.forked).

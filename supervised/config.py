@@ -29,7 +29,7 @@ class TrainConfig(Config):
     threads: int | None = option(None, "torch's CPU threads; null: free cores", "[1, 1024]")
     epochs: float | None = option(90.0, "passes over the training data, where --total-steps is null", "(0, 1e6]")
     total_steps: int | None = option(None, "updates of the run; null: --epochs", "[1, 1e12]")
-    run_dir: PathText | None = option(None, "run folder; null: runs/DATE/DATA-OPTIMIZER-SEED")
+    run_dir: PathText | None = option(None, "run folder; null: runs/DATE/DATA-MODEL-OPTIMIZER-SEED")
     batch_size: int = option(
         256, "images, or target tokens, of an update over all processes and accumulated passes", "[1, 1e8]"
     )

@@ -35,8 +35,8 @@ def prepare_command(argv: list[str]) -> int:
     from supervised.text.prepare import MAX_LENGTH, SKIP_LIMIT, folder_below, prepare
 
     what = (
-        "Learn a joint vocabulary of subwords (sentencepiece BPE) and write memory-mapped token files. A preparation "
-        "that was stopped, however, goes on where it was; the files are the same for any number of processes."
+        "Learn a joint vocabulary of subwords (sentencepiece BPE) and write memory-mapped token files. Run again, it "
+        "goes on where it was stopped, in whatever way; the files are the same for any number of processes."
     )
     flags = Flags("asgc-sup data prepare", "--data NAME|PATH [options]", what)
     data = "dict-ende, wmt14, or the path of text: a folder with train.en, train.de, valid.*, test.* (.gz), or a prefix"

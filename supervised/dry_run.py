@@ -26,7 +26,8 @@ SECONDS = 60.0  # after which no more are
 
 
 def dry_run(config: TrainConfig) -> None:
-    """Make data and model, time a few updates, print what the whole run comes to; nothing is written.
+    """Make data and model, time a few updates, print what the whole run comes to. Nothing is written but
+    prepared text, where the run prepares its own.
 
     Raises:
         UserError: as a run would.

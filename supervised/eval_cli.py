@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
     config = loaded.config
     config.device = str(loaded.device)
     if options.beam is not None:
+        if config.task != "wmt14":
+            raise UserError(f"--beam {options.beam}: {run} classifies images, without a beam search: leave it out")
         config.evaluation = dataclasses.replace(config.evaluation, beam=options.beam)
     task = tasks.find(config.task)(config, ALONE, tell)
     model.check_facts(loaded, task.facts())
@@ -60,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
     with torch.inference_mode(), autocast, progress(name, task.size(options.split), "evaluating", task.things) as show:
         scores = task.evaluate(network, options.split, final=True, tell=show)
     signed = {"task": config.task, "data": config.data.name, "split": options.split, **task.signature()}
+    if "sentences" in signed:
+        signed["sentences"] = task.size(options.split)
     result = {
         "run": str(run),
         "model": loaded.name,

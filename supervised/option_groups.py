@@ -77,7 +77,9 @@ class ModelConfig:
         "Transformer (tiny, small, base, big)",
     )
     dropout: float | None = option(None, "wmt14: share of dropped units; null: the size's own", "[0, 1)", task=TEXT)
-    pre_norm: bool = option(False, "layer normalization before each part instead of after it", task=TEXT)
+    pre_norm: bool | None = option(
+        None, "wmt14: layer normalization before each part, not after it; null: as the size has it", task=TEXT
+    )
 
 
 @dataclass

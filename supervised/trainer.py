@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evaluation.cli.errors import reason
+from evaluation.cli.errors import UserError, reason
 from evaluation.files import atomic_path
 from evaluation.runs import recorder, seeding
 from evaluation.runs.callbacks import load_callbacks
@@ -31,7 +31,7 @@ from supervised.learner import Learner
 from supervised.model import model_path, save
 from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir
 from supervised.stream import Stream
-from supervised.tasks.task import Task
+from supervised.tasks.task import Scores, Task
 
 COLUMNS = (
     Column("loss", "loss", "loss", ".4f"),
@@ -131,6 +131,10 @@ def schedule_of(config: TrainConfig, task: Task) -> Schedule:
         evaluation=min(config.evaluation.interval or epoch, total),
         checkpoint=config.checkpoint_interval or epoch,
     )
+
+
+def _summarized(scores: Scores) -> dict[str, Any]:
+    return {"score": scores.score, **scores.values, **scores.summary}
 
 
 class Trainer:
@@ -259,7 +263,7 @@ class Trainer:
             values=validation.values,
             others=others,
             summary={"mean_score": validation.score, **validation.values, **validation.summary}
-            | {split: {"score": found[split].score, **found[split].summary} for split in self.task.others if final},
+            | {split: _summarized(found[split]) for split in self.task.others if final},
         )
 
     def measures(self) -> dict[str, Any]:
@@ -276,11 +280,21 @@ class Trainer:
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict() | {"means": self._means.state_dict()}
+        return self.learner.state_dict() | {"means": self._means.state_dict(), "data": self._data()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if other := [name for name, value in self._data().items() if state["data"][name] != value]:
+            raise UserError(
+                f"{self.config.data.name} is not the data that {self._run.path} was begun with (other "
+                f"{' and '.join(other)}): give it that, or train anew in another --run-dir"
+            )
         self.learner.load_state_dict(state)
         self._means.load_state_dict(state["means"])
+
+    def _data(self) -> dict[str, Any]:
+        """What a run cannot be resumed without."""
+        order = self.task.order
+        return self.task.facts() | {"number of training samples": order.samples(order.updates_per_epoch)}
 
     @property
     def loads_on(self) -> torch.device:

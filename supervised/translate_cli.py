@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
@@ -16,7 +15,7 @@ LINES = 512  # that are read before they are translated, where input is no termi
 
 def main(argv: Sequence[str]) -> int:
     """Translate each line; what comes out has as many lines as what went in."""
-    what = "Translate standard input line by line with the model of a run folder: echo 'a red house' | asgc-sup ..."
+    what = "Translate standard input, text in UTF-8, line by line with the model of a run folder."
     flags = Flags("asgc-sup translate", "RUN [options] < LINES", what)
     general = flags.section("general")
     flags.path("run", "RUN", "run folder of `asgc-sup train --task wmt14`")
@@ -49,22 +48,31 @@ def main(argv: Sequence[str]) -> int:
     beam = options.beam or settings.beam
     penalty = settings.length_penalty if options.length_penalty is None else options.length_penalty
     autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.config.precision == "bf16")
+    by_hand = sys.stdin.isatty()
     with autocast:
-        for lines in _chunks(sys.stdin, 1 if sys.stdin.isatty() else LINES):
+        for lines in _chunks(sys.stdin.buffer, 1 if by_hand else LINES):
             for line in translate_lines(model, subwords, lines, beam, penalty):
-                print(line, flush=sys.stdin.isatty())
+                sys.stdout.buffer.write(f"{line}\n".encode())
+            sys.stdout.buffer.flush()
     return 0
 
 
-def _chunks(stream: TextIO, size: int) -> Iterator[list[str]]:
-    """Lines, so many at a time.
+def _chunks(stream: BinaryIO, size: int) -> Iterator[list[str]]:
+    """Lines, so many at a time, whatever encoding the terminal has.
 
     Raises:
-        UserError: what comes is no text in UTF-8.
+        UserError: one is no text in UTF-8; those before it have been given.
     """
-    lines = (line.rstrip("\n") for line in stream)
-    try:
-        while chunk := list(itertools.islice(lines, size)):
-            yield chunk
-    except UnicodeDecodeError as error:
-        raise UserError("standard input is no text in UTF-8") from error
+    lines: list[str] = []
+    for number, line in enumerate(stream, start=1):
+        try:
+            lines.append(line.removesuffix(b"\n").removesuffix(b"\r").decode())
+        except UnicodeDecodeError as error:
+            if lines:
+                yield lines
+            raise UserError(f"line {number} of standard input is no text in UTF-8") from error
+        if len(lines) == size:
+            yield lines
+            lines = []
+    if lines:
+        yield lines

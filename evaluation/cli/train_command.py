@@ -47,6 +47,7 @@ class TrainCommand(Generic[C]):
     common: Mapping[str, Sequence[str]]  # {heading: dotted paths} of what `train --help` shows; `--help-all` shows all
     headings: Mapping[str, str]  # {group: heading} on the page of all options, where it is not the group's own name
     switches: Mapping[str, str] = field(default_factory=dict)  # {flag: help} of more flags of `train` without a value
+    example: str = '["--optimizer.lr", "0.001"]'  # a line for `check`
 
     def flags(self, config: C | None = None, everything: bool = False) -> Flags:
         """The flags of `train`, with the values of `config` as the defaults shown."""
@@ -146,8 +147,8 @@ class TrainCommand(Generic[C]):
             f"{self.prog} check",
             "[FILE]",
             f"Check command lines of `{self.prog} train` without running them. FILE (default: standard input) holds "
-            'one a line, as a JSON list of its arguments: ["--game", "CartPole", "--optimizer.lr", "0.001"]. A JSON '
-            'line answers each: "ok" and "total_steps", "game" and "config", or all "errors".',
+            f"one a line, as a JSON list of its arguments: {self.example}. A JSON line answers each: "
+            '"ok" and the whole "config", or all "errors".',
         )
         flags.path("file", "FILE", "lines to check [standard input]")
         file = flags.read(argv)[0].file

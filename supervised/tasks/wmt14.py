@@ -24,7 +24,7 @@ from supervised.text.losses import TokenLoss, label_smoothed_loss
 from supervised.text.opened import PreparedText, open_text
 from supervised.text.subwords import PAD
 from supervised.text.token_files import VOCABULARY, TokenPairs
-from supervised.text.transformer import SIZES, Transformer
+from supervised.text.transformer import SIZES, Transformer, TransformerSize
 
 VALIDATION, TRAIN_SUBSET, TEST = "validation", "train_subset", "test"
 FILES = {VALIDATION: "valid", TRAIN_SUBSET: "train", TEST: "test"}  # of a run's splits, those of prepared text
@@ -40,8 +40,11 @@ class WMT14(Task):
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
         super().__init__(config, group, message)
-        self._text = self.open()
+        size_of(config)  # before text is prepared, which takes its time
+                self._text = self.open()
         self._splits = {split: self._text.pairs(file) for split, file in FILES.items()}
+        if config.evaluation.metric == "bleu":
+            self._check_what_bleu_needs()
         train = self._splits[TRAIN_SUBSET]
         if len(train) == 0:
             raise UserError(f"{self._text.folder} has no pairs to train on")
@@ -57,13 +60,7 @@ class WMT14(Task):
 
     @staticmethod
     def build(config: TrainConfig, facts: Mapping[str, Any]) -> nn.Module:
-        name = config.model.name or ""
-        if name not in SIZES:
-            raise UserError(f"--model {name}: no size of the Transformer{suggestion(name, tuple(SIZES))}")
-        size = dataclasses.replace(SIZES[name], pre_norm=config.model.pre_norm)
-        if config.model.dropout is not None:
-            size = dataclasses.replace(size, dropout=config.model.dropout)
-        return Transformer(size, facts["subwords"], PAD)
+        return Transformer(size_of(config), facts["subwords"], PAD)
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -121,7 +118,7 @@ class WMT14(Task):
     def signature(self) -> dict[str, Any]:
         settings = self.config.evaluation
         about = {"direction": self._text.direction, "metric": settings.metric, "subwords": len(self._text.subwords)}
-        about |= {"sentences": settings.sentences or self.size(VALIDATION), "training_pairs": len(self._chosen)}
+        about |= {"sentences": len(self._part(VALIDATION, final=False)), "training_pairs": len(self._chosen)}
         translated = {"beam": settings.beam, "length_penalty": settings.length_penalty}
         return about | (translated if settings.metric == "bleu" else {})
 
@@ -173,9 +170,30 @@ class WMT14(Task):
         texts = pairs.texts.target
         return [texts[i] for i in chosen]
 
+    def _check_what_bleu_needs(self) -> None:
+        """Before a run, not after it, when the test set's turn comes."""
+        from supervised.text.bleu import check_installed
+
+        check_installed()
+        for split in (VALIDATION, TEST):
+            self._splits[split].texts  # noqa: B018 - says what is wrong
+
     @property
     def _evaluation_tokens(self) -> int:
         return self.config.evaluation.batch_size or self.config.device_batch or self.config.batch_size
+
+
+def size_of(config: TrainConfig) -> TransformerSize:
+    """The size of a run's Transformer.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    name, options = config.model.name or "", config.model
+    if name not in SIZES:
+        raise UserError(f"--model {name}: no size of the Transformer{suggestion(name, tuple(SIZES))}")
+    given = {"dropout": options.dropout, "pre_norm": options.pre_norm}
+    return dataclasses.replace(SIZES[name], **{key: value for key, value in given.items() if value is not None})
 
 
 def _batch(pairs: TokenPairs, indices: Indices) -> Batch:

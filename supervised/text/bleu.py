@@ -19,14 +19,19 @@ class TranslationScores:
     chrf_signature: str
 
 
+def check_installed() -> None:
+    """Raise `UserError` where sacrebleu is not installed."""
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise UserError("BLEU needs sacrebleu (or choose another --evaluation.metric): pip install 'asgc[supervised]'")
+
+
 def scores(translations: Sequence[str], references: Sequence[str]) -> TranslationScores:
     """Scores of translations against one reference each: text as it is written, not cut into subwords.
 
     Raises:
         UserError: sacrebleu is not installed.
     """
-    if importlib.util.find_spec("sacrebleu") is None:
-        raise UserError("BLEU needs sacrebleu: pip install 'asgc[supervised]'")
+    check_installed()
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 

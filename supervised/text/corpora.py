@@ -31,9 +31,9 @@ def open_corpus(data: str, *, path: str | Path | None = None, source: str = "en"
         UserError: no such corpus, a language that it does not have; missing data is told by `Corpus.identity`.
     """
     if source == target:
-        raise UserError(f"--source and --target are both {source}: choose two languages")
+        raise UserError(f"source and target are both {source}: choose two languages")
     if data not in NAMES and path is not None:
-        raise UserError(f"--path is for {' and '.join(NAMES)}: {data} is a path itself")
+        raise UserError(f"--data.root (of data prepare: --path) is for {' and '.join(NAMES)}: {data} is a path itself")
     place = None if path is None else Path(path)
     if data == "dict-ende":
         return DictEnDe(place, source, target)
@@ -93,7 +93,7 @@ class DictEnDe(Corpus):
         if found is None:
             where = wanted or DICTIONARIES[0]
             raise UserError(
-                f"no dictionary at {where}: `apt install trans-de-en` puts it at {DICTIONARIES[0]}, or give --path the "
-                "file `de-en` out of that package"
+                f"no dictionary at {where}: `apt install trans-de-en` puts it at {DICTIONARIES[0]}, or give the file "
+                "`de-en` out of that package to `train --data.root` or `data prepare --path`"
             )
         return found

@@ -100,4 +100,5 @@ class HuggingFace(Corpus):
     @property
     def _remedy(self) -> str:
         load = f"datasets.load_dataset('{HUB}', '{self._config}').save_to_disk('wmt14')"
-        return f'where there is a network run python -c "import datasets; {load}", and give --path that folder'
+        given = "`train --data.root` or `data prepare --path`"
+        return f'where there is a network run python -c "import datasets; {load}", and give that folder to {given}'

@@ -246,7 +246,7 @@ class _Preparation:
             raise UserError(
                 f"{counts.all_skipped:,} of the first {counts.rows:,} pairs of {split} cannot be used, more than "
                 f"{self._skip_limit:.3g} of all {rows:,}: {_named(counts, self._corpus.lines)}mend the text, or raise "
-                "--skip-limit"
+                "`train --data.bad-share`, `data prepare --skip-limit`"
             )
         return counts
 

@@ -16,6 +16,7 @@ from evaluation.files import atomic_path
 PAD, BOS, EOS, UNK = range(4)  # in every vocabulary
 BYTES = 256  # subwords that stand for a byte, for letters that have none of their own
 COVERAGE = 0.9999  # of the text's letters have a subword of their own
+FLAGS = "`train --data.vocabulary`, `data prepare --vocab-size`"
 THREADS = 2  # a setting of sentencepiece that is written into the model: always the same
 
 
@@ -60,10 +61,10 @@ class Subwords:
         except RuntimeError as error:
             text = str(error)
             if (most := re.search(r"Vocabulary size too high.*<= (\d+)", text)) is not None:
-                many = f"the text has too few words for {size} subwords: --vocab-size {most[1]} at most"
+                many = f"the text has too few words for {size} subwords: {most[1]} at most ({FLAGS})"
                 raise UserError(many) from error
             if (least := re.search(r"required_chars\. \d+ vs (\d+)", text)) is not None:
-                few = f"{size} subwords are too few for the text's letters: --vocab-size {least[1]} at least"
+                few = f"{size} subwords are too few for the text's letters: {least[1]} at least ({FLAGS})"
                 raise UserError(few) from error
             raise UserError(f"the subwords cannot be learned: {reason(error)}") from error
         return cls(model.getvalue())
@@ -94,8 +95,10 @@ class Subwords:
         return self._processor.encode(list(texts), num_threads=1)  # type: ignore[no-any-return]
 
     def decode(self, ids: Iterable[Iterable[int]]) -> list[str]:
-        """The texts of numbers; special ones say nothing."""
-        return [self._processor.decode([int(one) for one in text if one > UNK]) for text in ids]
+        """The texts of numbers, a line each, though a model may well say the byte of a line's end; special ones say
+        nothing."""
+        texts = (self._processor.decode([int(one) for one in text if one > UNK]) for text in ids)
+        return [text.replace("\n", " ").replace("\r", " ") for text in texts]
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The subwords themselves, "▁" for a space."""

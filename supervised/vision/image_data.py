@@ -31,7 +31,7 @@ def image_data(config: DataConfig) -> DataSet:
         if not folder.is_dir():
             raise UserError(
                 f"--data {name}: there is no such folder, nor is it fashion-mnist or digits. Expected {LAYOUT}, or "
-                "hf:NAME of Hugging Face (hf:ILSVRC/imagenet-1k)"
+                "hf:NAME of Hugging Face (hf:ILSVRC/imagenet-1k); for text: --task wmt14"
             )
         if any((folder / file).exists() for file in hf_images.SAVED):
             train, validation = hf_images.open_hf(str(folder), config.root)

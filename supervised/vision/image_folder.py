@@ -85,7 +85,7 @@ def open_folders(folder: Path) -> tuple[ImageFolder, ImageFolder]:
     if train is None and validation is None:
         raise UserError(
             f"{folder} is no data set: expected {LAYOUT}, or what `datasets` of Hugging Face saved "
-            "(`--data hf:ILSVRC/imagenet-1k` gets ImageNet from its hub)"
+            "(`--data hf:ILSVRC/imagenet-1k` gets ImageNet from its hub); for text: --task wmt14"
         )
     if train is None:
         raise UserError(f"{folder} has no folder train: expected {LAYOUT}")

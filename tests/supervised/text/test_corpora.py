@@ -81,7 +81,7 @@ def test_names_and_languages(tmp_path: Path) -> None:
         open_corpus("dict-ende", target="en")
     with pytest.raises(UserError, match="English and German"):
         open_corpus("dict-ende", target="fr")
-    with pytest.raises(UserError, match="--path is for dict-ende and wmt14"):
+    with pytest.raises(UserError, match="is for dict-ende and wmt14"):
         open_corpus(str(tmp_path), path=tmp_path)
     with pytest.raises(UserError, match=r"there is no .*typo\.train\.en: --data takes"):
         open_corpus(str(tmp_path / "typo")).identity()
@@ -163,4 +163,4 @@ def test_wmt14_without_a_network(tmp_path: Path) -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert said.startswith("wmt/wmt14 (de-en) cannot be loaded (")
     assert "where there is a network run python -c" in said
-    assert "and give --path that folder" in said
+    assert "and give that folder to `train --data.root`" in said
