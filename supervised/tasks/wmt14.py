@@ -41,7 +41,7 @@ class WMT14(Task):
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
         super().__init__(config, group, message)
         size_of(config)  # before text is prepared, which takes its time
-                self._text = self.open()
+        self._text = self.open()
         self._splits = {split: self._text.pairs(file) for split, file in FILES.items()}
         if config.evaluation.metric == "bleu":
             self._check_what_bleu_needs()
