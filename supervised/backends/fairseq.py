@@ -288,7 +288,7 @@ class FairseqLearner(Learner):
     def __init__(self, config: TrainConfig, task: Task, device: torch.device, group: Group, updates: int) -> None:
         if group.ranks > ALONE.ranks:
             raise UserError("--backend fairseq: one process only; fairseq-train itself trains on several GPUs")
-        self.device = device
+        self.device, self._group, self._sharding = device, group, None
         self._bf16 = config.precision == "bf16"
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             mine = task.make_model()

@@ -237,7 +237,9 @@ def test_text_that_has_changed_is_refused(text: Path, tmp_path: Path) -> None:
         train(config_of(data, run, **SHORT), watchers=[StopAt(16)])
     shutil.rmtree(data)
     shutil.copytree(prepared(tmp_path / "fewer", train=900), data)
-    with pytest.raises(UserError, match="is not the data that .* was begun with .*vocabulary.*number of training samp"):
+    with pytest.raises(
+        UserError, match=r"is not the data that .* was begun with .*vocabulary.*number of training samp"
+    ):
         train(config_of(data, run, **SHORT), resume=True)
     with pytest.raises(UserError, match="was trained on data with other vocabulary than"):
         eval_command([str(run)])
@@ -257,9 +259,9 @@ def test_text_that_does_not_fit_the_options_is_refused(text: Path, tmp_path: Pat
     ):
         with pytest.raises(UserError, match=line):
             train(config_of(text, tmp_path / "run", **options))
-    with pytest.raises(UserError, match="--model smal: no size of the Transformer; did you mean 'small'"):
+    with pytest.raises(UserError, match=r"--model smal: no size of the Transformer; did you mean 'small'"):
         train(config_of(tmp_path / "nowhere", tmp_path / "run", model={"name": "smal"}))
-    with pytest.raises(UserError, match="there is no .*nowhere.train.en: --data takes dict-ende, wmt14, a folder"):
+    with pytest.raises(UserError, match=r"there is no .*nowhere.train.en: --data takes dict-ende, wmt14, a folder"):
         train(config_of(tmp_path / "nowhere", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
