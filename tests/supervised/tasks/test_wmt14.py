@@ -209,18 +209,18 @@ def test_a_batch_in_several_passes_gives_the_same_weights(text: Path, tmp_path: 
 
 
 SHORT: dict[str, Any] = {
-    "total_steps": 40,
-    "checkpoint_interval": 15,  # an epoch has 38 updates
+    "total_steps": 24,
+    "checkpoint_interval": 9,  # an epoch has 38 updates
     "model": {"name": "tiny"},  # with its dropout
-    "evaluation": {"interval": 20, "metric": "accuracy", "train_subset": 5},
+    "evaluation": {"interval": 12, "metric": "accuracy", "train_subset": 5},
 }
 
 
 def test_resumed_in_the_middle_of_an_epoch_is_uninterrupted_bit_for_bit(text: Path, tmp_path: Path) -> None:
-    assert task_of(text).order.updates_per_epoch not in (15, 30, 45)
+    assert task_of(text).order.updates_per_epoch not in (9, 18)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(config_of(text, whole, **SHORT))
-    for step in (20, 34):
+    for step in (14, 22):
         with pytest.raises(Killed):
             train(config_of(text, killed, **SHORT), resume=killed.exists(), watchers=[StopAt(step)])
     train(config_of(text, killed, **SHORT), resume=True)
@@ -234,7 +234,7 @@ def test_text_that_has_changed_is_refused(text: Path, tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(text, data)
     with pytest.raises(Killed):
-        train(config_of(data, run, **SHORT), watchers=[StopAt(16)])
+        train(config_of(data, run, **SHORT), watchers=[StopAt(10)])
     shutil.rmtree(data)
     shutil.copytree(prepared(tmp_path / "fewer", train=900), data)
     with pytest.raises(
