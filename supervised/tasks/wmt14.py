@@ -192,7 +192,7 @@ def size_of(config: TrainConfig) -> TransformerSize:
     name, options = config.model.name or "", config.model
     if name not in SIZES:
         raise UserError(f"--model {name}: no size of the Transformer{suggestion(name, tuple(SIZES))}")
-    given = {"dropout": options.dropout, "pre_norm": options.pre_norm}
+    given: dict[str, Any] = {"dropout": options.dropout, "pre_norm": options.pre_norm}
     return dataclasses.replace(SIZES[name], **{key: value for key, value in given.items() if value is not None})
 
 
