@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import supervised_check
+from benchmarks.checks import Setting
 from supervised.learner import Learner
 
 if importlib.util.find_spec("torchvision") is None:
@@ -55,7 +56,7 @@ def test_updates_that_are_not_the_cpus_fail(
 def test_operations_are_those_of_the_layers() -> None:
     """Of ResNet-18 on 32 x 32 pixels: by hand from its layers, twice for each multiplication, three passes, the first
     layer without a gradient of the images."""
-    setting = supervised_check.Setting(torch.device("cpu"), True, float("inf"))
+    setting = Setting(torch.device("cpu"), True, float("inf"))
     with supervised_check.session(setting, "imagenet") as one:
         counted = supervised_check._operations_of_an_item(one, 1)
     first = 64 * 3 * 49 * 16 * 16
