@@ -96,6 +96,8 @@ def _train(argv: list[str], group: Group | None) -> int:
     if not faults and several_seeds(typed):
         if several:
             raise UserError("--seeds: not under torchrun: each run of a seed is one process")
+        if "dry_run" in typed:
+            raise UserError("--dry-run: what one run takes: leave out --seeds")
         from evaluation.study.seeds import train_seeds
 
         return train_seeds(COMMAND, (sys.executable, "-m", "supervised.cli"), argv, typed, _folder_of_seeds)

@@ -1,0 +1,57 @@
+"""The presets of `asgc-sup`, and which options belong to which task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evaluation.cli.config_file import read_yaml
+from evaluation.cli.errors import UserError
+from supervised.config import TrainConfig
+
+WITHOUT_DATA = ("imagenet", "imagenet-fast")  # every user has it somewhere else
+
+
+@pytest.mark.parametrize("name", TrainConfig.PRESETS)
+def test_presets_are_valid_and_survive_a_dump(name: str, tmp_path: Path) -> None:
+    config = TrainConfig.preset(name, **({"data": "FOLDER"} if name in WITHOUT_DATA else {}))
+    config.validate()
+    for comments in (False, True):
+        path = tmp_path / "config.yaml"
+        path.write_text(config.dump(comments))
+        again = TrainConfig()
+        again.update(read_yaml(path), "file")
+        assert again == config
+    assert TrainConfig.preset(config.data.name if name in ("digits", "dict-ende", "fashion-mnist") else name).task == (
+        "wmt14" if name.startswith(("wmt14", "dict")) else "imagenet"
+    )
+
+
+@pytest.mark.parametrize(("name", "width", "updates"), [("wmt14", 512, 100_000), ("wmt14-big", 1024, 300_000)])
+def test_translation_is_trained_as_in_the_paper(name: str, width: int, updates: int) -> None:
+    """Vaswani et al. (2017), section 5.3: the rate is width^-0.5 min(step^-0.5, step warmup^-1.5), warmup 4000."""
+    config = TrainConfig.preset(name)
+    assert (config.lr_schedule.name, config.lr_schedule.warmup) == ("inverse-sqrt", 4000)
+    assert config.optimizer.lr == pytest.approx((width * 4000) ** -0.5, rel=0.01)
+    assert config.optimizer.options() == {"betas": (0.9, 0.98), "eps": 1e-9}
+    assert (config.total_steps, config.batch_size, config.label_smoothing) == (updates, 25_000, 0.1)
+    assert (config.evaluation.beam, config.evaluation.length_penalty) == (4, 0.6)
+
+
+def test_data_chooses_the_preset_where_none_is_named() -> None:
+    assert TrainConfig.default_preset({"data.name": "dict-ende"}) == "dict-ende"
+    assert TrainConfig.default_preset({"data": {"name": "digits"}, "task": "imagenet"}) == "digits"
+    assert TrainConfig.default_preset({"data": "corpus", "task": "wmt14"}) == "wmt14"
+    assert TrainConfig.default_preset({"data.name": "photos"}) == "imagenet"
+
+
+def test_a_configuration_holds_the_options_of_its_task_alone() -> None:
+    images, text = TrainConfig.preset("digits").to_dict(), TrainConfig.preset("dict-ende").to_dict()
+    assert "label_noise" in images["data"]
+    assert "beam" in text["evaluation"]
+    assert not {"beam", "metric"} & set(images["evaluation"])
+    assert not {"label_noise", "augment", "resolution"} & set(text["data"])
+    assert "channels_last" not in text
+    with pytest.raises(UserError, match="beam 3: only --task wmt14 has this option"):
+        TrainConfig.preset("digits", evaluation={"beam": 3}).validate()
