@@ -11,17 +11,15 @@ that in small sizes.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import os
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before a device is used
 
@@ -29,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.checks import Setting, Skip, Slow, run_all
 from benchmarks.random_steps import fill, random_steps
 from benchmarks.started import started
 from evaluation.runs.hardware import deterministic
@@ -41,7 +40,6 @@ from rl.algorithms.resident_pqn import ResidentPQN
 from rl.algorithms.rollout import Rollout
 from rl.config import TrainConfig
 from rl.convolution import Convolution, Output
-from rl.device import current
 from rl.profile import NoProfile
 from rl.replay.device_ring import DeviceReplay
 from rl.replay.prioritized import Prioritized
@@ -63,48 +61,9 @@ SMALL = {"precision": "fp32", "network": {"channels": [4], "kernels": [4], "stri
 RATE = 2.0**-13  # a learning rate that float32 holds: a graph's tensor and a number are the same
 
 
-class Setting(NamedTuple):
-    device: torch.device
-    small: bool  # a rehearsal
-    until: float  # on time.monotonic's clock
-
-    @property
-    def gpu(self) -> bool:
-        return self.device.type == "cuda"
-
-
-class Row(NamedTuple):
-    name: str
-    result: str  # pass, FAIL, SLOW, skipped
-    seconds: float
-    note: str
-
-
-class Slow(Exception):
-    """An aim that is missed."""
-
-
-class Skip(Exception):
-    """What cannot be asked here."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all checks and print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.device_check", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (a rehearsal)")
-    parser.add_argument("--seconds", type=float, default=280.0, help="what has not begun by then is left out")
-    given = parser.parse_args(argv)
-    device = torch.device(given.device)
-    setting = Setting(device, device.type == "cpu", time.monotonic() + given.seconds)
-    rows: list[Row] = []
-    with current(device):
-        print(f"torch {torch.__version__}, {describe(device)}, {os.cpu_count()} cores", flush=True)
-        for name, check in checks():
-            rows.append(run(name, check, setting))
-            print(f"{rows[-1].result:8} {name}", flush=True)
-    print("\n" + table(rows))
-    results = {row.result for row in rows}
-    return 1 if "FAIL" in results else 3 if "SLOW" in results else 0
+    return run_all("python -m benchmarks.device_check", __doc__.split("\n\n")[0], checks, argv)
 
 
 def checks() -> list[tuple[str, Callable[[Setting], str]]]:
@@ -123,23 +82,6 @@ def checks() -> list[tuple[str, Callable[[Setting], str]]]:
     for name, algorithm, options in SPEEDS:
         made.append((f"speed of {name}", lambda s, a=algorithm, o=options: speed(s, a, **o)))  # type: ignore[misc]
     return made
-
-
-def run(name: str, check: Callable[[Setting], str], setting: Setting) -> Row:
-    """One check; what goes wrong in it does not end the others."""
-    start = time.monotonic()
-    if start > setting.until:
-        return Row(name, "skipped", 0.0, "no time was left")
-    try:
-        result, note = "pass", check(setting)
-    except Slow as error:
-        result, note = "SLOW", str(error)
-    except Skip as error:
-        result, note = "skipped", str(error)
-    except Exception as error:
-        traceback.print_exc(limit=-6)
-        result, note = "FAIL", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return Row(name, result, time.monotonic() - start, note)
 
 
 # Correct --------------------------------------------------------------------------------------------------------------
@@ -379,16 +321,6 @@ def forward(trainer: Trainer, steps: int) -> None:
 def needs_envpool() -> None:
     if importlib.util.find_spec("envpool") is None:
         raise Skip("envpool is not installed")
-
-
-def describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """All results, one a line."""
-    width = max(len(row.name) for row in rows)
-    return "\n".join(f"{row.name:{width}}  {row.result:8}{row.seconds:7.1f} s  {row.note}" for row in rows)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from supervised.vision.torchvision_import import import_torchvision
 
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 CPU_SIDE, GPU_SIDE = 96, 224  # pixels, where none are asked for
-BURN_IN = 1  # rounds
+BURN_IN = 1  # updates
 Images = Callable[[int], contextlib.AbstractContextManager[Iterator[tuple[Tensor, Tensor]]]]
 
 
@@ -219,7 +219,7 @@ def _folder(config: TrainConfig, task: ImageNet, device: torch.device) -> Images
             transforms.Normalize(normalization.mean, normalization.std),
         ]
     )
-    folder = datasets.ImageFolder(str(Path(config.data.name or "") / TRAIN), transform)
+    folder = datasets.ImageFolder(str(Path(config.data.name or "") / TRAIN[0]), transform)
     batch, workers = task.order.update(0).items, data_workers(config, task)
 
     @contextlib.contextmanager
@@ -240,7 +240,8 @@ def measure(contestants: Sequence[Contestant], updates: int, rounds: int, device
     """What each contestant took in each round, behind a burn-in."""
     for contestant in contestants:
         contestant.train(BURN_IN)
-    return turns.take_turns([lambda _, c=contestant: c.train(updates) for contestant in contestants], rounds, device)
+    jobs = [lambda _, train=contestant.train: train(updates) for contestant in contestants]  # type: ignore[misc]
+    return turns.take_turns(jobs, rounds, device)
 
 
 def describe(config: TrainConfig, task: ImageNet, device: torch.device, updates: int, rounds: int) -> str:
@@ -265,9 +266,9 @@ def report(contestants: Sequence[Contestant], found: Sequence[Sequence[Turn]], i
         f"{contestant.name:{width}}  {turns.rate(row, images, 'images')}"
         for contestant, row in zip(contestants, found, strict=True)
     ]
-    best = turns.fastest([row for one, row in zip(contestants, found, strict=True) if one.plain])
+    others = [row for one, row in zip(contestants, found, strict=True) if one.plain]
     lines += [
-        f"{contestant.name}: {turns.ratios(row, best)}"
+        f"{contestant.name}: {turns.ratios(row, others)}"
         for contestant, row in zip(contestants, found, strict=True)
         if not contestant.plain
     ]

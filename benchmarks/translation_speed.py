@@ -186,9 +186,11 @@ def report(contestants: Sequence[Contestant], found: Sequence[Sequence[Turn]], t
         f"{one.name:{width}}  {turns.rate(row, tokens, 'tokens')}  {_count(one.model) / 1e6:.1f}M parameters"
         for one, row in zip(contestants, found, strict=True)
     ]
-    best = turns.fastest([row for one, row in zip(contestants, found, strict=True) if one.fairseq])
+    others = [row for one, row in zip(contestants, found, strict=True) if one.fairseq]
     lines += [
-        f"{one.name}: {turns.ratios(row, best)}" for one, row in zip(contestants, found, strict=True) if not one.fairseq
+        f"{one.name}: {turns.ratios(row, others)}"
+        for one, row in zip(contestants, found, strict=True)
+        if not one.fairseq
     ]
     return "\n".join(lines)
 

@@ -36,26 +36,29 @@ def take_turns(jobs: Sequence[Callable[[int], Any]], rounds: int, device: torch.
     return turns
 
 
-def fastest(rows: Sequence[Sequence[Turn]]) -> Sequence[Turn]:
-    """Those of the shortest median time."""
-    return min(rows, key=lambda row: statistics.median(turn.seconds for turn in row))
-
-
-def ratios(mine: Sequence[Turn], theirs: Sequence[Turn]) -> str:
-    """How many times as fast one is as another: medians over the rounds of the ratio within a round.
+def ratios(mine: Sequence[Turn], others: Sequence[Sequence[Turn]]) -> str:
+    """How many times as fast one is as the fastest of others: medians over the rounds of the ratio within a round.
 
     On a machine with other work, processor time tells more than time: it does not count while others have the core.
     """
-    wall = statistics.median(b.seconds / a.seconds for a, b in zip(mine, theirs, strict=True))
-    cpu = statistics.median(b.cpu_seconds / a.cpu_seconds for a, b in zip(mine, theirs, strict=True))
+    wall, cpu = (
+        statistics.median(b / a for a, b in zip(row, min(rest, key=statistics.median), strict=True))
+        for row, rest in (
+            ([turn.seconds for turn in mine], [[turn.seconds for turn in row] for row in others]),
+            ([turn.cpu_seconds for turn in mine], [[turn.cpu_seconds for turn in row] for row in others]),
+        )
+    )
     return f"{cpu:.2f}x by processor time; ratio: {wall:.2f}x"
 
 
 def rate(row: Sequence[Turn], items: int, unit: str) -> str:
-    """The median speed of rounds of so many items each, and its range."""
-    found = [items / turn.seconds for turn in row]
+    """The median speed of rounds of so many items each, its range, and the median by processor time."""
+    found, cpu = [items / turn.seconds for turn in row], [items / turn.cpu_seconds for turn in row]
     digits = ".1f" if min(found) < 1000 else ".0f"
-    return f"{statistics.median(found):9,{digits}} {unit}/s  (min {min(found):,{digits}}, max {max(found):,{digits}})"
+    return (
+        f"{statistics.median(found):9,{digits}} {unit}/s  (min {min(found):,{digits}}, max {max(found):,{digits}}), "
+        f"{statistics.median(cpu):,{digits}} in a second of a core"
+    )
 
 
 def load(threads: int) -> str:

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, Command | str] = {"train": train_command, "check": COMMAND.check}
     commands |= {"eval": "supervised.eval_cli:main", "predict": "supervised.predict_cli:predict_command"}
     commands |= {"translate": "supervised.translate_cli:main", "data": "supervised.data_cli:data_command"}
-    commands |= {"bench": "supervised.bench_cli:main"}
+    commands |= {"bench": "benchmarks.supervised_bench_cli:main"}
     return dispatch(sys.argv[1:] if argv is None else argv, commands, USAGE)
 
 

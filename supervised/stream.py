@@ -49,6 +49,7 @@ class Stream:
     def __init__(self, task: Task, group: Group, device: torch.device, start: int, total: int, workers: int) -> None:
         self._device, self.waited_s = device, 0.0
         requests = _Requests(task, group, start, total)
+        self._pins = workers == 0 and device.type == "cuda"  # else copies wait for the device; workers' are pinned
         if workers == 0:
             self._batches: Iterator[_Fetched] = map(_Fetch(task).__getitem__, requests)
         else:
@@ -74,7 +75,8 @@ class Stream:
             if isinstance(batch, UserError):
                 raise batch
             kind = tuple if counts else StandIn
-            batches.append(kind(tensor.to(self._device, non_blocking=True) for tensor in batch))
+            there = (tensor.pin_memory() for tensor in batch) if self._pins else batch
+            batches.append(kind(tensor.to(self._device, non_blocking=True) for tensor in there))
         self.waited_s += time.monotonic() - started
         return batches, items
 

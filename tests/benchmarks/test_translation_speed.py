@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from benchmarks import translation_speed as bench
-from benchmarks.translation_speed import Contestant, Setting, Turn
+from benchmarks import turns
+from benchmarks.made_up import sentences
+from benchmarks.translation_speed import Contestant, Setting
+from benchmarks.turns import Turn
 from evaluation.cli.errors import UserError
+from supervised.cli import main
 from supervised.text.batches import TextBatch
 from supervised.text.transformer import TransformerSize
 
@@ -26,13 +30,13 @@ def test_rounds_are_taken_in_turns_and_nobody_is_always_first(monkeypatch: pytes
 
         return Contestant(name, update, torch.nn.Linear(1, 1))
 
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(bench.time, "process_time", lambda: now / 2)
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    monkeypatch.setattr(turns, "_cpu_seconds", lambda: now / 2)
     batches: list[Any] = [None] * 3
-    turns = bench.measure([learner("a", 1.0), learner("b", 2.0)], batches, 2, torch.device("cpu"))
+    found = bench.measure([learner("a", 1.0), learner("b", 2.0)], batches, 2, torch.device("cpu"))
     burn_in = bench.BURN_IN
     assert log == ["a"] * burn_in + ["b"] * burn_in + ["a"] * 3 + ["b"] * 6 + ["a"] * 3
-    assert turns == [[Turn(3.0, 1.5)] * 2, [Turn(6.0, 3.0)] * 2]
+    assert found == [[Turn(3.0, 1.5)] * 2, [Turn(6.0, 3.0)] * 2]
 
 
 def _turns(*seconds: float) -> list[Turn]:
@@ -48,12 +52,14 @@ def test_ratio_is_the_median_of_the_rounds_ratios_to_the_fastest_fairseq() -> No
         Contestant("ours", nothing, torch.nn.Linear(1, 1)),
     ]
     lines = bench.report(contestants, [_turns(4, 4, 8), _turns(2, 2, 4), _turns(1, 4, 1)], 100).splitlines()
-    assert lines[0].startswith("fairseq, bf16                 25 tokens/s  (min 12, max 25)")
+    assert lines[0].startswith(
+        "fairseq, bf16               25.0 tokens/s  (min 12.5, max 25.0), 25.0 in a second of a core"
+    )
     assert lines[3:] == ["ours: 2.00x by processor time; ratio: 2.00x"]
 
 
 def test_made_up_pairs_are_batched_by_tokens() -> None:
-    sources, targets = bench.made_up(2000, 50)
+    sources, targets = sentences(2000, 50)
     assert 25 < sum(map(len, sources)) / 2000 < 33
     assert min(one.min() for one in targets) >= 4
     assert max(one.max() for one in targets) < 50
@@ -70,7 +76,7 @@ def test_all_train_the_same_size_on_the_same_loss(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bench, "SIZES", {"tiny": TransformerSize(1, 16, 2, 32, dropout=0.0)})
     monkeypatch.setattr(bench, "LR", 0.1)
     setting = Setting("tiny", 60, "sgd", "fp32", torch.device("cpu"))
-    (batch,) = bench.batches_of(*bench.made_up(200, 60), 200, 1)
+    (batch,) = bench.batches_of(*sentences(200, 60), 200, 1)
     (theirs,), plain, mine = bench.fairseqs(setting), bench.fairseq_model(setting), bench.ours(setting)
     plain.model.load_state_dict(theirs.model.state_dict())
     for contestant in (theirs, plain, mine):
@@ -81,15 +87,15 @@ def test_all_train_the_same_size_on_the_same_loss(monkeypatch: pytest.MonkeyPatc
     for a, b in zip(theirs.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     found = bench.report([theirs, plain, mine], [_turns(1)] * 3, 10).splitlines()[:3]
-    assert len({line.split(")  ")[1] for line in found}) == 1
+    assert len({line.split("core  ")[1] for line in found}) == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_command_prints_the_ratio_last(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("fairseq", reason="fairseq is not installed: pip install 'asgc[fairseq]'")
     monkeypatch.setattr(bench, "SIZES", {"tiny": TransformerSize(1, 16, 2, 32)})
-    flags = "--size tiny --vocabulary 60 --tokens 200 --rounds 2 --device cpu --precision bf16 --threads 1"
-    assert bench.main(flags.split()) == 0
+    flags = "bench --task wmt14 --model tiny --vocabulary 300 --batch-size 200 --rounds 2 --device cpu --precision bf16"
+    assert main([*flags.split(), "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum("tokens/s" in line for line in lines) == 4
     assert lines[-1].startswith("asgc-sup: ")
