@@ -31,7 +31,9 @@ class TrainConfig(Config):
     total_steps: int | None = option(None, "updates of the run; null: --epochs", "[1, 1e12]")
     run_dir: PathText | None = option(None, "run folder; null: runs/DATE/DATA-MODEL-OPTIMIZER-SEED")
     batch_size: int = option(
-        256, "images, or target tokens, of an update over all processes and accumulated passes", "[1, 1e8]"
+        256,
+        "images, or tokens of the longer sides with their padding, of an update over all processes and passes",
+        "[1, 1e8]",
     )
     device_batch: int | None = option(
         None, "of these at once on one device, the rest one after the other; null: all of its share", "[1, 1e8]"

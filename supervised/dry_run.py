@@ -12,7 +12,7 @@ from evaluation.cli.errors import tell
 from evaluation.runs.hardware import deterministic, keep_freed_memory, torch_threads
 from evaluation.runs.resources import human_bytes
 from evaluation.study.status import duration
-from supervised import tasks
+from supervised import backends, tasks
 from supervised.config import TrainConfig
 from supervised.distributed import ALONE
 from supervised.learner import Learner
@@ -40,7 +40,7 @@ def dry_run(config: TrainConfig) -> None:
     with deterministic(full.deterministic), torch_threads(full.threads or 1):
         task = tasks.find(full.task)(full, ALONE, tell)
         schedule = schedule_of(full, task)
-        learner = Learner(full, task, device, ALONE, schedule.total)
+        learner = backends.learner_class(full)(full, task, device, ALONE, schedule.total)
         stream = Stream(task, ALONE, device, 0, schedule.total, data_workers(full, task))
         try:
             batches, items = stream.next()

@@ -199,7 +199,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     """The model's parameters; with `no_decay`, where there is a weight decay, those of one dimension apart and
     without."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not (config.no_decay and config.optimizer.options().get("weight_decay")):
+    decays = make_optimizer(config.optimizer, 0, [torch.zeros(1, requires_grad=True)]).defaults.get("weight_decay")
+    if not (config.no_decay and decays):
         return [{"params": parameters}]
     plain = [parameter for parameter in parameters if parameter.ndim <= 1]
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]

@@ -152,6 +152,10 @@ def build(loaded: Loaded) -> nn.Module:
     Raises:
         UserError: they are of another one.
     """
+    if loaded.config.backend != "native":
+        raise UserError(
+            f"{loaded.path} is {loaded.config.backend}'s model: use it with {loaded.config.backend}'s own programs"
+        )
     with torch.random.fork_rng(devices=[]):
         model = tasks.find(loaded.config.task).build(loaded.config, loaded.facts)
     try:

@@ -25,6 +25,13 @@ class DataConfig:
         0.0, "share of the training labels that are drawn anew, the same in all runs", "[0, 1]", task=IMAGES
     )
     train_size: int | None = option(None, "training samples, the first of a fixed order; null: all", "[1, 1e12]")
+    held_out: int | None = option(
+        None,
+        "fashion-mnist, digits: so many training images, the last of a fixed order, in the place of the validation "
+        "images: to choose by without a look at those; null: none",
+        "[1, 1e9]",
+        task=IMAGES,
+    )
     resolution: int = option(224, "pixels of the training images' sides", "[8, 4096]", task=IMAGES)
     start_resolution: int | None = option(
         None,
@@ -96,8 +103,11 @@ class EvaluationConfig:
         "score of an evaluation: BLEU of translations, share of right next subwords, or their mean log-likelihood",
         task=TEXT,
     )
+    split: Literal["valid", "test"] = option(
+        "valid", "sentences that are scored; test only where nothing was chosen by them", task=TEXT
+    )
     sentences: int | None = option(
-        None, "validation sentences of a scheduled evaluation, the last one takes all; null: all", "[1, 1e9]", task=TEXT
+        None, "sentences of an evaluation, the first of a fixed order; null: all", "[1, 1e9]", task=TEXT
     )
     beam: int = option(4, "width of the beam search", "[1, 1000]", task=TEXT)
     length_penalty: float = option(0.6, "exponent of the beam search's length penalty", "[0, 10]", task=TEXT)

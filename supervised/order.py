@@ -119,6 +119,12 @@ def pieces(indices: Indices, count: int) -> list[Indices]:
     return [np.ascontiguousarray(part) for part in np.array_split(indices, count)]
 
 
+def last(size: int, count: int, purpose: str) -> Indices:
+    """`count` of `size` samples, the last of the order of which `first` takes the first; sorted."""
+    order = np.random.default_rng(seeding.derive(0, purpose, size)).permutation(size)
+    return np.sort(order[size - count :])
+
+
 def first(size: int, count: int | None, purpose: str) -> Indices:
     """`count` of `size` samples, the first of a fixed order, which is drawn for the purpose; sorted. None: all."""
     if count is None or count >= size:

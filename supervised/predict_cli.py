@@ -44,6 +44,8 @@ def predict_command(argv: Sequence[str]) -> int:
     for image in images:
         try:
             pixels = opened(Path(image), loaded.facts["preprocessing"])
+        except UserError:
+            raise
         except Exception as error:  # the decoders' errors are of any kind, for anything may stand in a file
             tell(f"error: {image}: no image ({reason(error)})")
             code = EXIT_USER_ERROR

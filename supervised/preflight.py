@@ -25,6 +25,7 @@ from evaluation.runs.hardware import (
 from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
 from supervised.config import TrainConfig
 from supervised.distributed import ALONE, Group
+from supervised.model import MODELS
 from supervised.tasks.task import Task
 
 CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open
@@ -89,7 +90,8 @@ def check_resources(config: TrainConfig, task: Task, device: torch.device, path:
     needed = (store.keep + 1) * checkpoint - present + 2 * FLOAT * parameters
     if config.keep_models:
         total = config.total_steps or round((config.epochs or 0) * task.order.updates_per_epoch)
-        needed += total // config.keep_models * FLOAT * parameters
+        kept = sum(file.stat().st_size for file in (path / MODELS).glob("*.pt"))
+        needed += max(0, total // config.keep_models * FLOAT * parameters - kept)
     remedy = "free some" if resume else "free some, or choose another --run-dir"
     resources.check_disk(path, max(0, needed), "its checkpoints, models and records", remedy)
     return checkpoint

@@ -61,7 +61,7 @@ class Stream:
                 num_workers=workers,
                 prefetch_factor=AHEAD,
                 pin_memory=device.type == "cuda",
-                worker_init_fn=_ignore_signals,
+                worker_init_fn=ignore_signals,
                 generator=torch.Generator(),  # not the global one, from which the model draws
             )
             self._batches = iter(loader)
@@ -125,7 +125,7 @@ def _as_it_is(sample: _Fetched) -> _Fetched:
     return sample
 
 
-def _ignore_signals(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Ctrl-C and `torchrun` reach the processes that read as well; they end with the trainer, which saves before."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -24,7 +24,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
-from evaluation.cli.errors import UserError
+from evaluation.cli.errors import UserError, reason
 from evaluation.runs import seeding
 from evaluation.runs.lr_schedule import LRSchedule
 from evaluation.runs.make_optimizer import options_of
@@ -231,7 +231,12 @@ class Engine:
         """One step of the optimizer on the mean loss over all target tokens of the batches."""
         samples = [sample_of(batch) for batch in batches]
         self._task.sums.clear()
-        self._trainer.train_step(samples)
+        try:
+            self._trainer.train_step(samples)
+        except FloatingPointError as error:
+            raise UserError(
+                f"fairseq stops: {reason(error)}; a lower --optimizer.lr may help, or --backend native"
+            ) from error
         loss, likelihood = (torch.stack(sums).sum(0) for sums in zip(*self._task.sums, strict=True))
         return Updated(loss, likelihood, sum(sample["ntokens"] for sample in samples))
 

@@ -91,7 +91,7 @@ class ImageNet(Task):
         images, labels = batch
         self._tell_bad()
         logits = self._logits(model, images)
-        total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.config.label_smoothing)
+        total = F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=self.config.label_smoothing)
         with torch.no_grad():
             return Loss(total, {"top1": 100.0 * (logits.argmax(1) == labels).sum()})
 
@@ -127,7 +127,8 @@ class ImageNet(Task):
 
     def signature(self) -> dict[str, Any]:
         data = self.config.data
-        return {
+        apart = {} if data.held_out is None else {"held_out": data.held_out}
+        return apart | {
             "score": "top-1 accuracy, percent",
             "classes": len(self.data.classes),
             "training_images": len(self.data.train),
@@ -160,7 +161,7 @@ class ImageNet(Task):
     def _workers(self) -> int:
         from supervised.preflight import data_workers
 
-        return data_workers(self.config, self)
+        return data_workers(self.config, self, self.group)
 
     def _tell_bad(self) -> None:
         for split, instead in ((self.data.train, "another takes its place"), (self.data.validation, "left out")):

@@ -36,13 +36,15 @@ class WMT14(Task):
     item = "target tokens"
     things = "sentences"
     columns: ClassVar[tuple[Column, ...]] = (Column("accuracy", "accuracy", "right subwords", ".1f"),)
-    others = (TEST,)
+    others: tuple[str, ...] = (TEST,)
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:
         super().__init__(config, group, message)
         size_of(config)  # before text is prepared, which takes its time
         self._text = self.open()
-        self._splits = {split: self._text.pairs(file) for split, file in FILES.items()}
+        files = FILES | {VALIDATION: config.evaluation.split}
+        self.others = () if files[VALIDATION] == files[TEST] else (TEST,)
+        self._splits = {split: self._text.pairs(file) for split, file in files.items()}
         if config.evaluation.metric == "bleu":
             self._check_what_bleu_needs()
         train = self._splits[TRAIN_SUBSET]
@@ -94,10 +96,10 @@ class WMT14(Task):
     # Evaluation -----------------------------------------------------------------------------------------------------
 
     def size(self, split: str) -> int:
-        return len(self._part(split, final=True))
+        return len(self._part(split))
 
     def evaluate(self, model: nn.Module, split: str, *, final: bool, tell: Callable[[int, int], None]) -> Scores:
-        chosen, settings = self._part(split, final), self.config.evaluation
+        chosen, settings = self._part(split), self.config.evaluation
         sums = self._forced(model, split, chosen, tell)
         nll, correct, tokens = self.group.sum(sums).tolist()
         values = {"nll": nll / tokens, "perplexity": float(np.exp(min(nll / tokens, 700.0)))}
@@ -118,16 +120,17 @@ class WMT14(Task):
     def signature(self) -> dict[str, Any]:
         settings = self.config.evaluation
         about = {"direction": self._text.direction, "metric": settings.metric, "subwords": len(self._text.subwords)}
-        about |= {"sentences": len(self._part(VALIDATION, final=False)), "training_pairs": len(self._chosen)}
+        about |= {"split": settings.split, "backend": self.config.backend}
+        about |= {"sentences": len(self._part(VALIDATION)), "training_pairs": len(self._chosen)}
         translated = {"beam": settings.beam, "length_penalty": settings.length_penalty}
         return about | (translated if settings.metric == "bleu" else {})
 
-    def _part(self, split: str, final: bool) -> Indices:
+    def _part(self, split: str) -> Indices:
         """The sentences of a split that an evaluation takes."""
         settings = self.config.evaluation
         if split == TRAIN_SUBSET:
             return self._chosen[first(len(self._chosen), settings.train_subset, "train_subset")]
-        return first(len(self._splits[split]), None if final else settings.sentences, "sentences")
+        return first(len(self._splits[split]), settings.sentences if split == VALIDATION else None, "sentences")
 
     def _forced(self, model: nn.Module, split: str, chosen: Indices, tell: Callable[[int, int], None]) -> Tensor:
         """Sums of negative log-likelihood and right subwords over this process's target tokens, and their number."""
@@ -175,7 +178,7 @@ class WMT14(Task):
         from supervised.text.bleu import check_installed
 
         check_installed()
-        for split in (VALIDATION, TEST):
+        for split in (VALIDATION, *self.others):
             self._splits[split].texts  # noqa: B018 - says what is wrong
 
     @property

@@ -44,7 +44,7 @@ def label_smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, pad: i
     rest = smoothing / max(1, logits.shape[1] - 1)
     total = (1 - smoothing - rest) * nll - rest * log_probabilities.sum()
     with torch.no_grad():
-        correct = (logits.gather(1, labels[:, None])[:, 0] >= logits.amax(1)).sum()
+        correct = (logits.argmax(1) == labels).sum()
     return TokenLoss(total, nll.detach(), kept.sum(), correct)
 
 
@@ -97,7 +97,7 @@ class _ProjectedLoss(torch.autograd.Function):
                 # log sum exp, from the greatest element: no second exp for all of them, no underflow.
                 normalizer = most - probabilities.amax(1, keepdim=True).log()
                 chosen = logits.gather(1, label)
-                hit = chosen >= most
+                hit = logits.argmax(1, keepdim=True) == label
                 chosen, everything = chosen - normalizer, logits.sum(1, keepdim=True) - vocabulary * normalizer
                 if kept is not None:
                     counts = kept[start : start + size, None]

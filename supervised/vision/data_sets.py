@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from evaluation.cli.errors import UserError
 from supervised.option_groups import DataConfig
-from supervised.order import first
+from supervised.order import first, last
 from supervised.vision import small_data
+from supervised.vision.in_memory import MemorySplit
 from supervised.vision.splits import DataSet
 
 SMALL = {"fashion-mnist": small_data.fashion_mnist, "digits": small_data.digits}
@@ -22,6 +26,17 @@ def find(config: DataConfig) -> DataSet:
         from supervised.vision.image_data import image_data  # and with it torchvision
 
         found = image_data(config)
-    if config.train_size is not None:
-        found.train.subset(first(len(found.train), config.train_size, "train_size"))
+    size, kept = len(found.train), config.train_size
+    if config.held_out is not None:
+        if not isinstance(found.train, MemorySplit):
+            raise UserError(f"--data.held-out {config.held_out}: only {' and '.join(SMALL)} have it")
+        kept = size - config.held_out if kept is None else kept
+        if kept < 1 or kept + config.held_out > size:
+            raise UserError(
+                f"--data.held-out {config.held_out}: {config.name} has {size} training images, {kept} in use"
+            )
+        apart = found.train.set_apart(last(size, config.held_out, "train_size"))
+        found = dataclasses.replace(found, validation=apart)
+    if kept is not None:
+        found.train.subset(first(size, kept, "train_size"))
     return found

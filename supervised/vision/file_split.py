@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from evaluation.cli.errors import UserError
 from supervised.option_groups import DataConfig
 from supervised.order import Indices
+from supervised.stream import ignore_signals
 from supervised.vision import draws, erasing
 from supervised.vision.augmentation import Augmentation, evaluated
 from supervised.vision.bad_images import BadImages
@@ -68,6 +69,7 @@ class FileSplit(Split):
             num_workers=min(workers, len(batches)),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # not the global one, which belongs to the run
+            worker_init_fn=ignore_signals,
         )
         for batch in loader:
             if isinstance(batch, UserError):

@@ -68,6 +68,10 @@ class MemorySplit(Split):
         for indices in batches:
             yield _scaled(self._middle(indices), self.resize), torch.ones(len(indices), dtype=torch.bool)
 
+    def set_apart(self, indices: Indices) -> MemorySplit:
+        """These images as a split of their own, which is not augmented."""
+        return MemorySplit(self._middle(indices)[:, 0].numpy(), self.labels[indices], side=self._eval_side)
+
     def _middle(self, indices: Indices) -> Tensor:
         inside = slice(self._margin, self._margin + self.side)
         return self._images[torch.from_numpy(indices), inside, inside].unsqueeze(1)
