@@ -70,7 +70,7 @@ class MemorySplit(Split):
 
     def set_apart(self, indices: Indices) -> MemorySplit:
         """These images as a split of their own, which is not augmented."""
-        return MemorySplit(self._middle(indices)[:, 0].numpy(), self.labels[indices], side=self._eval_side)
+        return MemorySplit(self._middle(indices)[:, 0].numpy(), self.labels[indices], side=self.resize)
 
     def _middle(self, indices: Indices) -> Tensor:
         inside = slice(self._margin, self._margin + self.side)

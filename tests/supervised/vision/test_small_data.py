@@ -12,6 +12,7 @@ import pytest
 from evaluation.cli.errors import UserError
 from supervised.option_groups import DataConfig
 from supervised.vision import data_sets, small_data
+from supervised.vision.splits import Split
 
 
 def write_idx(path: Path, array: np.ndarray, packed: bool) -> None:
@@ -93,3 +94,22 @@ def test_train_size_is_a_fixed_part() -> None:
     images = [set(map(bytes, s.train.augmented(np.arange(len(s.train)), 0, 0, 8)[0].numpy())) for s in (small, large)]
     assert images[0] < images[1]
     assert len(whole.validation) == len(small.validation)
+
+
+def test_held_out_images_are_training_images_that_nothing_trains_on() -> None:
+    """And the images to train on are the same with them and without."""
+    plain = data_sets.find(DataConfig(name="digits", augment="none", resolution=8, train_size=500))
+    apart = data_sets.find(DataConfig(name="digits", augment="none", resolution=8, train_size=500, held_out=300))
+    assert len(apart.validation) == 300
+
+    def images(split: Split) -> set[bytes]:
+        (batch, _) = next(iter(split.plain([np.arange(len(split))], 0)))
+        return {image.numpy().tobytes() for image in batch}
+
+    assert images(apart.train) == images(plain.train)
+    assert len(images(apart.validation) & images(apart.train)) == 0
+    assert len(images(apart.validation) & images(plain.validation)) == 0
+    rest = data_sets.find(DataConfig(name="digits", augment="none", resolution=8, held_out=300))
+    assert len(rest.train) == len(data_sets.find(DataConfig(name="digits", augment="none", resolution=8)).train) - 300
+    with pytest.raises(UserError, match=r"--data.held-out 1400: digits has 1433 training images, 500 in use"):
+        data_sets.find(DataConfig(name="digits", augment="none", resolution=8, train_size=500, held_out=1400))
