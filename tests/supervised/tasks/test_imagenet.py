@@ -84,7 +84,7 @@ def test_several_processes_evaluate_what_one_does(ranks: int, batch: int) -> Non
     barrier, box, found, passes = threading.Barrier(ranks), {}, {}, {}
 
     def work(rank: int) -> None:
-        task = task_of(Threads(rank, ranks, barrier, box), **{"evaluation.batch_size": batch})
+        task = task_of(Threads(rank, ranks, barrier=barrier, box=box), **{"evaluation.batch_size": batch})
         told: list[tuple[int, int]] = []
         with torch.inference_mode():
             found[rank] = task.evaluate(model, "validation", final=True, tell=lambda *done: told.append(done))
