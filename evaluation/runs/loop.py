@@ -41,7 +41,7 @@ STATE, BEST_MODEL = "state.pt", "best.pt"
 TRACEBACK = "traceback.txt"  # of what the user's code raised, last
 TRAINING = "train"  # split of what is logged while training
 # Between a run and its resume. They do not change its numbers, `threads` but the order of sums; `device` does, where a
-# machine is no longer there.
+# machine is no longer there, and `device_batch` and `sharded` do where there is dropout or batch normalization.
 MAY_CHANGE = (
     *("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads"),
     *("callbacks", "env.patience", "env.processes"),
