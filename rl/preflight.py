@@ -6,10 +6,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import datetime
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +17,15 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.user_code import users
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
+from evaluation.runs.choosing import free_folder, take_over
 from evaluation.runs.hardware import (
     cpu_quota,
     has_bf16,
     select_channels_last,
-    select_device,
     select_precision,
     select_threads,
 )
-from evaluation.runs.run_folder import CHECKPOINTS, chosen, is_run, load_config
+from evaluation.runs.run_folder import CHECKPOINTS
 from rl import algorithms, backends, tasks
 from rl.config import TrainConfig
 from rl.networks import build_network
@@ -51,34 +49,17 @@ def choose(config: TrainConfig, run: Path | None) -> tuple[TrainConfig, list[str
     Raises:
         UserError: the device is not here.
     """
-    known, before = (chosen(run), load_config(run)) if run is not None and is_run(run) else ({}, {})
-    given = {name: getattr(config, name) for name in CHOSEN}
-    kept = [name for name in CHOSEN if name in known and given[name] == before.get(name, given[name])]
-    full, lines = copy.deepcopy(config), []
-    for name in kept:
-        setattr(full, name, known[name])
-    try:
-        device = select_device(full.device)
-    except UserError as error:
-        if "device" not in kept:
-            raise
-        here = "cuda" if torch.cuda.is_available() else "cpu"
-        raise UserError(
-            f"{run} was trained on {full.device}, which is not here: resume it where it is, or with --device {here} "
-            "(from then on not with the numbers of the uninterrupted run)"
-        ) from error
-    if (last := known.get("device", str(device))) != str(device):
-        lines.append(f"device {last} -> {device}: from here on not with the numbers of the uninterrupted run")
-    if device.type == "cpu" and before.get("cuda_graphs", config.cuda_graphs) != config.cuda_graphs:
+    found = take_over(config, run, CHOSEN)
+    full, device, lines = found.config, found.device, found.lines
+    if device.type == "cpu" and found.before.get("cuda_graphs", config.cuda_graphs) != config.cuda_graphs:
         lines.append("--cuda-graphs computes otherwise: from here on not with the numbers of the uninterrupted run")
-    full.device = str(device)
     full.threads = full.threads or _learning_threads(full)
     if full.backend != backends.NATIVE:
         full.precision, full.channels_last = "fp32", False  # what the libraries compute in
     full.precision = select_precision(full.precision, device)  # type: ignore[assignment]
     full.channels_last = select_channels_last(full.channels_last, device, full.precision)
     if full.precision == "bf16" and not has_bf16(device):
-        why = "the run began with it" if "precision" in kept else "it was asked for"
+        why = "the run began with it" if "precision" in found.kept else "it was asked for"
         lines.append(f"precision bf16 is slow here, for want of the hardware; {why} and stays")
     return full, lines
 
@@ -198,6 +179,4 @@ def default_run_dir(config: TrainConfig, which: str | None = None) -> Path:
     game = re.sub(r"[^A-Za-z0-9.+_]+", "-", config.game)  # "gym:ALE/Pong-v5" has what folders should not have
     played = game if config.algorithm == "dqn" else f"{game}-{config.algorithm}"
     name = f"{played}-{config.optimizer.name}-{which or f's{config.seed}'}"
-    parent = Path("runs") / datetime.date.today().isoformat()
-    candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, sys.maxsize))
-    return next(path for path in candidates if not path.exists())
+    return free_folder(name)

@@ -29,7 +29,7 @@ from supervised.config import TrainConfig
 from supervised.distributed import Group, joined
 from supervised.learner import Learner
 from supervised.model import model_path, save
-from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir
+from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir, updates_of
 from supervised.stream import Stream
 from supervised.tasks.task import Scores, Task
 
@@ -111,14 +111,6 @@ def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher], group
         launcher=group.launcher,
         agreement=group,
     )
-
-
-def updates_of(config: TrainConfig, task: Task) -> int:
-    """How many updates the run of a configuration has."""
-    if config.total_steps is not None:
-        return config.total_steps
-    assert config.epochs is not None  # `TrainConfig.faults` has seen to it
-    return max(1, round(config.epochs * task.order.updates_per_epoch))
 
 
 def schedule_of(config: TrainConfig, task: Task) -> Schedule:
