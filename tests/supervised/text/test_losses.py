@@ -104,9 +104,18 @@ def test_without_gradients_none_are_made() -> None:
     torch.testing.assert_close(found, label_smoothed_loss(hidden @ weight.T, torch.tensor([1, 2, 3, 4]), 0.1, PAD))
 
 
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN's layers, wherever there are any and however small."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(fast_cpu, "_ONEDNN", torch.ops.mkldnn._linear_pointwise)
+    monkeypatch.setattr(fast_cpu, "FEWEST_PRODUCTS", 80 * 24 * 40)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(80, 24), (10, 9, 24), (3, 24)])
-def test_linear_is_torchs(shape: tuple[int, ...], bias: bool) -> None:
+def test_linear_is_torchs(onednn: None, shape: tuple[int, ...], bias: bool) -> None:
     """Outputs, gradients, and gradients of gradients."""
     x = numbers(*shape, dtype=torch.float32).requires_grad_()
     weight = numbers(40, 24, seed=1, dtype=torch.float32).requires_grad_()
@@ -123,10 +132,9 @@ def test_linear_is_torchs(shape: tuple[int, ...], bias: bool) -> None:
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
 
 
-def test_where_onednn_is_it_is_used() -> None:
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
+def test_where_onednn_is_faster_it_is_used(onednn: None) -> None:
     assert fast_cpu.usable(torch.zeros(80, 24), torch.zeros(40, 24))
+    assert not fast_cpu.usable(torch.zeros(79, 24), torch.zeros(40, 24))
     assert not fast_cpu.usable(torch.zeros(80, 24, dtype=torch.float64), torch.zeros(40, 24, dtype=torch.float64))
     with torch.autocast("cpu", torch.bfloat16):
         assert not fast_cpu.usable(torch.zeros(80, 24), torch.zeros(40, 24))
