@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from evaluation.study.engines.base import Engine, Job, Outcome
 from evaluation.study.plan import Plan, PlannedRun, Planner
 from evaluation.study.progress import Progress, State
 from evaluation.study.run_id import RunId
-from evaluation.study.search import Storage
+from evaluation.study.search import Search, Storage
 from evaluation.study.study_folder import StudyFolder
 
 WAIT_S = 0.5  # between two looks at the display while nothing ends
@@ -74,13 +75,13 @@ class Driver:
                 self.progress.states[run.id] = State.FAILED
                 self.display.message(f"failed: {self.folder.failures[str(run.id)]}")
 
-    def _store(self, beginning: bool = False) -> None:
-        """Bring the database of the searches up to date. Once the study has begun, the run folders are what counts,
+    def _store(self, searches: Iterable[Search] | None = None, beginning: bool = False) -> None:
+        """Bring the database of the searches (None: of all) up to date. Once the study has begun, the run folders are what counts,
         and a later attempt writes what is missing."""
         if self.storage is None:
             return
         try:
-            for search in self.planner.searches.values():
+            for search in self.planner.searches.values() if searches is None else searches:
                 self.storage.add(self.folder.study.name, search)
         except UserError as error:
             if beginning:
@@ -114,6 +115,16 @@ class Driver:
         else:
             progress.states[run] = State.MISSING  # to be tried again
         self.display.ended(outcome, progress)
-        if progress.plan.waiting and run.arm in self.planner.searches:
+        if run.arm in self.planner.searches:
+            self._advance(self.planner.searches[run.arm])
+
+    def _advance(self, search: Search) -> None:
+        """Take a run's end into its search. A plan of thousands of runs takes a second: it is made anew only where it
+        changes."""
+        before = search.extent
+        search.advance(self.folder.objective)
+        if search.extent == before:
+            return
+        if len(search.trials) > before.trials or search.finished:
             self._replan()
-            self._store()
+        self._store([search])

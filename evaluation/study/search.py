@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import sqlite_url
@@ -41,6 +41,13 @@ class Trial:
     value: float | None = None
 
 
+class Extent(NamedTuple):
+    """How far a search is: how many trials it has proposed, and how many of them have finished."""
+
+    trials: int
+    finished: int
+
+
 @dataclass
 class Search:
     """The tuning of one optimizer on one task in one setting."""
@@ -54,6 +61,11 @@ class Search:
     def space(self) -> tuple[Dimension, ...]:
         """The options that are tuned."""
         return spaces.of(self.part.space, self.arm.optimizer)
+
+    @property
+    def extent(self) -> Extent:
+        """How far it is."""
+        return Extent(len(self.trials), sum(trial.value is not None for trial in self.trials))
 
     @property
     def finished(self) -> bool:
