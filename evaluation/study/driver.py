@@ -76,8 +76,8 @@ class Driver:
                 self.display.message(f"failed: {self.folder.failures[str(run.id)]}")
 
     def _store(self, searches: Iterable[Search] | None = None, beginning: bool = False) -> None:
-        """Bring the database of the searches (None: of all) up to date. Once the study has begun, the run folders are what counts,
-        and a later attempt writes what is missing."""
+        """Bring the database of the searches (None: of all) up to date. Once the study has begun, the run folders are
+        what counts, and a later attempt writes what is missing."""
         if self.storage is None:
             return
         try:

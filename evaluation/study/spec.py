@@ -37,8 +37,8 @@ from evaluation.study.space import Dimension, read_space
 Options = dict[str, Any]
 
 KINDS = ("compare", "search", "grid", "robustness", "ablation")
-DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS = (  # in the study folder, beside those of the parts
-    RESERVED := ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs")
+DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS, ARCHIVES = (  # in the study folder, beside those of the parts
+    RESERVED := ("study.yaml", "runs.jsonl", "failed.json", "search.db", "lock", "logs", "archives")
 )
 OBJECTIVES = ("final", "auc")
 RUNS = Path("runs")  # where studies are run

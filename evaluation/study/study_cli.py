@@ -12,7 +12,7 @@ from evaluation.cli.errors import EXIT_INTERRUPTED, UserError
 from evaluation.cli.parser import Flags, dispatch
 from evaluation.cli.values import PathText, suggestion
 from evaluation.cli.values import path as expand
-from evaluation.study import program, spec
+from evaluation.study import archived, program, spec
 from evaluation.study.driver import Driver
 from evaluation.study.engines import choose
 from evaluation.study.plan import Planner
@@ -43,6 +43,8 @@ def run_command(argv: Sequence[str]) -> int:
     description = "Run what is missing of a study; stop and go on at any time."
     flags = _flags("run", description, "--dry-run", "print the runs and their cost, and run nothing")
     flags.option("general", "--parts", str | None, None, "run only these parts, separated by commas")
+    what = "an exported archive of this study, made elsewhere: it is copied into the folder, its runs count as finished"
+    flags.option("general", "--archive", PathText | None, None, what)
     flags.option("general", "--retries", int, 1, "new attempts at a run that was killed or crashed", allowed="[0, 100]")
     database = "database of the searches' trials, postgresql://...; null: SQLite in the folder"
     flags.option("general", "--storage", str | None, None, database)
@@ -50,6 +52,10 @@ def run_command(argv: Sequence[str]) -> int:
     options = flags.read(argv)[0]
     study, path = _study(options)
     command = program.resolve(study.program)
+    if options.archive is not None:
+        if options.dry_run:
+            raise UserError("--archive copies runs into the study's folder: leave it out with --dry-run")
+        print(f"{archived.add(Path(options.archive), path, study.name)} runs taken from {options.archive}")
     files = StudyFiles(path)
     planner = Planner(study, files.begun())
     parts = _parts(options.parts, study)

@@ -5,6 +5,7 @@ runs.jsonl   one line a planned run: its labels, options and folder
 failed.json  the runs whose program failed, and why
 search.db    the trials of the searches, for Optuna's dashboard
 logs/        what each run printed
+archives/    runs made elsewhere (`archived`)
 PART/TASK/SETTING/OPTIMIZER/VARIANT/sSEED/   the run folders
 """
 
@@ -34,9 +35,10 @@ from evaluation.files import (
 from evaluation.runs.closing import Closing
 from evaluation.runs.lock import FolderLock
 from evaluation.runs.run_folder import CONFIG, SUMMARY
+from evaluation.study import archived
 from evaluation.study.plan import Plan, PlannedRun
 from evaluation.study.run_id import RunId
-from evaluation.study.spec import DEFINITION, FAILED, INDEX, LOCK, LOGS, Options, Study
+from evaluation.study.spec import ARCHIVES, DEFINITION, FAILED, INDEX, LOCK, LOGS, Options, Study
 
 MAX_NAMED = 5
 _DEEPEST = 100  # bytes of the longest path below a run folder, about
@@ -46,16 +48,18 @@ class StudyFiles:
     """The files of a study's folder, whoever runs it.
 
     Attributes:
+        archived: the runs that archives in the folder hold; they have no run folder.
         failures: the reasons of failed runs by their folders.
         damaged: runs with a summary that cannot be read; they count as failed.
 
     Raises (on opening):
-        UserError: the index cannot be read. Where there is none yet, it is empty.
+        UserError: the index or an archive cannot be read. Where there is no index yet, it is empty.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._summaries: dict[RunId, dict[str, Any]] = {}
+        self.archived = archived.read(path)
+        self._summaries = {run: one.summary for run, one in self.archived.items()}
         self.damaged: set[RunId] = set()
         self.failures: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):  # only reasons: what ran and what did not, runs show
@@ -87,8 +91,9 @@ class StudyFiles:
         return (self.run(run) / CONFIG).is_file()
 
     def begun(self) -> dict[RunId, Options]:
-        """The options of the runs that have begun, as the index has them."""
-        return {run: entry["options"] for run, entry in self._index.items() if self.has_begun(run)}
+        """The options of the runs that have begun, as the index has them, and of archived ones."""
+        begun = {run: entry["options"] for run, entry in self._index.items() if self.has_begun(run)}
+        return begun | {run: one.options for run, one in self.archived.items()}
 
     def summary(self, run: RunId) -> dict[str, Any] | None:
         """The summary of a finished run, read once; None if it has not finished, or its file is no summary
@@ -140,7 +145,9 @@ class StudyFolder(StudyFiles, Closing):
         try:
             _refuse_twin(path.absolute())
             entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
-            others = {name for name in entries - {LOCK, LOGS} if not name.endswith(".tmp")}  # of a study killed at once
+            others = {
+                name for name in entries - {LOCK, LOGS, ARCHIVES} if not name.endswith(".tmp")
+            }  # of a study killed at once
             if others and DEFINITION not in entries:
                 raise UserError(
                     f"{path} exists and is not a study folder (it holds {min(others)}): choose another --dir"
@@ -166,8 +173,10 @@ class StudyFolder(StudyFiles, Closing):
         """
         self._index = {run: entry for run, entry in self._index.items() if self.has_begun(run)}
         asked = {*plan.waiting, *(run.id for run in plan.runs)}
-        gone = [f"{run} is not in this one" for run in self._index if run not in asked]
-        self._check(plan.runs, gone)
+        gone = [f"{run} is not in this one" for run in (*self._index, *self.archived) if run not in asked]
+        made = [run for run in plan.runs if run.id in self.archived]
+        changed = [changes(run.id, self.archived[run.id].options, run.options) for run in made]
+        self._check(plan.runs, [*gone, *itertools.chain(*changed)])
         definition = {**self.study.definition, "name": self.study.name}
         atomic_write(self.path / DEFINITION, dump_yaml(definition, width=120))
         self._write(plan.runs)

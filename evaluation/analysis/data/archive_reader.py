@@ -56,6 +56,20 @@ def add(connection: duckdb.DuckDBPyConnection, source: Source, problems: list[Pr
     return _gradients(connection, source, problems)
 
 
+def add_to_study(
+    connection: duckdb.DuckDBPyConnection, archive: Source, study: Source, problems: list[Problem]
+) -> list[str]:
+    """`add` for an archive in the folder of its study: that its runs have no folder there is no problem then, and
+    what had been missing in the archive the study knows itself."""
+    own: list[Problem] = []
+    selects = add(connection, archive, own)
+    problems += [problem for problem in own if Path(problem.path).is_relative_to(archive.root)]
+    found = connection.execute("SELECT path FROM runs WHERE study = ?", [study.name]).fetchall()
+    known = {str(study.root / path) for (path,) in found}
+    problems[:] = [problem for problem in problems if problem.path not in known]
+    return selects
+
+
 @contextlib.contextmanager
 def _reported(path: Path, what: str, problems: list[Problem]) -> Iterator[None]:
     """What DuckDB cannot read becomes a problem."""

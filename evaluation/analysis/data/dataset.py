@@ -145,7 +145,8 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
     sources = [source for root in roots for source in find_sources(root, problems)]
     if len(roots) > 1:
         for source in sources:
-            source.prefix = f"{source.name}/{source.prefix}"
+            for one in (source, *source.elsewhere):
+                one.prefix = f"{source.name}/{one.prefix}"
         prefixes = [source.prefix for source in sources]
         if repeated := next((prefix for prefix in prefixes if prefixes.count(prefix) > 1), None):
             raise UserError(f"two of the folders are named {repeated.rstrip('/')}: rename one, or load them apart")
@@ -156,6 +157,8 @@ def load(paths: Path | str | Sequence[Path | str]) -> Dataset:
     for source in sources:
         if source.kind == "archive":
             selects += archive_reader.add(connection, source, problems)
+        for archive in source.elsewhere:
+            selects += archive_reader.add_to_study(connection, archive, source, problems)
     run_rows.create_gradients(connection, selects)
     if not problems and not run_rows.scalar(connection, "SELECT count(*) FROM runs"):
         raise UserError(f"{', '.join(map(str, roots))}: no runs there; give the folder that holds the run folders")

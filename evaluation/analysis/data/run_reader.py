@@ -25,6 +25,7 @@ from evaluation.runs.run_folder import CONFIG, METRICS, PROVENANCE, SUMMARY
 
 STUDY, INDEX = "study.yaml", "runs.jsonl"
 ARCHIVE, ABOUT = "runs.parquet", "archive.json"  # see `archive`
+ARCHIVES = "archives"  # in a study's folder: those of runs that it has from elsewhere
 PLOTS = "plots"  # where `asgc-eval plot` puts its files by default
 GRADIENTS, PART = "gradients", ".parquet"
 LABELS = ("part", "kind", "task", "setting", "optimizer", "variant", "seed", "purpose")
@@ -53,6 +54,7 @@ class Source:
     prefix: str = ""  # before its runs' names, so that they stay unique
     definition: dict[str, Any] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)  # of plain runs
+    elsewhere: list[Source] = field(default_factory=list)  # a study's archives
 
 
 @dataclass
@@ -118,7 +120,11 @@ def _labelled_source(folder: Path, root: Path, kind: Literal["study", "archive"]
         with contextlib.suppress(OSError, ValueError, AttributeError):  # `archive_reader.add` reports a damaged one
             name = read_json(folder / ABOUT).get("name")
     prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
-    return Source(folder, str(name or folder.resolve().name), kind, prefix, definition)
+    source = Source(folder, str(name or folder.resolve().name), kind, prefix, definition)
+    if kind == "study":
+        archives = sorted(path.parent for path in (folder / ARCHIVES).glob(f"[!.]*/{ARCHIVE}"))
+        source.elsewhere = [Source(path, source.name, "archive", prefix) for path in archives]
+    return source
 
 
 def read_runs(source: Source, problems: list[Problem]) -> Iterator[Run]:

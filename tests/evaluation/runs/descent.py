@@ -56,7 +56,8 @@ def faults(arguments: list[str]) -> list[str]:
 
 
 def configuration(options: argparse.Namespace) -> dict[str, object]:
-    return {key: value for key, value in vars(options).items() if key not in ("run_dir", "resume")}
+    config = {key: value for key, value in vars(options).items() if key not in ("run_dir", "resume")}
+    return {"optimizer": {"name": options.method}, **config}
 
 
 def train(options: argparse.Namespace) -> None:
