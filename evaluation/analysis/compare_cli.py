@@ -19,7 +19,8 @@ from evaluation.analysis.comparisons.compare import Comparison, compare
 from evaluation.analysis.comparisons.matched import matched_grid
 from evaluation.analysis.comparisons.retention import retention
 from evaluation.analysis.comparisons.robustness import RobustnessRow, robustness
-from evaluation.analysis.comparisons.selection import part_kinds
+from evaluation.analysis.comparisons.selection import METRICS, part_kinds
+from evaluation.analysis.comparisons.usable_range import UsableRange, is_grid, usable_range
 from evaluation.analysis.data.archive import export
 from evaluation.analysis.data.dataset import Dataset, load
 from evaluation.analysis.result_table import Table
@@ -102,7 +103,7 @@ def _write(folder: Path, prefix: str, tables: Mapping[str, Table[Any] | None]) -
 
 
 def _search(dataset: Dataset, options: argparse.Namespace) -> int:
-    """Of a part of kind search: what the best of k trials reach."""
+    """Of a part of kind search: what the best of k trials reach; of a grid, what learning rates are usable, too."""
     how = Bootstrap(options.seed, options.level, options.repetitions)
     table = best_of_k(dataset, options.part, metric=options.metric, how=how)
     numbers = shown_numbers(table)
@@ -116,11 +117,17 @@ def _search(dataset: Dataset, options: argparse.Namespace) -> int:
         for (cell, method), curve in curves_by_search(table).items()
     )
     _print_table(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title)
-    Console(highlight=False).print(f"\n{table.note}.", markup=False, soft_wrap=True)
+    console = Console(highlight=False)
+    console.print(f"\n{table.note}.", markup=False, soft_wrap=True)
+    usable = None
+    if METRICS[options.metric].kind == "score" and is_grid(dataset, options.part):
+        usable = usable_range(dataset, options.part, metric=options.metric, how=how)
+        _print_usable(usable)
+        console.print(f"\n{usable.note}.", markup=False, soft_wrap=True)
     for problem in dataset.left_out():
         print(problem, file=sys.stderr)
     if options.out is not None:
-        _write(Path(options.out), f"{options.part}-{options.metric}", {"best-of-k": table})
+        _write(Path(options.out), f"{options.part}-{options.metric}", {"best-of-k": table, "usable-range": usable})
     return 0
 
 
@@ -146,6 +153,18 @@ def _print_near(table: Table[RobustnessRow]) -> None:
     )
     title = f"\n{table.title} (near the best: share of settings within 5 %)"
     _print_table(("task", "setting", "optimizer"), ("settings", "best", "near the best", "area"), rows, title)
+
+
+def _print_usable(table: Table[UsableRange]) -> None:
+    rows = (
+        (
+            *(row.cell.task, row.cell.group, row.optimizer.name, number(row.best), f"{row.best_rate:g}"),
+            *(interval(row.retuned), f"{row.retuned_factor:.3g}", interval(row.held), f"{row.held_factor:.3g}"),
+        )
+        for row in table
+    )
+    numbers = ("best", "at", "usable share", "factor", "as tuned: share", "factor")
+    _print_table(("task", "setting", "optimizer"), numbers, rows, f"\n{table.title}")
 
 
 def _print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:

@@ -13,6 +13,7 @@ from evaluation.analysis.comparisons.best_of_k import best_of_k
 from evaluation.analysis.comparisons.clipping import clipping
 from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import robustness
+from evaluation.analysis.comparisons.usable_range import is_grid, usable_range
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
@@ -104,6 +105,7 @@ def gather(study: StudyData) -> Contents:
     for what, make, *kinds in (
         ("matched step sizes", _matched, "compare"),
         ("best of k trials", _best_of_k, "search"),
+        ("usable learning rates", _usable_range, "search"),
         ("robustness", _robustness, "grid", "robustness"),
         ("clipping", _clipping, "compare", "ablation"),
         ("matched step sizes", _matched_grid, "grid"),
@@ -143,6 +145,15 @@ def _matched_grid(study: StudyData, part: Part) -> list[Sheet]:
 
 def _best_of_k(study: StudyData, part: Part) -> list[Sheet]:
     return [sections.best_of_k(part.name, best_of_k(study.data, part.name, how=Bootstrap(study.how.seed)))]
+
+
+def _usable_range(study: StudyData, part: Part) -> list[Sheet]:
+    if not is_grid(study.data, part.name):
+        return []
+    table = usable_range(study.data, part.name, how=Bootstrap(study.how.seed))
+    found = sections.sheet("usable learning rates", part.name, table, sections.USABLE_RANGE, method="optimizer")
+    found.lines.sort(key=lambda line: study.place(line.runs))
+    return [found]
 
 
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:

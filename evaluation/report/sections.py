@@ -338,6 +338,16 @@ def best_of_k(part: str, table: Table[BestOfRow]) -> Sheet:
 
 
 # What optimizers reach at random settings, or at the points of a grid.
+USABLE_RANGE: tuple[Column, ...] = (
+    *(TASK, SETTING),
+    ("optimizer", "", "optimizer"),
+    ("best", "best trial's score, mean over the seeds", "best"),
+    ("at", "its learning rate", "best_rate"),
+    ("usable", "share of the rates near the best of any method, other options best for each", "retuned"),
+    ("factor", "largest by smallest of those that hang together with the best rate; 0: not that", "retuned_factor"),
+    ("usable as tuned", "the same with the other options of the best trial", "held"),
+    ("factor as tuned", "the same with the other options of the best trial", "held_factor"),
+)
 ROBUSTNESS: tuple[Column, ...] = (
     *(TASK, SETTING),
     ("optimizer", "", "optimizer"),

@@ -105,6 +105,7 @@ class Planned:
     lr: float = 1e-3
     target: float | None = 25.0
     signature: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # beside the learning rate
 
     @property
     def path(self) -> str:
@@ -121,7 +122,7 @@ def write_study(folder: Path, runs: Sequence[Planned], row: bool = False, **defi
     for run in runs:
         entry = {name: getattr(run, name) for name in labels} | {"id": run.path, "path": run.path}
         purpose = "tune" if run.kind == "search" else "test"
-        lines.append(json.dumps(entry | {"purpose": purpose, "options": {"optimizer.lr": run.lr}}) + "\n")
+        lines.append(json.dumps(entry | {"purpose": purpose, "options": {"optimizer.lr": run.lr} | run.options}) + "\n")
         if run.scores is not None:
             with mock.patch("os.fsync"):  # fast: no power failure is tested here
                 write_run(

@@ -141,7 +141,7 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
         raise UserError(f"no run of part {name} has a target: {metric} needs one (--evaluation.target)")
     for task in dict.fromkeys(cell.task for cell in selection.cells):
         of_task = [row for cell, methods in grouped.items() if cell.task == task for row in chain(*methods.values())]
-        selection.references[task] = _task_reference(of_task, selection.notes)
+        selection.references[task] = task_reference(of_task, selection.notes)
     return selection
 
 
@@ -241,7 +241,7 @@ def _mean(rows: Sequence[Row], columns: Iterable[str]) -> Row:
     return rows[0] | means | {"diverged": any(row["diverged"] for row in rows)}
 
 
-def _task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
+def task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
     """The references of the task of `rows`; where none are published, its worst final score and its target (or best
     final score), with a note."""
     task = rows[0]["task"]

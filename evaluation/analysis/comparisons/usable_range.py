@@ -1,0 +1,179 @@
+"""How wide is the range of learning rates in which a method is near the best? Of searches that try whole grids.
+
+    usable_range(data, "images")          # rates within 5 % of the reference range of the best
+    usable_range(data, "images", 0.01)    # within 1 %
+
+A rate counts in two ways: with the other tuned options set best for that very rate ("retuned"), and with those of the
+best trial ("held"), which is what becomes of a user who changes the rate and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.analysis.comparisons.robustness import LEARNING_RATE, NEAR
+from evaluation.analysis.comparisons.selection import (
+    Row,
+    part_kinds,
+    refuse_mixed,
+    refuse_no_score,
+    run_rows,
+    task_reference,
+)
+from evaluation.analysis.data.dataset import Dataset
+from evaluation.analysis.data.run_key import Cell, Method
+from evaluation.analysis.result_table import Table
+from evaluation.analysis.stats.aggregate import Array, Statistic, statistic
+from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
+from evaluation.cli.errors import UserError
+from evaluation.study.entry import flatten
+
+
+@dataclass(frozen=True)
+class UsableRange:
+    """The rates at which a method is within a share of the reference range of the best score of any method
+    (`cell_best`); scores are means over the grid's seeds.
+
+    `retuned` and `held` are shares of the grid's rates; `retuned_factor` and `held_factor` the largest by the smallest
+    rate of those that hang together with the best one (1: it alone; 0: not even that is near the best of any method).
+    """
+
+    part: str
+    cell: Cell
+    optimizer: Method
+    rates: int
+    best: float
+    best_rate: float
+    cell_best: float
+    retuned: Estimate
+    retuned_factor: float
+    held: Estimate
+    held_factor: float
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Scores (S, L, O) of S seeds at each of L rates, in order, with each of O settings of the other options."""
+
+    rates: Array
+    scores: Array
+
+    @property
+    def best(self) -> tuple[int, int]:
+        """Which rate and which of the other settings are best."""
+        means = self.scores.mean(axis=0)
+        rate, other = np.unravel_index(int(means.argmax()), means.shape)
+        return int(rate), int(other)
+
+
+def is_grid(dataset: Dataset, part: str) -> bool:
+    """Whether a part searches whole grids of learning rates."""
+    definition = dataset.part_definition(part)
+    tuned = flatten(dict(definition.get("space") or {}))
+    return definition.get("sampler") == "grid" and any(f"{name}.".startswith(f"{LEARNING_RATE}.") for name in tuned)
+
+
+def usable_range(
+    dataset: Dataset, part: str, near: float = NEAR, *, metric: str = "final", how: Bootstrap = DEFAULT
+) -> Table[UsableRange]:
+    """What rates of a part's grids are usable, for every optimizer of every cell.
+
+    Args:
+        part: of kind search, with `sampler: grid`.
+        near: as a share of the task's reference range.
+        metric: a score.
+
+    The bootstrap draws the seeds of each point. Raises `UserError` where the part is no search, a search is no whole
+    grid, or `metric` is no score.
+    """
+    refuse_no_score(metric, "the usable range is")
+    kind = part_kinds(dataset).get(part)
+    if kind != "search":
+        raise UserError(f"{dataset.name} has no grids to search in {part!r}" + (f", a {kind}" if kind else ""))
+    rows = run_rows(dataset, metric, "part = ?", part)
+    refuse_mixed(rows)
+    cells: dict[Cell, dict[Method, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[Cell(row["task"], row["setting"])][Method(row["optimizer"])].append(row)
+    how = replace(how, tasks=False)
+    result: list[UsableRange] = []
+    notes: list[str] = []
+    for cell, methods in cells.items():
+        grids = {method: _grid(f"{method} on {cell}", runs, metric) for method, runs in methods.items()}
+        of_any = max(float(grid.scores.mean(axis=0).max()) for grid in grids.values())
+        to = task_reference([row for runs in methods.values() for row in runs], notes)
+        bound = of_any - near * (to.high - to.low)
+        result += [_row(part, cell, method, grid, of_any, bound, how) for method, grid in grids.items()]
+    words = f"within {near:.2%} of the reference range of the best method's best"
+    note = "; ".join([f"{how.level:.0%} intervals by the bootstrap over the seeds of each point, {how}", *notes])
+    return Table(f"Learning rates at which the {metric} score is {words}", result, note)
+
+
+def _row(
+    part: str, cell: Cell, method: Method, grid: _Grid, of_any: float, bound: float, how: Bootstrap
+) -> UsableRange:
+    rate, other = grid.best
+    means = grid.scores.mean(axis=0)
+    usable = {"retuned": means.max(axis=1) >= bound, "held": means[:, other] >= bound}
+    flat = grid.scores.reshape(len(grid.scores), -1)
+    shares = {
+        "retuned": how.estimate(_share(grid, bound, None), flat).within(0.0, 1.0),
+        "held": how.estimate(_share(grid, bound, other), flat).within(0.0, 1.0),
+    }
+    factors = {f"{name}_factor": _factor(grid.rates, found, rate) for name, found in usable.items()}
+    best = (float(means[rate, other]), float(grid.rates[rate]), of_any)
+    return UsableRange(part, cell, method, len(grid.rates), *best, **shares, **factors)
+
+
+def _share(grid: _Grid, bound: float, other: int | None) -> Statistic:
+    """Of scores (S, L * O): the share of rates that reach the bound, with the best other options or with these."""
+    shape = grid.scores.shape[1:]
+
+    @statistic
+    def share(drawn: Array) -> Array:
+        means = drawn.mean(axis=-2).reshape(*drawn.shape[:-2], *shape)
+        found = means.max(axis=-1) if other is None else means[..., other]
+        return np.asarray((found >= bound).mean(axis=-1))
+
+    return share
+
+
+def _factor(rates: Array, usable: NDArray[np.bool_], best: int) -> float:
+    """The largest by the smallest of the usable rates that hang together with the best one."""
+    if not usable[best]:
+        return 0.0
+    low = high = best
+    while low > 0 and usable[low - 1]:
+        low -= 1
+    while high + 1 < len(usable) and usable[high + 1]:
+        high += 1
+    return float(rates[high] / rates[low])
+
+
+def _grid(name: str, rows: Sequence[Row], metric: str) -> _Grid:
+    """The scores of one search in order. `UserError`: it is not a whole grid with the same seeds everywhere."""
+    options = {row["run"]: json.loads(row["options"]) for row in rows}
+    varied = _varied(list(options.values()))
+    points: dict[tuple[float, str], dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        others = {key: options[row["run"]].get(key) for key in varied if key != LEARNING_RATE}
+        points[float(row["lr"]), json.dumps(others, sort_keys=True)][row["seed"]] = row[metric]
+    rates, others = sorted({rate for rate, _ in points}), sorted({other for _, other in points})
+    seeds = sorted({seed for scores in points.values() for seed in scores})
+    whole = all(len(scores) == len(seeds) for scores in points.values()) and len(rates) > 1
+    if not whole or len(points) != len(rates) * len(others) or len(rows) != len(points) * len(seeds):
+        raise UserError(f"the search of {name} is no whole grid over the learning rate, or not finished")
+    scores = [[[points[rate, other][seed] for other in others] for rate in rates] for seed in seeds]
+    return _Grid(np.array(rates), np.array(scores, dtype=float))
+
+
+def _varied(options: Sequence[Mapping[str, object]]) -> list[str]:
+    """The options that differ between the trials."""
+    names = {name for one in options for name in one}
+    return sorted(name for name in names if len({json.dumps(one.get(name)) for one in options}) > 1)
