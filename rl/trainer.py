@@ -17,6 +17,7 @@ from evaluation.files import atomic_path, write_json
 from evaluation.runs import seeding
 from evaluation.runs.callbacks import load_callbacks
 from evaluation.runs.hardware import deterministic
+from evaluation.runs.kept_models import model_path
 from evaluation.runs.loop import execute
 from evaluation.runs.run_folder import RunFolder, read_series
 from evaluation.runs.run_metrics import EVALUATION, SCORE, SCORE_STD
@@ -24,7 +25,6 @@ from evaluation.runs.schedule import Schedule
 from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import BestModel, Column, Watcher, Watchers
 from rl import algorithms, backends, tasks
-from rl.agent import model_path
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from evaluation.cli.errors import UserError, reason
+from evaluation.cli.errors import UserError
 from evaluation.runs.hardware import select_device, select_precision
-from evaluation.runs.loop import BEST_MODEL
-from evaluation.runs.run_folder import CONFIG, MODEL, chosen, is_finished, load_config, newest_checkpoint
+from evaluation.runs.kept_models import find_model, read_model
+from evaluation.runs.run_folder import CONFIG, chosen, load_config
 from supervised import tasks
 from supervised.config import TrainConfig
 
-MODELS = "models"  # in the run folder: those kept by `keep_models`
 NEEDED = ("task", "data", "model", "evaluation")  # what using a model depends on
-
-
-def model_path(run: Path, step: int) -> Path:
-    """Where `keep_models` keeps the model of a step."""
-    return run / MODELS / f"step-{step:09d}.pt"
 
 
 def save(path: Path, weights: Mapping[str, Any], facts: dict[str, Any], step: int) -> None:
@@ -38,13 +31,9 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is damaged.
     """
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found["model"], found["facts"], found["step"]
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: this run holds no such model") from error
-    except (KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged and cannot be loaded ({reason(error)})") from error
+    found = read_model(path)
+    if not {"model", "facts", "step"} <= found.keys():
+        raise UserError(f"{path} is damaged and cannot be loaded (it holds no model of asgc-sup)")
     return found
 
 
@@ -84,40 +73,19 @@ def load(
     Raises:
         UserError: not a run folder, nothing saved in it yet, no model of this step, no such device.
     """
-    if sum((best, step is not None, average is not None)) > 1:
-        raise UserError("--best, --step and --average name several models: leave out all but one of them")
     run = Path(run)
     load_config(run)  # says what is wrong with the folder
     config = TrainConfig.of_run(run / CONFIG, NEEDED)
     where = select_device(device)
-    name, path = ("best" if best else "final"), run / (BEST_MODEL if best else MODEL)
-    kept = sorted((run / MODELS).glob("step-*.pt"))
-    if step is not None:
-        name, path = "kept", model_path(run, step)
-        if path not in kept:
-            raise UserError(f"--step {step}: {run} has no model of that step; {_there_are(kept)}")
-    elif average is not None:
-        if len(kept) < average:
-            raise UserError(f"--average {average}: {run} has kept {len(kept)} models; {_there_are(kept)}")
-        name, path = f"average of {average}", kept[-1]
-    elif not best and not is_finished(run):
-        checkpoint = newest_checkpoint(run)
-        if checkpoint is None:
-            raise UserError(f"{run} holds no model yet: the run has not reached its first checkpoint")
-        name, path = "checkpoint", checkpoint.path / MODEL
-    found = read(path)
-    if average is not None:
-        found["model"] = averaged([read(one)["model"] for one in kept[-average:]])
+    which = find_model(run, best=best, step=step, average=average)
+    found = read(which.path)
+    if len(which.paths) > 1:
+        found["model"] = averaged([read(path)["model"] for path in which.paths])
     before = chosen(run)
     if str(where) == before.get("device"):  # what it was trained with; another device chooses for itself
         config.precision = before.get("precision", config.precision)
     config.precision = select_precision(config.precision, where)  # type: ignore[assignment]
-    return Loaded(config, found["model"], found["facts"], name, path, found["step"], where)
-
-
-def _there_are(kept: Sequence[Path]) -> str:
-    steps = ", ".join(str(int(path.stem.removeprefix("step-"))) for path in kept)
-    return f"there are those of {steps}" if steps else "`train --keep-models N` keeps one every N updates"
+    return Loaded(config, found["model"], found["facts"], which.name, which.path, found["step"], where)
 
 
 def averaged(weights: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

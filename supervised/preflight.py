@@ -18,10 +18,10 @@ from evaluation.runs.hardware import (
     select_precision,
     select_threads,
 )
+from evaluation.runs.kept_models import MODELS
 from evaluation.runs.run_folder import CHECKPOINTS
 from supervised.config import TrainConfig
 from supervised.distributed import ALONE, Group
-from supervised.model import MODELS
 from supervised.tasks.task import Task
 
 CHOSEN = ("device", "precision", "channels_last", "threads")  # by the machine, where an option leaves it open

@@ -17,6 +17,7 @@ from evaluation.runs import recorder, seeding
 from evaluation.runs.callbacks import load_callbacks
 from evaluation.runs.hardware import deterministic
 from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.kept_models import model_path
 from evaluation.runs.loop import execute
 from evaluation.runs.recorder import GradientRecorder
 from evaluation.runs.run_folder import RunFolder
@@ -28,7 +29,7 @@ from supervised import backends, tasks
 from supervised.config import TrainConfig
 from supervised.distributed import Group, joined
 from supervised.learner import Learner
-from supervised.model import model_path, save
+from supervised.model import save
 from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir, updates_of
 from supervised.stream import Stream
 from supervised.tasks.task import Scores, Task

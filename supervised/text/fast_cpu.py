@@ -1,8 +1,8 @@
 """Linear layers and dropout as fast as a CPU has them; elsewhere, and in what is compiled, they are torch's own.
 
 Measured on one core (AMD Zen 4, fp32, 2,000 x 256 by 256 x 1,024): torch's `linear` runs MKL at 85 GFLOP/s, oneDNN's at
-100; dropout of 512,000 elements takes 4.8 ms, of which `bernoulli_` 3.5, the one here 1.2. Without AVX-512 (Zen 3) the two
-are level, and what leads to oneDNN, 50 us and more a layer, makes a tiny Transformer take 1.4 times as long.
+100; dropout of 512,000 elements takes 4.8 ms, of which `bernoulli_` 3.5, the one here 1.2. Without AVX-512 (Zen 3)
+the two are level, and what leads to oneDNN, 50 us and more a layer, makes a tiny Transformer take 1.4 times as long.
 """
 
 from __future__ import annotations

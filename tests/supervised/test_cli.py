@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import torch
 
+from evaluation.runs.kept_models import MODELS
 from evaluation.runs.kept_results import RESULTS
 from evaluation.runs.run_folder import is_finished, load_summary, read_metrics, read_series
 from evaluation.runs.watchers import Watcher
 from supervised import cli, translate_cli
 from supervised.config import TrainConfig
-from supervised.model import MODELS, load
+from supervised.model import load
 from supervised.text.subwords import Subwords
 from supervised.text.token_files import VOCABULARY
 from tests.supervised.test_trainer import numbers, weights
@@ -283,9 +284,9 @@ def test_eval_scores_each_of_a_runs_models(run: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--best", "--step", "20"], "--best, --step and --average name several models: leave out all but one"),
-        (["--step", "15"], "has no model of that step; there are those of 10, 20, 30, 40"),
-        (["--average", "9"], "has kept 4 models; there are those of 10, 20, 30, 40"),
+        (["--best", "--step", "20"], "--best and --step name two models: leave out one of them"),
+        (["--step", "15"], "has no model of that step; there are 10, 20, 30, 40"),
+        (["--average", "9"], "has kept 4 models; `train --keep-models N` keeps one every N steps"),
         (["--split", "tets"], "--split tets: there are validation, train_subset, test"),
         (["--device", "cuda:99"], "cuda"),
     ],

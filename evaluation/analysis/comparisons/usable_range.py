@@ -120,15 +120,20 @@ def _row(
 ) -> UsableRange:
     rate, other = grid.best
     means = grid.scores.mean(axis=0)
-    usable = {"retuned": means.max(axis=1) >= bound, "held": means[:, other] >= bound}
     flat = grid.scores.reshape(len(grid.scores), -1)
-    shares = {
-        "retuned": how.estimate(_share(grid, bound, None), flat).within(0.0, 1.0),
-        "held": how.estimate(_share(grid, bound, other), flat).within(0.0, 1.0),
-    }
-    factors = {f"{name}_factor": _factor(grid.rates, found, rate) for name, found in usable.items()}
-    best = (float(means[rate, other]), float(grid.rates[rate]), of_any)
-    return UsableRange(part, cell, method, len(grid.rates), *best, **shares, **factors)
+    return UsableRange(
+        part,
+        cell,
+        method,
+        rates=len(grid.rates),
+        best=float(means[rate, other]),
+        best_rate=float(grid.rates[rate]),
+        cell_best=of_any,
+        retuned=how.estimate(_share(grid, bound, None), flat).within(0.0, 1.0),
+        retuned_factor=_factor(grid.rates, means.max(axis=1) >= bound, rate),
+        held=how.estimate(_share(grid, bound, other), flat).within(0.0, 1.0),
+        held_factor=_factor(grid.rates, means[:, other] >= bound, rate),
+    )
 
 
 def _share(grid: _Grid, bound: float, other: int | None) -> Statistic:
@@ -162,8 +167,8 @@ def _grid(name: str, rows: Sequence[Row], metric: str) -> _Grid:
     varied = _varied(list(options.values()))
     points: dict[tuple[float, str], dict[int, float]] = defaultdict(dict)
     for row in rows:
-        others = {key: options[row["run"]].get(key) for key in varied if key != LEARNING_RATE}
-        points[float(row["lr"]), json.dumps(others, sort_keys=True)][row["seed"]] = row[metric]
+        held = {key: options[row["run"]].get(key) for key in varied if key != LEARNING_RATE}
+        points[float(row["lr"]), json.dumps(held, sort_keys=True)][row["seed"]] = row[metric]
     rates, others = sorted({rate for rate, _ in points}), sorted({other for _, other in points})
     seeds = sorted({seed for scores in points.values() for seed in scores})
     whole = all(len(scores) == len(seeds) for scores in points.values()) and len(rates) > 1
