@@ -137,7 +137,7 @@ def test_kept_models_are_averaged(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, (kept[0][name] + kept[1][name]) / 2)
     with pytest.raises(UserError, match=r"--average 4: .* has kept 3 models; .* keeps one every N steps"):
         load(run, "cpu", average=4)
-    with pytest.raises(UserError, match=r"--step 15: .* there are those of 10, 20, 30"):
+    with pytest.raises(UserError, match=r"--step 15: .* there are 10, 20, 30"):
         load(run, "cpu", step=15)
 
 
