@@ -28,6 +28,7 @@ from torch import Tensor
 from benchmarks.checks import Check, Setting, Skip, run_all
 from benchmarks.made_up import MadeUpImages, MadeUpText
 from evaluation.runs.hardware import deterministic
+from evaluation.runs.interval_means import clipping_on_device
 from supervised.config import TrainConfig
 from supervised.distributed import ALONE
 from supervised.dry_run import operations
@@ -187,6 +188,7 @@ def no_waiting(setting: Setting, task: str) -> str:
         try:
             for _ in range(UPDATES):
                 one.update()
+                clipping_on_device(one.learner.optimizer)  # as the trainer looks at it
         finally:
             torch.cuda.set_sync_debug_mode("default")
     places = sorted({f"{found.filename}:{found.lineno}" for found in caught if "synchroniz" in str(found.message)})

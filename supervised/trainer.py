@@ -16,7 +16,7 @@ from evaluation.files import atomic_path
 from evaluation.runs import recorder, seeding
 from evaluation.runs.callbacks import load_callbacks
 from evaluation.runs.hardware import deterministic
-from evaluation.runs.interval_means import IntervalMeans, clipping
+from evaluation.runs.interval_means import IntervalMeans, clipping_on_device
 from evaluation.runs.kept_models import model_path
 from evaluation.runs.loop import execute
 from evaluation.runs.recorder import GradientRecorder
@@ -177,7 +177,7 @@ class Trainer:
         self._means.add(self.learner.update(batches, items))
         self.step += 1
         if self.step % CLIPPING_EVERY == 0:
-            self._means.add(clipping(self.learner.optimizer))
+            self._means.add(clipping_on_device(self.learner.optimizer))
         self._training_s += time.monotonic() - started
         if self.schedule.due(self.step, self.config.keep_models):
             self._keep_model()

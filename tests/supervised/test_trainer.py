@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from asgc import ASGC
 from evaluation.cli.errors import UserError
 from evaluation.runs.make_optimizer import make_optimizer
 from evaluation.runs.run_folder import load_summary, read_metrics, read_series
@@ -18,6 +19,7 @@ from evaluation.runs.watchers import Watcher
 from supervised import TrainConfig, train
 from supervised.learner import parameter_groups
 from supervised.model import averaged, load
+from supervised.trainer import Trainer
 
 pytest.importorskip("sklearn")
 
@@ -108,6 +110,41 @@ def test_a_run_learns_and_says_how_well(tmp_path: Path) -> None:
     waits = read_series(tmp_path / "run", "train", "data_wait")["value"]
     assert ((waits >= 0) & (waits <= 1)).all()
     assert list((tmp_path / "run" / "gradients").glob("part-*.parquet"))
+
+
+class Layers(Watcher):
+    """What the optimizer says of its layers after some updates."""
+
+    def __init__(self, trainers: list[Trainer]) -> None:
+        self.trainers, self.seen = trainers, list[dict[str, float]]()
+
+    def stepped(self, step: int, result: Any) -> None:
+        if step in (16, 32):
+            layers = describe(self.trainers[0].learner.optimizer)
+            self.seen.append({name: float(np.mean([layer[name] for layer in layers])) for name in CLIPPED})
+
+
+CLIPPED = ("clipped", "attenuation")
+describe = ASGC.diagnostics
+
+
+def test_what_clipping_did_is_logged_without_asking_for_the_layers_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`diagnostics` brings them to the host, for which a GPU is waited for."""
+    trainers: list[Trainer] = []
+    begin = Trainer.start
+    monkeypatch.setattr(Trainer, "start", lambda self: (trainers.append(self), begin(self)))
+    monkeypatch.setattr(ASGC, "diagnostics", lambda self: pytest.fail("the optimizer was waited for"))
+    layers = Layers(trainers)
+    optimizer = {"name": "asgc", "lr": 2e-3, "clip_factor": 1.0}
+    options: dict[str, Any] = {"gradients": {"enabled": False}, "optimizer": optimizer, "log_interval": 32}
+    train(config_of(tmp_path / "run", total_steps=32, **options), watchers=[layers])
+    assert len(layers.seen) == 2
+    for name in CLIPPED:
+        logged = read_series(tmp_path / "run", "train", name)["value"]
+        assert logged.tolist() == pytest.approx([np.mean([seen[name] for seen in layers.seen])])
+    assert 0 < layers.seen[0]["attenuation"] < 1
 
 
 @pytest.mark.parametrize("device_batch", [16, 23])
