@@ -21,7 +21,7 @@ from evaluation.runs.kept_models import model_path
 from evaluation.runs.loop import execute
 from evaluation.runs.recorder import GradientRecorder
 from evaluation.runs.run_folder import RunFolder
-from evaluation.runs.run_metrics import SCORE, TRAIN_EVALUATION
+from evaluation.runs.run_metrics import COMPARED_SCORE, SCORE, TRAIN_EVALUATION
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import Column, Watcher, Watchers
@@ -250,10 +250,11 @@ class Trainer:
             for split, scores in found.items()
             if split != VALIDATION
         }
+        compared = {} if validation.compared is None else {COMPARED_SCORE: validation.compared}
         return EvaluationResult(
             score=validation.score,
             words=validation.words,
-            values=validation.values,
+            values=dict(validation.values) | compared,
             others=others,
             summary={"mean_score": validation.score, **validation.values, **validation.summary}
             | {split: _summarized(found[split]) for split in self.task.others if final},

@@ -20,6 +20,7 @@ Vector = NDArray[np.float64]
 EVALUATION, SCORE, SCORE_STD = "eval", "score", "score_std"  # split and names of evaluations in metrics.jsonl
 EVALUATION_SECONDS = "evaluation_s"
 TRAIN_EVALUATION = "train_eval"  # split of the same scores on the training side, where a task measures them
+COMPARED_SCORE = "compared_score"  # in `EVALUATION`: measured as on the training side, where `SCORE` is not
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Evaluation:
     """One scheduled evaluation: where it was and what it gave.
 
     `wall_s` is the run's clock at its end (all earlier evaluations included), `evaluation_s` what this one took of it;
-    `train_value` the same metric on the training side, measured the same way (None: not measured).
+    `train_value` the same metric on the training side, measured the same way (None: not measured), or as `compared` is,
+    where `value` cannot be measured so there (None: it can).
     """
 
     step: int
@@ -36,6 +38,7 @@ class Evaluation:
     evaluation_s: float
     value: float
     train_value: float | None = None
+    compared: float | None = None
 
 
 def evaluations_from_rows(
@@ -44,12 +47,16 @@ def evaluations_from_rows(
     """The evaluations of a run from its metrics: the rows `split`/`name`, in order of their steps.
 
     The evaluation's duration is the row `split`/evaluation_s of the same step (0 if absent), its training value the row
-    `train_split`/`name` of the same step.
+    `train_split`/`name` of the same step, what that is compared with the row `split`/compared_score, if there is one.
     """
     seconds = {row.step: row.value for row in rows if (row.split, row.name) == (split, EVALUATION_SECONDS)}
     train = {row.step: row.value for row in rows if (row.split, row.name) == (train_split, name)}
+    compared = {row.step: row.value for row in rows if (row.split, row.name) == (split, COMPARED_SCORE)}
     found = [
-        Evaluation(row.step, row.samples, row.wall_s, seconds.get(row.step, 0.0), row.value, train.get(row.step))
+        Evaluation(
+            *(row.step, row.samples, row.wall_s, seconds.get(row.step, 0.0), row.value),
+            *(train.get(row.step), compared.get(row.step)),
+        )
         for row in rows
         if (row.split, row.name) == (split, name)
     ]
@@ -166,7 +173,8 @@ def summarize(
         times = {name: time_to_threshold(values, axis, target) for name, axis in axes.items()}
         summary["time_to_threshold"] = {"target": target, "reached": math.isfinite(times["steps"]), **times}
     if all(value is not None for value in train):
-        summary["generalization_gap"] = generalization_gap(np.array(train, dtype=np.float64), values, last_k)
+        like = [one.value if one.compared is None else one.compared for one in evaluations]
+        summary["generalization_gap"] = generalization_gap(np.array(train, dtype=np.float64), like, last_k)
     return summary
 
 

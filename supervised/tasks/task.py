@@ -42,12 +42,15 @@ class Scores:
         values: more, by name, logged beside it.
         words: how the score was made, for people: "top-1 accuracy on 10,000 images".
         summary: for summary.json, of the last evaluation.
+        compared: of validation data, where the training score cannot be measured as `score` is: the score measured as
+            that one is, for the generalization gap.
     """
 
     score: float
     values: Mapping[str, float] = field(default_factory=dict)
     words: str = ""
     summary: Mapping[str, Any] = field(default_factory=dict)
+    compared: float | None = None
 
 
 class Task(ABC):

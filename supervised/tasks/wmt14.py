@@ -112,10 +112,12 @@ class WMT14(Task):
         from supervised.text.bleu import scores as bleu_scores
 
         translations = self._translated(model, split, chosen, tell)
-        references = self._references(split, chosen)
-        found = bleu_scores(translations, references)
+        found = bleu_scores(translations, self._references(split, chosen))
+        compared = None
+        if split == VALIDATION and settings.train_subset:
+            compared = bleu_scores(translations, self._spoken(split, chosen)).bleu
         signatures = {"bleu_signature": found.bleu_signature, "chrf_signature": found.chrf_signature}
-        return Scores(found.bleu, values | {"chrf": found.chrf}, f"BLEU of {count}", signatures)
+        return Scores(found.bleu, values | {"chrf": found.chrf}, f"BLEU of {count}", signatures, compared)
 
     def signature(self) -> dict[str, Any]:
         settings = self.config.evaluation
@@ -167,11 +169,16 @@ class WMT14(Task):
 
     def _references(self, split: str, chosen: Indices) -> list[str]:
         """The text of the targets; of training pairs, of which none is kept, that of their subwords."""
-        pairs = self._splits[split]
         if split == TRAIN_SUBSET:
-            return self._text.subwords.decode(pairs.target(i) for i in chosen)
-        texts = pairs.texts.target
+            return self._spoken(split, chosen)
+        texts = self._splits[split].texts.target
         return [texts[i] for i in chosen]
+
+    def _spoken(self, split: str, chosen: Indices) -> list[str]:
+        """The targets as their subwords say them. Those are normalized, and so are a model's translations: beside such
+        references it scores higher than beside text as it is written."""
+        pairs = self._splits[split]
+        return self._text.subwords.decode(pairs.target(i) for i in chosen)
 
     def _check_what_bleu_needs(self) -> None:
         """Before a run, not after it, when the test set's turn comes."""

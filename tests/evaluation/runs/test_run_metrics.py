@@ -121,6 +121,14 @@ def test_the_summary_of_a_run():
     json.dumps(to_json(summary), allow_nan=False)
 
 
+def test_the_gap_is_taken_to_the_score_that_is_measured_as_on_the_training_side():
+    rows = [*ROWS, MetricRow(300, 1200, 36.0, "eval", "compared_score", 6.5)]
+    evaluations = evaluations_from_rows(rows, "eval", "score", "train-eval")
+    assert [evaluation.compared for evaluation in evaluations] == [None, None, 6.5]
+    summary = summarize(evaluations, target=None, last_k=2, signature={})
+    assert (summary["final"], summary["generalization_gap"]) == (4.0, pytest.approx(0.75))
+
+
 def test_a_miss_is_in_the_summary_as_infinite():
     evaluations = evaluations_from_rows(ROWS, "eval", "score", "train-eval")
     summary = summarize(evaluations, target=18.0, last_k=3, signature={})

@@ -23,12 +23,15 @@ from supervised.model import build, load
 from supervised.order import first
 from supervised.tasks.wmt14 import WMT14
 from supervised.text.batches import collate
+from supervised.text.corpora import open_corpus
+from supervised.text.prepare import prepare
 from supervised.text.subwords import BOS, EOS, Subwords
 from supervised.text.token_files import VOCABULARY, TokenPairs
 from supervised.text.transformer import Transformer
 from supervised.text.translate import translate_lines
 from supervised.translate_cli import main as translate_command
 from tests.supervised.test_trainer import Killed, StopAt, numbers, weights
+from tests.supervised.text.written import parallel
 from tests.supervised.toy_text import config_of, prepared, sentences
 
 pytest.importorskip("sentencepiece")
@@ -129,6 +132,23 @@ def test_likelihood_and_accuracy_are_those_of_each_sentence_alone(learned: Path,
             assert scores.score == pytest.approx(-nll / count if metric == "likelihood" else 100 * right / count)
             assert scores.values["nll"] == pytest.approx(nll / count, rel=1e-4)
             assert f"{len(chosen)} sentences" in scores.words
+
+
+def test_the_gap_compares_references_of_one_kind(tmp_path: Path) -> None:
+    """Subwords write "\ufb01" as "fi": a model that knows its training and validation sentences by heart has no gap, whatever
+    its BLEU on the validation text as it is written."""
+    pairs = [(one, f"{other} \ufb01n \u2026") for one, other in sentences(400, 0, 4)]
+    folder = parallel(tmp_path / "text", {"train": pairs, "valid": pairs[:30], "test": pairs[:20]})
+    data = tmp_path / "prepared"
+    prepare(open_corpus(str(folder), source="en", target="de"), data, vocab_size=300)
+    run = tmp_path / "run"
+    evaluation = {"interval": 2, "train_subset": 30, "beam": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WMT14, "_translated", lambda task, model, split, chosen, tell: task._spoken(split, chosen))
+        train(config_of(data, run, total_steps=2, evaluation=evaluation))
+    summary = load_summary(run)
+    assert summary["mean_score"] < 90
+    assert summary["generalization_gap"] == pytest.approx(0)
 
 
 def test_scheduled_evaluations_take_fewer_sentences_and_none_of_the_test(learned: Path) -> None:
