@@ -25,7 +25,7 @@ from evaluation.runs.run_metrics import COMPARED_SCORE, SCORE, TRAIN_EVALUATION
 from evaluation.runs.schedule import Schedule
 from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import Column, Watcher, Watchers
-from supervised import backends, tasks
+from supervised import backends, resumed, tasks
 from supervised.config import TrainConfig
 from supervised.distributed import Group, joined
 from supervised.learner import Learner
@@ -274,7 +274,8 @@ class Trainer:
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict() | {"means": self._means.state_dict(), "data": self._data()}
+        options = resumed.options_of(self.config)
+        return self.learner.state_dict() | {"means": self._means.state_dict(), "data": self._data(), "options": options}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if other := [name for name, value in self._data().items() if state["data"][name] != value]:
@@ -284,6 +285,9 @@ class Trainer:
             )
         self.learner.load_state_dict(state)
         self._means.load_state_dict(state["means"])
+        before, ranks = state.get("options", {}), 1 + len(state.get("other_rngs", ()))
+        if line := resumed.said(before, self.config, ranks, self.group.ranks, self.learner.model):
+            self._watchers.message(line)
 
     def _data(self) -> dict[str, Any]:
         """What a run cannot be resumed without."""

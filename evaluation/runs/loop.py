@@ -41,7 +41,8 @@ STATE, BEST_MODEL = "state.pt", "best.pt"
 TRACEBACK = "traceback.txt"  # of what the user's code raised, last
 TRAINING = "train"  # split of what is logged while training
 # Between a run and its resume. They do not change its numbers, `threads` but the order of sums; `device` does, where a
-# machine is no longer there, and `device_batch` and `sharded` do where there is dropout or batch normalization.
+# machine is no longer there, and `device_batch` and `sharded` do where there is dropout or batch normalization: the
+# trainer says so.
 MAY_CHANGE = (
     *("tensorboard", "track", "checkpoint_interval", "checkpoint_minutes", "device", "threads"),
     *("callbacks", "env.patience", "env.processes"),
@@ -384,10 +385,7 @@ class _Loop:
         rank, ranks = self.agreement.rank, self.agreement.ranks
         if len(saved) == ranks:
             return seeding.set_rng_state(saved[rank])
-        self.watchers.message(
-            f"{len(saved)} processes before, {ranks} now: it goes on with the same samples, but what the model draws "
-            "(dropout) is not what it would have been"
-        )
+        # Of another number of processes: the trainer says what that means.
         seeding.seed_all(seeding.derive(self._seed, "global", self.trainer.step, rank))
 
 

@@ -135,8 +135,8 @@ def test_likelihood_and_accuracy_are_those_of_each_sentence_alone(learned: Path,
 
 
 def test_the_gap_compares_references_of_one_kind(tmp_path: Path) -> None:
-    """Subwords write "\ufb01" as "fi": a model that knows its training and validation sentences by heart has no gap, whatever
-    its BLEU on the validation text as it is written."""
+    """Subwords write "\ufb01" as "fi": a model that knows its training and validation sentences by heart has no gap,
+    whatever its BLEU on the validation text as it is written."""
     pairs = [(one, f"{other} \ufb01n \u2026") for one, other in sentences(400, 0, 4)]
     folder = parallel(tmp_path / "text", {"train": pairs, "valid": pairs[:30], "test": pairs[:20]})
     data = tmp_path / "prepared"
