@@ -153,6 +153,7 @@ class Trainer:
             self._recorder = Recorder(run.path / recorder.FOLDER, self.learner, config.gradients.interval)
             watchers.members.append(self._recorder)
         self.learner.around_step = self._around_step
+        self._contents = task.contents() if group.main else {}
         if group.main:
             task.keep(run.path)
 
@@ -278,7 +279,9 @@ class Trainer:
         return self.learner.state_dict() | {"means": self._means.state_dict(), "data": self._data(), "options": options}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if other := [name for name, value in self._data().items() if state["data"][name] != value]:
+        known = state["data"]  # without contents, where an earlier version saved
+        differ = [name for name, value in self._data().items() if known.get(name, value) != value]
+        if other := self.group.told(differ):  # the main process knows the contents
             raise UserError(
                 f"{self.config.data.name} is not the data that {self._run.path} was begun with (other "
                 f"{' and '.join(other)}): give it that, or train anew in another --run-dir"
@@ -292,7 +295,8 @@ class Trainer:
     def _data(self) -> dict[str, Any]:
         """What a run cannot be resumed without."""
         order = self.task.order
-        return self.task.facts() | {"number of training samples": order.samples(order.updates_per_epoch)}
+        number = order.samples(order.updates_per_epoch)
+        return self.task.facts() | {"number of training samples": number} | self._contents
 
     @property
     def loads_on(self) -> torch.device:

@@ -77,6 +77,11 @@ class ImageNet(Task):
             },
         }
 
+    def contents(self) -> dict[str, str]:
+        splits = {"training images": self.data.train, "validation images": self.data.validation}
+        found = {name: split.fingerprint() for name, split in splits.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
     def fetch(self, indices: Indices, epoch: int) -> Batch:
         """Bytes, shape (images, channels, side, side), and labels."""
         data = self.config.data

@@ -126,6 +126,11 @@ class Task(ABC):
     def facts(self) -> dict[str, Any]:
         """What a model needs to know of the data (classes, vocabulary): plain values, kept in the models' files."""
 
+    def contents(self) -> dict[str, str]:
+        """What differs where the data is other data of the same kind and number, by names for people. A run is not
+        resumed on such data, though its models may be used with it. May look at every file."""
+        return {}
+
     def keep(self, run: Path) -> None:  # noqa: B027 - optional
         """Put into a run folder what its models need to be used without the data."""
 

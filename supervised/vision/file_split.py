@@ -50,6 +50,9 @@ class FileSplit(Split):
         self._source.subset(indices)
         self._opened()
 
+    def fingerprint(self) -> str | None:
+        return self._source.fingerprint()
+
     def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> tuple[Tensor, Indices]:
         seeds = draws.sample_seeds(seed, epoch, indices) >> np.uint64(1)
         images, used = np.empty((len(indices), side, side, 3), np.uint8), indices.copy()

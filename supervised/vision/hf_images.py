@@ -54,6 +54,7 @@ class HFImages(ImageSource):
         # Encoded: they are decoded where corrupt ones are caught.
         self._images = split.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         self._column = image
+        self._fingerprint: str | None = getattr(split, "_fingerprint", None)
 
     def open(self, index: int) -> Path | IO[bytes]:
         image: Mapping[str, Any] = self._images[index][self._column]
@@ -64,6 +65,10 @@ class HFImages(ImageSource):
 
     def subset(self, indices: Indices) -> None:
         self.labels, self._images = self.labels[indices], self._images.select(indices)
+
+    def fingerprint(self) -> str | None:
+        """What `datasets` tells versions of its data apart by."""
+        return self._fingerprint
 
 
 def open_hf(name: str, root: str | None) -> tuple[HFImages, HFImages]:

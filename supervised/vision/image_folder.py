@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -55,6 +56,13 @@ class ImageFolder(ImageSource):
     def subset(self, indices: Indices) -> None:
         self.labels, self._files = self.labels[indices], self._files[indices]
 
+    def fingerprint(self) -> str:
+        """Of names, the classes' among them, and sizes."""
+        digest, folder = hashlib.sha256(), os.fsencode(self._folder)
+        for file in self._files.tolist():
+            digest.update(b"%s\0%d\0" % (file, _size(os.path.join(folder, file))))  # noqa: PTH118 - a million times
+        return digest.hexdigest()
+
 
 def _files(folder: Path, name: str) -> list[str]:
     """Paths of a class's images below the folder, in order."""
@@ -64,6 +72,14 @@ def _files(folder: Path, name: str) -> list[str]:
         inside = os.path.relpath(here, folder)
         found += [os.path.join(inside, file) for file in sorted(files) if os.path.splitext(file)[1].lower() in SUFFIXES]  # noqa: PTH118, PTH122 - a million times
     return found
+
+
+def _size(path: bytes) -> int:
+    """Bytes of a file; -1: there is none, as at the end of a broken link."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - a million times
+    except OSError:
+        return -1
 
 
 def open_folders(folder: Path) -> tuple[ImageFolder, ImageFolder]:

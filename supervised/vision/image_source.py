@@ -35,6 +35,10 @@ class ImageSource(ABC):
     def subset(self, indices: Indices) -> None:
         """Keep only these."""
 
+    @abstractmethod
+    def fingerprint(self) -> str | None:
+        """As `supervised.vision.splits.Split.fingerprint`."""
+
     def image(self, index: int) -> Image.Image:
         """The image, opened but not decoded yet."""
         return Image.open(self.open(index))

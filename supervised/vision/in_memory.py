@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import Literal
 
@@ -52,6 +53,10 @@ class MemorySplit(Split):
 
     def subset(self, indices: Indices) -> None:
         self.labels, self._images = self.labels[indices], self._images[torch.from_numpy(indices)]
+
+    def fingerprint(self) -> str:
+        """A checksum of all pixels and labels."""
+        return f"{zlib.crc32(self.labels.tobytes(), zlib.crc32(self._images.numpy().data)):08x}"
 
     def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> tuple[Tensor, Indices]:
         numbers = draws.uniform(seed, epoch, indices, _DRAWS + erasing.DRAWS)

@@ -61,6 +61,10 @@ class Split(ABC):
     def subset(self, indices: Indices) -> None:
         """Keep only these images."""
 
+    def fingerprint(self) -> str | None:
+        """What differs where the images or their labels are others, found without decoding any; None: not known."""
+        return None
+
     @abstractmethod
     def augmented(self, indices: Indices, seed: int, epoch: int, side: int) -> tuple[Tensor, Indices]:
         """Training images of this size, bytes, shape (images, channels, side, side): pure functions of (seed, epoch,

@@ -13,13 +13,16 @@ import torch
 
 from asgc import ASGC
 from evaluation.cli.errors import UserError
+from evaluation.runs.loop import STATE
 from evaluation.runs.make_optimizer import make_optimizer
-from evaluation.runs.run_folder import load_summary, read_metrics, read_series
+from evaluation.runs.run_folder import load_summary, newest_checkpoint, read_metrics, read_series
 from evaluation.runs.watchers import Watcher
 from supervised import TrainConfig, train
 from supervised.learner import parameter_groups
 from supervised.model import averaged, load
+from supervised.tasks.imagenet import ImageNet
 from supervised.trainer import Trainer
+from supervised.vision import data_sets
 
 pytest.importorskip("sklearn")
 
@@ -210,6 +213,37 @@ def test_what_a_model_was_trained_on_is_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="only --task wmt14 has this option"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_other_images_of_the_same_number_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a checkpoint of an earlier version knows nothing of them, it goes on."""
+    digits, run = data_sets.SMALL["digits"], tmp_path / "run"
+
+    def changed(config: Any) -> Any:
+        found = digits(config)
+        found.train._images[5, 3, 3] ^= 1  # type: ignore[attr-defined]
+        return found
+
+    with pytest.raises(Killed):
+        train(config_of(run, checkpoint_interval=4, total_steps=10), watchers=[StopAt(5)])
+    monkeypatch.setitem(data_sets.SMALL, "digits", changed)
+    message = r"digits is not the data that .*run was begun with \(other training images\): give it that, or train anew"
+    for _ in range(2):
+        with pytest.raises(UserError, match=message):
+            train(config_of(run, checkpoint_interval=4, total_steps=10), resume=True)
+    monkeypatch.setitem(data_sets.SMALL, "digits", digits)
+    with pytest.raises(Killed):
+        train(config_of(run, checkpoint_interval=4, total_steps=10), resume=True, watchers=[StopAt(6)])
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    state = torch.load(checkpoint.path / STATE, weights_only=False)
+    assert {"training images", "validation images"} <= state["data"].keys()
+    monkeypatch.setattr(ImageNet, "contents", lambda self: {})  # as an earlier version saves
+    with pytest.raises(Killed):
+        train(config_of(run, checkpoint_interval=4, total_steps=10), resume=True, watchers=[StopAt(9)])
+    monkeypatch.undo()
+    monkeypatch.setitem(data_sets.SMALL, "digits", changed)
+    train(config_of(run, checkpoint_interval=4, total_steps=10), resume=True)
 
 
 class SeesSettings(Watcher):

@@ -50,6 +50,14 @@ def test_labels_as_words(tmp_path: Path) -> None:
     assert found.train.labels.tolist() == [2, 0, 1] * 3
 
 
+def test_other_images_at_the_same_place_have_another_fingerprint(tmp_path: Path) -> None:
+    one, other = saved(tmp_path / "one"), saved(tmp_path / "other", label=str, kind="label")
+    first, again, second = (find(str(path), train_size=5).train.fingerprint() for path in (one, one, other))
+    assert first == again != second
+    one.rename(tmp_path / "moved")
+    assert find(str(tmp_path / "moved"), train_size=5).train.fingerprint() == first
+
+
 def test_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has the splits train, extra: expected train and validation or"):
         find(f"hf:{saved(tmp_path / 'a', ('train', 'extra'))}")

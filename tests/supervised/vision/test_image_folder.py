@@ -37,6 +37,24 @@ def test_classes_and_files_are_torchvisions(tmp_path: Path) -> None:
     assert [int(n) for n in np.bincount(train.labels)] == [6, 7, 6]
 
 
+def test_a_fingerprint_is_of_names_and_sizes(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", 2, 1)
+    before = [source.fingerprint() for source in open_folders(root)]
+    root.rename(tmp_path / "moved")
+    train, validation = open_folders(tmp_path / "moved")
+    assert [train.fingerprint(), validation.fingerprint()] == before
+    image = tmp_path / "moved" / "train" / "dog" / "1.png"
+    with image.open("ab") as file:
+        file.write(b"1")
+    found = [train.fingerprint()]
+    image.unlink()
+    found.append(train.fingerprint())
+    picture("dog", 1).save(image.with_name("2.png"))
+    found.append(open_folders(tmp_path / "moved")[0].fingerprint())
+    assert len({before[0], *found}) == 4
+    assert validation.fingerprint() == before[1]
+
+
 def find(folder: Path) -> None:
     data_sets.find(DataConfig(name=str(folder), resolution=32))
 

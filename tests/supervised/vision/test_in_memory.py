@@ -30,6 +30,17 @@ def test_crops_and_flips_are_those_of_a_plain_loop() -> None:
         assert torch.equal(image[0], expected.flip(1) if flip < 0.5 else expected)
 
 
+def test_a_fingerprint_is_of_pixels_and_labels() -> None:
+    pixels, labels = IMAGES.copy(), np.arange(50)
+    pixels[7, 3, 3] += 1
+    labels[[4, 5]] = labels[[5, 4]]
+    found = [MemorySplit(*data, side=24) for data in ((pixels, np.arange(50)), (IMAGES, labels))]
+    part = split()
+    part.subset(np.arange(49))
+    assert split().fingerprint() == split().fingerprint()
+    assert len({one.fingerprint() for one in (split(), part, *found)}) == 4
+
+
 @pytest.mark.parametrize(
     "options",
     [{"augment": "crop-flip", "erasing": 0.5}, pytest.param({"augment": "trivial"}, marks=needs_torchvision)],
