@@ -32,7 +32,7 @@ from supervised.learner import Learner
 from supervised.model import save
 from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir, updates_of
 from supervised.stream import Stream
-from supervised.tasks.task import Scores, Task
+from supervised.tasks.task import Scores, Task, united
 
 COLUMNS = (
     Column("loss", "loss", "loss", ".4f"),
@@ -153,6 +153,7 @@ class Trainer:
             self._recorder = Recorder(run.path / recorder.FOLDER, self.learner, config.gradients.interval)
             watchers.members.append(self._recorder)
         self.learner.around_step = self._around_step
+        self._skipped: dict[str, list[int]] = {}  # samples that some process could not read
         self._contents = task.contents() if group.main else {}
         if group.main:
             task.keep(run.path)
@@ -258,7 +259,8 @@ class Trainer:
             values=dict(validation.values) | compared,
             others=others,
             summary={"mean_score": validation.score, **validation.values, **validation.summary}
-            | {split: _summarized(found[split]) for split in self.task.others if final},
+            | {split: _summarized(found[split]) for split in self.task.others if final}
+            | (self.task.summary() if final else {}),
         )
 
     def measures(self) -> dict[str, Any]:
@@ -276,7 +278,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         options = resumed.options_of(self.config)
-        return self.learner.state_dict() | {"means": self._means.state_dict(), "data": self._data(), "options": options}
+        own = {"means": self._means.state_dict(), "data": self._data(), "options": options, "skipped": self._skipped}
+        return self.learner.state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         known = state["data"]  # without contents, where an earlier version saved
@@ -288,6 +291,7 @@ class Trainer:
             )
         self.learner.load_state_dict(state)
         self._means.load_state_dict(state["means"])
+        self.task.skip(state.get("skipped", {}))
         before, ranks = state.get("options", {}), 1 + len(state.get("other_rngs", ()))
         if line := resumed.said(before, self.config, ranks, self.group.ranks, self.learner.model):
             self._watchers.message(line)
@@ -305,6 +309,7 @@ class Trainer:
 
     def gather(self) -> None:
         self.learner.gather()
+        self._skipped = united(self.group.gathered(self.task.skipped()))
 
     def save(self, folder: Path) -> None:
         """Nothing is too large for `state_dict`."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from supervised.config import TrainConfig
 
 VALIDATION, TRAIN_SUBSET = "validation", "train_subset"
+TRAINING = "training"  # the whole of it
 
 
 class ImageNet(Task):
@@ -81,6 +82,28 @@ class ImageNet(Task):
         splits = {"training images": self.data.train, "validation images": self.data.validation}
         found = {name: split.fingerprint() for name, split in splits.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+    def skipped(self) -> dict[str, list[int]]:
+        splits = {TRAINING: self.data.train, VALIDATION: self.data.validation}
+        return {name: split.bad.found().tolist() for name, split in splits.items() if split.bad is not None}
+
+    def skip(self, found: Mapping[str, list[int]]) -> None:
+        for name, split in {TRAINING: self.data.train, VALIDATION: self.data.validation}.items():
+            if split.bad is not None:
+                split.bad.restore(np.array(found.get(name, []), np.int64))
+
+    def summary(self) -> dict[str, Any]:
+        mine = self.skipped()
+        if not mine:
+            return {}
+        everyones = self.group.merged({(split, index): True for split, found in mine.items() for index in found})
+        train, validation = (sum(name == split for name, _ in everyones) for split in (TRAINING, VALIDATION))
+        if train or validation:
+            self.message(
+                f"could not be read: {train:,} of {len(self.data.train):,} training images, others took their places, "
+                f"and {validation:,} of {len(self.data.validation):,} validation images, left out"
+            )
+        return {"skipped_training_images": train, "skipped_images": validation}
 
     def fetch(self, indices: Indices, epoch: int) -> Batch:
         """Bytes, shape (images, channels, side, side), and labels."""

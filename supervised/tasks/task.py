@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -51,6 +51,12 @@ class Scores:
     words: str = ""
     summary: Mapping[str, Any] = field(default_factory=dict)
     compared: float | None = None
+
+
+def united(parts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]:
+    """What several processes say in `Task.skipped`, each sample once."""
+    splits = sorted({split for part in parts for split in part})
+    return {split: sorted({index for part in parts for index in part.get(split, ())}) for split in splits}
 
 
 class Task(ABC):
@@ -129,6 +135,17 @@ class Task(ABC):
     def contents(self) -> dict[str, str]:
         """What differs where the data is other data of the same kind and number, by names for people. A run is not
         resumed on such data, though its models may be used with it. May look at every file."""
+        return {}
+
+    def skipped(self) -> dict[str, list[int]]:
+        """By split, samples that this process has found to be unreadable: checkpoints keep them."""
+        return {}
+
+    def skip(self, found: Mapping[str, list[int]]) -> None:  # noqa: B027 - optional
+        """Take over what all processes of an earlier session found."""
+
+    def summary(self) -> dict[str, Any]:
+        """More for summary.json, of the whole run; says it as well. All processes call it after the last evaluation."""
         return {}
 
     def keep(self, run: Path) -> None:  # noqa: B027 - optional

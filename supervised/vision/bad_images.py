@@ -47,6 +47,11 @@ class BadImages:
                 "or allow more"
             )
 
+    def restore(self, found: Indices) -> None:
+        """Those that an earlier session found, and told of."""
+        self._flags[torch.from_numpy(found)] = 1
+        self._told.update(found.tolist())
+
     def __contains__(self, index: int) -> bool:
         return bool(self._flags[index])
 

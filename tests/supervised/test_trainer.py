@@ -29,7 +29,7 @@ pytest.importorskip("sklearn")
 CLOCKED = {"evaluation_s", "data_wait"}  # metrics that no two runs have the same
 
 
-def config_of(run: Path, **options: Any) -> TrainConfig:
+def config_of(run: Path | None, **options: Any) -> TrainConfig:
     """A run of a second or two."""
     values: dict[str, Any] = {
         "data": {"name": "digits", "augment": "none"},

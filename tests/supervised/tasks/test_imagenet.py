@@ -13,10 +13,15 @@ import torch
 from torch import Tensor
 
 from evaluation.cli.errors import UserError
+from evaluation.runs.run_folder import load_summary
+from supervised import train
 from supervised.config import TrainConfig
 from supervised.distributed import ALONE, Group
 from supervised.order import share
 from supervised.tasks.imagenet import ImageNet
+from supervised.tasks.task import united
+from tests.supervised.test_resumed import Hears
+from tests.supervised.test_trainer import Killed, StopAt, config_of
 from tests.supervised.vision.images import make_folder
 from tests.torchvision_ops import import_torchvision, needs_torchvision
 
@@ -162,6 +167,61 @@ def test_a_folder_with_broken_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert said.count("another takes its place") == said.count("left out") == 1
     assert task.facts()["classes"] == ["cat", "dog", "fish"]
+
+
+def broken_folder(root: Path) -> Path:
+    """18 training images, of which 2, 3 and 17 cannot be read, and 9 for validation, of which the fifth cannot."""
+    folder = make_folder(root)
+    for name in ("train/cat/2.jpg", "train/cat/3.png", "train/fish/5.png", "val/dog/1.png"):
+        (folder / name).write_bytes(b"nothing")
+    return folder
+
+
+@dataclass(frozen=True)
+class WithAnother(Group):
+    """Another process has found the first and the third training image and the first validation image."""
+
+    def merged(self, found: Any) -> Any:
+        return {("training", 0): True, ("training", 2): True, ("validation", 0): True} | found
+
+
+@needs_torchvision
+def test_images_that_cannot_be_read_are_counted_once_over_all_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"data.name": str(broken_folder(tmp_path)), "data.resolution": 32, "data.bad_share": 0.3}
+    task = task_of(WithAnother(), batch_size=6, **options, **{"model.name": "small-cnn"})
+    task.fetch(np.arange(4), 0)
+    assert task.skipped() == {"training": [2, 3], "validation": []}
+    assert task.summary() == {"skipped_training_images": 3, "skipped_images": 1}
+    assert (
+        "could not be read: 3 of 18 training images, others took their places, and 1 of 9 validation images, left out\n"
+        in capsys.readouterr().out
+    )
+    assert task_of().summary() == task_of().skipped() == {}  # in memory
+    assert united([{"training": [2, 3], "validation": []}, {"training": [0, 2]}]) == {
+        "training": [0, 2, 3],
+        "validation": [],
+    }
+
+
+@needs_torchvision
+def test_a_resumed_run_knows_the_images_that_could_not_be_read_before(tmp_path: Path) -> None:
+    """Each image is drawn once in the run's three updates."""
+    data = {"name": str(broken_folder(tmp_path / "data")), "resolution": 32, "bad_share": 0.3, "workers": 0}
+    options: dict[str, Any] = {"data": data, "batch_size": 6, "total_steps": 3, "checkpoint_interval": 2}
+    options["evaluation"] = {"train_subset": 0}
+    hears = Hears()
+    with pytest.raises(Killed):
+        train(config_of(tmp_path / "run", **options), watchers=[StopAt(3)])
+    train(config_of(tmp_path / "run", **options), resume=True, watchers=[hears])
+    summary = load_summary(tmp_path / "run")
+    assert (summary["skipped_training_images"], summary["skipped_images"]) == (3, 1)
+    order = ImageNet(config_of(None, **options), ALONE, print).order
+    late = {2, 3, 17} & set(order.update(2).indices.tolist())
+    assert len(late) < 3  # or nothing had been found before
+    assert sum("another takes its place" in line for line in hears.lines) == len(late)
+    assert sum(line.startswith("could not be read: 3 of 18 training images") for line in hears.lines) == 1
 
 
 @needs_torchvision
