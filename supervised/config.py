@@ -14,7 +14,7 @@ from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, option
 from evaluation.cli.values import PathText
 from evaluation.runs.lr_schedule import LRScheduleConfig
-from supervised import backends, tasks
+from supervised import backends, data_names, tasks
 from supervised.option_groups import DataConfig, EvaluationConfig, GradientsConfig, ModelConfig
 
 
@@ -101,7 +101,8 @@ class TrainConfig(Config):
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             yield self.wrong("device", "must be auto, cpu, cuda or cuda:N")
         if self.data.name is None:
-            yield f"--data: say what to learn from: a folder, or {' or '.join(_SMALL[self.task])}, which a laptop has"
+            small = " or ".join(data_names.SMALL[self.task])
+            yield f"--data: say what to learn from: a folder, or {small}, which a laptop has"
         if self.epochs is None and self.total_steps is None:
             yield "--epochs: say how long the run is, in epochs or with --total-steps in updates"
         if self.sharded and (self.optimizer.name in _UNSHARDED or self.optimizer.options().get("adapt") is not None):
@@ -114,9 +115,9 @@ class TrainConfig(Config):
             if not self.has(path) and (path in self.given or one.get(self) != one.default):
                 yield self.wrong(path, f"only --task {one.marks['task']} has this option: leave it out")
         yield from self.idle()
+        yield from data_names.idle(self)
         yield from self.optimizer.faults()
         yield from self.lr_schedule.faults()
 
 
 _UNSHARDED = ("adagc", "gradient-noise")  # read whole gradients, beside those that adapt
-_SMALL = {"imagenet": ("fashion-mnist", "digits"), "wmt14": ("dict-ende",)}

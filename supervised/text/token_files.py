@@ -19,10 +19,11 @@ import numpy as np
 
 from evaluation.cli.errors import UserError, reason
 from evaluation.files import read_json
+from supervised.data_names import PREPARED
 from supervised.text.corpus import SPLITS
 from supervised.text.subwords import Subwords
 
-INFO, VOCABULARY = "info.json", "vocabulary.model"
+INFO, VOCABULARY = PREPARED, "vocabulary.model"
 FORMAT = 1
 SIDES = ("source", "target")
 WITH_TEXT = ("valid", "test")

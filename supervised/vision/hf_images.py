@@ -10,11 +10,10 @@ from typing import IO, Any
 import numpy as np
 
 from evaluation.cli.errors import UserError, reason
+from supervised.data_names import is_saved
 from supervised.order import Indices
 from supervised.vision.image_source import ImageSource
 
-PREFIX = "hf:"
-SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")  # files that `save_to_disk` writes
 _VALIDATION = ("validation", "val", "valid", "test")
 _LABELS = ("label", "labels", "class", "target", "fine_label", "category")  # names of columns that are no ClassLabel
 
@@ -96,7 +95,7 @@ def load(name: str, root: str | None) -> Mapping[str, Any]:
     except ImportError as error:
         raise UserError("Hugging Face data needs its library: pip install 'asgc[supervised]'") from error
     try:
-        if any((Path(name) / file).exists() for file in SAVED):
+        if is_saved(Path(name)):
             found = datasets.load_from_disk(name)
         else:
             name, _, which = name.partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evaluation.cli.errors import UserError
+from supervised.data_names import HUGGING_FACE, is_saved
 from supervised.option_groups import DataConfig
 from supervised.vision import hf_images
 from supervised.vision.file_split import FileSplit
@@ -24,8 +25,8 @@ def image_data(config: DataConfig) -> DataSet:
     name = config.name or ""
     train: ImageSource
     validation: ImageSource
-    if name.startswith(hf_images.PREFIX):
-        train, validation = hf_images.open_hf(name.removeprefix(hf_images.PREFIX), config.root)
+    if name.startswith(HUGGING_FACE):
+        train, validation = hf_images.open_hf(name.removeprefix(HUGGING_FACE), config.root)
     else:
         folder = Path(config.root or ".") / Path(name).expanduser()
         if not folder.is_dir():
@@ -33,7 +34,7 @@ def image_data(config: DataConfig) -> DataSet:
                 f"--data {name}: there is no such folder, nor is it fashion-mnist or digits. Expected {LAYOUT}, or "
                 "hf:NAME of Hugging Face (hf:ILSVRC/imagenet-1k); for text: --task wmt14"
             )
-        if any((folder / file).exists() for file in hf_images.SAVED):
+        if is_saved(folder):
             train, validation = hf_images.open_hf(str(folder), config.root)
         else:
             train, validation = open_folders(folder)

@@ -130,6 +130,11 @@ def test_the_pages_of_train_show_what_the_run_has(capsys: pytest.CaptureFixture[
         ),
         (["train", "--data", "digits", "--backend", "fairseq"], "--backend fairseq: only for --task wmt14"),
         (
+            ["train", "--data", "digits", "--data.resize", "40"],
+            "--data.resize 40: has no effect on digits, which comes with scikit-learn and is held in memory: leave it "
+            "out",
+        ),
+        (
             ["train", "--data", "digits", "--model", "smallcnn"],
             "--model smallcnn: must be small-cnn or a classifier of torchvision; did you mean small-cnn?",
         ),

@@ -55,3 +55,56 @@ def test_a_configuration_holds_the_options_of_its_task_alone() -> None:
     assert "channels_last" not in text
     with pytest.raises(UserError, match="beam 3: only --task wmt14 has this option"):
         TrainConfig.preset("digits", evaluation={"beam": 3}).validate()
+
+
+@pytest.fixture
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place with folders of each kind, as far as their names and first files say."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("prepared/info.json", "saved/dataset_dict.json", "plain/train.en", "photos/train/cat/1.png"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+
+
+@pytest.mark.usefixtures("somewhere")
+@pytest.mark.parametrize(
+    ("task", "data", "options", "why"),
+    [
+        ("imagenet", "digits", ("resize", "bad_share", "root"), "which comes with scikit-learn and is held in memory"),
+        ("imagenet", "fashion-mnist", ("resize", "bad_share"), "which is held in memory"),
+        ("imagenet", "hf:saved", ("root",), "a folder itself"),
+        ("wmt14", "prepared", ("root", "prepared", "max_length", "bad_share"), "which is prepared already"),
+    ],
+)
+def test_options_that_cannot_act_on_the_data_are_refused(
+    task: str, data: str, options: tuple[str, ...], why: str
+) -> None:
+    given = {name: VALUES[name] for name in options}
+    config = TrainConfig.preset(task=task, data={"name": data, **given})
+    assert list(config.faults()) == [
+        f"--data.{name.replace('_', '-')} {value}: has no effect on {data}, {why}: leave it out"
+        for name, value in given.items()
+    ]
+    # What nobody gave is no fault: of a run folder, or the default.
+    assert list(TrainConfig.from_dict(config.to_dict()).faults()) == []
+    assert list(TrainConfig.preset(task=task, data={"name": data, "bad_share": 0.01}).faults()) == []
+
+
+VALUES = {"resize": 40, "bad_share": 0.2, "root": "there", "prepared": "texts", "max_length": 100}
+
+
+@pytest.mark.usefixtures("somewhere")
+@pytest.mark.parametrize(
+    ("task", "data", "options"),
+    [
+        ("imagenet", "photos", ("resize", "bad_share", "root")),
+        ("imagenet", "saved", ("resize", "bad_share", "root")),
+        ("imagenet", "hf:ILSVRC/imagenet-1k", ("resize", "bad_share", "root")),
+        ("imagenet", "fashion-mnist", ("root",)),
+        ("wmt14", "dict-ende", ("root", "prepared", "max_length", "bad_share")),
+        ("wmt14", "plain", ("prepared", "max_length", "bad_share")),
+    ],
+)
+def test_options_that_act_on_the_data_are_taken(task: str, data: str, options: tuple[str, ...]) -> None:
+    given = {name: VALUES[name] for name in options}
+    TrainConfig.preset(task=task, data={"name": data, **given}).validate()
