@@ -217,38 +217,6 @@ def test_check_answers_each_line(
     assert cli.main(["check", str(file)]) == 0
 
 
-# Before a run -------------------------------------------------------------------------------------------------------
-
-
-def test_a_dry_run_says_what_a_run_takes_and_writes_nothing(
-    text: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = sorted(text.rglob("*"))
-    assert cli.main(["train", *RUN, "--data", str(text), "--dry-run", "--run-dir", "run"]) == 0
-    said = capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
-    assert sorted(text.rglob("*")) == before
-    found = {line.split()[0]: line for line in said.splitlines() if line[0] != " "}
-    width, inner, subwords = 128, 256, 290
-    attention, norm = 4 * (width * width + width), 2 * width
-    forward = 2 * width * inner + inner + width
-    encoder, decoder = attention + forward + 2 * norm, 2 * attention + forward + 3 * norm
-    parameters = subwords * width + 2 * (encoder + decoder) + 2 * norm
-    assert found["parameters"].split()[1] == f"{parameters:,}"
-    match = re.search(r"updates +(\d+), ([\d.]+) epochs of (\d+); (\d+) target tokens each", said)
-    assert match is not None
-    updates, epochs, epoch, tokens = map(float, match.groups())
-    assert (updates, epochs) == (40, pytest.approx(40 / epoch, rel=0.01))
-    assert 100 < tokens <= 200
-    operations = re.search(r"operations +(\S+) FLOPs an update, (\S+) in all", said)
-    assert operations is not None
-    one, all_of_them = map(float, operations.groups())
-    assert 4 < one / (parameters * tokens) < 8  # 6 a weight and token: source and target are about as long
-    assert all_of_them == pytest.approx(40 * one, rel=0.01)
-    assert found["memory"].split()[1:3] == [f"{16 * parameters / 1e6:.1f}", "MB"]  # Adam's two moments
-
-
 # Runs ---------------------------------------------------------------------------------------------------------------
 
 
