@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from evaluation.cli.progress import progress
 
 LINES = 512  # that are read before they are translated, where input is no terminal
+FEW = 32  # lines that are translated before somebody asks how far it is
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,12 +54,59 @@ def main(argv: Sequence[str]) -> int:
     penalty = settings.length_penalty if options.length_penalty is None else options.length_penalty
     autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.config.precision == "bf16")
     by_hand = sys.stdin.isatty()
-    with autocast:
+    # Where the translations appear on the terminal themselves, they show how far it is.
+    watched = sys.stderr.isatty() and not (by_hand or sys.stdout.isatty())
+    with autocast, _Progress(f"{loaded.name} model of {options.run}", watched) as shown:
         for lines in _chunks(sys.stdin.buffer, 1 if by_hand else LINES):
-            for line in translate_lines(model, subwords, lines, beam, penalty):
+            shown.begin(lines)
+            for line in translate_lines(model, subwords, lines, beam, penalty, shown.tell):
                 sys.stdout.buffer.write(f"{line}\n".encode())
             sys.stdout.buffer.flush()
+            shown.end(lines)
     return 0
+
+
+class _Progress(contextlib.ExitStack):
+    """How many lines of standard input are translated, on stderr, if it is watched and they are more than a few.
+
+    Args:
+        what: translates them.
+    """
+
+    def __init__(self, what: str, watched: bool) -> None:
+        super().__init__()
+        self._what, self._watched, self._done = what, watched, 0
+        self._total = _lines_ahead(sys.stdin.buffer) if watched else None
+        self._show: Callable[[int, int | None], None] | None = None
+
+    def begin(self, lines: Sequence[str]) -> None:
+        """These are translated next."""
+        if self._watched and self._show is None and len(lines) > FEW:
+            self._show = self.enter_context(progress(self._what, self._total, "translating", "lines"))
+
+    def tell(self, part: int, _: int) -> None:
+        """So many of them are done."""
+        if self._show is not None:
+            self._show(self._done + part, self._total)
+
+    def end(self, lines: Sequence[str]) -> None:
+        """All of them are done."""
+        self.tell(len(lines), 0)
+        self._done += len(lines)
+
+
+def _lines_ahead(stream: BinaryIO) -> int | None:
+    """How many lines are to be read from here on; None where only reading tells, as from a pipe."""
+    try:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return None
+        here, count, last = stream.tell(), 0, b"\n"
+        while block := stream.read(1 << 20):
+            count, last = count + block.count(b"\n"), block[-1:]
+        stream.seek(here)
+    except OSError:  # no file at all
+        return None
+    return count + (last != b"\n")
 
 
 def _chunks(stream: BinaryIO, size: int) -> Iterator[list[str]]:

@@ -13,24 +13,28 @@ TELL_EVERY_S = 10.0  # between two lines of progress, where stderr is no termina
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, doing: str = "playing", things: str = "games") -> Iterator[Any]:
-    """Show on stderr how many games are done: a bar on a terminal, else a line now and then. Yields what is told."""
+def progress(what: str, total: int | None, doing: str = "playing", things: str = "games") -> Iterator[Any]:
+    """Show on stderr how many games are done: a bar on a terminal, else a line now and then. Yields what is told.
+
+    Args:
+        total: how many there are; None: nobody knows.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console, heading = Console(stderr=True), f"{doing} {things if total is None else f'{total} {things}'}: {what}"
     if not console.is_terminal or console.is_dumb_terminal:
-        tell(f"{doing} {total} {things}: {what}")
+        tell(heading)
         told = [time.monotonic()]
 
-        def line(done: int, games: int) -> None:
+        def line(done: int, games: int | None) -> None:
             if time.monotonic() - told[0] >= TELL_EVERY_S:
                 told[0] = time.monotonic()
-                tell(f"{done}/{games} {things}")
+                tell(f"{done if games is None else f'{done}/{games}'} {things}")
 
         yield line
         return
-    console.print(f"{doing} {total} {things}: {what}", highlight=False)
+    console.print(heading, highlight=False)
     columns = TextColumn(things), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, expand=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=total)
