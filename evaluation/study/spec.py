@@ -46,7 +46,10 @@ SAMPLERS = ("tpe", "random", "grid")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
 NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
-_TOP = ("name", "question", "budget", "program", "options", "tasks", "settings", "optimizers", "seconds", "parts")
+_TOP = (
+    *("name", "question", "budget", "program", "options", "tasks", "settings", "optimizers", "seconds", "near"),
+    "parts",
+)
 _PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "tuned", "tuned_setting", "note")
 _OF_KIND = {
     "compare": (),
@@ -197,10 +200,8 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
         if part is not None:
             parts[part_name] = part
     _seeds_apart(parts, entry.faults)
-    seconds = entry.child("seconds")
-    for task, cost in seconds.values.items():
-        if task not in layers["tasks"] or not isinstance(number(cost), int | float):
-            seconds.fault(task, ": must be a number of seconds for one of the tasks")
+    seconds = _by_task(entry, "seconds", layers["tasks"], "a number of seconds")
+    _by_task(entry, "near", layers["tasks"], "a difference of scores")  # read by `usable_range`
     program = values.get("program", "asgc-rl")
     words = program if isinstance(program, list) else [program]
     if not words or not all(isinstance(word, str) and word for word in words):
@@ -211,13 +212,22 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
         program=tuple(map(str, words)),
         options=entry.options("options"),
         **layers,
-        seconds={task: number(cost) for task, cost in seconds.values.items()},
+        seconds=seconds,
         parts=parts,
         definition=dict(values),
     )
     if entry.faults:
         raise StudyFaults(where, entry.faults)
     return study
+
+
+def _by_task(entry: Entry, key: str, tasks: Mapping[str, Options], what: str) -> dict[str, Any]:
+    """A number for some of the tasks."""
+    child = entry.child(key)
+    for task, value in child.values.items():
+        if task not in tasks or not isinstance(number(value), int | float):
+            child.fault(task, f": must be {what} for one of the tasks")
+    return {task: number(value) for task, value in child.values.items()}
 
 
 def _part(
