@@ -58,10 +58,13 @@ def test_a_lock_fits_the_project(variant: str) -> None:
             assert version in one.specifier, f"{one}: the lock has {version}: python docker/lock_requirements.py"
 
 
-def test_the_images_run_studies_and_write_videos() -> None:
-    assert set(EXTRAS) == {"study", "video"}
-    assert "asgc-rl play runs/cartpole --video cartpole.mp4" in (FOLDER / "smoke.sh").read_text()
-    said = next(line for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("Both have"))
+def test_the_images_run_studies_train_on_images_and_text_and_write_videos() -> None:
+    assert set(EXTRAS) == {"study", "supervised", "video"}
+    smoke = (FOLDER / "smoke.sh").read_text()
+    assert "asgc-rl play runs/cartpole --video cartpole.mp4" in smoke
+    assert "asgc-sup train --data digits" in smoke
+    assert "asgc-sup train --task wmt14 --data text" in smoke
+    said = next(part for part in (FOLDER / "README.md").read_text().split("\n\n") if part.startswith("Both have"))
     assert all(f"`{extra}`" in said for extra in EXTRAS)
 
 
