@@ -5,6 +5,10 @@
 
 Needs uv (`pip install uv`), whose own variables say which index it asks. PyTorch's builds without CUDA are not on PyPI:
 `--torch-wheels` is the page, or a folder, that has them.
+
+torchvision is PyPI's in both locks, which is built for torch with CUDA. What is used of it (models, transformations of
+images) is Python, and `supervised.vision.torchvision_import` imports it beside a torch without CUDA; CI tests just that
+pair. So the locks can be made where PyTorch's own index is out of reach. The build on that index would do as well.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("study", "video")  # what the images have besides the plain install
+EXTRAS = ("study", "supervised", "video")  # what the images have besides the plain install
 TORCH_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
 # The oldest glibc among the wheels that torch publishes: older than that of the base image.
 TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:")
@@ -30,8 +34,11 @@ def lock(variant: str, torch_wheels: str, upgrade: bool) -> None:
     command += ["--upgrade"] if upgrade else []
     if variant == "cpu":
         command += ["--find-links", torch_wheels, "--override", "-"]
-    # Without its label a build on the page would be as good as the one with CUDA.
-    override = f"torch=={version_of('torch')}+cpu" if variant == "cpu" else None
+    override = None
+    if variant == "cpu":
+        # Without its label a build on the page would be as good as the one with CUDA. The override takes the place of
+        # what torchvision asks for, too: so its version is that which was found for the GPU image's torch.
+        override = f"torch=={version_of('torch')}+cpu\ntorchvision=={version_of('torchvision')}\n"
     subprocess.run(command, cwd=ROOT, check=True, text=True, input=override)
     file.write_text(HEADER + file.read_text())
 

@@ -58,10 +58,13 @@ def test_a_lock_fits_the_project(variant: str) -> None:
             assert version in one.specifier, f"{one}: the lock has {version}: python docker/lock_requirements.py"
 
 
-def test_the_images_run_studies_and_write_videos() -> None:
-    assert set(EXTRAS) == {"study", "video"}
-    assert "asgc-rl play runs/cartpole --video cartpole.mp4" in (FOLDER / "smoke.sh").read_text()
-    said = next(line for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("Both have"))
+def test_the_images_run_studies_train_on_images_and_text_and_write_videos() -> None:
+    assert set(EXTRAS) == {"study", "supervised", "video"}
+    smoke = (FOLDER / "smoke.sh").read_text()
+    assert "asgc-rl play runs/cartpole --video cartpole.mp4" in smoke
+    assert "asgc-sup train --data digits" in smoke
+    assert "asgc-sup train --task wmt14 --data text" in smoke
+    said = next(part for part in (FOLDER / "README.md").read_text().split("\n\n") if part.startswith("Both have"))
     assert all(f"`{extra}`" in said for extra in EXTRAS)
 
 
@@ -137,6 +140,7 @@ def test_the_compose_file_trains_and_shows_the_same_runs() -> None:
     services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
     assert set(services) == {"train", "train-gpu", "tensorboard"}
     assert {service["volumes"][0].partition(":ro")[0] for service in services.values()} == {"runs:/data/runs"}
+    assert services["train-gpu"]["volumes"][1:] == services["train"]["volumes"][1:] == ["${DATA:-data}:/data/data"]
     assert services["train"]["image"] == "asgc:cpu"
     assert services["train-gpu"]["image"] == "asgc:gpu"
     assert services["train-gpu"]["build"]["args"] == {"VARIANT": "gpu"}
@@ -156,6 +160,8 @@ def test_the_service_starts_a_run_and_goes_on_with_it(tmp_path: Path) -> None:
     stub.parent.mkdir()
     stub.write_text('#!/bin/sh\necho "$@"\n')
     stub.chmod(0o755)
+    stub.with_name("asgc-sup").write_text('#!/bin/sh\necho images "$@"\n')
+    stub.with_name("asgc-sup").chmod(0o755)
     environment["PATH"] = f"{stub.parent}:/usr/bin:/bin"
 
     def started() -> list[str]:
@@ -169,3 +175,5 @@ def test_the_service_starts_a_run_and_goes_on_with_it(tmp_path: Path) -> None:
     (tmp_path / "pong").mkdir()
     (tmp_path / "pong" / "config.yaml").touch()
     assert started() == ["train", "--resume", str(tmp_path / "pong")]
+    environment |= {"PROGRAM": "asgc-sup", "RUN": "digits", "ARGS": "--data digits"}
+    assert started() == ["images", "train", "--data", "digits", "--run-dir", str(tmp_path / "digits")]
