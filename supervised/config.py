@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, option
@@ -83,6 +83,13 @@ class TrainConfig(Config):
         data, task = options.get("data.name", options.get("data")), options.get("task")
         name = data.get("name") if isinstance(data, Mapping) else data
         return name if name in cls.PRESETS else task if task in cls.PRESETS else cls.PRESETS[0]
+
+    @classmethod
+    def layered(cls, name: str | None, *layers: tuple[Mapping[str, Any], str], faults: list[str] | None = None) -> Self:
+        config = super().layered(name, *layers, faults=faults)
+        if "epochs" in config.given and "total_steps" not in config.given:  # which a preset may have set
+            config.total_steps = None
+        return config
 
     def has(self, path: str) -> bool:
         return bool(self.settings()[path].marks.get("task", self.task) == self.task)

@@ -197,14 +197,21 @@ class Learner:
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The model's parameters; with `no_decay`, where there is a weight decay, those of one dimension apart and
-    without."""
+    without. What stands behind the last matrix (the head's bias) stays behind it: so AGC finds the head."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decays = make_optimizer(config.optimizer, 0, [torch.zeros(1, requires_grad=True)]).defaults.get("weight_decay")
     if not (config.no_decay and decays):
         return [{"params": parameters}]
-    plain = [parameter for parameter in parameters if parameter.ndim <= 1]
+    last = max((place for place, parameter in enumerate(parameters) if parameter.ndim > 1), default=-1)
+    before = [parameter for parameter in parameters[: last + 1] if parameter.ndim <= 1]
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-    return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    none = {"weight_decay": 0.0}
+    groups: list[dict[str, Any]] = [
+        {"params": before, **none},
+        {"params": decayed},
+        {"params": parameters[last + 1 :], **none},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _for_here(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:

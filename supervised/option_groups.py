@@ -94,7 +94,9 @@ class EvaluationConfig:
     """Scheduled evaluations, in evaluation mode and without augmentation."""
 
     interval: int | None = option(None, "updates between two evaluations; null: an epoch", "[1, 1e12]")
-    batch_size: int | None = option(None, "samples of a batch; null: what a device takes in training", "[1, 1e6]")
+    batch_size: int | None = option(
+        None, "images, or tokens, of a batch; null: what a device takes in training", "[1, 1e6]"
+    )
     train_subset: int = option(
         5_000, "training samples whose score is measured as well, for the generalization gap; 0: none", "[0, 1e9]"
     )

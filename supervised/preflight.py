@@ -51,6 +51,17 @@ def choose(config: TrainConfig, run: Path | None, group: Group = ALONE) -> tuple
     return full, lines
 
 
+def long_warmup(config: TrainConfig, task: Task) -> str | None:
+    """What to say of a run that ends in its warm-up, as with a preset that was made for more data."""
+    warmup, updates = config.lr_schedule.warmup, updates_of(config, task)
+    if warmup <= updates:
+        return None
+    return (
+        f"--lr-schedule.warmup {warmup}: longer than the run, of {updates:,} updates: the learning rate ends at "
+        f"{updates / warmup:.2g} of --optimizer.lr"
+    )
+
+
 def updates_of(config: TrainConfig, task: Task) -> int:
     """How many updates the run of a configuration has."""
     if config.total_steps is not None:

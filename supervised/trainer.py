@@ -30,7 +30,7 @@ from supervised.config import TrainConfig
 from supervised.distributed import Group, joined
 from supervised.learner import Learner
 from supervised.model import save
-from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir, updates_of
+from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir, long_warmup, updates_of
 from supervised.stream import Stream
 from supervised.tasks.task import Scores, Task, united
 
@@ -96,6 +96,8 @@ def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher], group
     everyone.raise_failed()
     with group.first_on_each_machine():  # before the folder: without data there is no run
         task = tasks.find(config.task)(full, group, everyone.message)
+    if warning := long_warmup(full, task):
+        everyone.message(warning)
     checkpoint_bytes = check_resources(full, task, device, path, resume=resume) if group.main else 0
     return execute(
         lambda run, everyone: Trainer(full, run, device, everyone, task, group),

@@ -158,12 +158,13 @@ def _print_near(table: Table[RobustnessRow]) -> None:
 def _print_usable(table: Table[UsableRange]) -> None:
     rows = (
         (
-            *(row.cell.task, row.cell.group, row.optimizer.name, number(row.best), f"{row.best_rate:g}"),
+            *(row.cell.task, row.cell.group, row.optimizer.name),
+            *(number(row.best), f"{row.best_rate:g}", f"{row.near:.3g}"),
             *(interval(row.retuned), f"{row.retuned_factor:.3g}", interval(row.held), f"{row.held_factor:.3g}"),
         )
         for row in table
     )
-    numbers = ("best", "at", "usable share", "factor", "as tuned: share", "factor")
+    numbers = ("best", "at", "near: within", "usable share", "factor", "as tuned: share", "factor")
     _print_table(("task", "setting", "optimizer"), numbers, rows, f"\n{table.title}")
 
 

@@ -39,6 +39,14 @@ def test_translation_is_trained_as_in_the_paper(name: str, width: int, updates: 
     assert (config.evaluation.beam, config.evaluation.length_penalty) == (4, 0.6)
 
 
+def test_epochs_that_are_given_count_whatever_updates_a_preset_has() -> None:
+    config = TrainConfig.preset("wmt14", epochs=3)
+    assert (config.epochs, config.total_steps) == (3, None)
+    both = TrainConfig.preset("wmt14", epochs=3, total_steps=5)
+    assert (both.epochs, both.total_steps) == (3, 5)
+    assert TrainConfig.preset("wmt14").total_steps == 100_000
+
+
 def test_data_chooses_the_preset_where_none_is_named() -> None:
     assert TrainConfig.default_preset({"data.name": "dict-ende"}) == "dict-ende"
     assert TrainConfig.default_preset({"data": {"name": "digits"}, "task": "imagenet"}) == "digits"

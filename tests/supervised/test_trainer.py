@@ -206,6 +206,34 @@ def test_weight_decay_leaves_biases_alone(tmp_path: Path, no_decay: bool) -> Non
         torch.testing.assert_close(parameter, factor * before[name])
 
 
+def test_the_head_stays_behind_what_does_not_decay(tmp_path: Path) -> None:
+    """AGC leaves the last matrix and what follows it alone, in the order of the groups."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.GroupNorm(1, 2), torch.nn.Linear(3, 3))
+    agc = {"name": "agc", "rule": "sgd", "lr": 1.0, "weight_decay": 0.01}
+    config = config_of(tmp_path, no_decay=True, optimizer=agc)
+    optimizer = make_optimizer(config.optimizer, config.seed, parameter_groups(model, config))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e3)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer.step()
+    moved = {name: (parameter - before[name]).abs().max().item() for name, parameter in model.named_parameters()}
+    assert {name for name, distance in moved.items() if distance > 100} == {"2.weight", "2.bias"}
+
+
+def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Listener(Watcher):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    schedule = {"name": "cosine", "warmup": 40}
+    train(config_of(tmp_path / "short", total_steps=10, lr_schedule=schedule), watchers=[Listener()])
+    assert [line for line in told if "warm" in line] == [
+        "--lr-schedule.warmup 40: longer than the run, of 10 updates: the learning rate ends at 0.25 of --optimizer.lr"
+    ]
+
+
 def test_what_a_model_was_trained_on_is_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--data: say what to learn from"):
         TrainConfig.preset("imagenet").validate()

@@ -1,7 +1,7 @@
 """How wide is the range of learning rates in which a method is near the best? Of searches that try whole grids.
 
-    usable_range(data, "images")          # rates within 5 % of the reference range of the best
-    usable_range(data, "images", 0.01)    # within 1 %
+    usable_range(data, "images")         # rates as near the best as the study's definition says (`near`, by task)
+    usable_range(data, "images", 0.5)    # within half a unit of the task's score
 
 A rate counts in two ways: with the other tuned options set best for that very rate ("retuned"), and with those of the
 best trial ("held"), which is what becomes of a user who changes the rate and nothing else.
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,8 @@ from evaluation.study.entry import flatten
 
 @dataclass(frozen=True)
 class UsableRange:
-    """The rates at which a method is within a share of the reference range of the best score of any method
-    (`cell_best`); scores are means over the grid's seeds.
+    """The rates at which a method is at most `near` below the best score of any method (`cell_best`); scores are means
+    over the grid's seeds.
 
     `retuned` and `held` are shares of the grid's rates; `retuned_factor` and `held_factor` the largest by the smallest
     rate of those that hang together with the best one (1: it alone; 0: not even that is near the best of any method).
@@ -51,6 +52,7 @@ class UsableRange:
     best: float
     best_rate: float
     cell_best: float
+    near: float
     retuned: Estimate
     retuned_factor: float
     held: Estimate
@@ -80,13 +82,14 @@ def is_grid(dataset: Dataset, part: str) -> bool:
 
 
 def usable_range(
-    dataset: Dataset, part: str, near: float = NEAR, *, metric: str = "final", how: Bootstrap = DEFAULT
+    dataset: Dataset, part: str, near: float | None = None, *, metric: str = "final", how: Bootstrap = DEFAULT
 ) -> Table[UsableRange]:
     """What rates of a part's grids are usable, for every optimizer of every cell.
 
     Args:
         part: of kind search, with `sampler: grid`.
-        near: as a share of the task's reference range.
+        near: in units of the score; None: what the study's definition says for the task (its key `near`), else
+            5 % of the task's reference range.
         metric: a score.
 
     The bootstrap draws the seeds of each point. Raises `UserError` where the part is no search, a search is no whole
@@ -107,18 +110,23 @@ def usable_range(
     for cell, methods in cells.items():
         grids = {method: _grid(f"{method} on {cell}", runs, metric) for method, runs in methods.items()}
         of_any = max(float(grid.scores.mean(axis=0).max()) for grid in grids.values())
-        to = task_reference([row for runs in methods.values() for row in runs], notes)
-        bound = of_any - near * (to.high - to.low)
-        result += [_row(part, cell, method, grid, of_any, bound, how) for method, grid in grids.items()]
-    words = f"within {near:.2%} of the reference range of the best method's best"
+        amount = near if near is not None else _near(dataset, cell.task, methods.values(), notes)
+        result += [_row(part, cell, method, grid, of_any, amount, how) for method, grid in grids.items()]
     note = "; ".join([f"{how.level:.0%} intervals by the bootstrap over the seeds of each point, {how}", *notes])
-    return Table(f"Learning rates at which the {metric} score is {words}", result, note)
+    return Table(f"Learning rates at which the {metric} score is near that of the best method", result, note)
 
 
-def _row(
-    part: str, cell: Cell, method: Method, grid: _Grid, of_any: float, bound: float, how: Bootstrap
-) -> UsableRange:
+def _near(dataset: Dataset, task: str, methods: Iterable[Sequence[Row]], notes: list[str]) -> float:
+    given: Mapping[str, Any] = dataset.definition.get("near") or {}
+    if task in given:
+        return float(given[task])
+    to = task_reference([row for runs in methods for row in runs], notes)
+    return NEAR * (to.high - to.low)
+
+
+def _row(part: str, cell: Cell, method: Method, grid: _Grid, of_any: float, near: float, how: Bootstrap) -> UsableRange:
     rate, other = grid.best
+    bound = of_any - near
     means = grid.scores.mean(axis=0)
     flat = grid.scores.reshape(len(grid.scores), -1)
     return UsableRange(
@@ -129,6 +137,7 @@ def _row(
         best=float(means[rate, other]),
         best_rate=float(grid.rates[rate]),
         cell_best=of_any,
+        near=near,
         retuned=how.estimate(_share(grid, bound, None), flat).within(0.0, 1.0),
         retuned_factor=_factor(grid.rates, means.max(axis=1) >= bound, rate),
         held=how.estimate(_share(grid, bound, other), flat).within(0.0, 1.0),

@@ -59,7 +59,12 @@ def test_rates_near_the_best_of_any_method_with_other_options_retuned_or_held(tm
 
 def test_how_near_is_asked_for(tmp_path):
     with dataset.load(study(tmp_path, grid("wide", WIDE))) as data:
-        (row,) = usable_range(data, "tuning", 11 / (HIGHEST - LOWEST), **QUICK)  # from 479 on
+        (row,) = usable_range(data, "tuning", 11, **QUICK)  # from 479 on
+        data.definition["near"] = {"CartPole": 11}
+        assert list(usable_range(data, "tuning", **QUICK)) == [row]
+        data.definition["near"] = {"Acrobot": 11}
+        (other,) = usable_range(data, "tuning", **QUICK)
+    assert other.near == pytest.approx(0.05 * (HIGHEST - LOWEST))
     assert (row.retuned.value, row.held.value, row.held_factor) == (0.6, 0.4, 2.0)
 
 
@@ -104,7 +109,7 @@ def test_compare_prints_it_for_a_grid(tmp_path, capsys):
     command = ["compare", str(folder), "--part", "tuning", "--repetitions", "200", "--out", str(out)]
     assert main(command) == 0
     found = capsys.readouterr().out
-    assert "Learning rates at which the final score is within 5.00% of the reference range" in found
+    assert "Learning rates at which the final score is near that of the best method" in found
     (line,) = (line for line in found.splitlines() if "narrow" in line and "0.004" in line)
     assert "486" in line
     assert (out / "tuning-final-usable-range.csv").is_file()
