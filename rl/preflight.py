@@ -15,11 +15,11 @@ import torch
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.user_code import users
+from evaluation.cores import cpu_quota
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
 from evaluation.runs.choosing import free_folder, take_over
 from evaluation.runs.hardware import (
-    cpu_quota,
     has_bf16,
     select_channels_last,
     select_precision,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from evaluation.cli.errors import UserError, main_guard
 from evaluation.cli.parser import Command, Flags, dispatch
 from evaluation.cli.values import PathText
+from evaluation.cores import usable_cores
 
 ROOT = "data"  # where a corpus is prepared unless a folder is named
 EXAMPLES = 3
@@ -67,7 +67,7 @@ def prepare_command(argv: list[str]) -> int:
         folder,
         vocab_size=options.vocab_size,
         max_length=options.max_length,
-        processes=options.processes or len(os.sched_getaffinity(0)),
+        processes=options.processes or usable_cores(),
         skip_limit=options.skip_limit,
         progress=make_progress(),
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+from evaluation.cores import cpu_quota
 from evaluation.runs import resources
 from evaluation.runs.checkpoint import CheckpointStore
 from evaluation.runs.choosing import free_folder, take_over
 from evaluation.runs.hardware import (
-    cpu_quota,
     has_bf16,
     select_precision,
     select_threads,

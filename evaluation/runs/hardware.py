@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from evaluation.cli.errors import UserError
+from evaluation.cores import cpu_quota
 
 
 def select_device(name: str) -> torch.device:
@@ -73,18 +74,6 @@ def _load() -> float:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
         return 0.0
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Whole cores that a container (control groups, version 2 or 1) may use; without a limit `sys.maxsize`."""
-    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            words = (root / quota).read_text().split() + ((root / period).read_text().split() if period else [])
-            if int(words[0]) > 0:
-                return max(1, round(int(words[0]) / int(words[1])))
-        except (OSError, ValueError, IndexError):
-            continue  # no such file, or "max"
-    return sys.maxsize
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ searches, claims) there are studies.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from evaluation.cli.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, tell
 from evaluation.cli.train_command import SEEDS, TrainCommand, resumed
+from evaluation.cores import usable_cores
 from evaluation.files import read_json, tail, write_json
 from evaluation.runs.run_folder import is_finished, load_summary
 from evaluation.study.engines.base import Job, Outcome
@@ -141,10 +141,9 @@ def table(folder: Path, seeds: Sequence[int], failures: Mapping[int, str]) -> st
 
 
 def _job(folder: Path, program: Sequence[str], arguments: Sequence[str], seed: int, jobs: int) -> Job:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     run = RunId("seeds", folder.name, "", "", "", seed)
     every = (*arguments, f"--seed={seed}")
-    threads = max(1, cpus // jobs)
+    threads = max(1, usable_cores() // jobs)
     return Job(run, tuple(program), every, folder / f"s{seed}", folder / f"s{seed}.log", threads)
 
 

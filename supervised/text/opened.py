@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from evaluation.cli.errors import UserError
+from evaluation.cores import usable_cores
 from supervised.option_groups import DataConfig
 from supervised.text.corpora import open_corpus
 from supervised.text.prepare import folder_below, prepare_below
@@ -60,9 +60,7 @@ def open_text(data: DataConfig) -> PreparedText:
         vocab_size=data.vocabulary,
         max_length=data.max_length,
         skip_limit=data.bad_share,
-        processes=1
-        if name == "dict-ende"
-        else os.cpu_count() or 1,  # of which each one starts for longer than that takes
+        processes=1 if name == "dict-ende" else usable_cores(),  # of which each one starts for longer than that takes
         progress=Silent() if there else make_progress(),
     )
     return PreparedText(folder)

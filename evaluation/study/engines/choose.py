@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from evaluation.cores import usable_cores
 from evaluation.study.engines.base import Engine
 from evaluation.study.engines.forked import ForkedEngine, console_script
 from evaluation.study.engines.local import LocalEngine
@@ -43,8 +43,8 @@ def make(program: tuple[str, ...], options: argparse.Namespace) -> Engine:
 
 def places(options: argparse.Namespace) -> int:
     """Runs at a time: what --jobs says, else what this machine's GPUs or cores hold."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return options.jobs or len(_gpus(options)) * options.runs_per_gpu or max(1, cores // options.threads)
+    runs_on_gpus = len(_gpus(options)) * options.runs_per_gpu
+    return options.jobs or runs_on_gpus or max(1, usable_cores() // options.threads)
 
 
 def _gpus(options: argparse.Namespace) -> list[str]:

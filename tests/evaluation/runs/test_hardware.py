@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from evaluation.cli.errors import UserError
+from evaluation.cores import cpu_quota, usable_cores
 from evaluation.runs.hardware import (
     cpu_multiplies_bf16,
-    cpu_quota,
     keep_freed_memory,
     select_device,
     select_precision,
@@ -129,3 +129,13 @@ def test_what_the_user_has_told_the_c_library_stays(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(*variable.split("=", 1))
     keep_freed_memory()
     assert [option for option, _ in told] == ([-3, -1] if variable == "OTHER=1" else [])
+
+
+def test_cores_are_those_of_the_affinity_and_the_quota(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    for quota, expected in ((sys.maxsize, 6), (4, 4), (1, 1)):
+        monkeypatch.setattr("evaluation.cores.cpu_quota", lambda quota=quota: quota)
+        assert usable_cores() == expected
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert usable_cores() == 1
