@@ -43,6 +43,12 @@ COMMON = f"""
 SGD = ("--batch-size", "67", "--optimizer", "sgd", "--optimizer.lr", "0.05")
 ASGC = ("--batch-size", "67", "--optimizer", "asgc", "--optimizer.lr", "0.002", "--ema-decay", "0.8")
 DROPOUT = 0.3
+TEXT = f"""
+    train --task wmt14 --data prepared --model tiny --model.dropout 0 --precision fp32 --threads 1
+    --no-tensorboard --no-gradients.enabled --log-interval 1 --evaluation.metric likelihood --evaluation.interval 7
+    --evaluation.train-subset 20 --evaluation.last-k 2 --lr-schedule.warmup 2 --batch-size 150 --total-steps {STEPS}
+    --optimizer sgd --optimizer.lr 0.1
+""".split()
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Scenario:
     run: str | None = None
     fails: tuple[int | None, int, Callable[[], None]] | None = None
     dropout: bool = False
+    common: Sequence[str] = tuple(COMMON)
 
 
 def killed() -> None:
@@ -102,6 +109,9 @@ def scenarios() -> list[Scenario]:
         Scenario("unsharded", 1, ("--resume", "unsharded"), "unsharded"),
         Scenario("resharded-1", 1, SGD, "resharded", (0, 6, killed)),
         Scenario("resharded", 2, ("--resume", "resharded", "--sharded"), "resharded"),
+        Scenario("text-one", 1, (), common=TEXT),
+        Scenario("text-two", 2, ("--device-batch", "50"), common=TEXT),
+        Scenario("text-sharded", 2, ("--sharded",), common=TEXT),
         Scenario("full-disk", 2, SGD, fails=(1, 3, full_disk)),
         Scenario("wrong", 2, ("--batch-size", "0")),
         Scenario("no-data", 2, (*SGD, "--data", "nowhere")),
@@ -111,7 +121,22 @@ def scenarios() -> list[Scenario]:
 def command(scenario: Scenario) -> list[str]:
     if "--resume" in scenario.options:
         return ["train", *scenario.options]
-    return [*COMMON, "--run-dir", scenario.run or scenario.name, *scenario.options]
+    return [*scenario.common, "--run-dir", scenario.run or scenario.name, *scenario.options]
+
+
+def prepare_text() -> int:
+    """Made-up pairs of very different lengths, so that two processes' shares of a batch have different tokens."""
+    from supervised.text.corpora import open_corpus
+    from supervised.text.prepare import prepare
+
+    words = [first + second for first in "bdfgklmn" for second in ("a", "e", "i", "o", "u", "ara")]
+    for split, count in (("train", 400), ("valid", 30), ("test", 30)):
+        chosen = [[words[(k * k + 7 * j) % len(words)] for j in range(1 + k % 9)] for k in range(count)]
+        for language, turned in (("en", 1), ("de", -1)):
+            lines = "".join(" ".join(sentence[::turned]) + "\n" for sentence in chosen)
+            Path("text", f"{split}.{language}").write_text(lines)
+    prepare(open_corpus("text"), Path("prepared"), vocab_size=300, processes=1)
+    return 0
 
 
 def prepare(scenario: Scenario) -> None:
@@ -246,8 +271,9 @@ def every_optimizer() -> int:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     os.chdir(folder)
-    for name in ("logs", "states"):
+    for name in ("logs", "states", "text"):
         Path(name).mkdir()
+    assert together("prepare", 1, prepare_text) == [0], Path("logs/prepare-0.txt").read_text()
     codes = {"left": together("left", 2, evaluation_is_left), "optimizers": together("optimizers", 2, every_optimizer)}
     for scenario in scenarios():
 

@@ -113,6 +113,13 @@ def test_asgc_and_a_weight_average_are_the_same_spread_over_processes(runs: Runs
     runs.close("average", several, rtol=1e-3, atol=2e-5)  # Adam divides by small numbers
 
 
+@pytest.mark.parametrize("several", ["text-two", "text-sharded"])
+def test_a_translation_model_is_the_same_spread_over_processes(runs: Runs, several: str) -> None:
+    """An update's pairs are shared by number, so that the processes have different numbers of tokens."""
+    pytest.importorskip("sentencepiece")
+    runs.close("text-one", several)
+
+
 # Interrupted and resumed --------------------------------------------------------------------------------------------
 
 
