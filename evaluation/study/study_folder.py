@@ -58,8 +58,6 @@ class StudyFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.archived = archived.read(path)
-        self._summaries = {run: one.summary for run, one in self.archived.items()}
         self.damaged: set[RunId] = set()
         self.failures: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):  # only reasons: what ran and what did not, runs show
@@ -74,6 +72,8 @@ class StudyFiles:
                 raise UserError(f"{str(path)[:60]}... is too long: choose a shorter --dir") from error
             why = f"{file} is damaged ({reason(error)}): remove it, it is made anew from the definition"
             raise UserError(why) from error
+        self.archived = archived.read(path)
+        self._summaries = {run: one.summary for run, one in self.archived.items()}
 
     def run(self, run: RunId) -> Path:
         """The run folder."""
