@@ -13,6 +13,7 @@ import pytest
 from evaluation.runs.run_folder import is_finished, load_summary, read_metrics
 from rl import train
 from rl.cli import COMMAND
+from tests.killed import kill_at
 from tests.rl.test_trainer import assert_same_run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -48,18 +49,7 @@ def finish(*arguments: str) -> str:
 
 def kill_after(run: Path, step: int, *arguments: str) -> None:
     """Start, and kill -9 as soon as the metrics show `step`."""
-    process = start(*arguments)
-    deadline = time.monotonic() + 120
-    try:
-        while not (run / "config.yaml").exists() or max((row.step for row in read_metrics(run)), default=0) < step:
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not is_finished(run)
+    kill_at(start(*arguments), run, step)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ import torch
 
 from evaluation.runs.kept_models import MODELS
 from evaluation.runs.kept_results import RESULTS
-from evaluation.runs.run_folder import is_finished, load_summary, read_metrics, read_series
+from evaluation.runs.run_folder import load_summary, read_series
 from evaluation.runs.watchers import Watcher
 from supervised import cli, translate_cli
 from supervised.config import TrainConfig
 from supervised.model import load
 from supervised.text.subwords import Subwords
 from supervised.text.token_files import VOCABULARY
+from tests.killed import kill_at
 from tests.supervised.test_trainer import numbers, weights
 from tests.supervised.toy_text import prepared, sentences
 
@@ -366,20 +366,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
 def kill_after(folder: Path, step: int, argv: Sequence[str]) -> None:
     """Start a process, and kill -9 it as soon as the metrics show `step`."""
     program = [sys.executable, "-m", "supervised.cli", "train", *argv]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    try:
-        while (
-            not (folder / "config.yaml").exists() or max((row.step for row in read_metrics(folder)), default=0) < step
-        ):
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not is_finished(folder)
+    kill_at(subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), folder, step)
 
 
 def test_killed_in_the_middle_of_an_epoch_and_resumed_is_the_undisturbed_run(
