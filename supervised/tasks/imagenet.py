@@ -18,7 +18,7 @@ from supervised.tasks.task import Batch, Loss, Scores, Task
 from supervised.vision import data_sets, models
 from supervised.vision.label_noise import noisy
 from supervised.vision.resolution import resolution_at
-from supervised.vision.splits import DataSet
+from supervised.vision.splits import DataSet, Split
 
 if TYPE_CHECKING:
     from supervised.config import TrainConfig
@@ -84,20 +84,18 @@ class ImageNet(Task):
         return {name: value for name, value in found.items() if value is not None}
 
     def skipped(self) -> dict[str, list[int]]:
-        splits = {TRAINING: self.data.train, VALIDATION: self.data.validation}
-        return {name: split.bad.found().tolist() for name, split in splits.items() if split.bad is not None}
+        return {name: one.bad.found().tolist() for name, one in self._splits().items() if one.bad is not None}
 
     def skip(self, found: Mapping[str, list[int]]) -> None:
-        for name, split in {TRAINING: self.data.train, VALIDATION: self.data.validation}.items():
+        for name, split in self._splits().items():
             if split.bad is not None:
                 split.bad.restore(np.array(found.get(name, []), np.int64))
 
     def summary(self) -> dict[str, Any]:
-        mine = self.skipped()
-        if not mine:
+        found = self.skipped()  # by all processes: it comes after an evaluation
+        if not found:
             return {}
-        everyones = self.group.merged({(split, index): True for split, found in mine.items() for index in found})
-        train, validation = (sum(name == split for name, _ in everyones) for split in (TRAINING, VALIDATION))
+        train, validation = len(found.get(TRAINING, ())), len(found.get(VALIDATION, ()))
         if train or validation:
             self.message(
                 f"could not be read: {train:,} of {len(self.data.train):,} training images, others took their places, "
@@ -141,6 +139,7 @@ class ImageNet(Task):
             values = torch.stack([right[:, 0], right.any(1), losses, torch.ones_like(losses)]).double()
             sums += (values * counted).sum(1)
             tell(min((k + 1) * at_once, len(chosen)), len(chosen))
+        self._merge_bad()
         self._tell_bad()
         top1, top5, loss, count = self.group.sum(sums).tolist()
         which = "validation" if split == VALIDATION else "training"
@@ -178,6 +177,9 @@ class ImageNet(Task):
         logits: Tensor = model(x.contiguous(memory_format=wanted))
         return logits
 
+    def _splits(self) -> dict[str, Split]:
+        return {TRAINING: self.data.train, VALIDATION: self.data.validation}
+
     def _shares(self, chosen: Indices) -> tuple[list[Indices], int]:
         """This process's part of each batch, and how many images a batch has. A part has at least one image, that is -1
         and not counted where there are fewer than processes."""
@@ -190,6 +192,14 @@ class ImageNet(Task):
         from supervised.preflight import data_workers
 
         return data_workers(self.config, self, self.group)
+
+    def _merge_bad(self) -> None:
+        """What the other processes could not read, each from its own share: the limit is of them all together."""
+        mine = self.skipped()
+        everyones = self.group.merged({(split, index): True for split, found in mine.items() for index in found})
+        for name, split in self._splits().items():
+            if split.bad is not None:
+                split.bad.merge(np.array([index for of, index in everyones if of == name], np.int64))
 
     def _tell_bad(self) -> None:
         for split, instead in ((self.data.train, "another takes its place"), (self.data.validation, "left out")):

@@ -34,10 +34,19 @@ class BadImages:
         Raises:
             UserError: there are more than may be; names the first few.
         """
-        if self._flags[index]:
+        if not self._flags[index]:
+            self.merge(np.array([index]))
+
+    def merge(self, others: Indices) -> None:
+        """Those that processes of other devices have found count as well.
+
+        Raises:
+            UserError: as `add`.
+        """
+        flags = self._flags.numpy()
+        if flags[others].all():
             return
-        self._flags[index] = 1
-        self._news[0] = 1
+        flags[others] = self._news[0] = 1
         found = self.found()
         if len(found) > self._allowed:
             names = "; ".join(self._name(int(k)) for k in found[:3])

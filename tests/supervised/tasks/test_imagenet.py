@@ -189,15 +189,24 @@ class WithAnother(Group):
 def test_images_that_cannot_be_read_are_counted_once_over_all_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"data.name": str(broken_folder(tmp_path)), "data.resolution": 32, "data.bad_share": 0.3}
-    task = task_of(WithAnother(), batch_size=6, **options, **{"model.name": "small-cnn"})
+    options = {"data.name": str(broken_folder(tmp_path)), "data.resolution": 32, "model.name": "small-cnn"}
+    task = task_of(WithAnother(), batch_size=6, **options, **{"data.bad_share": 0.3})
     task.fetch(np.arange(4), 0)
     assert task.skipped() == {"training": [2, 3], "validation": []}
-    assert task.summary() == {"skipped_training_images": 3, "skipped_images": 1}
+    scores = evaluated(task, learned(task, 0))
+    assert scores.summary == {"skipped_images": 2}
+    assert task.skipped() == {"training": [0, 2, 3], "validation": [0, 4]}
+    assert task.summary() == {"skipped_training_images": 3, "skipped_images": 2}
+    said = capsys.readouterr().out
     assert (
-        "could not be read: 3 of 18 training images, others took their places, and 1 of 9 validation images, left out\n"
-        in capsys.readouterr().out
+        "could not be read: 3 of 18 training images, others took their places, and 2 of 9 validation images, left out\n"
+        in said
     )
+    assert said.count("another takes its place") == 3
+    strict = task_of(WithAnother(), batch_size=6, **options, **{"data.bad_share": 0.15})
+    strict.fetch(np.arange(4), 0)  # two of 18 may be bad
+    with pytest.raises(UserError, match="3 of 18 images cannot be read, more than --data.bad-share 0.15"):
+        evaluated(strict, learned(strict, 0))
     assert task_of().summary() == task_of().skipped() == {}  # in memory
     assert united([{"training": [2, 3], "validation": []}, {"training": [0, 2]}]) == {
         "training": [0, 2, 3],
