@@ -14,8 +14,9 @@ from evaluation.cli.errors import UserError
 from evaluation.runs.hardware import select_device, select_precision
 from evaluation.runs.kept_models import find_model, read_model
 from evaluation.runs.run_folder import CONFIG, chosen, load_config
-from supervised import tasks
+from supervised import backends, tasks
 from supervised.config import TrainConfig
+from supervised.text.transformer import Transformer
 
 NEEDED = ("task", "data", "model", "evaluation")  # what using a model depends on
 
@@ -118,14 +119,14 @@ def build(loaded: Loaded) -> nn.Module:
     """The model with its weights, in evaluation mode on the device.
 
     Raises:
-        UserError: they are of another one.
+        UserError: they are of another one, or of a backend whose library is not installed.
     """
-    if loaded.config.backend != "native":
-        raise UserError(
-            f"{loaded.path} is {loaded.config.backend}'s model: use it with {loaded.config.backend}'s own programs"
-        )
+    backend = loaded.config.backend
     with torch.random.fork_rng(devices=[]):
         model = tasks.find(loaded.config.task).build(loaded.config, loaded.facts)
+        if backend != backends.NATIVE:
+            assert isinstance(model, Transformer)  # the configuration's check says so
+            model = backends.model_like(backend, model)
     try:
         model.load_state_dict(loaded.weights)
     except RuntimeError as error:

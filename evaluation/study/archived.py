@@ -7,6 +7,7 @@ reads its folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -47,8 +48,8 @@ def read(study: Path) -> dict[RunId, ArchivedRun]:
     return found
 
 
-def add(archive: Path, study: Path, name: str) -> int:
-    """Copy an archive into a study's folder, whole or not at all; returns how many runs it holds.
+def add(archive: Path, study: Path, name: str) -> tuple[Path, int]:
+    """Copy an archive into a study's folder, whole or not at all; returns where it lies and how many runs it holds.
 
     Args:
         name: the study's; the archive must be of the same.
@@ -79,7 +80,15 @@ def add(archive: Path, study: Path, name: str) -> int:
             whole.replace(folder)
     except OSError as error:
         raise UserError(f"cannot copy {archive} to {folder}: {reason(error)}") from error
-    return len(runs)
+    return folder, len(runs)
+
+
+def remove(copy: Path) -> None:
+    """What `add` has copied, and the folders that it made for it."""
+    shutil.rmtree(copy, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        copy.parent.rmdir()
+        copy.parent.parent.rmdir()
 
 
 def _runs(archive: Path) -> Iterator[tuple[RunId, ArchivedRun]]:

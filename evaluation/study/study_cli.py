@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -52,10 +53,19 @@ def run_command(argv: Sequence[str]) -> int:
     options = flags.read(argv)[0]
     study, path = _study(options)
     command = program.resolve(study.program)
-    if options.archive is not None:
-        if options.dry_run:
-            raise UserError("--archive copies runs into the study's folder: leave it out with --dry-run")
-        print(f"{archived.add(Path(options.archive), path, study.name)} runs taken from {options.archive}")
+    with contextlib.ExitStack() as unless_adopted:
+        if options.archive is not None:
+            if options.dry_run:
+                raise UserError("--archive copies runs into the study's folder: leave it out with --dry-run")
+            copy, count = archived.add(Path(options.archive), path, study.name)
+            unless_adopted.callback(archived.remove, copy)
+            print(f"{count} runs taken from {options.archive}")
+        return _run(options, study, path, command, unless_adopted)
+
+
+def _run(
+    options: argparse.Namespace, study: Study, path: Path, command: tuple[str, ...], unless_adopted: contextlib.ExitStack
+) -> int:
     files = StudyFiles(path)
     planner = Planner(study, files.begun())
     parts = _parts(options.parts, study)
@@ -64,19 +74,13 @@ def run_command(argv: Sequence[str]) -> int:
     files.check_lengths([*(run.id for run in plan.runs), *plan.waiting])
     if options.dry_run:
         return dry_run(planner, files, choose.places(options), parts)
-    return run(options, planner, path, command, parts)
-
-
-def run(
-    options: argparse.Namespace, planner: Planner, path: Path, command: tuple[str, ...], parts: set[str] | None
-) -> int:
-    """Run what is missing in a study's folder; `parts` None: of all parts."""
     from evaluation.study.status import TerminalDisplay
 
     with StudyFolder(path, planner.study) as folder:
         plan = planner.plan(folder.objective)
         program.check_begun(folder, plan.runs, command)
         folder.adopt(plan)
+        unless_adopted.pop_all()
         database = path / SEARCH_DB if options.storage is None else _database(options.storage)
         storage = Storage(database) if planner.searches else None
         how = {"threads": options.threads, "retries": options.retries, "storage": storage, "parts": parts}

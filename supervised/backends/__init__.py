@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 from evaluation.cli.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from supervised.config import TrainConfig
     from supervised.learner import Learner
+    from supervised.text.transformer import Transformer
 
 NATIVE = "native"
 
@@ -42,6 +45,12 @@ def learner_class(config: TrainConfig) -> type[Learner]:
         return Learner
     found: type[Learner] = load(config.backend).FairseqLearner
     return found
+
+
+def model_like(name: str, native: Transformer) -> nn.Module:
+    """A backend's model of the size of one of this package's, as it is saved in a run folder. `UserError` as `load`."""
+    model: nn.Module = load(name).model_like(native)
+    return model
 
 
 def load(name: str) -> Any:

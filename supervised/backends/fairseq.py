@@ -271,6 +271,11 @@ class Engine:
         return [copy.detach() for copy in getattr(self._trainer.optimizer, "fp32_params", ())]
 
 
+def model_like(native: Transformer) -> FairseqTransformer:
+    """fairseq's model with the size and vocabulary of one of this package's, to be given weights."""
+    return Engine(native.embedding.num_embeddings, native.size, optimizer="sgd", lr=1.0).model
+
+
 def _configuration(flags: Sequence[str]) -> Any:
     """fairseq's configuration of a command line."""
     with own_logging(), warnings.catch_warnings():

@@ -268,3 +268,24 @@ def test_prepared_ids_are_fairseqs_ids() -> None:
     assert len(dictionary) == VOCABULARY
     with pytest.raises(ValueError, match="equal"):
         fairseq.SubwordDictionary(["<pad>", "<s>", "</s>", "<unk>", "a", "a"])
+
+
+def test_a_run_is_evaluated_and_translates_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    pytest.importorskip("sentencepiece")
+    pytest.importorskip("sacrebleu")
+    from supervised import cli
+    from tests.supervised.toy_text import config_of, prepared
+
+    run = tmp_path / "run"
+    config = config_of(prepared(tmp_path), run, backend="fairseq", **{"gradients.enabled": False})
+    supervised.train(config)
+    score = json.loads((run / "summary.json").read_text())["mean_score"]
+    assert score > 20  # BLEU
+    assert cli.main(["eval", str(run), "--json"]) == 0
+    assert json.loads(capsysbinary.readouterr().out.splitlines()[-1])["score"] == score
+    lines = io.TextIOWrapper(io.BytesIO(b"a b c d e\nh g f e\n"))
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert cli.main(["translate", str(run)]) == 0
+    assert len(capsysbinary.readouterr().out.splitlines()) == 2

@@ -89,6 +89,7 @@ def test_from_archive_to_archive(whole: Path, archive: Path, tmp_path: Path) -> 
 def test_an_archive_of_other_options_is_refused(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """And leaves nothing behind: the right one can be given next."""
     other = write(tmp_path / "other.yaml", parts=AUC, options={"steps": 30})
     assert run(other, "--dir", tmp_path / "s", "--archive", archive) == 2
     error = capsys.readouterr().err
@@ -97,6 +98,8 @@ def test_an_archive_of_other_options_is_refused(
     fewer = write(tmp_path / "fewer.yaml", parts={"comparison": {"kind": "compare", "seeds": [11]}})
     assert run(fewer, "--dir", tmp_path / "f", "--archive", archive) == 2
     assert "is not in this one" in capsys.readouterr().err
+    assert StudyFiles(tmp_path / "s").archived == StudyFiles(tmp_path / "f").archived == {}
+    assert run(write(tmp_path / "tiny.yaml", parts=AUC), "--dir", tmp_path / "s", "--archive", archive) == 0
 
 
 def test_what_is_no_archive_of_this_study_is_refused_in_one_line(
