@@ -151,7 +151,7 @@ def ours(config: TrainConfig, task: ImageNet, device: torch.device) -> Contestan
 
 def plain(config: TrainConfig, task: ImageNet, device: torch.device) -> list[Contestant]:
     """The loop of torchvision's reference, in both memory formats."""
-    opened = _memory(config, task) if task.in_memory else _folder(config, task, device)
+    opened = _memory(config, task, device) if task.in_memory else _folder(config, task, device)
     return [
         _plain(config, task, device, opened, name, memory_format)
         for name, memory_format in (
@@ -185,12 +185,13 @@ def _plain(
     return Contestant(name, train, model, plain=True)
 
 
-def _memory(config: TrainConfig, task: ImageNet) -> Images:
-    """Batches of images that are there: gathered, as floating-point numbers, normalized."""
+def _memory(config: TrainConfig, task: ImageNet, device: torch.device) -> Images:
+    """Batches of images that are there: gathered, as floating-point numbers, normalized; pinned for a GPU, as a
+    DataLoader would have them."""
     functional = import_torchvision("torchvision.transforms.v2.functional")
     pixels, labels = task.fetch(np.arange(len(task.data.train)), 0)
     generator = torch.Generator().manual_seed(0)
-    normalization = task.data.normalization
+    normalization, pins = task.data.normalization, device.type == "cuda"
 
     @contextlib.contextmanager
     def opened(updates: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
@@ -198,7 +199,8 @@ def _memory(config: TrainConfig, task: ImageNet) -> Images:
             for _ in range(updates):
                 chosen = torch.randperm(len(labels), generator=generator)[: config.batch_size]
                 images = functional.to_dtype(pixels[chosen], torch.float32, scale=True)
-                yield functional.normalize(images, normalization.mean, normalization.std), labels[chosen]
+                images = functional.normalize(images, normalization.mean, normalization.std)
+                yield (images.pin_memory(), labels[chosen].pin_memory()) if pins else (images, labels[chosen])
 
         yield batches()
 

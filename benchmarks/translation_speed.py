@@ -61,13 +61,13 @@ class Contestant:
     """Somebody who trains.
 
     Attributes:
-        update: learns from one batch.
+        update: learns from one batch of so many target tokens.
         model: what learns.
         fairseq: whether it is a way to train with fairseq.
     """
 
     name: str
-    update: Callable[[TextBatch], Any]
+    update: Callable[[TextBatch, int], Any]
     model: nn.Module
     fairseq: bool = False
 
@@ -79,7 +79,7 @@ def in_our_loop(
     model = model.to(setting.device).train()
     optimizer = optimizers.build(setting.optimizer, model.parameters(), lr=LR)
 
-    def update(batch: TextBatch) -> None:
+    def update(batch: TextBatch, _: int) -> None:
         with torch.autocast(setting.device.type, torch.bfloat16, enabled=setting.precision == "bf16"):
             sums = loss(model, batch)
         (sums.total / sums.tokens).backward()
@@ -128,8 +128,8 @@ def fairseqs(setting: Setting) -> list[Contestant]:
     return found
 
 
-def _updates(engine: Any) -> Callable[[TextBatch], Any]:
-    return lambda batch: engine.update([batch])
+def _updates(engine: Any) -> Callable[[TextBatch, int], Any]:
+    return lambda batch, tokens: engine.update([batch], [tokens])
 
 
 def _count(model: nn.Module) -> int:
@@ -159,20 +159,24 @@ def batches_of(
 
 
 def measure(
-    contestants: Sequence[Contestant], batches: Sequence[TextBatch], rounds: int, device: torch.device
+    contestants: Sequence[Contestant],
+    batches: Sequence[TextBatch],
+    tokens: Sequence[int],
+    rounds: int,
+    device: torch.device,
 ) -> list[list[Turn]]:
-    """What each contestant took in each round; a round is one update on each batch."""
+    """What each contestant took in each round; a round is one update on each batch, of so many target tokens."""
 
-    def job(contestant: Contestant, some: Sequence[TextBatch]) -> Callable[[int], None]:
+    def job(contestant: Contestant, count: int) -> Callable[[int], None]:
         def train(_: int) -> None:
-            for batch in some:
-                contestant.update(batch)
+            for batch, its in zip(batches[:count], tokens, strict=False):
+                contestant.update(batch, its)
 
         return train
 
     for contestant in contestants:
-        job(contestant, batches[:BURN_IN])(0)
-    return turns.take_turns([job(contestant, batches) for contestant in contestants], rounds, device)
+        job(contestant, BURN_IN)(0)
+    return turns.take_turns([job(contestant, len(batches)) for contestant in contestants], rounds, device)
 
 
 def report(contestants: Sequence[Contestant], found: Sequence[Sequence[Turn]], tokens: int) -> str:
@@ -238,15 +242,15 @@ def compare(
     count = select_threads(threads)
     with torch_threads(count):
         machine = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {count} threads"
-        tokens = sum(int(batch.target_output.ne(PAD).sum()) for batch in batches)
+        tokens = [int(batch.target_output.ne(PAD).sum()) for batch in batches]
         print(
             f"Transformer {size}, {vocabulary} subwords, {optimizer}, {setting.precision}; torch {torch.__version__}, "
-            f"{machine}; {rounds} rounds of {updates} updates in turns on {tokens:,} target tokens in all",
+            f"{machine}; {rounds} rounds of {updates} updates in turns on {sum(tokens):,} target tokens in all",
             flush=True,
         )
         loaded = turns.load(count)
         contestants = [*fairseqs(setting), fairseq_model(setting), ours(setting)]
-        found = measure(contestants, there, rounds, where)
-    print(report(contestants, found, tokens))
+        found = measure(contestants, there, tokens, rounds, where)
+    print(report(contestants, found, sum(tokens)))
     if loaded:
         tell(loaded)

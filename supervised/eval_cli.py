@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     from asgc import __version__
     from supervised import model, tasks
     from supervised.distributed import ALONE
+    from supervised.tasks.task import TRAIN_SUBSET, VALIDATION
 
     run = Path(options.run)
     loaded = model.load(run, options.device, best=options.best, step=options.step, average=options.average)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         config.evaluation = dataclasses.replace(config.evaluation, beam=options.beam)
     task = tasks.find(config.task)(config, ALONE, tell)
     model.check_facts(loaded, task.facts())
-    known = ("validation", "train_subset", *task.others)
+    known = (VALIDATION, TRAIN_SUBSET, *task.others)
     if options.split not in known:
         raise UserError(f"--split {options.split}: there are {', '.join(known)}")
     network = model.build(loaded)

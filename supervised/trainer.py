@@ -32,7 +32,7 @@ from supervised.learner import Learner
 from supervised.model import save
 from supervised.preflight import CHOSEN, check_resources, choose, data_workers, default_run_dir, long_warmup, updates_of
 from supervised.stream import Stream
-from supervised.tasks.task import Scores, Task, united
+from supervised.tasks.task import TRAIN_SUBSET, VALIDATION, Scores, Task, united
 
 COLUMNS = (
     Column("loss", "loss", "loss", ".4f"),
@@ -40,7 +40,6 @@ COLUMNS = (
     Column("evaluation", "evaluation", "evaluation", ".2f"),
 )
 CLIPPING_EVERY = 16  # updates between two looks at the share of clipped gradients
-VALIDATION, TRAIN_SUBSET = "validation", "train_subset"
 
 
 class Recorder(Watcher):

@@ -64,7 +64,11 @@ def run_command(argv: Sequence[str]) -> int:
 
 
 def _run(
-    options: argparse.Namespace, study: Study, path: Path, command: tuple[str, ...], unless_adopted: contextlib.ExitStack
+    options: argparse.Namespace,
+    study: Study,
+    path: Path,
+    command: tuple[str, ...],
+    unless_adopted: contextlib.ExitStack,
 ) -> int:
     files = StudyFiles(path)
     planner = Planner(study, files.begun())

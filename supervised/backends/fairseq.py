@@ -9,7 +9,7 @@ come from outside.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -136,13 +136,13 @@ class FairseqTransformer(nn.Module):
         return [[token for token in best[0]["tokens"].tolist() if token != EOS] for best in found]
 
 
-def sample_of(batch: TextBatch) -> dict[str, Any]:
-    """A batch as fairseq's criteria and generators take it."""
+def sample_of(batch: TextBatch, tokens: int | None = None) -> dict[str, Any]:
+    """A batch as fairseq takes it. Who knows its number of target tokens spares a GPU the wait for it."""
     source, target_input, target_output = batch
     return {
         "id": torch.arange(len(source)),
         "nsentences": len(source),
-        "ntokens": int(target_output.ne(PAD).sum()),
+        "ntokens": int(target_output.ne(PAD).sum()) if tokens is None else tokens,
         "net_input": {
             "src_tokens": source,
             "src_lengths": source.ne(PAD).sum(1),
@@ -227,9 +227,14 @@ class Engine:
     def updates(self) -> int:
         return int(self._trainer.get_num_updates())
 
-    def update(self, batches: Iterable[TextBatch]) -> Updated:
-        """One step of the optimizer on the mean loss over all target tokens of the batches."""
-        samples = [sample_of(batch) for batch in batches]
+    def update(self, batches: Sequence[TextBatch], tokens: Sequence[int] | None = None) -> Updated:
+        """One step of the optimizer on the mean loss over all target tokens of the batches.
+
+        Args:
+            tokens: of each batch, if they are known.
+        """
+        counts = [None] * len(batches) if tokens is None else tokens
+        samples = [sample_of(*both) for both in zip(batches, counts, strict=True)]
         self._task.sums.clear()
         try:
             self._trainer.train_step(samples)
@@ -324,7 +329,7 @@ class FairseqLearner(Learner):
 
     def update(self, batches: Sequence[tuple[Tensor, ...]], items: int) -> dict[str, Tensor]:
         """One step of the optimizer; returns means over the target tokens, which fairseq counts itself."""
-        done = self._engine.update(TextBatch(*batch) for batch in batches)
+        done = self._engine.update([TextBatch(*batch) for batch in batches])
         self.lr_schedule.step()
         if self.average is not None:
             self.average.update()

@@ -14,7 +14,7 @@ from evaluation.cli.errors import UserError
 from evaluation.runs.watchers import Column
 from supervised.distributed import Group
 from supervised.order import Indices, ShuffledOrder, first, share
-from supervised.tasks.task import Batch, Loss, Scores, Task
+from supervised.tasks.task import VALIDATION, Batch, Loss, Scores, Task
 from supervised.vision import data_sets, models
 from supervised.vision.label_noise import noisy
 from supervised.vision.resolution import resolution_at
@@ -23,7 +23,6 @@ from supervised.vision.splits import DataSet, Split
 if TYPE_CHECKING:
     from supervised.config import TrainConfig
 
-VALIDATION, TRAIN_SUBSET = "validation", "train_subset"
 TRAINING = "training"  # the whole of it
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from supervised.config import TrainConfig
 
 Batch = tuple[Tensor, ...]  # of one forward pass
+VALIDATION, TRAIN_SUBSET = "validation", "train_subset"  # splits that every task has
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from evaluation.runs.watchers import Column
 from supervised.config import TrainConfig
 from supervised.distributed import Group
 from supervised.order import BatchOrder, Indices, first, share
-from supervised.tasks.task import Batch, Loss, Scores, Task
+from supervised.tasks.task import TRAIN_SUBSET, VALIDATION, Batch, Loss, Scores, Task
 from supervised.text.batches import collate, make_batches
 from supervised.text.losses import TokenLoss, label_smoothed_loss
 from supervised.text.opened import PreparedText, open_text
@@ -26,7 +26,7 @@ from supervised.text.subwords import PAD
 from supervised.text.token_files import VOCABULARY, TokenPairs
 from supervised.text.transformer import SIZES, Transformer, TransformerSize
 
-VALIDATION, TRAIN_SUBSET, TEST = "validation", "train_subset", "test"
+TEST = "test"
 FILES = {VALIDATION: "valid", TRAIN_SUBSET: "train", TEST: "test"}  # of a run's splits, those of prepared text
 
 

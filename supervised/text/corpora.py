@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.cli.errors import UserError, reason
+from supervised.data_names import is_saved
 from supervised.text import dict_ende
 from supervised.text.corpus import Corpus, Row
-from supervised.text.hugging_face import HuggingFace, is_saved
+from supervised.text.hugging_face import HuggingFace
 from supervised.text.parallel_text import ParallelText
 
 NAMES = ("dict-ende", "wmt14")

@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.cli.errors import DISK_FULL, UserError, reason
+from supervised.data_names import is_saved
 from supervised.text.corpus import Corpus, Row
 
 HUB = "wmt/wmt14"  # validation is newstest2013, test newstest2014
 ON_DISK = {"train": "train", "valid": "validation", "test": "test"}
-SAVED = "dataset_dict.json"
 SAMPLED = 997  # rows for the fingerprint, spread over a split
-
-
-def is_saved(path: Path) -> bool:
-    """Whether `DatasetDict.save_to_disk` wrote this folder."""
-    return (path / SAVED).is_file()
 
 
 class HuggingFace(Corpus):
@@ -67,6 +62,8 @@ class HuggingFace(Corpus):
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
             raise UserError(f"{self._what} cannot be loaded ({reason(error)}): {self._remedy}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"{self._what} is one split of a dataset: save the whole of it, {self._remedy}")
         missing = [split for split in ON_DISK.values() if split not in data]
         if missing:
             raise UserError(f"{self._what} has no split {missing[0]!r}, only {', '.join(map(repr, data))}")

@@ -15,27 +15,31 @@ from benchmarks.turns import Turn
 from evaluation.cli.errors import UserError
 from supervised.cli import main
 from supervised.text.batches import TextBatch
+from supervised.text.subwords import PAD
 from supervised.text.transformer import TransformerSize
 
 
 def test_rounds_are_taken_in_turns_and_nobody_is_always_first(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
+    learned: list[int] = []
     now = 0.0
 
     def learner(name: str, seconds: float) -> Contestant:
-        def update(_: TextBatch) -> None:
+        def update(_: TextBatch, tokens: int) -> None:
             nonlocal now
             now += seconds
             log.append(name)
+            learned.append(tokens)
 
         return Contestant(name, update, torch.nn.Linear(1, 1))
 
     monkeypatch.setattr("time.perf_counter", lambda: now)
     monkeypatch.setattr(turns, "_cpu_seconds", lambda: now / 2)
     batches: list[Any] = [None] * 3
-    found = bench.measure([learner("a", 1.0), learner("b", 2.0)], batches, 2, torch.device("cpu"))
+    found = bench.measure([learner("a", 1.0), learner("b", 2.0)], batches, [5, 6, 7], 2, torch.device("cpu"))
     burn_in = bench.BURN_IN
     assert log == ["a"] * burn_in + ["b"] * burn_in + ["a"] * 3 + ["b"] * 6 + ["a"] * 3
+    assert learned == [5, 6] * 2 + [5, 6, 7] * 4
     assert found == [[Turn(3.0, 1.5)] * 2, [Turn(6.0, 3.0)] * 2]
 
 
@@ -44,7 +48,7 @@ def _turns(*seconds: float) -> list[Turn]:
 
 
 def test_ratio_is_the_median_of_the_rounds_ratios_to_the_fastest_fairseq() -> None:
-    def nothing(_: TextBatch) -> None: ...
+    def nothing(_: TextBatch, tokens: int) -> None: ...
 
     contestants = [
         Contestant("fairseq, bf16", nothing, torch.nn.Linear(1, 1), fairseq=True),
@@ -81,7 +85,7 @@ def test_all_train_the_same_size_on_the_same_loss(monkeypatch: pytest.MonkeyPatc
     plain.model.load_state_dict(theirs.model.state_dict())
     for contestant in (theirs, plain, mine):
         before = [parameter.detach().clone() for parameter in contestant.model.parameters()]
-        contestant.update(batch)
+        contestant.update(batch, int(batch.target_output.ne(PAD).sum()))
         assert not all(torch.equal(a, b) for a, b in zip(before, contestant.model.parameters(), strict=True))
     # With fairseq's Trainer and without it: the same loss, the same step.
     for a, b in zip(theirs.model.parameters(), plain.model.parameters(), strict=True):

@@ -205,7 +205,7 @@ def test_images_that_cannot_be_read_are_counted_once_over_all_processes(
     assert said.count("another takes its place") == 3
     strict = task_of(WithAnother(), batch_size=6, **options, **{"data.bad_share": 0.15})
     strict.fetch(np.arange(4), 0)  # two of 18 may be bad
-    with pytest.raises(UserError, match="3 of 18 images cannot be read, more than --data.bad-share 0.15"):
+    with pytest.raises(UserError, match=r"3 of 18 images cannot be read, more than --data.bad-share 0\.15"):
         evaluated(strict, learned(strict, 0))
     assert task_of().summary() == task_of().skipped() == {}  # in memory
     assert united([{"training": [2, 3], "validation": []}, {"training": [0, 2]}]) == {

@@ -143,6 +143,10 @@ def test_wmt14_as_hugging_face_has_it(tmp_path: Path) -> None:
     data.save_to_disk(str(tmp_path / "two"))
     with pytest.raises(UserError, match="has no split 'test', only 'train', 'validation'"):
         open_corpus("wmt14", path=tmp_path / "two").rows("train")
+    data["train"].save_to_disk(str(tmp_path / "one"))
+    for arguments in ({"data": "wmt14", "path": tmp_path / "one"}, {"data": str(tmp_path / "one")}):
+        with pytest.raises(UserError, match=r"is one split of a dataset: save the whole of it, .*save_to_disk\('wmt14'"):
+            open_corpus(**arguments).identity()
     with pytest.raises(UserError, match=r"nowhere cannot be loaded \(there is no such folder\).*save_to_disk"):
         open_corpus("wmt14", path=tmp_path / "nowhere").identity()
 
