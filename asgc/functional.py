@@ -53,6 +53,7 @@ def transform(
     options: Mapping[str, Any],
     whole: Whole | None = None,
     denominator: Tensor | None = None,
+    elements: Tensor | None = None,
 ) -> Transformed:
     """Statistics, threshold, noise and clip: what ASGC does to one layer's gradient before the base rule.
 
@@ -65,6 +66,7 @@ def transform(
         whole: given where ``grad`` is only a piece of the layer. Then ``figures`` of all pieces, added up, complete the
             statistics by ``gradient_statistics.complete``.
         denominator: ``rules.denominator`` of the units, fp64, for the noise of noise_at="update"; None: 1.
+        elements: ``rules.element_rms`` for granularity="element"; None: there is none yet.
     """
     mode, noise_scale = options["mode"], options["noise_scale"]
     g = grad if grad.dtype == torch.float64 else grad.to(torch.float32)
@@ -112,6 +114,9 @@ def transform(
     if mode == "value":
         # An infinite element is clipped to +-tau; without a threshold or a scale it contributes nothing, as NaN does.
         limit = spread(tau.to(g.dtype))
+        if elements is not None:
+            limit = torch.where(elements > 0, options["clip_factor"] * elements.to(g.dtype), limit)
+            tau = statistics.wide(limit.detach()).square().mean().sqrt().reshape(1)
         infinite = torch.isinf(g) & torch.isfinite(limit) & ~spread(unseen)
         h = torch.where(infinite, g, h)
         beyond = h.abs() > limit
@@ -138,6 +143,15 @@ def transform(
 def _by_unit(x: Tensor, units: int) -> Tensor:
     """Sum of squares of each unit, in fp64."""
     return statistics.wide(x).square().reshape(units, x.numel() // max(1, units)).sum(1)
+
+
+def _eps(grad: Tensor, stats: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """eps + eps_scale sigma of each unit, fp64: the standard deviation of the steps before, or of the first step."""
+    g = grad if grad.dtype == torch.float64 else grad.to(torch.float32)
+    current, _ = statistics.start(stats, statistics.measure(g, stats[statistics.MEAN]))
+    sigma = statistics.safe_sqrt(current[statistics.VAR].to(torch.float64))
+    eps: Tensor = options["eps"] + options["eps_scale"] * sigma
+    return eps
 
 
 def relative(level: Tensor, denominator: Tensor) -> Tensor:
@@ -191,11 +205,17 @@ def step(
         options = adapt.in_use(options, own["adapted"])
     t, number, before = int(state["noise_step"]), state["layer"], state["stats"]
     denominator = None
+    if isinstance(options["eps_scale"], Tensor) or options["eps_scale"] != 0:
+        options = {**options, "eps": _eps(grad, before, options)}
     if options["noise_at"] == "update" and (isinstance(options["noise_scale"], Tensor) or options["noise_scale"] != 0):
         size = max(1, param.numel() // max(1, before.shape[1]))
         denominator = rules.denominator(rules.squares(own, options, before.shape[1]), size, own, options)
-    new_grad, noise, stats, _ = transform(grad, before, t, number, options, denominator=denominator)
+    elements = rules.element_rms(own, options) if options["granularity"] == "element" else None
+    new_grad, noise, stats, _ = transform(grad, before, t, number, options, None, denominator, elements)
     full = param if param.dtype == torch.float64 else param.to(torch.float32)
+    if isinstance(options.get("eps"), Tensor) and options["eps"].dim():  # one a unit, against the parameter
+        shape = (-1,) + (1,) * (full.dim() - 1) if full.dim() else ()
+        options = {**options, "eps": options["eps"].to(full.dtype).reshape(shape)}
     new_param, rule_state = rules.step(full, new_grad, own, options, noise)
     measured = adapt.measure(full, grad, new_grad, own, options) if measuring else {}
     new_state = {**own, **rule_state, **measured, "stats": stats, "noise_step": state["noise_step"] + 1}

@@ -22,13 +22,13 @@ from .diagnostics import describe
 from .implementations import REGISTRY
 from .layers import check_gradients, check_parameter, first_dtensor, layer_number
 from .nonfinite import Watch, found_nonfinite
+from .option import nearest
 from .options import (
     ASGC_DEFAULTS,
     ASGC_OPTIONS,
     RULE,
     RULE_OPTIONS,
     is_tensor_free,
-    nearest,
     resolve,
     rule_defaults,
     signature,

@@ -17,19 +17,17 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .option import Option, nearest, union
 from .options import (
     ASGC_OPTIONS,
     CLIPS,
     RULE,
     RULES,
     TORCH_CLASSES,
-    Option,
     check_names,
     check_values,
-    nearest,
     of_rule,
     rule_defaults,
-    union,
 )
 
 if TYPE_CHECKING:

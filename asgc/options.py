@@ -1,152 +1,29 @@
 """The one table of options: those of ASGC, of ``wrap``, of the base rules and of the clips that stand before them.
 
-A record says everything about an option: name, kind, default, range, choices, help. The checks and messages of the
-Python API, the signature of ``ASGC``, and the flags, file keys and help pages of the command lines are made from it.
+A record (``asgc.option``) says everything about an option: name, kind, default, range, choices, help. The checks and
+messages of the Python API, the signature of ``ASGC``, and the flags, file keys and help pages of the command lines are
+made from it.
 This module does not import torch, so that a command line answers at once; the defaults of torch.optim's own options are
 read from the installed torch where they are needed (``rule_defaults``).
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
+
+from .option import Kind, Option, choice, flag, integer, is_tensor, nearest, number
 
 __all__ = [
     *("ASGC_DEFAULTS", "ASGC_OPTIONS", "CLIPS", "IMPLEMENTATIONS", "LR", "RULE", "RULES", "RULE_OPTIONS"),
-    *("TORCH_CLASSES", "TRANSFORM_DEFAULTS", "TRANSFORM_OPTIONS", "ClipInfo", "Option", "check_names"),
-    *("check_values", "describe_range", "in_range", "is_tensor_free", "nearest", "of_rule", "resolve", "resolve_clip"),
-    *("resolve_transform", "rule_defaults", "signature", "table", "union"),
+    *("TORCH_CLASSES", "TRANSFORM_DEFAULTS", "TRANSFORM_OPTIONS", "ClipInfo", "check_names", "check_values"),
+    *("is_tensor_free", "of_rule", "resolve", "resolve_clip", "resolve_transform", "rule_defaults", "signature"),
+    *("table", "without_fast_path"),
 ]
-
-Kind = Literal["number", "integer", "flag", "choice", "pair"]
-_TYPES: dict[str, Any] = {"number": float, "integer": int, "flag": bool, "pair": tuple[float, float]}
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option.
-
-    Attributes:
-        name: as a keyword argument.
-        default: None for torch.optim's own options: ``rule_defaults`` reads theirs.
-        help: one line.
-        kind: number (a one-element tensor will do), integer, flag (True or False), choice (a word), pair (of numbers).
-        allowed: interval of a number, an integer or each number of a pair, such as "[0, 1)".
-        choices: words of a choice.
-        optional: None may be given.
-        owners: who has it. Base rules, for torch.optim's own; ``optimizers.all_options`` fills it in for the others.
-    """
-
-    name: str
-    default: Any
-    help: str
-    kind: Kind = "number"
-    allowed: str = ""
-    choices: tuple[str, ...] = ()
-    optional: bool = False
-    owners: tuple[str, ...] = ()
-
-    @property
-    def type(self) -> Any:
-        """Its Python type; None is allowed besides where it is optional."""
-        return Literal[self.choices] if self.kind == "choice" else _TYPES[self.kind]
-
-    @property
-    def words(self) -> str:
-        """What is allowed, in words: "at least 0 and below 1", "value or norm", "true or false"."""
-        if self.kind == "choice":
-            return " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
-        return "true or false" if self.kind == "flag" else describe_range(self.allowed)
-
-    def check(self, value: Any) -> None:
-        """TypeError or ValueError, with the option's name and what is allowed, for a wrong value."""
-        if value is None and self.optional:
-            return
-        if self.kind == "choice":
-            if not isinstance(value, str):
-                raise TypeError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}")
-            if value not in self.choices:
-                hint = nearest(value, self.choices)
-                raise ValueError(f"unknown {self.name} {value!r}{hint}: choose from {', '.join(self.choices)}")
-        elif self.kind == "flag":
-            if not isinstance(value, bool):
-                raise TypeError(f"{self.name} must be True or False, got {value!r}")
-        elif self.kind == "pair":
-            if not isinstance(value, tuple | list) or len(value) != 2:
-                raise TypeError(f"{self.name} must be a pair of numbers, got {value!r}")
-            for i, item in enumerate(value):
-                self._check_number(f"{self.name}[{i}]", item)
-        else:
-            self._check_number(self.name, value)
-
-    def _check_number(self, name: str, value: Any) -> None:
-        words = describe_range(self.allowed)
-        if self.kind == "integer":
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number ({words}), got {value!r}")
-        elif _is_tensor(value):
-            if value.numel() != 1:
-                raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
-            value = float(value.detach())
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} must be a number ({words}), got {value!r}")
-        if not in_range(value, self.allowed):
-            raise ValueError(f"{name} must be {words}, got {value!r}")
-
-
-def in_range(value: float, allowed: str) -> bool:
-    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
-    low, high = (float(bound) for bound in allowed[1:-1].split(","))
-    above = value >= low if allowed[0] == "[" else value > low
-    return above and (value <= high if allowed[-1] == "]" else value < high)
-
-
-def describe_range(allowed: str) -> str:
-    """An interval in words: "[0, 1)" -> "at least 0 and below 1"."""
-    low, high = (bound.strip() for bound in allowed[1:-1].split(","))
-    parts = []
-    if low != "-inf":
-        parts.append(f"{'at least' if allowed[0] == '[' else 'above'} {low}")
-    if high != "inf":
-        parts.append(f"{'at most' if allowed[-1] == ']' else 'below'} {high}")
-    elif allowed[-1] == ")":
-        parts.append("finite")
-    return " and ".join(parts)
-
-
-def union(a: str, b: str) -> str:
-    """The smallest interval that holds two that overlap."""
-    low = min((a, b), key=lambda x: (float(x[1:-1].split(",")[0]), x[0] == "("))
-    high = max((a, b), key=lambda x: (float(x[1:-1].split(",")[1]), x[-1] == "]"))
-    return f"{low.split(',')[0]},{high.split(',')[1]}"
-
-
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
-    """`` (did you mean 'x'?)`` for the valid name closest to an unknown one, or nothing."""
-    close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=cutoff)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _number(name: str, default: float | None, allowed: str, help: str, optional: bool = False) -> Option:
-    return Option(name, default, help, "number", allowed, optional=optional)
-
-
-def _integer(name: str, default: int, allowed: str, help: str) -> Option:
-    return Option(name, default, help, "integer", allowed)
-
-
-def _flag(name: str, default: bool, help: str) -> Option:
-    return Option(name, default, help, "flag")
-
-
-def _choice(name: str, default: str | None, choices: tuple[str, ...], help: str, optional: bool = False) -> Option:
-    return Option(name, default, help, "choice", choices=choices, optional=optional)
-
 
 POSITIVE, NOT_NEGATIVE, FRACTION = "(0, inf]", "[0, inf)", "[0, 1)"
 RULES = ("sgd", "adam", "adamw", "rmsprop", "adagrad")  # base rules of ASGC
@@ -155,36 +32,42 @@ RULES = ("sgd", "adam", "adamw", "rmsprop", "adagrad")  # base rules of ASGC
 TORCH_CLASSES = dict(zip(RULES, ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"), strict=True)) | {"radam": "RAdam"}
 IMPLEMENTATIONS = ("reference", "foreach", "cpu", "triton", "sharded")
 
-LR = _number("lr", None, NOT_NEGATIVE, "learning rate")
-RULE = _choice("rule", "adam", RULES, "base rule, which is given the changed gradients")
-NOISE_DECAY = _number("noise_decay", 0.0, NOT_NEGATIVE, "the noise falls with (1 + t)^(-noise_decay/2)")
-SEED = _integer("seed", 0, "[0, 4294967295]", "seed of the noise")
+LR = number("lr", None, NOT_NEGATIVE, "learning rate")
+RULE = choice("rule", "adam", RULES, "base rule, which is given the changed gradients")
+NOISE_DECAY = number("noise_decay", 0.0, NOT_NEGATIVE, "the noise falls with (1 + t)^(-noise_decay/2)")
+SEED = integer("seed", 0, "[0, 4294967295]", "seed of the noise")
 
 # Options of the gradient transform (steps 1-4 and 6 of the algorithm), shared by ASGC and wrap.
 TRANSFORM_OPTIONS = (
-    _choice("mode", "norm", ("value", "norm"), "clip element by element, or scale a whole layer"),
-    _number("clip_factor", None, POSITIVE, "threshold over the gradient's scale; None: 2 (norm), 3 (value)", True),
-    _number("clip_sharpness", 4.0, POSITIVE, "exponent p of the smooth clip; inf: the hard clip"),
-    _number("threshold", None, POSITIVE, "fixed threshold in place of the adaptive one", True),
-    _choice("granularity", "layer", ("layer", "unit"), "statistics of a parameter tensor, or of its output units"),
-    _number("noise_scale", 0.1, NOT_NEGATIVE, "noise in standard deviations of the gradient; 0: none"),
+    choice("mode", "norm", ("value", "norm"), "clip element by element, or scale a whole layer"),
+    number("clip_factor", None, POSITIVE, "threshold over the gradient's scale; None: 2 (norm), 3 (value)", True),
+    number("clip_sharpness", 4.0, POSITIVE, "exponent p of the smooth clip; inf: the hard clip"),
+    number("threshold", None, POSITIVE, "fixed threshold in place of the adaptive one", True),
+    choice(
+        "granularity",
+        "layer",
+        ("layer", "unit", "element"),
+        "of the statistics: a parameter tensor or its output units; element: thresholds, from the rule's second moment",
+    ),
+    number("noise_scale", 0.1, NOT_NEGATIVE, "noise in standard deviations of the gradient; 0: none"),
     NOISE_DECAY,
-    _choice("noise_at", "gradient", ("gradient", "update"), "noise before the clip, or after the rule (Langevin form)"),
-    _flag("noise_zeros", False, "noise on elements whose gradient is exactly 0, too"),
-    _number("stats_decay", 0.99, FRACTION, "decay of the running statistics for each step"),
-    _number("outlier_share", None, "(0, 1)", "share of outlier steps to ignore; None: 0.9 (sgd), 0.25 (others)", True),
-    _choice("on_shift", "none", ("none", "rewarm", "adam-rel", "reset"), "what shift() does when the loss has changed"),
-    _choice("nonfinite", "contain", ("contain", "skip", "raise"), "treatment of inf and NaN gradients"),
+    choice("noise_at", "gradient", ("gradient", "update"), "noise before the clip, or after the rule (Langevin form)"),
+    flag("noise_zeros", False, "noise on elements whose gradient is exactly 0, too"),
+    number("stats_decay", 0.99, FRACTION, "decay of the running statistics for each step"),
+    number("outlier_share", None, "(0, 1)", "share of outlier steps to ignore; None: 0.9 (sgd), 0.25 (others)", True),
+    choice("on_shift", "none", ("none", "rewarm", "adam-rel", "reset"), "what shift() does when the loss has changed"),
+    choice("nonfinite", "contain", ("contain", "skip", "raise"), "treatment of inf and NaN gradients"),
     SEED,
 )
 ASGC_OPTIONS = (
     RULE,
     *TRANSFORM_OPTIONS,
-    _choice("adapt", None, ("hypergradient",), "a layer's clip_factor and clip_sharpness follow hypergradients", True),
-    _number("adapt_lr", 0.5, NOT_NEGATIVE, "step of their logarithms"),
-    _integer("adapt_every", 8, "[1, inf]", "steps from one measurement to the next"),
-    _choice("implementation", "auto", ("auto", *IMPLEMENTATIONS), "code path; auto chooses before the first step"),
-    _flag("capturable", False, "steps may be captured in a CUDA graph (triton)"),
+    number("eps_scale", 0.0, NOT_NEGATIVE, "standard deviations of the layer's gradient that are added to eps"),
+    choice("adapt", None, ("hypergradient",), "a layer's clip_factor and clip_sharpness follow hypergradients", True),
+    number("adapt_lr", 0.5, NOT_NEGATIVE, "step of their logarithms"),
+    integer("adapt_every", 8, "[1, inf]", "steps from one measurement to the next"),
+    choice("implementation", "auto", ("auto", *IMPLEMENTATIONS), "code path; auto chooses before the first step"),
+    flag("capturable", False, "steps may be captured in a CUDA graph (triton)"),
 )
 
 
@@ -237,31 +120,31 @@ class ClipInfo:
 
 
 # 10: the global norm of the usual DQN recipes.
-MAX_NORM = _number("max_norm", 10.0, POSITIVE, "bound on the global gradient norm (adagc: in the warm-up)")
-EMA_DECAY = _number("ema_decay", 0.97, FRACTION, "decay of the running norms")
-WARMUP_STEPS = _integer("warmup_steps", 25, "[1, inf]", "steps that set the running norms")
+MAX_NORM = number("max_norm", 10.0, POSITIVE, "bound on the global gradient norm (adagc: in the warm-up)")
+EMA_DECAY = number("ema_decay", 0.97, FRACTION, "decay of the running norms")
+WARMUP_STEPS = integer("warmup_steps", 25, "[1, inf]", "steps that set the running norms")
 # "clip" and "clip-value" are registered as RULE+clip and RULE+clip-value, the others by their name with an option rule.
 CLIPS: Mapping[str, ClipInfo] = {
     "clip": ClipInfo("clip_grad_norm_ (max_norm)", (MAX_NORM,)),
     "clip-value": ClipInfo(
-        "clip_grad_value_", (_number("clip_value", 1.0, POSITIVE, "bound on every element of the gradient"),)
+        "clip_grad_value_", (number("clip_value", 1.0, POSITIVE, "bound on every element of the gradient"),)
     ),
     "agc": ClipInfo(
         "unit-wise adaptive gradient clipping (Brock et al. 2021)",
         (
-            _number("clip_ratio", 0.01, POSITIVE, "bound on a unit's gradient norm over its weights' norm"),
-            _number("weight_floor", 1e-3, "(0, inf)", "least norm of weights that is reckoned with"),
-            _flag("exclude_head", True, "leave the last layer as it is"),
+            number("clip_ratio", 0.01, POSITIVE, "bound on a unit's gradient norm over its weights' norm"),
+            number("weight_floor", 1e-3, "(0, inf)", "least norm of weights that is reckoned with"),
+            flag("exclude_head", True, "leave the last layer as it is"),
         ),
     ),
     "autoclip": ClipInfo(
         "global norm clipped to a percentile of all so far (Seetharaman et al. 2020)",
-        (_number("percentile", 10.0, "[0, 100]", "of all norms so far that is the bound"),),
+        (number("percentile", 10.0, "[0, 100]", "of all norms so far that is the bound"),),
     ),
     "zclip": ClipInfo(
         "global norm clipped by its z-score (Kumar et al. 2025)",
         (
-            _number("z_threshold", 2.5, POSITIVE, "z-score of the norm from which it is clipped"),
+            number("z_threshold", 2.5, POSITIVE, "z-score of the norm from which it is clipped"),
             EMA_DECAY,
             WARMUP_STEPS,
             replace(MAX_NORM, default=math.inf),
@@ -270,7 +153,7 @@ CLIPS: Mapping[str, ClipInfo] = {
     "adagc": ClipInfo(
         "norm of each tensor clipped by its running mean (Wang et al. 2025)",
         (
-            _number("relative_threshold", 1.05, POSITIVE, "bound in running mean norms of the tensor"),
+            number("relative_threshold", 1.05, POSITIVE, "bound in running mean norms of the tensor"),
             replace(EMA_DECAY, default=0.98),
             replace(WARMUP_STEPS, default=100, allowed="[0, inf]"),
             replace(MAX_NORM, default=1.0),
@@ -280,13 +163,13 @@ CLIPS: Mapping[str, ClipInfo] = {
         "power shaping and projection by layer (You & Liu 2025)",
         (
             replace(EMA_DECAY, default=0.99),
-            _number("min_power", 0.7, "(0, 1]", "power on the elements of the largest gradients"),
+            number("min_power", 0.7, "(0, 1]", "power on the elements of the largest gradients"),
         ),
     ),
     "gradient-noise": ClipInfo(
         "annealed Gaussian noise on the gradients (Neelakantan et al. 2015)",
         (
-            _number("eta", 0.01, NOT_NEGATIVE, "variance of the noise at the first step"),
+            number("eta", 0.01, NOT_NEGATIVE, "variance of the noise at the first step"),
             replace(NOISE_DECAY, default=0.55),
             SEED,
         ),
@@ -355,7 +238,13 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
     full = {**defaults, **options}
     check_values(full)
     _fill_transform(full, anchored=rule == "sgd")
+    if (is_tensor(full["eps_scale"]) or full["eps_scale"] != 0) and "eps" not in full:
+        raise ValueError(f"eps_scale={full['eps_scale']!r} needs a rule that has an eps, not {rule!r}")
+    if full["granularity"] == "element":
+        _check_elements(full)
     if full["adapt"] is not None:
+        if (slow := without_fast_path(full)) is not None:
+            raise ValueError(f"adapt={full['adapt']!r} cannot be used together with {slow}")
         if full["threshold"] is not None:
             raise ValueError(
                 f"adapt={full['adapt']!r} needs the adaptive threshold, not threshold={full['threshold']!r}"
@@ -365,9 +254,33 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
+SECOND_MOMENTS = ("adam", "adamw", "rmsprop")  # rules that keep a running one
+
+
+def _check_elements(options: Mapping[str, Any]) -> None:
+    if options["rule"] not in SECOND_MOMENTS:
+        raise ValueError(
+            f"granularity='element' needs a rule with a running second moment ({', '.join(SECOND_MOMENTS)}), not "
+            f"{options['rule']!r}"
+        )
+    if options["mode"] != "value":
+        raise ValueError(f"granularity='element' needs mode='value', not {options['mode']!r}")
+    if options["threshold"] is not None:
+        raise ValueError(f"granularity='element' needs its own thresholds, not threshold={options['threshold']!r}")
+
+
+def without_fast_path(options: Mapping[str, Any]) -> str | None:
+    """What of these options of ASGC only the reference implementation does, as it is written; None: nothing."""
+    if is_tensor(options["eps_scale"]) or options["eps_scale"] != 0:
+        return f"eps_scale={options['eps_scale']!r}"
+    return "granularity='element'" if options["granularity"] == "element" else None
+
+
 def resolve_transform(options: Mapping[str, Any], anchored: bool, owner: str = "wrap") -> dict[str, Any]:
     """The same for the transform alone, in front of another optimizer (``anchored``: outlier_share 0.9, as for sgd)."""
     full = _resolve(TRANSFORM_OPTIONS, options, owner)
+    if full["granularity"] == "element":
+        raise ValueError(f"granularity='element' needs the rule's second moment: use ASGC(rule=...) instead of {owner}")
     _fill_transform(full, anchored)
     return full
 
@@ -385,10 +298,6 @@ def _resolve(table: tuple[Option, ...], given: Mapping[str, Any], owner: str) ->
     return full
 
 
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "numel")  # known without importing torch
-
-
 def is_tensor_free(options: Mapping[str, Any]) -> bool:
     """No option other than lr and betas is a tensor: only ``functional`` takes those."""
-    return not any(_is_tensor(v) for k, v in options.items() if k not in ("lr", "betas", "params"))
+    return not any(is_tensor(v) for k, v in options.items() if k not in ("lr", "betas", "params"))

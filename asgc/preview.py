@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import adapt, functional
+from . import adapt, functional, rules
 from . import gradient_statistics as statistics
 from .implementations import REGISTRY, Stepped
 from .layers import first_dtensor
@@ -82,7 +82,9 @@ def preview_transform(layers: Iterable[Stepping]) -> list[Preview]:
     for param, state, options in layers:
         if param.grad is not None:
             stats = _statistics(param, state, options)
-            new = functional.transform(param.grad, stats, _time(state), state["layer"], options)
+            elements = rules.element_rms(state, options) if options["granularity"] == "element" else None
+            key = (_time(state), state["layer"])
+            new = functional.transform(param.grad, stats, *key, options, elements=elements)
             result.append(((param, state, options), new.grad, new.stats))
     return _previews(result)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "decayed_lr", "denominator", "init", "sensitivity", "squares", "step"]
+__all__ = ["RULES", "decayed_lr", "denominator", "element_rms", "init", "sensitivity", "squares", "step"]
 
 State = dict[str, Any]
 Options = Mapping[str, Any]
@@ -190,6 +190,23 @@ def denominator(total: Tensor | None, size: int, state: State, options: Options)
         mean = mean / (1 - _scalar(options["betas"][1]) ** (float(state["step"]) + 1))
     root = torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0)
     return root.add(options["eps"])
+
+
+def element_rms(state: Mapping[str, Any], options: Options) -> Tensor | None:
+    """Root mean square of each element's gradients so far, by the second moment that the rule keeps (without its bias
+    at the start); 0 where there were none, None before the first step.
+
+    The moment is of transformed gradients, so that of a clipped element, too, feeds it: at ``clip_factor`` times it
+    at most, from where it grows by (1 - beta2) (clip_factor^2 - 1) a step.
+    """
+    adams = "betas" in options
+    second = state.get("exp_avg_sq" if adams else "square_avg")
+    if second is None:
+        return None
+    step = float(state["step"])
+    decay = _scalar(options["betas"][1]) if adams else options["alpha"]
+    mean = second / (1 - decay**step) if step > 0 else second
+    return torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0)
 
 
 def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options) -> Tensor:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, make_dataclass
 from typing import Any, Optional
 
 from asgc import optimizers
-from asgc.options import LR, RULES, Option
+from asgc.option import Option
+from asgc.options import LR, RULES
 from evaluation.cli.errors import UserError
 from evaluation.cli.settings import option
 from evaluation.cli.values import suggestion

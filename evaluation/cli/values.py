@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from asgc.options import describe_range, in_range
+from asgc.option import describe_range, in_range
 from evaluation.files import LONGEST_NAME
 
 PathText = Annotated[str, "path"]  # text that names a file or folder: see `path`

@@ -18,7 +18,8 @@ from omegaconf import II
 
 from asgc import optimizers
 from asgc.integrations import clips
-from asgc.options import RULES, Option
+from asgc.option import Option
+from asgc.options import RULES
 
 PREFIX = "asgc_"  # of all options: fairseq keeps those of everything in one namespace (`seed`, `momentum`, ...)
 TORCH = "torch-"

@@ -24,13 +24,14 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "clip_factor": (1.0, math.inf),
     "clip_sharpness": (1.0, 3.3, math.inf),
     "threshold": (0.5, math.inf),
-    "granularity": ("unit",),
+    "granularity": ("unit", "element"),
     "noise_scale": (0.0, 1.0),
     "noise_decay": (0.5,),
     "noise_at": ("update",),
     "noise_zeros": (True,),
     "stats_decay": (0.0, 0.8),
     "outlier_share": (0.9,),
+    "eps_scale": (0.3,),
     "on_shift": ("rewarm", "adam-rel", "reset"),
     "adapt": ("hypergradient",),
     "adapt_lr": (2.0,),
@@ -89,6 +90,9 @@ NEEDS: dict[str, dict[str, Any]] = {
 }
 
 
+MODE_OF = {"element": "value"}  # values that go with one mode only
+
+
 def _configurations(both_modes: bool) -> Iterator[dict[str, Any]]:
     turns = itertools.cycle(MODES)
 
@@ -97,13 +101,18 @@ def _configurations(both_modes: bool) -> Iterator[dict[str, Any]]:
 
     for option, values in VALUES.items():
         for value in values:
-            for mode in modes():
+            for mode in (MODE_OF[value],) if value in MODE_OF else modes():
                 yield {"rule": "adam", "mode": mode, **NEEDS.get(option, {}), option: value}
     for rule, options in RULES.items():
         for mode in MODES:
             yield {"rule": rule, "mode": mode}
         for mode in modes():
             yield {"rule": rule, "mode": mode, "noise_at": "update", "granularity": "unit"}
+        if rule != "sgd":
+            relative = {"eps_scale": 0.5, "noise_at": "update", "granularity": "unit"}
+            yield {"rule": rule, "mode": next(turns), **relative}
+        if rule in ("adamw", "rmsprop"):
+            yield {"rule": rule, "mode": "value", "granularity": "element", "clip_factor": 1.2}
         for option, values in options.items():
             for value in values:
                 yield {"rule": rule, "mode": next(turns), **NEEDS.get(option, {}), option: value}

@@ -31,7 +31,7 @@ def gaussian(seed: int, t: int, layer: int, shape: tuple[int, ...]) -> Array:
     return eps.astype(np.float64).reshape(shape)
 
 
-def phi(x: Array, tau: float, p: float) -> Array:
+def phi(x: Array, tau: Any, p: float) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         small = np.minimum(np.abs(x), tau)
         ratio = np.where(np.maximum(np.abs(x), tau) > 0, small / np.maximum(np.abs(x), tau), 0.0)
@@ -48,8 +48,11 @@ class Unit:
         self.nonfinite = self.streak = 0
         self.noise = 0.0
 
-    def transform(self, g: Array, eps: Array, t: int, o: dict[str, Any], root: float) -> tuple[Array, Array]:
-        """(transformed gradient, noise for after the rule); root: rms of what the rule divided by so far."""
+    def transform(
+        self, g: Array, eps: Array, t: int, o: dict[str, Any], root: float, own: Array | None = None
+    ) -> tuple[Array, Array]:
+        """(transformed gradient, noise for after the rule); root: rms of what the rule divided by so far; own: root
+        mean square of each element so far."""
         finite = bool(np.isfinite(g).all())
         s2 = float(np.mean(g * g)) if g.size else 0.0
         first = self.n == 0 and finite and s2 > 0
@@ -85,7 +88,10 @@ class Unit:
                     clean = np.where(np.isinf(g), 0.0, clean)
         h = clean + noise if o["noise_at"] == "gradient" else clean
         if o["mode"] == "value":
-            h = phi(h, tau, o["clip_sharpness"])
+            limit = np.full_like(g, tau)
+            if own is not None:
+                limit = np.where(own > 0, o["clip_factor"] * own, limit)
+            h = phi(h, limit, o["clip_sharpness"])
         else:
             r = math.sqrt(s2) if finite else 0.0
             h = h * (float(phi(np.array(r), tau, o["clip_sharpness"])) / r if r > 0 else float(tau > 0))
@@ -122,15 +128,34 @@ class Oracle:
             self.v = self.v + options["initial_accumulator_value"]
 
     def step(self, g: Array) -> None:
+        self.eps = self.own_eps(g)
         eps = gaussian(self.o["seed"], self.t, self.layer, g.shape)
         if self.by_unit:
             rows = [u.transform(g[i], eps[i], self.t, self.o, self.root(i)) for i, u in enumerate(self.units)]
             h, noise = np.stack([r[0] for r in rows]), np.stack([r[1] for r in rows])
         else:
-            h, noise = self.units[0].transform(g, eps, self.t, self.o, self.root(...))
+            h, noise = self.units[0].transform(g, eps, self.t, self.o, self.root(...), self.element_rms())
         self.t += 1
         u, lr = getattr(self, self.o["rule"].replace("adamw", "adam"))(h)
         self.p = self.p - lr * (u + noise)
+
+    def own_eps(self, g: Array) -> Any:
+        """What is added to the denominators, by element: eps, and eps_scale sigmas of the unit."""
+        if not self.o["eps_scale"]:
+            return np.full_like(g, self.o.get("eps", 0.0))
+        sigmas = [unit.var**0.5 for unit in self.units]
+        for i, unit in enumerate(self.units):
+            x = g[i] if self.by_unit else g
+            if unit.n == 0 and np.isfinite(x).all() and x.size:  # the first step sets the scale
+                sigmas[i] = float(np.mean(x * x)) ** 0.5
+        each = np.array(sigmas).reshape(-1, *[1] * (g.ndim - 1)) if self.by_unit else np.array(sigmas[0])
+        return np.broadcast_to(self.o["eps"] + self.o["eps_scale"] * each, g.shape)
+
+    def element_rms(self) -> Array | None:
+        if self.o["granularity"] != "element":
+            return None
+        decay = self.o["betas"][1] if "betas" in self.o else self.o["alpha"]
+        return np.sqrt(self.v / (1 - decay**self.t)) if self.t else np.zeros_like(self.p)
 
     def root(self, unit: Any) -> float:
         """Root mean square of the rule's denominators in a unit, from the steps before; 0: there are none."""
@@ -143,7 +168,7 @@ class Oracle:
         mean = max(0.0, float(np.mean(square[unit]))) if square[unit].size else 0.0
         if "betas" in o:
             mean /= 1 - o["betas"][1] ** (self.t + 1)
-        return math.sqrt(mean) + float(o["eps"])
+        return math.sqrt(mean) + float(np.mean(self.eps[unit]))
 
     def decayed(self, g: Array) -> Array:
         g = -g if self.o["maximize"] else g
@@ -168,7 +193,7 @@ class Oracle:
         self.v = b2 * self.v + (1 - b2) * g * g
         self.vmax = np.maximum(self.vmax, self.v)
         second = self.vmax if o["amsgrad"] else self.v
-        denominator = np.sqrt(second / (1 - b2**self.t)) + o["eps"]
+        denominator = np.sqrt(second / (1 - b2**self.t)) + self.eps
         return self.m / (1 - b1**self.t) / denominator, o["lr"]
 
     def rmsprop(self, g: Array) -> tuple[Array, float]:
@@ -176,12 +201,12 @@ class Oracle:
         self.v = o["alpha"] * self.v + (1 - o["alpha"]) * g * g
         self.mean = o["alpha"] * self.mean + (1 - o["alpha"]) * g
         variance = self.v - self.mean**2 if o["centered"] else self.v
-        denominator = np.sqrt(variance) + o["eps"]
+        denominator = np.sqrt(variance) + self.eps
         self.buffer = o["momentum"] * self.buffer + g / denominator
         return self.buffer, o["lr"]
 
     def adagrad(self, g: Array) -> tuple[Array, float]:
         o, g = self.o, self.decayed(g)
         self.v = self.v + g * g
-        denominator = np.sqrt(self.v) + o["eps"]
+        denominator = np.sqrt(self.v) + self.eps
         return g / denominator, o["lr"] / (1 + (self.t - 1) * o["lr_decay"])

@@ -14,7 +14,7 @@ from torch import Tensor
 import asgc
 from asgc import ASGC, optimizers
 from asgc.clips import Clipped, NormClip
-from asgc.options import union
+from asgc.option import union
 
 RULES = ["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 OF_TORCH = [*RULES, "radam"]

@@ -9,7 +9,8 @@ import pytest
 import asgc
 from asgc import options
 from asgc.implementations import REGISTRY
-from asgc.options import ASGC_OPTIONS, CLIPS, IMPLEMENTATIONS, LR, RULE_OPTIONS, Option, describe_range, in_range, union
+from asgc.option import Option, describe_range, in_range, union
+from asgc.options import ASGC_OPTIONS, CLIPS, IMPLEMENTATIONS, LR, RULE_OPTIONS
 
 
 def test_intervals() -> None:

@@ -12,7 +12,7 @@ import yaml
 from torch.nn import Conv2d, Linear
 
 from asgc import optimizers
-from asgc.options import in_range
+from asgc.option import in_range
 from evaluation.cli.config_file import differences, parse_yaml, plain, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.settings import _shipped

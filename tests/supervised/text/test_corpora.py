@@ -145,7 +145,9 @@ def test_wmt14_as_hugging_face_has_it(tmp_path: Path) -> None:
         open_corpus("wmt14", path=tmp_path / "two").rows("train")
     data["train"].save_to_disk(str(tmp_path / "one"))
     for arguments in ({"data": "wmt14", "path": tmp_path / "one"}, {"data": str(tmp_path / "one")}):
-        with pytest.raises(UserError, match=r"is one split of a dataset: save the whole of it, .*save_to_disk\('wmt14'"):
+        with pytest.raises(
+            UserError, match=r"is one split of a dataset: save the whole of it, .*save_to_disk\('wmt14'"
+        ):
             open_corpus(**arguments).identity()
     with pytest.raises(UserError, match=r"nowhere cannot be loaded \(there is no such folder\).*save_to_disk"):
         open_corpus("wmt14", path=tmp_path / "nowhere").identity()
