@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import gradient_statistics as statistics
 from .adapt import in_use_over_given
+from .ceiling import LEFT
 from .layers import layer_name
 
 __all__ = ["describe"]
@@ -38,7 +39,8 @@ def describe(
             std = (stats[statistics.VAR].sqrt().sum() / max(1, stats.shape[1])).view(1)
             steps = state["noise_step"].to(stats.device, torch.float64).view(1)
             adapted = torch.stack(in_use_over_given(state["adapted"])) if "adapted" in state else rows.new_ones(2)
-            values.append(torch.cat([rows, std, steps, adapted]))
+            left = state.get(LEFT, rows.new_ones(())).to(rows).view(1)
+            values.append(torch.cat([rows, std, steps, adapted, left]))
             given = {name: options[name] for name in _GIVEN}
             name = layer_name(groups, gi, pi)
             layers.append({"name": name, "layer": state["layer"], "units": stats.shape[1], **given})
@@ -52,7 +54,7 @@ def describe(
 
 
 def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
-    std, steps, factor, sharpness = column[len(statistics.STATISTICS) :]
+    std, steps, factor, sharpness, left = column[len(statistics.STATISTICS) :]
     # Of the last step, t = steps - 1.
     c_t = float(layer["noise_scale"]) * max(1.0, steps) ** (-float(layer["noise_decay"]) / 2)
     return {
@@ -68,5 +70,6 @@ def _entry(layer: dict[str, Any], column: list[float]) -> dict[str, Any]:
         "noise_std": column[statistics.NOISE],
         "clip_factor": float(layer["clip_factor"]) * factor,
         "clip_sharpness": float(layer["clip_sharpness"]) * sharpness,
+        "step_left": left,
         "nonfinite": round(column[statistics.NONFINITE]),
     }

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import adapt, rules
+from . import adapt, ceiling, rules
 from . import gradient_statistics as statistics
 from . import options as _options
 from .noise import noise_like
@@ -216,7 +216,13 @@ def step(
     if isinstance(options.get("eps"), Tensor) and options["eps"].dim():  # one a unit, against the parameter
         shape = (-1,) + (1,) * (full.dim() - 1) if full.dim() else ()
         options = {**options, "eps": options["eps"].to(full.dtype).reshape(shape)}
+    held: dict[str, Any] = {}
+    if options["ceiling"] is not None:
+        left, held = ceiling.factor(full, grad, own, options, stats)
+        options = {**options, "lr": options["lr"] * left}
     new_param, rule_state = rules.step(full, new_grad, own, options, noise)
+    if options["ceiling"] is not None:
+        held |= ceiling.follow(full, new_param, left, rule_state, options)
     measured = adapt.measure(full, grad, new_grad, own, options) if measuring else {}
-    new_state = {**own, **rule_state, **measured, "stats": stats, "noise_step": state["noise_step"] + 1}
+    new_state = {**own, **rule_state, **measured, **held, "stats": stats, "noise_step": state["noise_step"] + 1}
     return new_param.to(param.dtype), new_state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,15 @@ from torch import Tensor
 
 from .placement import is_dtensor, problem
 
-__all__ = ["check_gradients", "check_parameter", "first_dtensor", "layer_name", "layer_number", "number_layers"]
+__all__ = [
+    "check_gradients",
+    "check_parameter",
+    "first_dtensor",
+    "head_start",
+    "layer_name",
+    "layer_number",
+    "number_layers",
+]
 
 Group = dict[str, Any]
 
@@ -34,6 +42,13 @@ def layer_number(param: Tensor, place: int) -> int:
     """The number from ``number_layers``, or else the place among the parameters of the optimizer."""
     number: int = getattr(param, "_asgc_layer", place)
     return number
+
+
+def head_start(params: Sequence[Tensor]) -> int:
+    """The place among all parameters from which on they are the head: the last tensor with two or more dimensions and
+    what follows it, so a linear layer and its bias."""
+    matrices = [place for place, param in enumerate(params) if param.dim() >= 2]
+    return matrices[-1] if matrices else len(params)
 
 
 def layer_name(groups: list[Group], group_index: int, index: int) -> str:

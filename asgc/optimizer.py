@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import adapt as adaptation
-from . import functional, rules
+from . import ceiling, functional, rules
 from . import gradient_statistics as statistics
 from .diagnostics import describe
 from .implementations import REGISTRY
@@ -267,6 +267,7 @@ class ASGC(Optimizer):
                 if group["on_shift"] == "rewarm":
                     state["stats"][statistics.N].clamp_(max=10)
                     continue
+                ceiling.forget(state)
                 state["step"].zero_()
                 if group["on_shift"] == "reset":
                     if group["rule"] == "sgd" and group["capturable"]:  # a captured graph keeps to this buffer
@@ -285,8 +286,9 @@ class ASGC(Optimizer):
             gradient's elements (running), ``threshold``, ``clipped`` (share of elements, or of units in norm mode) and
             ``attenuation`` |phi(h)|/|h| of the last step (what the clip left: at most 1), ``noise_scale`` c_t and
             ``noise_std``, the standard deviation of the noise in the last step, in the gradient's units;
-            ``clip_factor`` and ``clip_sharpness`` in use, and ``nonfinite``, the number of steps with a non-finite
-            gradient. With granularity="unit" the mean over units (``nonfinite``: the sum).
+            ``clip_factor`` and ``clip_sharpness`` in use, ``step_left``, what a ``ceiling`` left of the last step (1:
+            all), and ``nonfinite``, the number of steps with a non-finite gradient. With granularity="unit" the mean
+            over units (``nonfinite``: the sum).
         """
         self._watch.look(self.param_groups, self.state, now=True)
         return describe(self.param_groups, lambda group: group, self.state)

@@ -37,6 +37,9 @@ RULE = choice("rule", "adam", RULES, "base rule, which is given the changed grad
 NOISE_DECAY = number("noise_decay", 0.0, NOT_NEGATIVE, "the noise falls with (1 + t)^(-noise_decay/2)")
 SEED = integer("seed", 0, "[0, 4294967295]", "seed of the noise")
 
+WEIGHT_FLOOR = number("weight_floor", 1e-3, "(0, inf)", "least size of weights that is reckoned with")
+EXCLUDE_HEAD = flag("exclude_head", True, "leave the last layer as it is")
+
 # Options of the gradient transform (steps 1-4 and 6 of the algorithm), shared by ASGC and wrap.
 TRANSFORM_OPTIONS = (
     choice("mode", "norm", ("value", "norm"), "clip element by element, or scale a whole layer"),
@@ -63,6 +66,12 @@ ASGC_OPTIONS = (
     RULE,
     *TRANSFORM_OPTIONS,
     number("eps_scale", 0.0, NOT_NEGATIVE, "standard deviations of the layer's gradient that are added to eps"),
+    number(
+        "ceiling", None, POSITIVE, "largest step of a layer, as a share of the size of its weights; None: any", True
+    ),
+    choice("ceiling_norm", "rms", ("rms", "spectral"), "size of the weights: root mean square or singular value"),
+    WEIGHT_FLOOR,
+    EXCLUDE_HEAD,
     choice("adapt", None, ("hypergradient",), "a layer's clip_factor and clip_sharpness follow hypergradients", True),
     number("adapt_lr", 0.5, NOT_NEGATIVE, "step of their logarithms"),
     integer("adapt_every", 8, "[1, inf]", "steps from one measurement to the next"),
@@ -133,8 +142,8 @@ CLIPS: Mapping[str, ClipInfo] = {
         "unit-wise adaptive gradient clipping (Brock et al. 2021)",
         (
             number("clip_ratio", 0.01, POSITIVE, "bound on a unit's gradient norm over its weights' norm"),
-            number("weight_floor", 1e-3, "(0, inf)", "least norm of weights that is reckoned with"),
-            flag("exclude_head", True, "leave the last layer as it is"),
+            WEIGHT_FLOOR,
+            EXCLUDE_HEAD,
         ),
     ),
     "autoclip": ClipInfo(
@@ -242,6 +251,8 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"eps_scale={full['eps_scale']!r} needs a rule that has an eps, not {rule!r}")
     if full["granularity"] == "element":
         _check_elements(full)
+    if full["ceiling"] is not None and rule == "sgd" and full["mode"] == "value":
+        _check_bounded(full)
     if full["adapt"] is not None:
         if (slow := without_fast_path(full)) is not None:
             raise ValueError(f"adapt={full['adapt']!r} cannot be used together with {slow}")
@@ -269,10 +280,18 @@ def _check_elements(options: Mapping[str, Any]) -> None:
         raise ValueError(f"granularity='element' needs its own thresholds, not threshold={options['threshold']!r}")
 
 
+def _check_bounded(options: Mapping[str, Any]) -> None:
+    limit = options["clip_factor"] if options["threshold"] is None else options["threshold"]
+    if not is_tensor(limit) and math.isinf(limit):
+        raise ValueError("ceiling needs a bound on the gradient with rule='sgd' and mode='value': clip, or mode='norm'")
+
+
 def without_fast_path(options: Mapping[str, Any]) -> str | None:
     """What of these options of ASGC only the reference implementation does, as it is written; None: nothing."""
     if is_tensor(options["eps_scale"]) or options["eps_scale"] != 0:
         return f"eps_scale={options['eps_scale']!r}"
+    if options["ceiling"] is not None:
+        return f"ceiling={options['ceiling']!r}"
     return "granularity='element'" if options["granularity"] == "element" else None
 
 

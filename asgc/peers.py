@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, ValueClip, average, norms
-from .layers import layer_number
+from .layers import head_start, layer_number
 from .noise import noise_like
 
 __all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
@@ -35,8 +35,7 @@ class AGC(Clip):
     head = 1 << 62  # number of its first tensor
 
     def begin(self, params: Sequence[Tensor]) -> None:
-        matrices = [number for number, param in enumerate(params) if param.dim() >= 2]
-        self.head = matrices[-1] if matrices and self.exclude_head else len(params)
+        self.head = head_start(params) if self.exclude_head else len(params)
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []

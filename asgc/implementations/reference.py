@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import functional
+from ..layers import head_start
 from .implementation import Stepped
 
 __all__ = ["step", "unsupported"]
@@ -17,12 +18,14 @@ def unsupported(opt: Stepped) -> str | None:
 
 def step(opt: Stepped) -> None:
     """One step of every parameter that has a gradient."""
-    for group in opt.param_groups:
-        for param in group["params"]:
-            if param.grad is None:
-                continue
+    members = [(param, group) for group in opt.param_groups for param in group["params"]]
+    head = head_start([param for param, _ in members])
+    for number, (param, group) in enumerate(members):
+        if param.grad is not None:
             state = opt.layer_state(param, group)
-            new_param, new_state = functional.step(param, param.grad, state, group)
+            free = number >= head and group["exclude_head"]
+            options = {**group, "ceiling": None} if free else group
+            new_param, new_state = functional.step(param, param.grad, state, options)
             param.copy_(new_param)
             for name, value in new_state.items():
                 if name not in state:

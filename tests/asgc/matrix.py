@@ -32,6 +32,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "stats_decay": (0.0, 0.8),
     "outlier_share": (0.9,),
     "eps_scale": (0.3,),
+    "ceiling": (0.01,),
+    "ceiling_norm": ("spectral",),
+    "weight_floor": (0.5,),
+    "exclude_head": (False,),
     "on_shift": ("rewarm", "adam-rel", "reset"),
     "adapt": ("hypergradient",),
     "adapt_lr": (2.0,),
@@ -84,6 +88,11 @@ NEEDS: dict[str, dict[str, Any]] = {
     "dampening": {"momentum": 0.9},
     "nesterov": {"momentum": 0.9},
     "noise_decay": {"noise_scale": 0.5},
+    # Both layers of the tests are the head: the last one with two dimensions, and what follows it.
+    "ceiling": {"exclude_head": False},
+    "ceiling_norm": {"ceiling": 0.01, "exclude_head": False},
+    "weight_floor": {"ceiling": 0.01, "exclude_head": False},
+    "exclude_head": {"ceiling": 0.01},
     "adapt": {"adapt_every": 1},
     "adapt_lr": {"adapt": "hypergradient", "adapt_every": 1},
     "adapt_every": {"adapt": "hypergradient"},
@@ -111,6 +120,7 @@ def _configurations(both_modes: bool) -> Iterator[dict[str, Any]]:
         if rule != "sgd":
             relative = {"eps_scale": 0.5, "noise_at": "update", "granularity": "unit"}
             yield {"rule": rule, "mode": next(turns), **relative}
+        yield {"rule": rule, "mode": next(turns), "ceiling": 0.02, "exclude_head": False, "noise_at": "update"}
         if rule in ("adamw", "rmsprop"):
             yield {"rule": rule, "mode": "value", "granularity": "element", "clip_factor": 1.2}
         for option, values in options.items():

@@ -39,6 +39,10 @@ def phi(x: Array, tau: Any, p: float) -> Array:
     return np.sign(x) * small * (1 + ratio**p) ** (-1 / p)
 
 
+def rms(x: Array) -> float:
+    return math.sqrt(float(np.mean(x * x))) if x.size else 0.0
+
+
 class Unit:
     """Statistics of one layer, or of one unit of it."""
 
@@ -46,7 +50,7 @@ class Unit:
         self.n = self.mu = self.var = self.age = 0.0
         self.was_high = False
         self.nonfinite = self.streak = 0
-        self.noise = 0.0
+        self.noise = self.tau = 0.0
 
     def transform(
         self, g: Array, eps: Array, t: int, o: dict[str, Any], root: float, own: Array | None = None
@@ -66,6 +70,7 @@ class Unit:
             tau = math.inf
         else:
             tau = abs(self.mu) + o["clip_factor"] * sigma if o["mode"] == "value" else o["clip_factor"] * level
+        self.tau = tau
 
         c_t = o["noise_scale"] * (1 + t) ** (-o["noise_decay"] / 2)
         std = min(sigma, math.sqrt(s2)) if finite else 0.0
@@ -123,6 +128,8 @@ class Oracle:
         by_unit = options["granularity"] == "unit" and param.ndim >= 2
         self.units = [Unit() for _ in range(param.shape[0] if by_unit else 1)]
         self.by_unit, self.t = by_unit, 0
+        self.ceiling = None if options["exclude_head"] else options["ceiling"]  # who has only a head
+        self.lr, self.last, self.vector = options["lr"], None, None
         self.m = self.v = self.vmax = self.buffer = self.mean = np.zeros_like(param)
         if options["rule"] == "adagrad":
             self.v = self.v + options["initial_accumulator_value"]
@@ -136,8 +143,50 @@ class Oracle:
         else:
             h, noise = self.units[0].transform(g, eps, self.t, self.o, self.root(...), self.element_rms())
         self.t += 1
+        if self.ceiling is not None:
+            self.lr = self.o["lr"] * self.allowed(g)
         u, lr = getattr(self, self.o["rule"].replace("adamw", "adam"))(h)
+        before = self.p  # behind decoupled weight decay
         self.p = self.p - lr * (u + noise)
+        if self.ceiling is not None:
+            moved = rms(before - self.p) / self.lr
+            self.last = rms(self.buffer) if self.o["rule"] == "sgd" else moved
+
+    def allowed(self, g: Array) -> float:
+        """What the ceiling leaves of this step."""
+        o, size = self.o, rms(self.p)
+        if o["ceiling_norm"] == "spectral" and self.p.ndim > 1:
+            matrix = self.p.reshape(len(self.p), -1)
+            for _ in range(1 if self.vector is not None else 10):
+                start = gaussian(o["seed"], 0, self.layer, matrix.shape[1:]) if self.vector is None else self.vector
+                self.vector = matrix.T @ (matrix @ start)
+                self.vector = self.vector / np.linalg.norm(self.vector)
+            size = float(np.linalg.norm(matrix @ self.vector)) / math.sqrt(self.p.size)
+        if o["rule"] != "sgd":
+            update = (1 - o["alpha"]) ** -0.5 if o["rule"] == "rmsprop" else 1.0
+            update = update if self.last is None else self.last
+        else:
+            before, after = (0.0, 1.0) if o["noise_at"] == "update" else (1.0, 0.0)
+            if o["mode"] == "value":
+                rho = math.sqrt(np.mean([unit.tau**2 for unit in self.units]))
+            else:
+                parts = []
+                for i, unit in enumerate(self.units):
+                    x = g[i] if self.by_unit else g
+                    r = rms(x) if np.isfinite(x).all() else 0.0
+                    left = float(phi(np.array(r), unit.tau, o["clip_sharpness"])) / r if r > 0 else 0.0
+                    parts.append((r**2 + (before * unit.noise) ** 2) * left**2)
+                rho = math.sqrt(np.mean(parts))
+            rho += o["weight_decay"] * rms(self.p)
+            update = rho
+            if o["momentum"]:
+                update = rho if self.last is None else o["momentum"] * self.last + (1 - o["dampening"]) * rho
+                if o["nesterov"]:
+                    update = rho + o["momentum"] * update
+            update = math.sqrt(update**2 + after * np.mean([unit.noise**2 for unit in self.units]))
+        assert self.ceiling is not None
+        largest = self.ceiling * max(size, o["weight_floor"])
+        return min(1.0, largest / (o["lr"] * update)) if update > 0 else 1.0
 
     def own_eps(self, g: Array) -> Any:
         """What is added to the denominators, by element: eps, and eps_scale sigmas of the unit."""
@@ -179,13 +228,13 @@ class Oracle:
         if o["momentum"]:
             self.buffer = g if self.t == 1 else o["momentum"] * self.buffer + (1 - o["dampening"]) * g
             g = g + o["momentum"] * self.buffer if o["nesterov"] else self.buffer
-        return g, o["lr"]
+        return g, self.lr
 
     def adam(self, g: Array) -> tuple[Array, float]:
         o = self.o
         if o["rule"] == "adamw" or o.get("decoupled_weight_decay"):
             g = -g if o["maximize"] else g
-            self.p = self.p * (1 - o["lr"] * o["weight_decay"])
+            self.p = self.p * (1 - self.lr * o["weight_decay"])
         else:
             g = self.decayed(g)
         b1, b2 = o["betas"]
@@ -194,7 +243,7 @@ class Oracle:
         self.vmax = np.maximum(self.vmax, self.v)
         second = self.vmax if o["amsgrad"] else self.v
         denominator = np.sqrt(second / (1 - b2**self.t)) + self.eps
-        return self.m / (1 - b1**self.t) / denominator, o["lr"]
+        return self.m / (1 - b1**self.t) / denominator, self.lr
 
     def rmsprop(self, g: Array) -> tuple[Array, float]:
         o, g = self.o, self.decayed(g)
@@ -203,10 +252,10 @@ class Oracle:
         variance = self.v - self.mean**2 if o["centered"] else self.v
         denominator = np.sqrt(variance) + self.eps
         self.buffer = o["momentum"] * self.buffer + g / denominator
-        return self.buffer, o["lr"]
+        return self.buffer, self.lr
 
     def adagrad(self, g: Array) -> tuple[Array, float]:
         o, g = self.o, self.decayed(g)
         self.v = self.v + g * g
         denominator = np.sqrt(self.v) + self.eps
-        return g / denominator, o["lr"] / (1 + (self.t - 1) * o["lr_decay"])
+        return g / denominator, self.lr / (1 + (self.t - 1) * o["lr_decay"])
