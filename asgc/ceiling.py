@@ -19,10 +19,10 @@ U bounds rms(u) by what is known before the step, so that a fast path needs no p
             noise), in value mode the threshold; and weight_decay W besides
     others  rms(u) of the step before; in the first what |u| is there: 1, rmsprop (1 - alpha)^(-1/2)
 
-So sgd's bound holds in each step (noise and gradient taken as uncorrelated). That of the others is exceeded in a step in
-which u itself grows: of rmsprop and adagrad by up to about clip_factor, as a burst passes the clip at so many times the
-scale that it is divided by; of Adam by less, for its momentum. Weight decay that AdamW takes besides u is lowered with
-lr.
+So sgd's bound holds in each step (noise and gradient taken as uncorrelated). That of the others is exceeded in a step
+in which u itself grows: of rmsprop and adagrad by up to about clip_factor, as a burst passes the clip at so many times
+the scale that it is divided by; of Adam by less, for its momentum. Weight decay that AdamW takes besides u is lowered
+with lr.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ import torch
 from torch import Tensor
 
 from . import gradient_statistics as statistics
-from .noise import noise_like
+from .singular import first_vector, iterate
 from .smooth_clip import shrinkage
 
 __all__ = ["LEFT", "SINGULAR", "UPDATE", "factor", "follow", "forget"]
 
 # In the state of a layer, where it has a ceiling: what U is made from, s of the last step, the singular vector.
 UPDATE, LEFT, SINGULAR = "update_rms", "step_left", "singular_vector"
-_FIRST_ITERATIONS = 10  # of the power method, from a random vector
 
 Options = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -133,12 +132,6 @@ def _gradient(grad: Tensor, options: Options, stats: Tensor, noise: Tensor) -> T
 def _size(weights: Tensor, state: State, options: Options) -> tuple[Tensor, dict[str, Tensor]]:
     if options["ceiling_norm"] == "rms" or weights.dim() < 2 or weights.numel() == 0:
         return _rms(weights), {}
-    matrix = weights.reshape(weights.shape[0], -1)
-    vector, iterations = state.get(SINGULAR), 1
-    if vector is None:
-        random = noise_like(torch.empty(matrix.shape[1], device=matrix.device), options["seed"], 0, state["layer"])
-        vector, iterations = random.to(torch.float32), _FIRST_ITERATIONS
-    for _ in range(iterations):
-        vector = torch.nn.functional.normalize(matrix.T @ (matrix @ vector.to(matrix.dtype)), dim=0)
-    value = torch.linalg.vector_norm(statistics.wide(matrix @ vector))
-    return value / math.sqrt(weights.numel()), {SINGULAR: vector.float()}
+    before = state.get(SINGULAR)
+    value, vector = iterate(weights, first_vector(weights, state["layer"]) if before is None else before)
+    return value / math.sqrt(weights.numel()), {SINGULAR: vector}

@@ -46,6 +46,7 @@ class LayerGradient(NamedTuple):
     number: int
     param: Tensor
     grad: Tensor  # changed in place
+    lr: Scalar
 
 
 class Bound(NamedTuple):
@@ -190,7 +191,7 @@ class Clipped(OptimizerProxy):
         bounds = copy.deepcopy(self.clip).apply(copies)
         before, after = norms(layers).tolist(), norms(copies).tolist()
         result = []
-        for (_, param, grad), copy_, bound, norm, left in zip(layers, copies, bounds, before, after, strict=True):
+        for (_, param, grad, _), copy_, bound, norm, left in zip(layers, copies, bounds, before, after, strict=True):
             rms = norm / math.sqrt(max(1, grad.numel()))
             threshold = float(bound.threshold)
             if bound.ratio is not None:
@@ -206,7 +207,8 @@ class Clipped(OptimizerProxy):
         return [param for group in self.param_groups for param in group["params"]]
 
     def _layers(self) -> list[LayerGradient]:
-        return [LayerGradient(n, param, param.grad) for n, param in enumerate(self._params()) if param.grad is not None]
+        members = [(param, group["lr"]) for group in self.param_groups for param in group["params"]]
+        return [LayerGradient(n, p, p.grad, lr) for n, (p, lr) in enumerate(members) if p.grad is not None]
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state_dict; a clip with a state of its own has it in the entry ``"clip"``."""

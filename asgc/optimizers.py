@@ -2,9 +2,10 @@
 
 ``build(name, params, lr, **options)`` makes one, ``names()`` lists them, ``options(name)`` gives the options of one,
 ``all_options()`` those of all. ``adam+clip`` and its like clip the global gradient norm first, ``adam+clip-value``
-every element; ``agc``, ``autoclip``, ``zclip``, ``adagc``, ``spamp`` and ``gradient-noise`` (``asgc.peers``) stand in
-front of the rule named by their option ``rule``. ``adam-rel`` and ``adam-reset`` are Adam that answers ``shift()``.
-``radam``, PQN's, is no rule of ASGC and its kin.
+every element; ``agc``, ``autoclip``, ``zclip``, ``adagc``, ``spamp``, ``gradient-noise`` (``asgc.peers``),
+``gradient-stabilizer``, ``divgrad`` and ``obgd`` (``asgc.scaling``) stand in front of the rule named by their option
+``rule``. ``adam-rel`` and ``adam-reset`` are Adam that answers ``shift()``.
+``radam``, PQN's, and ``adopt`` (``asgc.adopt``) are no rules of ASGC and its kin.
 
 Only ``build`` and ``defaults`` import torch.
 """
@@ -21,12 +22,14 @@ from .option import Option, nearest, union
 from .options import (
     ASGC_OPTIONS,
     CLIPS,
+    PEER_RULES,
     RULE,
     RULES,
     TORCH_CLASSES,
     check_names,
     check_values,
     of_rule,
+    rule_class,
     rule_defaults,
 )
 
@@ -72,8 +75,8 @@ def _register() -> MappingProxyType[str, OptimizerInfo]:
         OptimizerInfo("asgc-clip", "ASGC without noise", None, MappingProxyType({"noise_scale": 0.0}), asgc=True),
         OptimizerInfo("asgc-noise", noise, None, MappingProxyType({"clip_factor": math.inf}), asgc=True),
     ]
-    for rule, cls in TORCH_CLASSES.items():
-        of_torch = f"torch.optim.{cls}"
+    for rule, cls in PEER_RULES.items():
+        of_torch = f"torch.optim.{cls}" if rule in TORCH_CLASSES else f"{cls} (Taniguchi et al. 2024)"
         records.append(OptimizerInfo(rule, of_torch, rule))
         for clip in _OF_EVERY_RULE:
             text = f"{CLIPS[clip].description}, then {of_torch}"
@@ -145,7 +148,7 @@ def all_options() -> tuple[Option, ...]:
     tables: list[tuple[str, tuple[Option, ...]]] = [("asgc", ASGC_OPTIONS)]
     for name, clip in CLIPS.items():
         tables.append((f"NAME+{name}", clip.options) if name in _OF_EVERY_RULE else (name, (*clip.options, RULE)))
-    tables += [(rule, of_rule(rule)) for rule in TORCH_CLASSES]
+    tables += [(rule, of_rule(rule)) for rule in PEER_RULES]
     found: dict[str, Option] = {}
     for owner, table in tables:
         for option in table:
@@ -208,5 +211,5 @@ def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]
     fused = bool(tensors) and all(t.device.type in usable and t.is_floating_point() for t in tensors)
     fused = fused and (rule in ("adam", "adamw") or not any(map(is_dtensor, tensors)))
     options = {**kwargs, "fused": True} if fused else kwargs
-    made: Optimizer = getattr(torch.optim, TORCH_CLASSES[rule])(params, lr=lr, **options)
+    made: Optimizer = rule_class(rule)(params, lr=lr, **options)
     return made

@@ -19,10 +19,10 @@ from typing import Any
 from .option import Kind, Option, choice, flag, integer, is_tensor, nearest, number
 
 __all__ = [
-    *("ASGC_DEFAULTS", "ASGC_OPTIONS", "CLIPS", "IMPLEMENTATIONS", "LR", "RULE", "RULES", "RULE_OPTIONS"),
+    *("ASGC_DEFAULTS", "ASGC_OPTIONS", "CLIPS", "IMPLEMENTATIONS", "LR", "RULE", "PEER_RULES", "RULES", "RULE_OPTIONS"),
     *("TORCH_CLASSES", "TRANSFORM_DEFAULTS", "TRANSFORM_OPTIONS", "ClipInfo", "check_names", "check_values"),
     *("is_tensor_free", "of_rule", "resolve", "resolve_clip", "resolve_transform", "rule_defaults", "signature"),
-    *("table", "without_fast_path"),
+    *("rule_class", "table", "without_fast_path"),
 ]
 
 POSITIVE, NOT_NEGATIVE, FRACTION = "(0, inf]", "[0, inf)", "[0, 1)"
@@ -30,6 +30,7 @@ RULES = ("sgd", "adam", "adamw", "rmsprop", "adagrad")  # base rules of ASGC
 # torch.optim's class of each rule: the source of its options' defaults. RAdam is there to be compared with: ASGC has no
 # such rule (`wrap` stands in front of it).
 TORCH_CLASSES = dict(zip(RULES, ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"), strict=True)) | {"radam": "RAdam"}
+PEER_RULES = {**TORCH_CLASSES, "adopt": "ADOPT"}  # and what is made by a class of this package
 IMPLEMENTATIONS = ("reference", "foreach", "cpu", "triton", "sharded")
 
 LR = number("lr", None, NOT_NEGATIVE, "learning rate")
@@ -84,14 +85,14 @@ def _of_torch(kind: Kind, name: str, allowed: str, help: str, *rules: str) -> Op
     return Option(name, None, help, kind, allowed, owners=rules)
 
 
-ADAPTIVE = tuple(rule for rule in TORCH_CLASSES if rule != "sgd")
+ADAPTIVE = tuple(rule for rule in PEER_RULES if rule != "sgd")
 # torch.optim's own options of the rules.
 RULE_OPTIONS = (
-    _of_torch("pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw", "radam"),
+    _of_torch("pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw", "radam", "adopt"),
     _of_torch("number", "eps", NOT_NEGATIVE, "added to the denominator", *ADAPTIVE),
-    _of_torch("number", "weight_decay", NOT_NEGATIVE, "weight decay", *TORCH_CLASSES),
+    _of_torch("number", "weight_decay", NOT_NEGATIVE, "weight decay", *PEER_RULES),
     _of_torch("flag", "amsgrad", "", "AMSGrad", "adam", "adamw"),
-    _of_torch("flag", "decoupled_weight_decay", "", "weight decay as in AdamW", "adam", "radam"),
+    _of_torch("flag", "decoupled_weight_decay", "", "weight decay as in AdamW", "adam", "radam", "adopt"),
     _of_torch("number", "momentum", NOT_NEGATIVE, "momentum", "sgd", "rmsprop"),
     _of_torch("number", "dampening", "(-inf, inf)", "dampening of the momentum", "sgd"),
     _of_torch("flag", "nesterov", "", "Nesterov momentum", "sgd"),
@@ -99,7 +100,7 @@ RULE_OPTIONS = (
     _of_torch("flag", "centered", "", "divide by the standard deviation", "rmsprop"),
     _of_torch("number", "lr_decay", NOT_NEGATIVE, "learning rate decay", "adagrad"),
     _of_torch("number", "initial_accumulator_value", NOT_NEGATIVE, "accumulator at the start", "adagrad"),
-    _of_torch("flag", "maximize", "", "ascend instead of descend", *TORCH_CLASSES),
+    _of_torch("flag", "maximize", "", "ascend instead of descend", *PEER_RULES),
 )
 
 
@@ -175,6 +176,18 @@ CLIPS: Mapping[str, ClipInfo] = {
             number("min_power", 0.7, "(0, 1]", "power on the elements of the largest gradients"),
         ),
     ),
+    "gradient-stabilizer": ClipInfo(
+        "norm of each tensor replaced by a running one (Huang et al. 2025)",
+        (
+            number("norm_decay", 0.7, FRACTION, "decay of the running norm"),
+            number("square_decay", 0.9, FRACTION, "decay of the running squared norm"),
+        ),
+    ),
+    "divgrad": ClipInfo("divided by the spectral norms of the layers (Gogianu et al. 2021)", ()),
+    "obgd": ClipInfo(
+        "effective step bounded (Elsayed et al. 2024)",
+        (number("kappa", 2.0, "(0, inf)", "how many times smaller than the error its change must be"),),
+    ),
     "gradient-noise": ClipInfo(
         "annealed Gaussian noise on the gradients (Neelakantan et al. 2015)",
         (
@@ -195,11 +208,20 @@ def of_rule(rule: str) -> tuple[Option, ...]:
     return tuple(option for option in RULE_OPTIONS if rule in option.owners)
 
 
+def rule_class(rule: str) -> Any:
+    """The optimizer class of a rule: torch.optim's, or a peer's."""
+    if rule in TORCH_CLASSES:
+        import torch
+
+        return getattr(torch.optim, TORCH_CLASSES[rule])
+    from .adopt import ADOPT
+
+    return ADOPT
+
+
 @functools.cache
 def _signature_defaults(rule: str) -> dict[str, Any]:
-    import torch
-
-    parameters = inspect.signature(getattr(torch.optim, TORCH_CLASSES[rule])).parameters
+    parameters = inspect.signature(rule_class(rule)).parameters
     own = {option.name for option in of_rule(rule)}
     return {name: parameter.default for name, parameter in parameters.items() if name in own}
 

@@ -1,4 +1,5 @@
 """The published clipping rules that ASGC is compared with, each from its paper: clips for ``asgc.clips.Clipped``.
+``asgc.scaling`` has those that scale whole gradients.
 
 They take gradients as their papers do, so a non-finite gradient does to them what it does there. Those that need a norm
 on the host (AutoClip, ZClip) synchronize a GPU once a step.
@@ -14,6 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from . import scaling
 from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, ValueClip, average, norms
 from .layers import head_start, layer_number
 from .noise import noise_like
@@ -39,7 +41,7 @@ class AGC(Clip):
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []
-        for number, param, grad in layers:
+        for number, param, grad, _ in layers:
             if number >= self.head:
                 bounds.append(Bound())
                 continue
@@ -162,7 +164,7 @@ class Spamp(Clip):
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []
-        for (number, _, grad), norm in zip(layers, norms(layers), strict=True):
+        for (number, _, grad, _), norm in zip(layers, norms(layers), strict=True):
             before = self.means.get(number, norm)
             tau = self.ema_decay * before + (1 - self.ema_decay) * norm
             self.means[number] = tau.clone()
@@ -188,7 +190,7 @@ class GradientNoise(Clip):
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         std = math.sqrt(self.eta / (1 + self.step) ** self.noise_decay)
-        for place, param, grad in layers:
+        for place, param, grad, _ in layers:
             eps = noise_like(grad, self.seed, self.step, layer_number(param, place))
             grad.add_(eps.to(grad.dtype), alpha=std)
         self.step += 1
@@ -197,4 +199,4 @@ class GradientNoise(Clip):
 
 CLASSES: dict[str, type[Clip]] = {
     cls.name: cls for cls in (NormClip, ValueClip, AGC, AutoClip, ZClip, AdaGC, Spamp, GradientNoise)
-}
+} | scaling.CLASSES

@@ -157,7 +157,7 @@ def not_capturable(optimizer: Optimizer) -> str | None:
             return "nonfinite 'skip' and 'raise' wait for the device at every step"
         return REGISTRY["triton"].unsupported(optimizer)
     if not isinstance(optimizer, torch.optim.SGD) and "capturable" not in optimizer.defaults:
-        return f"torch.optim.{type(optimizer).__name__} counts its steps on the host"
+        return f"{type(optimizer).__name__} counts its steps on the host"
     return None
 
 

@@ -127,4 +127,10 @@ class TrainConfig(Config):
         yield from self.lr_schedule.faults()
 
 
-_UNSHARDED = ("adagc", "gradient-noise")  # read whole gradients, beside those that adapt
+_UNSHARDED = (
+    "adagc",
+    "gradient-noise",
+    "gradient-stabilizer",
+    "divgrad",
+    "obgd",
+)  # read whole gradients, beside those that adapt

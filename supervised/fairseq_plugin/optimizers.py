@@ -19,7 +19,7 @@ from omegaconf import II
 from asgc import optimizers
 from asgc.integrations import clips
 from asgc.option import Option
-from asgc.options import RULES
+from asgc.options import RULES, TORCH_CLASSES
 
 PREFIX = "asgc_"  # of all options: fairseq keeps those of everything in one namespace (`seed`, `momentum`, ...)
 TORCH = "torch-"
@@ -29,8 +29,7 @@ _TYPES: dict[str, Any] = {"number": float, "integer": int, "flag": bool, "choice
 
 def fairseq_name(name: str) -> str:
     """What a registered optimizer is called in fairseq."""
-    record = optimizers.info(name)
-    return TORCH + name if name == record.rule else name
+    return TORCH + name if name in TORCH_CLASSES else name
 
 
 def _options(name: str) -> list[Option]:

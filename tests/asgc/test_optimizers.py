@@ -18,12 +18,14 @@ from asgc.option import union
 
 RULES = ["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 OF_TORCH = [*RULES, "radam"]
-CLIPS_BY_NAME = ["agc", "autoclip", "zclip", "adagc", "spamp", "gradient-noise"]
+ALL = [*OF_TORCH, "adopt"]
+CLIPS_BY_NAME = ["agc", "autoclip", "zclip", "adagc", "spamp"]
+CLIPS_BY_NAME += ["gradient-stabilizer", "divgrad", "obgd", "gradient-noise"]
 
 
 def test_names() -> None:
-    expected = {"asgc", "asgc-clip", "asgc-noise", *OF_TORCH, *(f"{rule}+clip" for rule in OF_TORCH)}
-    expected |= {f"{rule}+clip-value" for rule in OF_TORCH} | {"adam-rel", "adam-reset"}
+    expected = {"asgc", "asgc-clip", "asgc-noise", *ALL, *(f"{rule}+clip" for rule in ALL)}
+    expected |= {f"{rule}+clip-value" for rule in ALL} | {"adam-rel", "adam-reset"}
     expected |= set(CLIPS_BY_NAME)
     assert set(optimizers.names()) == expected
     assert all(optimizers.info(name).description for name in optimizers.names())
@@ -63,8 +65,8 @@ def test_all_options_cover_what_each_optimizer_takes() -> None:
     assert found["rule"].owners == ("asgc", *CLIPS_BY_NAME)
     assert found["momentum"].owners == ("sgd", "rmsprop")
     assert (found["warmup_steps"].allowed, found["warmup_steps"].default) == ("[0, inf]", None)
-    assert found["betas"].owners == ("adam", "adamw", "radam")
-    assert set(found["weight_decay"].owners) == set(OF_TORCH)
+    assert found["betas"].owners == ("adam", "adamw", "radam", "adopt")
+    assert set(found["weight_decay"].owners) == set(ALL)
     assert set(optimizers.options("asgc")) == set(optimizers.defaults("asgc"))
 
 

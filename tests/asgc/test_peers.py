@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 Arrays = list[Array]
 SHAPES = [(6, 5), (6,), (4, 2, 3, 3), (), (3, 6), (3,)]
 PEERS = ["agc", "autoclip", "zclip", "adagc", "spamp", "gradient-noise", "adam+clip-value"]
+PEERS += ["gradient-stabilizer", "divgrad", "obgd"]
 
 
 class Keeper(torch.optim.SGD):
