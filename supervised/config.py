@@ -22,7 +22,7 @@ from supervised.option_groups import DataConfig, EvaluationConfig, GradientsConf
 class TrainConfig(Config):
     """One run. The CLI starts from a preset."""
 
-    task: Literal[tuple(tasks.CLASSES)] = option("imagenet", "what is learned: to classify images, or to translate")  # type: ignore[valid-type]
+    task: Literal[tuple(tasks.CLASSES)] = option("imagenet", "to classify images, to translate, or made-up streams")  # type: ignore[valid-type]
     backend: Literal["native", "fairseq"] = option("native", "whose loop and model learn (fairseq: wmt14 only)")
     seed: int = option(1, "seed of everything random", "[0, 2147483647]")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -75,7 +75,7 @@ class TrainConfig(Config):
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
 
     FOLDER = "supervised"
-    PRESETS = ("imagenet", "imagenet-fast", "fashion-mnist", "digits", "wmt14", "wmt14-big", "dict-ende")
+    PRESETS = ("imagenet", "imagenet-fast", "fashion-mnist", "digits", "wmt14", "wmt14-big", "dict-ende", "streams")
 
     @classmethod
     def default_preset(cls, options: Mapping[str, Any]) -> str:
@@ -127,10 +127,5 @@ class TrainConfig(Config):
         yield from self.lr_schedule.faults()
 
 
-_UNSHARDED = (
-    "adagc",
-    "gradient-noise",
-    "gradient-stabilizer",
-    "divgrad",
-    "obgd",
-)  # read whole gradients, beside those that adapt
+# Read whole gradients, beside those that adapt.
+_UNSHARDED = ("adagc", "gradient-noise", "gradient-stabilizer", "divgrad", "obgd")

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from supervised.config import TrainConfig
 
-SMALL = {"imagenet": ("fashion-mnist", "digits"), "wmt14": ("dict-ende",)}  # by task, what a laptop has
+SMALL = {
+    "imagenet": ("fashion-mnist", "digits"),
+    "wmt14": ("dict-ende",),
+    "streams": ("heavy-tailed", "bursts"),
+}  # by task, what a laptop has
 HUGGING_FACE = "hf:"
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")  # files that `save_to_disk` of Hugging Face writes
 PREPARED = "info.json"  # in a folder of prepared text

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     known = (VALIDATION, TRAIN_SUBSET, *task.others)
     if options.split not in known:
         raise UserError(f"--split {options.split}: there are {', '.join(known)}")
-    network = model.build(loaded)
+    network, task.updates = model.build(loaded), loaded.step
     autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     name = f"{loaded.name} model, update {loaded.step:,}"
     with torch.inference_mode(), autocast, progress(name, task.size(options.split), "evaluating", task.things) as show:

@@ -18,7 +18,8 @@ class DataConfig:
     name: str | None = option(
         None,
         "imagenet: a folder (ImageFolder or torchvision's layout), hf:NAME of Hugging Face, fashion-mnist, digits; "
-        "wmt14: wmt14 (Hugging Face's), a folder of prepared or plain text, dict-ende",
+        "wmt14: wmt14 (Hugging Face's), a folder of prepared or plain text, dict-ende; "
+        "streams: gaussian, heavy-tailed, bursts, jumps, drifting",
     )
     root: PathText | None = option(None, "where data of that name lies, or is prepared; null: where it usually is")
     label_noise: float = option(
@@ -81,7 +82,7 @@ class ModelConfig:
     name: str | None = option(
         None,
         "imagenet: small-cnn or a classifier of torchvision (resnet50, vit_b_16, ...); wmt14: a size of the "
-        "Transformer (tiny, small, base, big)",
+        "Transformer (tiny, small, base, big); streams: linear or mlp",
     )
     dropout: float | None = option(None, "wmt14: share of dropped units; null: the size's own", "[0, 1)", task=TEXT)
     pre_norm: bool | None = option(

@@ -243,6 +243,7 @@ class Trainer:
     def evaluate(self, number: int, *, final: bool) -> EvaluationResult:
         splits = [VALIDATION, *([TRAIN_SUBSET] if self.config.evaluation.train_subset else [])]
         splits += self.task.others if final else ()
+        self.task.updates = self.step
         with self.learner.evaluated() as model:
             found = {
                 split: self.task.evaluate(model, split, final=final, tell=self._watchers.evaluating) for split in splits

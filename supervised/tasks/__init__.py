@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from supervised.tasks.task import Task
 
-CLASSES = MappingProxyType({"imagenet": "supervised.tasks.imagenet:ImageNet", "wmt14": "supervised.tasks.wmt14:WMT14"})
+CLASSES = MappingProxyType(
+    {
+        "imagenet": "supervised.tasks.imagenet:ImageNet",
+        "wmt14": "supervised.tasks.wmt14:WMT14",
+        "streams": "supervised.tasks.streams:Streams",
+    }
+)
 
 
 def find(name: str) -> type[Task]:

@@ -69,6 +69,7 @@ class Task(ABC):
         things: what evaluations go through, in the plural: "images", "sentences".
         columns: what displays show of it beside loss and learning rate.
         others: more splits, which only the last evaluation of a run looks at: "test".
+        updates: that the model has learned from, at an evaluation: who evaluates sets it.
         in_memory: whether `fetch` is so cheap that processes beside the trainer do not pay.
     """
 
@@ -77,6 +78,7 @@ class Task(ABC):
     things: ClassVar[str]
     columns: ClassVar[tuple[Column, ...]] = ()
     others: tuple[str, ...] = ()
+    updates: int = 0
     in_memory: bool = True
 
     def __init__(self, config: TrainConfig, group: Group, message: Callable[[str], None]) -> None:

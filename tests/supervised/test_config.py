@@ -24,7 +24,7 @@ def test_presets_are_valid_and_survive_a_dump(name: str, tmp_path: Path) -> None
         again.update(read_yaml(path), "file")
         assert again == config
     assert TrainConfig.preset(config.data.name if name in ("digits", "dict-ende", "fashion-mnist") else name).task == (
-        "wmt14" if name.startswith(("wmt14", "dict")) else "imagenet"
+        "streams" if name == "streams" else "wmt14" if name.startswith(("wmt14", "dict")) else "imagenet"
     )
 
 
