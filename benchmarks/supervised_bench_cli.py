@@ -9,9 +9,9 @@ from asgc import optimizers
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
 from evaluation.cli.values import PathText, suggestion
-from supervised import tasks
 
 IMAGES, TEXT = "imagenet:", "wmt14:"
+TASKS = ("imagenet", "wmt14")
 _ONLY = {"resolution": "imagenet", "workers": "imagenet", "vocabulary": "wmt14"}
 
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         flags.option("general", name, hint, default, help, allowed=allowed)
     options, typed = flags.read(list(argv))
     for name, value, known in (
-        ("task", options.task, tuple(tasks.CLASSES)),
+        ("task", options.task, TASKS),
         ("optimizer", options.optimizer, tuple(optimizers.names())),
         ("precision", options.precision, ("auto", "bf16", "fp32")),
     ):

@@ -50,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     config.device = str(loaded.device)
     if options.beam is not None:
         if config.task != "wmt14":
-            raise UserError(f"--beam {options.beam}: {run} classifies images, without a beam search: leave it out")
+            of = f"{run} is a run of --task {config.task}"
+            raise UserError(f"--beam {options.beam}: {of}, without a beam search: leave it out")
         config.evaluation = dataclasses.replace(config.evaluation, beam=options.beam)
     task = tasks.find(config.task)(config, ALONE, tell)
     model.check_facts(loaded, task.facts())

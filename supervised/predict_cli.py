@@ -38,7 +38,8 @@ def predict_command(argv: Sequence[str]) -> int:
 
     loaded = load(run, options.device, best=options.best)
     if loaded.config.task != "imagenet":
-        raise UserError(f"{run} translates, it does not classify images: asgc-sup translate {run} < LINES")
+        instead = f": asgc-sup translate {run} < LINES" if loaded.config.task == "wmt14" else ""
+        raise UserError(f"{run} is a run of --task {loaded.config.task}, it does not classify images{instead}")
     model, code = build(loaded), 0
     names = class_names(loaded.facts["classes"])
     for image in images:

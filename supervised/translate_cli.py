@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
 
     loaded = load(options.run, options.device, best=options.best, average=options.average)
     if loaded.config.task != "wmt14":
-        raise UserError(f"{options.run} classifies images, it does not translate: asgc-sup predict {options.run} IMAGE")
+        instead = f": asgc-sup predict {options.run} IMAGE" if loaded.config.task == "imagenet" else ""
+        raise UserError(f"{options.run} is a run of --task {loaded.config.task}, it does not translate{instead}")
     subwords = Subwords.load(Path(options.run, VOCABULARY))
     if subwords.digest != loaded.facts["vocabulary"]:
         raise UserError(f"{Path(options.run, VOCABULARY)} is not the vocabulary that the model was trained with")
