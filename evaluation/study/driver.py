@@ -11,6 +11,7 @@ from typing import Protocol
 from evaluation.cli.errors import UserError
 from evaluation.study.engines.base import Engine, Job, Outcome
 from evaluation.study.plan import Plan, PlannedRun, Planner
+from evaluation.study.program import Programs
 from evaluation.study.progress import Progress, State
 from evaluation.study.run_id import RunId
 from evaluation.study.search import Search, Storage
@@ -36,7 +37,7 @@ class Driver:
     folder: StudyFolder
     planner: Planner
     engine: Engine
-    program: tuple[str, ...]  # the trainer as `program.resolve` gives it
+    programs: Programs  # the trainers as `program.resolve_all` gives them
     display: Display
     threads: int = 1  # of each run
     retries: int = 1  # attempts after a failure that a new attempt may not meet (a kill, a crash)
@@ -97,7 +98,7 @@ class Driver:
         self.progress.states[run.id] = State.RUNNING
         self.progress.started[run.id] = time.monotonic()
         folder, log = self.folder.run(run.id).absolute(), self.folder.log(run.id).absolute()
-        self.engine.submit(Job(run.id, self.program, tuple(run.arguments()), folder, log, self.threads))
+        self.engine.submit(Job(run.id, self.programs[run.id.task], tuple(run.arguments()), folder, log, self.threads))
 
     def _take_in(self, outcome: Outcome) -> None:
         progress, run = self.progress, outcome.run

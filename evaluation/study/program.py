@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,16 @@ from evaluation.cli.values import path
 from evaluation.files import from_json
 from evaluation.runs.run_folder import CONFIG
 from evaluation.study.plan import PlannedRun, Planner
-from evaluation.study.spec import StudyFaults
+from evaluation.study.spec import Study, StudyFaults
 from evaluation.study.study_folder import StudyFolder, changes
+
+Programs = Mapping[str, tuple[str, ...]]  # by task
+
+
+def resolve_all(study: Study) -> Programs:
+    """`resolve` of each task's program."""
+    found = {program: resolve(program) for program in dict.fromkeys(study.programs.values())}
+    return {task: found[program] for task, program in study.programs.items()}
 
 
 def resolve(program: Sequence[str]) -> tuple[str, ...]:
@@ -40,17 +48,17 @@ def resolve(program: Sequence[str]) -> tuple[str, ...]:
     return (found, *rest)
 
 
-def check(planner: Planner, program: Sequence[str]) -> None:
-    """Have the program check every combination of options, in one process, before the first run.
+def check(planner: Planner, programs: Programs) -> None:
+    """Have the programs check every combination of options, in one process each, before the first run.
 
     Raises:
         StudyFaults: all that it finds, each with the runs' place in the study.
     """
     runs: dict[tuple[str, ...], PlannedRun] = {}
     for run in planner.samples():
-        runs.setdefault(tuple(run.arguments()), run)
+        runs.setdefault((*programs[run.id.task], *run.arguments()), run)
     faults: dict[str, PlannedRun] = {}
-    for answer, run in zip(_ask(program, runs), runs.values(), strict=True):
+    for run, answer in _answers(programs, runs.values()):
         for fault in answer.get("errors", []):
             faults.setdefault(fault, run)
     found = planner.faults + [f"{run.id.arm}: {fault}" for fault, run in faults.items()]
@@ -58,20 +66,28 @@ def check(planner: Planner, program: Sequence[str]) -> None:
         raise StudyFaults(planner.study.name, found)
 
 
-def check_begun(folder: StudyFolder, runs: Iterable[PlannedRun], program: Sequence[str]) -> None:
+def check_begun(folder: StudyFolder, runs: Iterable[PlannedRun], programs: Programs) -> None:
     """Refuse to go on with runs whose options mean something else by now: a preset or a default has changed.
 
     Raises:
         UserError: names the first runs with what differs.
     """
-    begun = [run for run in runs if folder.has_begun(run.id)]
     conflicts = []
-    for run, answer in zip(begun, _ask(program, [run.arguments() for run in begun]), strict=True):
+    for run, answer in _answers(programs, [run for run in runs if folder.has_begun(run.id)]):
         with contextlib.suppress(UserError):  # a file that cannot be read stops its own run only
             before = read_config(folder.run(run.id) / CONFIG)
             if "config" in answer:  # the program says what a command line comes to
                 conflicts += changes(run.id, before, answer["config"])
     folder.refuse(conflicts)
+
+
+def _answers(programs: Programs, runs: Iterable[PlannedRun]) -> Iterator[tuple[PlannedRun, dict[str, Any]]]:
+    """What each run's program says of its command line."""
+    by_program: dict[tuple[str, ...], list[PlannedRun]] = {}
+    for run in runs:
+        by_program.setdefault(programs[run.id.task], []).append(run)
+    for program, some in by_program.items():
+        yield from zip(some, _ask(program, [run.arguments() for run in some]), strict=True)
 
 
 def _ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
     name: control                       # default: the file's name
     question: Does ... ?                # written down before anything runs
     program: asgc-rl                    # runs are `asgc-rl train OPTIONS`
+    programs: {digits: asgc-sup}        # those of some tasks are another program's
     options: {total_steps: 40_000}      # of every run
     tasks: {CartPole: {game: CartPole}, Acrobot: {game: Acrobot}}
     settings: {plain: {}, mse: {loss: mse}}
@@ -47,8 +48,8 @@ STARTUP = 8  # trials spread evenly where nothing else is said; not made from `t
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
 NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
 _TOP = (
-    *("name", "question", "budget", "program", "options", "tasks", "settings", "optimizers", "seconds", "near"),
-    "parts",
+    *("name", "question", "budget", "program", "programs", "options", "tasks", "settings", "optimizers"),
+    *("seconds", "near", "parts"),
 )
 _PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "tuned", "tuned_setting", "note")
 _OF_KIND = {
@@ -110,7 +111,7 @@ class Study:
 
     name: str
     question: str
-    program: tuple[str, ...]
+    programs: Mapping[str, tuple[str, ...]]  # by task
     options: Options
     tasks: Mapping[str, Options]
     settings: Mapping[str, Options]
@@ -202,14 +203,16 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     _seeds_apart(parts, entry.faults)
     seconds = _by_task(entry, "seconds", layers["tasks"], "a number of seconds")
     _by_task(entry, "near", layers["tasks"], "a difference of scores")  # read by `usable_range`
-    program = values.get("program", "asgc-rl")
-    words = program if isinstance(program, list) else [program]
-    if not words or not all(isinstance(word, str) and word for word in words):
-        entry.fault(f"program {program!r}", ": must be a command, or a list of its words")
+    programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
+    of_some = entry.child("programs")
+    for task, value in of_some.values.items():
+        if task not in layers["tasks"]:
+            of_some.fault(task, ": must be one of the tasks")
+        programs[task] = _program(of_some, task, value)
     study = Study(
         name=name,
         question=" ".join(str(values.get("question", "")).split()),
-        program=tuple(map(str, words)),
+        programs=programs,
         options=entry.options("options"),
         **layers,
         seconds=seconds,
@@ -219,6 +222,13 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     if entry.faults:
         raise StudyFaults(where, entry.faults)
     return study
+
+
+def _program(entry: Entry, key: str, value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else [value]
+    if not words or not all(isinstance(word, str) and word for word in words):
+        entry.fault(f"{key} {value!r}", ": must be a command, or a list of its words")
+    return tuple(map(str, words))
 
 
 def _by_task(entry: Entry, key: str, tasks: Mapping[str, Options], what: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def run_command(argv: Sequence[str]) -> int:
     choose.add_flags(flags)
     options = flags.read(argv)[0]
     study, path = _study(options)
-    command = program.resolve(study.program)
+    programs = program.resolve_all(study)
     with contextlib.ExitStack() as unless_adopted:
         if options.archive is not None:
             if options.dry_run:
@@ -60,20 +60,20 @@ def run_command(argv: Sequence[str]) -> int:
             copy, count = archived.add(Path(options.archive), path, study.name)
             unless_adopted.callback(archived.remove, copy)
             print(f"{count} runs taken from {options.archive}")
-        return _run(options, study, path, command, unless_adopted)
+        return _run(options, study, path, programs, unless_adopted)
 
 
 def _run(
     options: argparse.Namespace,
     study: Study,
     path: Path,
-    command: tuple[str, ...],
+    programs: program.Programs,
     unless_adopted: contextlib.ExitStack,
 ) -> int:
     files = StudyFiles(path)
     planner = Planner(study, files.begun())
     parts = _parts(options.parts, study)
-    program.check(planner, command)
+    program.check(planner, programs)
     plan = planner.plan(files.objective)
     files.check_lengths([*(run.id for run in plan.runs), *plan.waiting])
     if options.dry_run:
@@ -82,16 +82,16 @@ def _run(
 
     with StudyFolder(path, planner.study) as folder:
         plan = planner.plan(folder.objective)
-        program.check_begun(folder, plan.runs, command)
+        program.check_begun(folder, plan.runs, programs)
         folder.adopt(plan)
         unless_adopted.pop_all()
         database = path / SEARCH_DB if options.storage is None else _database(options.storage)
         storage = Storage(database) if planner.searches else None
         how = {"threads": options.threads, "retries": options.retries, "storage": storage, "parts": parts}
-        with choose.make(command, options) as engine:
+        with choose.make(programs.values(), options) as engine:
             try:
                 with TerminalDisplay(folder, choose.places(options)) as display:
-                    progress = Driver(folder, planner, engine, command, display, **how).run()
+                    progress = Driver(folder, planner, engine, programs, display, **how).run()
             except KeyboardInterrupt:
                 again = f"{options.study}{f' --dir {options.dir}' if options.dir else ''}"
                 print(f"stopped; go on with: asgc-eval study run {again}", file=sys.stderr)
@@ -139,7 +139,8 @@ def dry_run(planner: Planner, files: StudyFiles, jobs: int, parts: set[str] | No
     left = progress.of(*UNFINISHED, parts=parts)
     known = {run.id: run for run in progress.plan.runs}
     for run in left:
-        what = f"{' '.join(planner.study.program)} train {' '.join(known[run].arguments())}" if run in known else ""
+        words = [*planner.study.programs[run.task], "train", *known[run].arguments()] if run in known else []
+        what = " ".join(words)
         print(f"{run}: {what or 'its options wait for the search'}")
     seconds, unknown = progress.cost(left)
     cost = f": {duration(seconds)} of one core, {duration(seconds / jobs)} with {jobs} runs at a time"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
 from evaluation.cores import usable_cores
 from evaluation.study.engines.base import Engine
-from evaluation.study.engines.forked import ForkedEngine, console_script
+from evaluation.study.engines.forked import ForkedEngine, console_scripts
 from evaluation.study.engines.local import LocalEngine
 from evaluation.study.engines.ray import RayEngine
 
@@ -25,16 +26,16 @@ def add_flags(flags: Flags) -> None:
     flags.option("engine", "--address", str, "auto", "ray: auto (a cluster that runs), local (a new one), or HOST:PORT")
 
 
-def make(program: tuple[str, ...], options: argparse.Namespace) -> Engine:
-    """The engine that the options ask for, for a program as `program.resolve` gives it.
+def make(programs: Iterable[tuple[str, ...]], options: argparse.Namespace) -> Engine:
+    """The engine that the options ask for, for programs as `program.resolve` gives them.
 
     Raises:
         UserError: there is no such engine, or it cannot start.
     """
     match options.engine:
         case "local":
-            script, jobs, gpus = console_script(program), places(options), _gpus(options)
-            return ForkedEngine(script, options.threads, jobs, gpus) if script else LocalEngine(jobs, gpus)
+            scripts, jobs, gpus = console_scripts(programs), places(options), _gpus(options)
+            return ForkedEngine(scripts, options.threads, jobs, gpus) if scripts else LocalEngine(jobs, gpus)
         case "ray":
             how = {"jobs": options.jobs, "threads": options.threads, "gpus": options.gpu_share}
             return RayEngine(options.address, retries=options.retries, **how)

@@ -16,7 +16,7 @@ import pkgutil
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -28,33 +28,43 @@ class ForkedEngine(LocalEngine):
     """Runs jobs as forks of one process.
 
     Args:
-        script: the program's entry point.
+        scripts: the programs' entry points.
         threads: of each run; fixed, since the numerical libraries read it when they are imported.
         jobs, gpus: as the local engine.
     """
 
-    def __init__(self, script: EntryPoint, threads: int, jobs: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self, scripts: Mapping[tuple[str, ...], EntryPoint], threads: int, jobs: int, gpus: Sequence[str] = ()
+    ) -> None:
         super().__init__(jobs, gpus)
-        self._script = script
+        self._scripts = scripts
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)), PYTHONUNBUFFERED="1")
         self._context = multiprocessing.get_context("forkserver")
-        preload = getattr(importlib.import_module(script.module), "PRELOAD", ())
-        own = "evaluation.study.engines.forked_preload"
-        self._context.set_forkserver_preload([own, script.module, *preload])
+        preload = ["evaluation.study.engines.forked_preload"]
+        for module in (script.module for script in scripts.values()):
+            preload += [module, *getattr(importlib.import_module(module), "PRELOAD", ())]
+        self._context.set_forkserver_preload(preload)
 
     def _start(self, job: Job) -> Child:
-        arguments = (self._script.value, job.command(), str(job.log), dict(job.environment))
+        arguments = (self._scripts[job.program].value, job.command(), str(job.log), dict(job.environment))
         process = self._context.Process(target=_run, args=arguments, daemon=False)
         process.start()
         return process
 
 
-def console_script(program: tuple[str, ...]) -> EntryPoint | None:
-    """The entry point of a program that can be forked: on Linux, a console script of a package of this Python."""
-    path = Path(program[0])
-    if len(program) > 1 or path.parent != Path(sys.executable).parent or sys.platform != "linux":
-        return None
-    return next(iter(importlib.metadata.entry_points(group="console_scripts", name=path.name)), None)
+def console_scripts(programs: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], EntryPoint]:
+    """The entry points of programs that can be forked: on Linux, console scripts of packages of this Python. Nothing
+    unless all of them are."""
+    found = {}
+    for program in dict.fromkeys(programs):
+        path = Path(program[0])
+        if len(program) > 1 or path.parent != Path(sys.executable).parent or sys.platform != "linux":
+            return {}
+        scripts = importlib.metadata.entry_points(group="console_scripts", name=path.name)
+        if not scripts:
+            return {}
+        found[program] = next(iter(scripts))
+    return found
 
 
 def _die_with_study() -> None:

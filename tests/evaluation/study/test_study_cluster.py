@@ -90,7 +90,7 @@ def test_a_node_killed_changes_nothing(tmp_path: Path, cluster: Any) -> None:
     with StudyFolder(tmp_path / "ray", study) as folder:
         engine = RayEngine(threads=1, retries=3)
         killer = Killer(cluster, nodes[1], tmp_path / "ray")
-        progress = Driver(folder, planner, engine, program.resolve(study.program), killer).run()
+        progress = Driver(folder, planner, engine, program.resolve_all(study), killer).run()
         engine.close()
     assert killer.killed
     assert not progress.of(State.FAILED)
