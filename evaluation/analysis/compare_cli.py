@@ -20,6 +20,7 @@ from evaluation.analysis.comparisons.matched import matched_grid
 from evaluation.analysis.comparisons.retention import retention
 from evaluation.analysis.comparisons.robustness import RobustnessRow, robustness
 from evaluation.analysis.comparisons.selection import METRICS, part_kinds
+from evaluation.analysis.comparisons.single_setting import SingleSetting, single_setting
 from evaluation.analysis.comparisons.usable_range import UsableRange, is_grid, usable_range
 from evaluation.analysis.data.archive import export
 from evaluation.analysis.data.dataset import Dataset, load
@@ -119,15 +120,23 @@ def _search(dataset: Dataset, options: argparse.Namespace) -> int:
     _print_table(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title)
     console = Console(highlight=False)
     console.print(f"\n{table.note}.", markup=False, soft_wrap=True)
-    usable = None
+    usable = single = None
     if METRICS[options.metric].kind == "score" and is_grid(dataset, options.part):
         usable = usable_range(dataset, options.part, metric=options.metric, how=how)
         _print_usable(usable)
         console.print(f"\n{usable.note}.", markup=False, soft_wrap=True)
+        single = single_setting(dataset, options.part, metric=options.metric, how=how)
+        if len(single):
+            _print_single(single)
+            console.print(f"\n{single.note}.", markup=False, soft_wrap=True)
     for problem in dataset.left_out():
         print(problem, file=sys.stderr)
     if options.out is not None:
-        _write(Path(options.out), f"{options.part}-{options.metric}", {"best-of-k": table, "usable-range": usable})
+        _write(
+            Path(options.out),
+            f"{options.part}-{options.metric}",
+            {"best-of-k": table, "usable-range": usable, "single-setting": single},
+        )
     return 0
 
 
@@ -166,6 +175,19 @@ def _print_usable(table: Table[UsableRange]) -> None:
     )
     numbers = ("best", "at", "near: within", "usable share", "factor", "as tuned: share", "factor")
     _print_table(("task", "setting", "optimizer"), numbers, rows, f"\n{table.title}")
+
+
+def _print_single(table: Table[SingleSetting]) -> None:
+    rows = (
+        (
+            *(row.cell.group, row.optimizer.name, str(row.points)),
+            *map(interval, (row.own, row.single, row.elsewhere)),
+            *(row.options, f"{row.worst_task} {row.worst:.3g}", row.apart),
+        )
+        for row in table
+    )
+    numbers = ("settings", "loss tuned on each task", "with one setting", "chosen elsewhere", "that setting")
+    _print_table(("setting", "optimizer"), (*numbers, "loses most", "best values apart"), rows, f"\n{table.title}")
 
 
 def _print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:

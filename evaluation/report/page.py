@@ -13,6 +13,7 @@ from evaluation.analysis.comparisons.best_of_k import best_of_k
 from evaluation.analysis.comparisons.clipping import clipping
 from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import robustness
+from evaluation.analysis.comparisons.single_setting import single_setting
 from evaluation.analysis.comparisons.usable_range import is_grid, usable_range
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
@@ -106,6 +107,7 @@ def gather(study: StudyData) -> Contents:
         ("matched step sizes", _matched, "compare"),
         ("best of k trials", _best_of_k, "search"),
         ("usable learning rates", _usable_range, "search"),
+        ("one setting for all tasks", _single_setting, "search"),
         ("robustness", _robustness, "grid", "robustness"),
         ("clipping", _clipping, "compare", "ablation"),
         ("matched step sizes", _matched_grid, "grid"),
@@ -152,6 +154,17 @@ def _usable_range(study: StudyData, part: Part) -> list[Sheet]:
         return []
     table = usable_range(study.data, part.name, how=Bootstrap(study.how.seed))
     found = sections.sheet("usable learning rates", part.name, table, sections.USABLE_RANGE, method="optimizer")
+    found.lines.sort(key=lambda line: study.place(line.runs))
+    return [found]
+
+
+def _single_setting(study: StudyData, part: Part) -> list[Sheet]:
+    if not is_grid(study.data, part.name):
+        return []
+    table = single_setting(study.data, part.name, how=Bootstrap(study.how.seed))
+    if not len(table):
+        return []
+    found = sections.sheet("one setting", part.name, table, sections.SINGLE_SETTING, method="optimizer")
     found.lines.sort(key=lambda line: study.place(line.runs))
     return [found]
 

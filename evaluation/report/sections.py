@@ -349,6 +349,18 @@ USABLE_RANGE: tuple[Column, ...] = (
     ("usable as tuned", "the same with the other options of the best trial", "held"),
     ("factor as tuned", "the same with the other options of the best trial", "held_factor"),
 )
+SINGLE_SETTING: tuple[Column, ...] = (
+    SETTING,
+    ("optimizer", "", "optimizer"),
+    ("settings", "of its options", "points"),
+    ("tuned on each", "mean loss against the best of any method, tuned on each task; in reference ranges", "own"),
+    ("one setting", "the same with the one setting that is best over all tasks", "single"),
+    ("chosen elsewhere", "the same with, on each task, the setting that is best over the others", "elsewhere"),
+    ("that setting", "the one for all", "options"),
+    ("loses most on", "", "worst_task"),
+    ("loss there", "", "worst"),
+    ("best values apart", "the largest by the smallest of the tasks' own best values", "apart"),
+)
 ROBUSTNESS: tuple[Column, ...] = (
     *(TASK, SETTING),
     ("optimizer", "", "optimizer"),
