@@ -87,6 +87,24 @@ class ASGC(Optimizer):
         if chosen["implementation"] != "auto" or chosen["capturable"]:
             self._choose_implementation()
 
+    @classmethod
+    def from_preset(cls, params: Any, preset: Any, lr: float | Tensor, **options: Any) -> ASGC:
+        """ASGC with meta-learned options, by kind of layer.
+
+        Args:
+            params: as of the class. Embeddings are known by their names: give ``model.named_parameters()``.
+            preset: the name of one that comes with the package, the path of a file, or an ``asgc.meta.Preset``.
+            lr, **options: as of the class; options that the preset has fixed may be overridden.
+
+        Raises:
+            ValueError: there is no such preset, it is damaged or of a later version, or it has nothing for a layer.
+            TypeError: an option that is none of ASGC or of the preset's rule.
+        """
+        from .meta.preset import Preset
+
+        found = preset if isinstance(preset, Preset) else Preset.load(preset)
+        return cls(found.groups(params, options), lr, **{"rule": found.rule, **found.options, **options})
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._built, self._watch = True, Watch()

@@ -1,0 +1,143 @@
+"""A learned setting of ASGC in a file, with what it was learned from, and the optimizer made from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..option import nearest
+from .space import KINDS, PARAMETERS, kinds_of
+
+__all__ = ["FORMAT", "KIND", "Preset"]
+
+FORMAT = 1
+KIND = "asgc_kind"  # of a parameter group's layers, kept in the group
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Options of ASGC by kind of layer.
+
+    Attributes:
+        name: how it is asked for.
+        rule: base rule that it was learned with.
+        options: the same for all layers and fixed while it was learned (mode, momentum, betas, ...).
+        values: learned ones by kind of layer, at the start of training.
+        late: the same at its end, where they change with the share that is done; {}: they stay.
+        provenance: how it came about: tasks, seeds, learner, command, version.
+        format: of the file.
+    """
+
+    name: str
+    rule: str
+    options: Mapping[str, Any]
+    values: Mapping[str, Mapping[str, float]]
+    late: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        for kind in (*self.values, *self.late):
+            if kind not in KINDS:
+                raise ValueError(f"preset {self.name}: no kind of layer {kind!r}: there are {', '.join(KINDS)}")
+        for name in {name for values in (*self.values.values(), *self.late.values()) for name in values}:
+            if name not in PARAMETERS:
+                raise ValueError(f"preset {self.name}: no option {name!r} can be learned{nearest(name, PARAMETERS)}")
+
+    def save(self, path: str | Path) -> None:
+        """Write it."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, name: str | Path) -> Preset:
+        """A preset that comes with the package, by its name, or one in a file.
+
+        Raises:
+            ValueError: there is none; it is damaged, or of a later version.
+        """
+        shipped = resources.files(__package__).joinpath("presets")
+        known = {file.name.removesuffix(_SUFFIX): file for file in shipped.iterdir() if file.name.endswith(_SUFFIX)}
+        file = known.get(str(name)) or Path(name)
+        if not file.is_file():
+            hint = nearest(str(name), known)
+            there = f"; the package's own are {', '.join(sorted(known))}" if known and not hint else ""
+            raise ValueError(f"no preset {str(name)!r}{hint}{there}: give one of them, or the path of a file")
+        try:
+            read = json.loads(file.read_text(encoding="utf-8"))
+            version = read["format"]
+            if not isinstance(version, int) or version > FORMAT:
+                raise ValueError(
+                    f"preset {name} has format {version!r}, this asgc reads up to {FORMAT}: a later asgc is needed"
+                )
+            return cls(**read)
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"preset {name} is damaged: {error}") from error
+
+    def at(self, share: float) -> dict[str, dict[str, float]]:
+        """Options by kind of layer when a share of the training, from 0 to 1, is done."""
+        if not self.late:
+            return {kind: dict(values) for kind, values in self.values.items()}
+        import torch
+
+        def between(name: str, first: float, last: float) -> float:
+            one = PARAMETERS[name]
+            z = (1 - share) * one.z(first) + share * one.z(last)
+            return float(one.value(torch.tensor(z, dtype=torch.float64)))
+
+        return {
+            kind: {name: between(name, value, self.late[kind][name]) for name, value in values.items()}
+            for kind, values in self.values.items()
+        }
+
+    def groups(self, params: Any, but: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Parameter groups for ``ASGC``, one for each kind of layer.
+
+        Args:
+            params: parameters, named parameters (by whose names embeddings are known), or parameter groups, which are
+                split; what a group sets itself stays.
+            but: options that are left out, as somebody sets them.
+
+        Raises:
+            ValueError: a layer of a kind that the preset has no options for.
+        """
+        given = list(params)
+        whole = given if given and isinstance(given[0], dict) else [{"params": given}]
+        members = [[_named(item) for item in _listed(group["params"])] for group in whole]
+        flat = [one for some in members for one in some]
+        kinds = iter(kinds_of([param for _, param in flat], [name for name, _ in flat]))
+        every, result = self.at(0.0), list[dict[str, Any]]()
+        values = {kind: {name: v for name, v in own.items() if name not in but} for kind, own in every.items()}
+        for group, some in zip(whole, members, strict=True):
+            by_kind: dict[str, list[Any]] = {}
+            for name, param in some:
+                kind = next(kinds)
+                if kind not in values:
+                    what = f"{name} ({kind})" if name else f"a parameter of shape {tuple(param.shape)} ({kind})"
+                    raise ValueError(
+                        f"preset {self.name} has nothing for {what}: it was learned on {', '.join(values)}"
+                    )
+                by_kind.setdefault(kind, []).append(param if name is None else (name, param))
+            own = {key: value for key, value in group.items() if key != "params"}
+            result += [{**values[kind], KIND: kind, **own, "params": chosen} for kind, chosen in by_kind.items()]
+        return result
+
+    def follow(self, groups: Iterable[dict[str, Any]], share: float) -> None:
+        """Set the options of an optimizer's groups, which ``groups`` made, for a share of the training that is done."""
+        values = self.at(share)
+        for group in groups:
+            group.update(values[group[KIND]])
+
+
+def _listed(params: Any) -> list[Any]:
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _named(item: Any) -> tuple[str | None, Tensor]:
+    return item if isinstance(item, tuple) else (None, item)
