@@ -1,0 +1,107 @@
+"""Derivatives of training with respect to ASGC's options, against finite differences, and learning by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from asgc import functional
+from asgc.meta import PARAMETERS, Space
+from asgc.meta.unrolled import Unrolled
+
+NAMES = ("clip_factor", "clip_sharpness", "noise_scale", "noise_decay", "outlier_share", "eps_scale")
+START = {
+    "clip_factor": 1.0,
+    "clip_sharpness": 3.0,
+    "noise_scale": 0.3,
+    "noise_decay": 0.5,
+    "outlier_share": 0.3,
+    "eps_scale": 0.5,
+}
+
+
+class Network:
+    """A small network on noisy targets, fp64."""
+
+    steps = 20
+
+    def __init__(self, burst: float = 1.0) -> None:
+        self.burst = burst
+
+    def start(self, seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {"embed": (5, 3), "hidden.weight": (4, 3), "hidden.bias": (4,), "head.weight": (2, 4)}
+        return {
+            name: 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()
+        }
+
+    def loss(self, params: Mapping[str, Tensor], step: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1000 * seed + step)
+        words = torch.randint(5, (6,), generator=generator)
+        targets = torch.randn(6, 2, generator=generator, dtype=torch.float64) * (self.burst if step % 5 == 3 else 1.0)
+        hidden = torch.tanh(params["embed"][words] @ params["hidden.weight"].T + params["hidden.bias"])
+        return (hidden @ params["head.weight"].T - targets).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("rule", "mode"), [("adam", "norm"), ("adam", "value"), ("rmsprop", "value"), ("adagrad", "norm")]
+)
+def test_gradients_are_those_of_finite_differences(rule: str, mode: str) -> None:
+    """Over the second of two truncations, which begins where the first one ends: along each option, and along
+    directions that mix options, kinds of layer and time."""
+    space = Space(NAMES, by_share=True)
+    options = functional.options(rule, lr=0.05, mode=mode)
+    generator = torch.Generator().manual_seed(0)
+    vector = space.start(START) + 0.1 * torch.randn(space.size, generator=generator, dtype=torch.float64)
+    along = torch.zeros(len(NAMES), space.rows, len(NAMES), dtype=torch.float64)
+    along[:, 0] = torch.eye(len(NAMES))
+    mixed = torch.randn(2, space.size, generator=generator, dtype=torch.float64)
+    directions = torch.cat([along.flatten(1), mixed])
+
+    def run(z: Tensor) -> tuple[Tensor, Tensor]:
+        unrolled = Unrolled(Network(burst=20.0), space, options, seed=1)
+        unrolled.truncation(vector, 3)  # the same for all: only the second depends on z
+        return unrolled.truncation(z, 4)
+
+    _, gradient = run(vector)
+    for direction in directions:
+        numeric = (run(vector + 1e-5 * direction)[0] - run(vector - 1e-5 * direction)[0]) / 2e-5
+        assert float(gradient @ direction) == pytest.approx(float(numeric), rel=2e-4, abs=2e-8)
+    assert int((gradient.abs() > 1e-7).sum()) > space.size // 2
+
+
+def test_truncations_are_one_run() -> None:
+    space = Space(("clip_factor",))
+    options = functional.options("sgd", lr=0.1, momentum=0.9)
+    vector = space.start({"clip_factor": 2.0})
+    whole, parts = (Unrolled(Network(), space, options, seed=2) for _ in range(2))
+    whole.truncation(vector, 100)
+    while not parts.done:
+        parts.truncation(vector, 3)
+    assert whole.losses == parts.losses
+    assert whole.step == parts.step == Network.steps == len(whole.losses)
+    with pytest.raises(ValueError, match="the run is over: it has 20 steps"):
+        whole.truncation(vector, 1)
+
+
+def test_it_learns_to_clip_where_bursts_come_and_not_where_none_do() -> None:
+    """SGD without a clip to begin with: descent on the unrolled loss lowers clip_factor where bursts spoil a step."""
+
+    def learned(burst: float) -> float:
+        space = Space(("clip_factor",), kinds=())
+        options = functional.options("sgd", lr=0.1, noise_scale=0.0)
+        vector = space.start({"clip_factor": 20.0})
+        optimizer = torch.optim.Adam([vector], lr=0.4)
+        for seed in range(10):
+            run = Unrolled(Network(burst), space, options, seed)
+            while not run.done:
+                _, vector.grad = run.truncation(vector, 7)
+                optimizer.step()
+        return float(PARAMETERS["clip_factor"].value(vector[0]))
+
+    bursts, calm = learned(50.0), learned(1.0)
+    assert bursts < 5
+    assert calm > 2 * bursts
