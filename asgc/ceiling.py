@@ -14,7 +14,7 @@ a step's largest singular value is at most its 2-norm.
 U bounds rms(u) by what is known before the step, so that a fast path needs no pass over memory of its own:
 
     sgd     U = rho, with momentum M = momentum b + (1 - dampening) rho, nesterov rho + momentum M;
-            b: root mean square of the buffer after the step before;
+            b: root mean square of the buffer before the step;
             rho: of the transformed gradient, in norm mode sqrt(r^2 + n^2) phi(r)/r (r: of the gradient, n: of its
             noise), in value mode the threshold; and weight_decay W besides
     others  rms(u) of the step before; in the first what |u| is there: 1, rmsprop (1 - alpha)^(-1/2)
@@ -35,12 +35,13 @@ import torch
 from torch import Tensor
 
 from . import gradient_statistics as statistics
+from . import rules
 from .singular import first_vector, iterate
 from .smooth_clip import shrinkage
 
 __all__ = ["LEFT", "SINGULAR", "UPDATE", "factor", "follow", "forget"]
 
-# In the state of a layer, where it has a ceiling: what U is made from, s of the last step, the singular vector.
+# In the state of a layer, where it has a ceiling: rms(u) (not of sgd), s of the last step, the singular vector.
 UPDATE, LEFT, SINGULAR = "update_rms", "step_left", "singular_vector"
 
 Options = Mapping[str, Any]
@@ -53,41 +54,56 @@ def _rms(x: Tensor) -> Tensor:
 
 
 def factor(
-    param: Tensor, grad: Tensor, state: State, options: Options, stats: Tensor
+    param: Tensor, grad: Tensor, state: State, options: Options, stats: Tensor, threshold: Tensor, noise_std: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """By what the learning rate is multiplied in this step, fp64, 0-dimensional; and the new singular vector.
+    """By what the learning rate is multiplied in this step, fp64, 0-dimensional; what has to be kept besides.
 
     Args:
         param, grad: the layer's parameter and raw gradient.
         state: before the step.
         options: complete, with ``lr`` and ``ceiling``.
-        stats: the statistics after the step: its threshold, its noise.
+        stats: the statistics before the step.
+        threshold, noise_std: of this step, by unit, fp64.
     """
     size, kept = _size(param, state, options)
-    reach = options["lr"] * _update(param, grad, state, options, stats)
+    if options["rule"] == "sgd":
+        update = _momentum(param, grad, state, options, stats, threshold, noise_std)
+    else:
+        before = state.get(UPDATE)
+        update = size.new_full((), _expected(options)) if before is None else before.double()
+    reach = options["lr"] * update
     allowed = options["ceiling"] * torch.clamp(size, min=options["weight_floor"])
-    return torch.where(reach > allowed, allowed / torch.where(reach > 0, reach, 1.0), 1.0), kept
+    left = torch.where(reach > allowed, allowed / torch.where(reach > 0, reach, 1.0), 1.0)
+    return left, {**kept, LEFT: left.detach().float()}
 
 
-def follow(param: Tensor, new_param: Tensor, left: Tensor, new_state: State, options: Options) -> dict[str, Tensor]:
+def follow(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    options: Options,
+    noise: Tensor | None,
+    new_state: State,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
     """What the coming step has to know of this one.
 
     Args:
-        param, new_param: before and after the step, in the precision of the step.
-        left: ``factor``.
-        new_state: of the rule.
-        options: with the ``lr`` that the step was taken with.
+        param, grad, state, options, noise: as ``rules.step`` was given them.
+        new_state: what it made.
+        dtype: of what is kept.
     """
     if options["rule"] == "sgd":
-        buffer = new_state.get("momentum_buffer")
-        found = _rms(buffer) if buffer is not None else torch.zeros_like(left)
-    else:
-        lr = torch.as_tensor(options["lr"], dtype=torch.float64, device=left.device)
-        decoupled = options["rule"] == "adamw" or options.get("decoupled_weight_decay", False)
-        start = param * (1 - options["lr"] * options["weight_decay"]) if decoupled else param
-        moved = _rms(start - new_param)
-        found = torch.where(lr > 0, moved / torch.where(lr > 0, lr, 1.0), _expected(options))
-    return {UPDATE: found.detach().float(), LEFT: left.detach().float()}
+        return {}  # the buffer tells
+    # The update by itself: of a parameter of 0 at a learning rate of 1, coupled weight decay in its gradient. What the
+    # step changed in the parameter would be rounded away where that is far larger.
+    decoupled = options["rule"] == "adamw" or options.get("decoupled_weight_decay", False)
+    if options["weight_decay"] != 0 and not decoupled:
+        decay = options["weight_decay"] * param
+        grad = grad - decay if options["maximize"] else grad + decay
+    bare = {**options, "lr": 1.0, "weight_decay": 0.0}
+    moved, _ = rules.step(torch.zeros_like(param), grad, dict(state), bare, noise)
+    return {UPDATE: _rms(moved).to(dtype)}
 
 
 def forget(state: dict[str, Any]) -> None:
@@ -97,36 +113,40 @@ def forget(state: dict[str, Any]) -> None:
 
 def _expected(options: Options) -> float:
     """|u| of a first step."""
-    return float((1 - options["alpha"]) ** -0.5) if options["rule"] == "rmsprop" else 1.0
+    return max(1 - options["alpha"], 1e-12) ** -0.5 if options["rule"] == "rmsprop" else 1.0
 
 
-def _update(param: Tensor, grad: Tensor, state: State, options: Options, stats: Tensor) -> Tensor:
-    """U, fp64."""
-    before = state.get(UPDATE)
-    if options["rule"] != "sgd":
-        return torch.full_like(stats[0, :1], _expected(options))[0].double() if before is None else before.double()
-    noise = stats[statistics.NOISE].double()
-    after = noise if options["noise_at"] == "update" else torch.zeros_like(noise)
-    rho = _gradient(grad, options, stats, noise - after)
+def _momentum(
+    param: Tensor, grad: Tensor, state: State, options: Options, stats: Tensor, threshold: Tensor, noise_std: Tensor
+) -> Tensor:
+    """U of sgd, fp64."""
+    after = noise_std if options["noise_at"] == "update" else torch.zeros_like(noise_std)
+    rho = _gradient(grad, options, stats, threshold, noise_std - after)
     if options["weight_decay"] != 0:
         rho = rho + options["weight_decay"] * _rms(param)
-    bound = rho
+    bound, buffer = rho, state.get("momentum_buffer")
     if options["momentum"] != 0:
-        momentum = rho if before is None else options["momentum"] * before + (1 - options["dampening"]) * rho
+        momentum = rho
+        if buffer is not None:
+            momentum = options["momentum"] * _rms(buffer) + (1 - options["dampening"]) * rho
         bound = rho + options["momentum"] * momentum if options["nesterov"] else momentum
-    return statistics.safe_sqrt(bound.square() + after.square().mean())
+    return statistics.safe_sqrt(bound.square() + _mean(after.square()))
 
 
-def _gradient(grad: Tensor, options: Options, stats: Tensor, noise: Tensor) -> Tensor:
+def _gradient(grad: Tensor, options: Options, stats: Tensor, threshold: Tensor, noise: Tensor) -> Tensor:
     """Bound on the root mean square of the transformed gradient, fp64."""
-    tau = stats[statistics.THRESHOLD].double()
     if options["mode"] == "value":
-        return statistics.safe_sqrt(tau.square().mean())
+        return statistics.safe_sqrt(_mean(threshold.square()))
     g = grad if grad.dtype == torch.float64 else grad.to(torch.float32)
     square = statistics.measure(g, stats[statistics.MEAN]).square
     square = torch.where(torch.isfinite(square), square, 0.0)
-    left = shrinkage(statistics.safe_sqrt(square), tau, options["clip_sharpness"])
-    return statistics.safe_sqrt(((square + noise.square()) * left.square()).mean())
+    left = shrinkage(statistics.safe_sqrt(square), threshold, options["clip_sharpness"])
+    return statistics.safe_sqrt(_mean((square + noise.square()) * left.square()))
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Over the units; 0 of none."""
+    return x.sum() / max(1, x.numel())
 
 
 def _size(weights: Tensor, state: State, options: Options) -> tuple[Tensor, dict[str, Tensor]]:

@@ -43,6 +43,8 @@ class Transformed(NamedTuple):
     noise: Tensor | None  # to be added after the rule (noise_at="update")
     stats: Tensor  # the statistics after this step; of a piece: without the two that ``figures`` give
     figures: Tensor  # what ``gradient_statistics.complete`` takes: fp64, (3, units of the piece)
+    threshold: Tensor  # of this step, and the standard deviation of its noise: fp64, (units,), differentiable
+    noise_std: Tensor
 
 
 def transform(
@@ -137,7 +139,7 @@ def transform(
     after = torch.stack(new)
     if whole is None:
         after = statistics.complete(after, figures, sums.size)
-    return Transformed(h, noise, after, figures)
+    return Transformed(h, noise, after, figures, tau, c_t * level)
 
 
 def _by_unit(x: Tensor, units: int) -> Tensor:
@@ -151,7 +153,7 @@ def _eps(grad: Tensor, stats: Tensor, options: Mapping[str, Any]) -> Tensor:
     current, _ = statistics.start(stats, statistics.measure(g, stats[statistics.MEAN]))
     sigma = statistics.safe_sqrt(current[statistics.VAR].to(torch.float64))
     eps: Tensor = options["eps"] + options["eps_scale"] * sigma
-    return eps
+    return eps.clamp(min=torch.finfo(torch.float32).tiny)  # a layer without a gradient yet, with eps=0: 0/0
 
 
 def relative(level: Tensor, denominator: Tensor) -> Tensor:
@@ -211,18 +213,18 @@ def step(
         size = max(1, param.numel() // max(1, before.shape[1]))
         denominator = rules.denominator(rules.squares(own, options, before.shape[1]), size, own, options)
     elements = rules.element_rms(own, options) if options["granularity"] == "element" else None
-    new_grad, noise, stats, _ = transform(grad, before, t, number, options, None, denominator, elements)
+    new = transform(grad, before, t, number, options, None, denominator, elements)
     full = param if param.dtype == torch.float64 else param.to(torch.float32)
     if isinstance(options.get("eps"), Tensor) and options["eps"].dim():  # one a unit, against the parameter
         shape = (-1,) + (1,) * (full.dim() - 1) if full.dim() else ()
         options = {**options, "eps": options["eps"].to(full.dtype).reshape(shape)}
     held: dict[str, Any] = {}
     if options["ceiling"] is not None:
-        left, held = ceiling.factor(full, grad, own, options, stats)
+        left, held = ceiling.factor(full, grad, own, options, before, new.threshold, new.noise_std)
         options = {**options, "lr": options["lr"] * left}
-    new_param, rule_state = rules.step(full, new_grad, own, options, noise)
+    new_param, rule_state = rules.step(full, new.grad, own, options, new.noise)
     if options["ceiling"] is not None:
-        held |= ceiling.follow(full, new_param, left, rule_state, options)
-    measured = adapt.measure(full, grad, new_grad, own, options) if measuring else {}
-    new_state = {**own, **rule_state, **measured, **held, "stats": stats, "noise_step": state["noise_step"] + 1}
+        held |= ceiling.follow(full, new.grad, own, options, new.noise, rule_state, before.dtype)
+    measured = adapt.measure(full, grad, new.grad, own, options) if measuring else {}
+    new_state = {**own, **rule_state, **measured, **held, "stats": new.stats, "noise_step": state["noise_step"] + 1}
     return new_param.to(param.dtype), new_state

@@ -14,7 +14,7 @@ __all__ = [
     "check_gradients",
     "check_parameter",
     "first_dtensor",
-    "head_start",
+    "head_places",
     "layer_name",
     "layer_number",
     "number_layers",
@@ -44,11 +44,19 @@ def layer_number(param: Tensor, place: int) -> int:
     return number
 
 
-def head_start(params: Sequence[Tensor]) -> int:
-    """The place among all parameters from which on they are the head: the last tensor with two or more dimensions and
-    what follows it, so a linear layer and its bias."""
+def head_places(params: Sequence[Tensor]) -> range:
+    """Places among all parameters of the head: the last tensor with two or more dimensions, and its bias, if a vector
+    with as many elements as that has rows follows it.
+
+    Where biases are in a group of their own the head's counts as any other. In an optimizer that holds one matrix
+    only, that is a head.
+    """
     matrices = [place for place, param in enumerate(params) if param.dim() >= 2]
-    return matrices[-1] if matrices else len(params)
+    if not matrices:
+        return range(0)
+    last = matrices[-1]
+    biased = last + 1 < len(params) and params[last + 1].shape == params[last].shape[:1]
+    return range(last, last + 1 + biased)
 
 
 def layer_name(groups: list[Group], group_index: int, index: int) -> str:

@@ -285,9 +285,9 @@ class ASGC(Optimizer):
                 if group["on_shift"] == "rewarm":
                     state["stats"][statistics.N].clamp_(max=10)
                     continue
-                ceiling.forget(state)
                 state["step"].zero_()
                 if group["on_shift"] == "reset":
+                    ceiling.forget(state)
                     if group["rule"] == "sgd" and group["capturable"]:  # a captured graph keeps to this buffer
                         if "momentum_buffer" in state:
                             state["momentum_buffer"].zero_()

@@ -186,7 +186,7 @@ CLIPS: Mapping[str, ClipInfo] = {
     "divgrad": ClipInfo("divided by the spectral norms of the layers (Gogianu et al. 2021)", ()),
     "obgd": ClipInfo(
         "effective step bounded (Elsayed et al. 2024)",
-        (number("kappa", 2.0, "(0, inf)", "how many times smaller than the error its change must be"),),
+        (number("kappa", 2.0, "(0, inf)", "a linear model's output changes by at most 1/kappa"),),
     ),
     "gradient-noise": ClipInfo(
         "annealed Gaussian noise on the gradients (Neelakantan et al. 2015)",
@@ -298,6 +298,8 @@ def _check_elements(options: Mapping[str, Any]) -> None:
         )
     if options["mode"] != "value":
         raise ValueError(f"granularity='element' needs mode='value', not {options['mode']!r}")
+    if options["on_shift"] == "adam-rel":
+        raise ValueError("granularity='element' needs the count of its steps, which on_shift='adam-rel' sets to 0")
     if options["threshold"] is not None:
         raise ValueError(f"granularity='element' needs its own thresholds, not threshold={options['threshold']!r}")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import scaling
 from .clips import EPS, Bound, Clip, GlobalNormClip, LayerGradient, NormClip, Scalar, ValueClip, average, norms
-from .layers import head_start, layer_number
+from .layers import head_places, layer_number
 from .noise import noise_like
 
 __all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZClip"]
@@ -26,23 +26,23 @@ __all__ = ["AGC", "CLASSES", "AdaGC", "AutoClip", "GradientNoise", "Spamp", "ZCl
 class AGC(Clip):
     """Adaptive gradient clipping of NFNets (Brock et al. 2021, arXiv 2102.06171, equation 3): an output unit's gradient
     norm is at most ``clip_ratio`` max(norm of its weights, ``weight_floor``). A unit is an index of dimension 0, or a
-    whole tensor with fewer than two dimensions. The head (the last tensor with two or more dimensions and what follows
-    it, so a linear layer and its bias) is left as it is, as in the paper, unless ``exclude_head`` is False.
+    whole tensor with fewer than two dimensions. The head (the last tensor with two or more dimensions and its bias) is
+    left as it is, as in the paper, unless ``exclude_head`` is False.
     """
 
     name = "agc"
     clip_ratio: float
     weight_floor: float
     exclude_head: bool
-    head = 1 << 62  # number of its first tensor
+    head = range(0)  # numbers of its tensors
 
     def begin(self, params: Sequence[Tensor]) -> None:
-        self.head = head_start(params) if self.exclude_head else len(params)
+        self.head = head_places(params) if self.exclude_head else range(0)
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         bounds = []
         for number, param, grad, _ in layers:
-            if number >= self.head:
+            if number in self.head:
                 bounds.append(Bound())
                 continue
             largest = self.clip_ratio * _unit_norms(param.detach()).clamp(min=self.weight_floor)

@@ -205,7 +205,7 @@ def element_rms(state: Mapping[str, Any], options: Options) -> Tensor | None:
         return None
     step = float(state["step"])
     decay = _scalar(options["betas"][1]) if adams else options["alpha"]
-    mean = second / (1 - decay**step) if step > 0 else second
+    mean = second / (1 - decay**step) if step > 0 and decay < 1 else second
     return torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0)
 
 

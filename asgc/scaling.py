@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .clips import Bound, Clip, LayerGradient, norms
-from .layers import head_start
+from .layers import head_places
 from .singular import first_vector, iterate
 
 __all__ = ["CLASSES", "DivGrad", "GradientStabilizer", "ObGD"]
@@ -20,7 +20,7 @@ class GradientStabilizer(Clip):
     """GradientStabilizer (Huang et al. 2025, arXiv 2502.17055v3; "AdaGN" of Stable-SPAM, its first version): each
     tensor's gradient keeps its direction and gets the norm m / (sqrt(v) + eps), m and v the running means of its norm
     and of its square, this step's included, without their bias at the start (``norm_decay`` 0.7, ``square_decay`` 0.9).
-    So norms are about 1, whatever the loss is measured in.
+    So norms are about 1, whatever the loss is measured in. A gradient that is not finite makes them NaN for good.
     """
 
     name = "gradient-stabilizer"
@@ -32,7 +32,7 @@ class GradientStabilizer(Clip):
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         each = norms(layers)
-        before = torch.stack([self.moments.get(layer.number, each.new_zeros(3)) for layer in layers])
+        before = torch.stack([self.moments.get(layer.number, each.new_zeros(3)).to(each) for layer in layers])
         steps = before[:, 0] + 1
         mean = self.norm_decay * before[:, 1] + (1 - self.norm_decay) * each
         square = self.square_decay * before[:, 2] + (1 - self.square_decay) * each.square()
@@ -55,22 +55,21 @@ class DivGrad(Clip):
     name = "divgrad"
     vectors: dict[int, Tensor]
     fresh = MappingProxyType({"vectors": {}})
-    head = 1 << 62
+    head = range(0)
 
     def begin(self, params: Sequence[Tensor]) -> None:
-        self.head = head_start(params)
+        self.head = head_places(params)
 
     def apply(self, layers: Sequence[LayerGradient]) -> list[Bound]:
         product = torch.ones((), dtype=torch.float64, device=layers[0].grad.device)
         for layer in layers:
             weights = layer.param.detach()
-            if weights.dim() < 2 or layer.number >= self.head or weights.numel() == 0:
+            if weights.dim() < 2 or layer.number in self.head or weights.numel() == 0:
                 continue
             vector = self.vectors.get(layer.number)
-            value, self.vectors[layer.number] = iterate(
-                weights, first_vector(weights, layer.number) if vector is None else vector
-            )
-            product = product * value
+            vector = first_vector(weights, layer.number) if vector is None else vector.to(weights.device)
+            value, self.vectors[layer.number] = iterate(weights, vector)
+            product = product * torch.where(value > 0, value, 1.0)
         torch._foreach_div_([layer.grad for layer in layers], product.to(layers[0].grad.dtype))
         return [Bound(ratio=1 / product, clipped=product > 1)] * len(layers)
 

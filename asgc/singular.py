@@ -27,5 +27,6 @@ def iterate(weights: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
     the new vector, fp32."""
     matrix = weights.flatten(1).to(torch.promote_types(weights.dtype, torch.float32))
     product = matrix.detach().T @ (matrix.detach() @ vector.to(matrix.dtype))
-    vector = torch.nn.functional.normalize(product, dim=0)
+    size = torch.linalg.vector_norm(product)
+    vector = torch.where(size > 0, product / torch.where(size > 0, size, 1.0), vector.to(matrix.dtype))  # weights of 0
     return torch.linalg.vector_norm((matrix @ vector).double()), vector.float()

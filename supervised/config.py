@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from asgc.options import ASGC_DEFAULTS, without_fast_path
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, option
 from evaluation.cli.values import PathText
@@ -115,6 +116,9 @@ class TrainConfig(Config):
         if self.sharded and (self.optimizer.name in _UNSHARDED or self.optimizer.options().get("adapt") is not None):
             name = self.optimizer.name if self.optimizer.name in _UNSHARDED else "asgc --optimizer.adapt"
             yield f"--sharded: not with --optimizer {name}, which needs whole gradients: leave out one of them"
+        slow = without_fast_path({**ASGC_DEFAULTS, **self.optimizer.options()})
+        if self.sharded and self.optimizer.name.startswith("asgc") and slow:
+            yield f"--sharded: not with --optimizer {self.optimizer.name} and {slow}, which needs whole tensors"
         if self.backend == "fairseq" and self.task != "wmt14":
             yield self.wrong("backend", "only for --task wmt14")
         yield from backends.faults(self)

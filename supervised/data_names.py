@@ -36,6 +36,9 @@ def idle(config: TrainConfig) -> Iterator[str]:
     elif config.task == "imagenet" and name.startswith(HUGGING_FACE):
         saved = is_saved(Path(name.removeprefix(HUGGING_FACE)))
         paths, why = ("data.root",) if saved else (), "a folder itself"
+    elif config.task == "streams":
+        paths, why = ("data.root", "data.train_size", "data.bad_share", "data.workers", "label_smoothing"), "made up"
+        paths = (*paths, "evaluation.batch_size")
     elif config.task == "wmt14" and name and Path(name, PREPARED).is_file():
         paths, why = ("data.root", "data.prepared", "data.max_length", "data.bad_share"), "which is prepared already"
     for path in paths:

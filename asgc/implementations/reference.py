@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import functional
-from ..layers import head_start
+from ..layers import head_places
 from .implementation import Stepped
 
 __all__ = ["step", "unsupported"]
@@ -19,11 +19,11 @@ def unsupported(opt: Stepped) -> str | None:
 def step(opt: Stepped) -> None:
     """One step of every parameter that has a gradient."""
     members = [(param, group) for group in opt.param_groups for param in group["params"]]
-    head = head_start([param for param, _ in members])
+    head = head_places([param for param, _ in members])
     for number, (param, group) in enumerate(members):
         if param.grad is not None:
             state = opt.layer_state(param, group)
-            free = number >= head and group["exclude_head"]
+            free = number in head and group["exclude_head"]
             options = {**group, "ceiling": None} if free else group
             new_param, new_state = functional.step(param, param.grad, state, options)
             param.copy_(new_param)

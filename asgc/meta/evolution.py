@@ -13,6 +13,7 @@ divided by a running scale of the task instead.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,10 +105,11 @@ class EvolutionStrategy:
         return gradient
 
     def _scaled(self, returns: Tensor) -> Tensor:
-        """Deviations from the mean of all particles over the task's running root mean square of them; NaN counts as the
-        worst of the task."""
-        worst = torch.where(torch.isnan(returns), torch.inf, returns).amin(1, keepdim=True)
-        x = torch.where(torch.isnan(returns), torch.where(torch.isinf(worst), 0.0, worst), returns)
+        """Deviations from the mean of all particles over the task's running root mean square of them; what is not
+        finite counts as the worst of the task."""
+        finite = torch.isfinite(returns)
+        worst = torch.where(finite, returns, torch.inf).amin(1, keepdim=True)
+        x = torch.where(finite, returns, torch.where(torch.isinf(worst), 0.0, worst))
         x = x - x.mean(1, keepdim=True)
         now = x.square().mean(1)
         before = self._scale if self._scale.shape == now.shape else now
@@ -116,12 +118,22 @@ class EvolutionStrategy:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on."""
-        state = {"mean": self.mean.clone(), "accumulated": self._accumulated, "adam": self._adam.state_dict()}
-        return {**state, "scale": self._scale, "steps": self.steps}
+        settings = {"sigma": self.sigma, "pairs": self.pairs, "persistent": self.persistent, "seed": self._seed}
+        state = {"mean": self.mean, "accumulated": self._accumulated, "scale": self._scale, "steps": self.steps}
+        return copy.deepcopy({**state, "adam": self._adam.state_dict(), "settings": settings})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
+        """Inverse of ``state_dict``.
+
+        Raises:
+            ValueError: the state of a strategy with other settings; nothing has changed then.
+        """
+        own = {"sigma": self.sigma, "pairs": self.pairs, "persistent": self.persistent, "seed": self._seed}
+        if differing := [name for name, value in own.items() if state["settings"][name] != value]:
+            name = differing[0]
+            raise ValueError(f"this state is of a strategy with {name} {state['settings'][name]}, not {own[name]}")
+        state = copy.deepcopy(dict(state))
         self.mean.copy_(state["mean"])
-        self._accumulated, self._scale = state["accumulated"].clone(), state["scale"].clone()
+        self._accumulated, self._scale = state["accumulated"], state["scale"]
         self._adam.load_state_dict(state["adam"])
         self.steps = state["steps"]

@@ -18,6 +18,7 @@ __all__ = ["FORMAT", "KIND", "Preset"]
 
 FORMAT = 1
 KIND = "asgc_kind"  # of a parameter group's layers, kept in the group
+_LEARNED = "asgc_learned"  # which of its options are the preset's
 _SUFFIX = ".json"
 
 
@@ -44,12 +45,25 @@ class Preset:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        for kind in (*self.values, *self.late):
+        for what in ("options", "values", "late", "provenance"):
+            if not isinstance(getattr(self, what), Mapping):
+                raise ValueError(f"preset {self.name}: {what} must be names with values, not {getattr(self, what)!r}")
+        for kind, own in (*self.values.items(), *self.late.items()):
             if kind not in KINDS:
                 raise ValueError(f"preset {self.name}: no kind of layer {kind!r}: there are {', '.join(KINDS)}")
-        for name in {name for values in (*self.values.values(), *self.late.values()) for name in values}:
-            if name not in PARAMETERS:
-                raise ValueError(f"preset {self.name}: no option {name!r} can be learned{nearest(name, PARAMETERS)}")
+            if not isinstance(own, Mapping):
+                raise ValueError(f"preset {self.name}: {kind} must be options with values, not {own!r}")
+            for name, value in own.items():
+                if name not in PARAMETERS:
+                    raise ValueError(
+                        f"preset {self.name}: no option {name!r} can be learned{nearest(name, PARAMETERS)}"
+                    )
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ValueError(f"preset {self.name}: {name} of {kind} must be a number, not {value!r}")
+        if self.late and {kind: set(own) for kind, own in self.late.items()} != {
+            kind: set(own) for kind, own in self.values.items()
+        }:
+            raise ValueError(f"preset {self.name}: late has other layers or options than values")
 
     def save(self, path: str | Path) -> None:
         """Write it."""
@@ -63,7 +77,8 @@ class Preset:
             ValueError: there is none; it is damaged, or of a later version.
         """
         shipped = resources.files(__package__).joinpath("presets")
-        known = {file.name.removesuffix(_SUFFIX): file for file in shipped.iterdir() if file.name.endswith(_SUFFIX)}
+        files = shipped.iterdir() if shipped.is_dir() else ()
+        known = {file.name.removesuffix(_SUFFIX): file for file in files if file.name.endswith(_SUFFIX)}
         file = known.get(str(name)) or Path(name)
         if not file.is_file():
             hint = nearest(str(name), known)
@@ -72,7 +87,7 @@ class Preset:
         try:
             read = json.loads(file.read_text(encoding="utf-8"))
             version = read["format"]
-            if not isinstance(version, int) or version > FORMAT:
+            if not isinstance(version, int) or not 1 <= version <= FORMAT:
                 raise ValueError(
                     f"preset {name} has format {version!r}, this asgc reads up to {FORMAT}: a later asgc is needed"
                 )
@@ -87,6 +102,8 @@ class Preset:
         import torch
 
         def between(name: str, first: float, last: float) -> float:
+            if first == last or share in (0, 1):  # as they are, also beyond what is learned
+                return last if share == 1 else first
             one = PARAMETERS[name]
             z = (1 - share) * one.z(first) + share * one.z(last)
             return float(one.value(torch.tensor(z, dtype=torch.float64)))
@@ -125,14 +142,17 @@ class Preset:
                     )
                 by_kind.setdefault(kind, []).append(param if name is None else (name, param))
             own = {key: value for key, value in group.items() if key != "params"}
-            result += [{**values[kind], KIND: kind, **own, "params": chosen} for kind, chosen in by_kind.items()]
+            for kind, chosen in by_kind.items():
+                learned = {name: value for name, value in values[kind].items() if name not in own}
+                result.append({**learned, KIND: kind, _LEARNED: sorted(learned), **own, "params": chosen})
         return result
 
     def follow(self, groups: Iterable[dict[str, Any]], share: float) -> None:
-        """Set the options of an optimizer's groups, which ``groups`` made, for a share of the training that is done."""
+        """Set the options of an optimizer's groups, which ``groups`` made, for a share of the training that is done;
+        not those that somebody set beside the preset."""
         values = self.at(share)
         for group in groups:
-            group.update(values[group[KIND]])
+            group.update({name: values[group[KIND]][name] for name in group[_LEARNED]})
 
 
 def _listed(params: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..layers import head_start
+from ..layers import head_places
 
 __all__ = ["KINDS", "PARAMETERS", "Parameter", "Space", "kinds_of"]
 
@@ -104,9 +104,11 @@ class Space:
         return self.rows * len(self.names)
 
     def start(self, options: Mapping[str, float]) -> Tensor:
-        """The vector of given options, the same for all layers and times: fp64, (size,)."""
+        """The vector of given options, the same for all layers and times: fp64, (size,). None (no ceiling) is the end
+        of the range."""
         z = torch.zeros(self.rows, len(self.names), dtype=torch.float64)
-        z[0] = torch.tensor([PARAMETERS[name].z(float(options[name])) for name in self.names], dtype=torch.float64)
+        given = [PARAMETERS[name].high if options[name] is None else float(options[name]) for name in self.names]
+        z[0] = torch.tensor([PARAMETERS[name].z(x) for name, x in zip(self.names, given, strict=True)])
         return z.flatten()
 
     def values(self, vector: Tensor, share: float | Tensor = 0.0) -> dict[str, dict[str, Tensor]]:
@@ -127,7 +129,8 @@ class Space:
 
 def kinds_of(params: Sequence[Tensor], names: Iterable[str | None] = ()) -> list[str]:
     """The kind of each parameter: "embeddings", where its name says so; "head", the last tensor with two or more
-    dimensions that is none, and what follows it; else "vectors" (biases, normalizations) or "weights", by dimensions.
+    dimensions that is none, and its bias behind it; else "vectors" (biases, normalizations) or "weights", by their
+    dimensions.
 
     In a model with embeddings that last tensor is a head only if its name says so (head, classifier, output, logits) or
     it has a row for each row of an embedding: where the output is tied to the embedding it is a hidden layer's.
@@ -139,11 +142,13 @@ def kinds_of(params: Sequence[Tensor], names: Iterable[str | None] = ()) -> list
     known = [(name or "").lower() for name in names] or [""] * len(params)
     embedded = ["embed" in name and param.dim() >= 2 for name, param in zip(known, params, strict=True)]
     rows = {param.shape[0] for param, one in zip(params, embedded, strict=True) if one}
-    head = head_start([param.detach().flatten() if one else param for param, one in zip(params, embedded, strict=True)])
-    if rows and head < len(params) and params[head].shape[0] not in rows and not _HEAD.search(known[head]):
-        head = len(params)
+    head = head_places(
+        [param.detach().flatten() if one else param for param, one in zip(params, embedded, strict=True)]
+    )
+    if rows and head and params[head[0]].shape[0] not in rows and not _HEAD.search(known[head[0]]):
+        head = range(0)
     found = []
     for place, (param, one) in enumerate(zip(params, embedded, strict=True)):
         other = "vectors" if param.dim() < 2 else "weights"
-        found.append("embeddings" if one else "head" if place >= head else other)
+        found.append("embeddings" if one else "head" if place in head else other)
     return found

@@ -51,6 +51,8 @@ class Unrolled:
 
     def __init__(self, task: DifferentiableTask, space: Space, options: Mapping[str, Any], seed: int) -> None:
         self._task, self._space, self._options, self._seed = task, space, {**options, "seed": seed}, seed
+        if "eps_scale" in space.names and "eps" not in options:
+            raise ValueError(f"eps_scale cannot be learned with rule {options['rule']!r}, which has no eps")
         self.step, self.losses = 0, list[float]()
         self._params = {name: value.detach().clone() for name, value in task.start(seed).items()}
         self._kinds = dict(zip(self._params, kinds_of([*self._params.values()], [*self._params]), strict=True))
@@ -69,7 +71,8 @@ class Unrolled:
 
         Returns:
             The mean of the losses before each of these steps but the first, and after the last; and its gradient with
-            respect to the vector. (The first depends on nothing that these steps do.)
+            respect to the vector. (The first depends on nothing that these steps do. After the run's last step it is
+            the loss of its last batch again.)
         """
         vector = vector.detach().requires_grad_()
         count = min(steps, self._task.steps - self.step)
@@ -82,13 +85,13 @@ class Unrolled:
                     name: param if param.requires_grad else param.requires_grad_()
                     for name, param in self._params.items()
                 }
-                loss = self._task.loss(params, self.step, self._seed)
+                loss = self._task.loss(params, min(self.step, self._task.steps - 1), self._seed)
                 if k > 0:
                     total = total + loss.double()
                 if k == count:
                     break
                 self.losses.append(float(loss.detach()))
-                grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+                grads = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
                 self._advance(vector, params, dict(zip(params, grads, strict=True)))
         mean = total / count
         (gradient,) = torch.autograd.grad(mean, vector)
@@ -99,11 +102,16 @@ class Unrolled:
         }
         return mean.detach(), gradient
 
-    def _advance(self, vector: Tensor, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
+    def _advance(self, vector: Tensor, params: Mapping[str, Tensor], grads: Mapping[str, Tensor | None]) -> None:
         values = self._space.values(vector, self.step / max(1, self._task.steps))
         for name, param in params.items():
+            grad = grads[name]
+            if grad is None:  # the loss does not depend on it
+                continue
             options = {**self._options, **values[self._kinds[name]]}
-            self._params[name], self._states[name] = functional.step(param, grads[name], self._states[name], options)
+            if self._kinds[name] == "head" and self._options["exclude_head"]:
+                options["ceiling"] = None  # as in the optimizer
+            self._params[name], self._states[name] = functional.step(param, grad, self._states[name], options)
         self.step += 1
 
     def _fresh(self, param: Tensor, number: int) -> dict[str, Any]:

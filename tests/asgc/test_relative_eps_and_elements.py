@@ -67,6 +67,18 @@ def test_a_layer_without_gradient_keeps_its_own_eps() -> None:
     assert torch.equal(param, torch.ones(3))
 
 
+@pytest.mark.parametrize("rule", RULES_WITH_EPS)
+@pytest.mark.parametrize("first", [0.0, math.inf])
+def test_without_an_eps_of_its_own_a_layer_that_begins_without_a_gradient_goes_on(rule: str, first: float) -> None:
+    param = torch.zeros(3)
+    opt = ASGC([param], lr=0.1, rule=rule, eps_scale=1.0, eps=0.0)
+    for value in (first, 0.0, 1.0):
+        param.grad = torch.full((3,), value)
+        opt.step()
+    assert torch.isfinite(param).all()
+    assert (param < 0).all()
+
+
 def test_eps_scale_is_differentiable() -> None:
     grads = gradients(4, size=5)
 
@@ -141,6 +153,7 @@ def test_the_threshold_of_an_element_rises_as_its_documentation_says() -> None:
         ({"granularity": "element", "mode": "value", "rule": "adagrad"}, "adam, adamw, rmsprop"),
         ({"granularity": "element", "mode": "value", "rule": "sgd"}, "running second moment"),
         ({"granularity": "element", "mode": "value", "threshold": 1.0}, "not threshold=1.0"),
+        ({"granularity": "element", "mode": "value", "on_shift": "adam-rel"}, "which on_shift='adam-rel' sets to 0"),
         ({"granularity": "element", "mode": "value", "adapt": "hypergradient"}, "together with granularity='element'"),
         ({"eps_scale": 0.1, "implementation": "cpu"}, "eps_scale=0.1 .done by the reference only"),
     ],

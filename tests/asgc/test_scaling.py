@@ -73,6 +73,15 @@ def test_divgrad_divides_by_the_product_of_the_hidden_layers_singular_values() -
     follow(DivGrad(), formula)
 
 
+def test_divgrad_leaves_out_layers_that_are_zero() -> None:
+    params = [torch.zeros(3, 3), torch.full((3, 3), 2.0), torch.ones(2, 3)]
+    opt = Clipped(torch.optim.SGD(params, lr=0.0), DivGrad())
+    for param in params:
+        param.grad = torch.ones_like(param)
+    opt.step()
+    torch.testing.assert_close(params[2].grad, torch.full((2, 3), 1 / 6.0))  # the second layer's singular value
+
+
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=st.integers(0, 1000))
 def test_the_power_method_finds_the_largest_singular_value(rows: int, columns: int, seed: int) -> None:
     weights = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))

@@ -177,6 +177,12 @@ def test_sharded_models_are_saved_in_whole_under_their_own_names(runs: Runs) -> 
     }
 
 
+def test_options_that_only_the_reference_has_are_refused_sharded() -> None:
+    config = TrainConfig.preset("digits", optimizer={"name": "asgc", "ceiling": 0.1}, sharded=True)
+    with pytest.raises(UserError, match=r"--sharded: not with --optimizer asgc and ceiling=0\.1"):
+        config.validate()
+
+
 def test_an_optimizer_that_adapts_is_refused_sharded() -> None:
     config = TrainConfig.preset("digits", optimizer={"name": "asgc", "adapt": "hypergradient"}, sharded=True)
     with pytest.raises(UserError, match=r"--sharded: not with --optimizer asgc --optimizer\.adapt, which needs whole"):

@@ -2,6 +2,9 @@
 best elsewhere. Of searches that try the same settings on several tasks (`sampler: grid`).
 
     single_setting(data, "grid")    # of every optimizer: tuned on each task, one setting for all, and chosen elsewhere
+
+A setting is chosen by all seeds but one and judged by that one, in turns: the best of many noisy means looks better
+than it is, and the more so the more settings there are.
 """
 
 from __future__ import annotations
@@ -25,15 +28,16 @@ from evaluation.analysis.comparisons.selection import (
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
-from evaluation.analysis.stats.aggregate import Array, statistic
+from evaluation.analysis.stats.aggregate import Array, mean
 from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
 from evaluation.cli.errors import UserError
+from evaluation.study.entry import flatten
 
 
 @dataclass(frozen=True)
 class SingleSetting:
-    """Losses are what a setting is below the best of any method on a task, in shares of the task's reference range, as
-    means over the tasks.
+    """Losses are how far a setting is below the best method tuned on that task, in shares of the task's reference
+    range, as means over the tasks; below 0 where luck would have it.
 
     Attributes:
         cell: all tasks, in a setting of the study (a change of the tasks, not of the method).
@@ -73,8 +77,9 @@ def single_setting(
 ) -> Table[SingleSetting]:
     """What one setting loses, for every optimizer and setting of the study with two tasks or more.
 
-    The bootstrap draws the seeds and chooses anew. Raises `UserError` where the part is no search, `metric` is no
-    score, or an optimizer was not tried with the same points and seeds on all tasks.
+    Methods that were not tried with the same points and seeds on all tasks are left out, with a note. The bootstrap
+    draws the seeds' own losses: the choice is not repeated in it. Raises `UserError` where the part is no search or
+    `metric` is no score.
     """
     refuse_no_score(metric, "the loss of one setting is")
     kind = part_kinds(dataset).get(part)
@@ -85,18 +90,28 @@ def single_setting(
     by_cell: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))  # -> task
     for row in rows:
         by_cell[Cell(setting=row["setting"])][row["task"]].append(row)
+    searched = flatten(dict(dataset.part_definition(part).get("space") or {}))
     how, notes, result = replace(how, tasks=False), list[str](), list[SingleSetting]()
     for cell, by_task in by_cell.items():
         if len(by_task) < 2:
             continue
         tasks = sorted(by_task)
-        methods = dict.fromkeys(Method(row["optimizer"]) for task in tasks for row in by_task[task])
-        tried = {method: _tried(method, [by_task[task] for task in tasks], metric) for method in methods}
-        best = np.max([one.scores.mean(axis=0).max(axis=-1) for one in tried.values()], axis=0)
+        tried: dict[Method, _Tried] = {}
+        for method in dict.fromkeys(Method(row["optimizer"]) for task in tasks for row in by_task[task]):
+            of_method = [[row for row in by_task[task] if Method(row["optimizer"]) == method] for task in tasks]
+            if (found := _tried(of_method, [*searched], metric)) is not None:
+                tried[method] = found
+            else:
+                notes.append(
+                    f"{method} was not tried with the same settings and seeds on all tasks, or is not finished"
+                )
+        if not tried:
+            continue
+        best = np.max([_tuned(one.scores).mean(axis=0) for one in tried.values()], axis=0)
         ranges = [task_reference(by_task[task], notes) for task in tasks]
         scale = np.array([to.high - to.low for to in ranges])
         result += [_row(part, cell, method, tasks, one, best, scale, how) for method, one in tried.items()]
-    note = f"{how.level:.0%} intervals by the bootstrap over the seeds of each point, with the choice in it, {how}"
+    note = f"chosen by all seeds but one, judged by that; {how.level:.0%} intervals by the bootstrap over seeds, {how}"
     return Table(f"What one setting for all tasks loses of the {metric} score", result, "; ".join([note, *notes]))
 
 
@@ -110,64 +125,69 @@ def _row(
     scale: Array,
     how: Bootstrap,
 ) -> SingleSetting:
-    shape = tried.scores.shape[1:]
-
-    def losses(drawn: Array) -> Array:
-        means = drawn.mean(axis=-2).reshape(*drawn.shape[:-2], *shape)
-        return np.asarray((best[:, None] - means) / scale[:, None])
-
-    @statistic
-    def own(drawn: Array) -> Array:
-        return np.asarray(losses(drawn).min(axis=-1).mean(axis=-1))
-
-    @statistic
-    def single(drawn: Array) -> Array:
-        return np.asarray(losses(drawn).mean(axis=-2).min(axis=-1))
-
-    @statistic
-    def elsewhere(drawn: Array) -> Array:
-        found = losses(drawn)
-        others = (found.sum(axis=-2, keepdims=True) - found).argmin(axis=-1)
-        return np.asarray(np.take_along_axis(found, others[..., None], axis=-1)[..., 0].mean(axis=-1))
-
-    flat = tried.scores.reshape(len(tried.scores), -1)
-    found = losses(flat)
-    chosen = int(found.mean(axis=0).argmin())
-    worst = int(found[:, chosen].argmax())
+    losses = (best[:, None] - tried.scores) / scale[:, None]  # (S, T, P)
+    own, single, elsewhere = [], [], []
+    for seed, found in enumerate(losses):
+        chosen_by = _but(losses, seed)  # (T, P)
+        of_each = np.arange(len(tasks))
+        own.append(found[of_each, chosen_by.argmin(axis=1)].mean())
+        single.append(found[:, chosen_by.mean(axis=0).argmin()].mean())
+        others = (chosen_by.sum(axis=0) - chosen_by).argmin(axis=1)
+        elsewhere.append(found[of_each, others].mean())
+    means = losses.mean(axis=0)
+    chosen = int(means.mean(axis=0).argmin())
+    worst = int(means[:, chosen].argmax())
     return SingleSetting(
         part,
         cell,
         method,
         tasks=len(tasks),
         points=len(tried.points),
-        own=how.estimate(own, flat),
-        single=how.estimate(single, flat),
-        elsewhere=how.estimate(elsewhere, flat),
+        own=how.estimate(mean, np.array(own)),
+        single=how.estimate(mean, np.array(single)),
+        elsewhere=how.estimate(mean, np.array(elsewhere)),
         options=_words(tried.points[chosen]),
         worst_task=tasks[worst],
-        worst=float(found[worst, chosen]),
-        apart=_apart([tried.points[int(at)] for at in found.argmin(axis=1)]),
+        worst=float(means[worst, chosen]),
+        apart=_apart([tried.points[int(at)] for at in means.argmin(axis=1)]),
     )
 
 
-def _tried(method: Method, by_task: Sequence[Sequence[Row]], metric: str) -> _Tried:
-    """`UserError`: not the same points with the same seeds on every task."""
+def _but(losses: Array, seed: int) -> Array:
+    """The mean over all seeds but one; of a single seed it itself."""
+    others = np.delete(losses, seed, axis=0) if len(losses) > 1 else losses
+    return np.asarray(others.mean(axis=0))
+
+
+def _tuned(scores: Array) -> Array:
+    """Of scores (S, T, P): the score (S, T) of the point that all other seeds find best."""
+    of_each = np.arange(scores.shape[1])
+    return np.array([found[of_each, _but(scores, seed).argmax(axis=1)] for seed, found in enumerate(scores)])
+
+
+def _tried(by_task: Sequence[Sequence[Row]], searched: Sequence[str], metric: str) -> _Tried | None:
+    """None: not the same points with the same seeds on every task.
+
+    Args:
+        by_task: one method's runs on each task.
+        searched: keys of what the part searches: an option, or what its definition says of it.
+    """
     found: list[dict[str, dict[int, float]]] = []
-    options = [json.loads(row["options"]) for rows in by_task for row in rows if Method(row["optimizer"]) == method]
-    varied = sorted({name for one in options for name in one if len({json.dumps(o.get(name)) for o in options}) > 1})
     for rows in by_task:
         points: dict[str, dict[int, float]] = defaultdict(dict)
         for row in rows:
-            if Method(row["optimizer"]) == method:
-                own = json.loads(row["options"])
-                point = {name: own.get(name) for name in varied if name.startswith("optimizer.")}
-                points[json.dumps(point, sort_keys=True)][row["seed"]] = row[metric]
+            own = json.loads(row["options"])
+            of = {name: own[name] for name in own if any(f"{key}.".startswith(f"{name}.") for key in searched)}
+            point = json.dumps(of, sort_keys=True)
+            if row["seed"] in points[point]:
+                return None
+            points[point][row["seed"]] = row[metric]
         found.append(points)
-    names, seeds = sorted(found[0]), sorted({seed for scores in found[0].values() for seed in scores})
-    if any(sorted(one) != names or any(sorted(scores) != seeds for scores in one.values()) for one in found):
-        raise UserError(f"{method} was not tried with the same settings and seeds on all tasks, or is not finished")
-    scores = [[[one[name][seed] for name in names] for one in found] for seed in seeds]
-    return _Tried([json.loads(name) for name in names], np.array(scores, dtype=float))
+    keys, seeds = sorted(found[0]), sorted({seed for scores in found[0].values() for seed in scores})
+    if not keys or any(sorted(one) != keys or any(sorted(of) != seeds for of in one.values()) for one in found):
+        return None
+    scores = [[[one[key][seed] for key in keys] for one in found] for seed in seeds]
+    return _Tried([json.loads(key) for key in keys], np.array(scores, dtype=float))
 
 
 def _words(point: Mapping[str, Any]) -> str:

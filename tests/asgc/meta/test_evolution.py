@@ -101,6 +101,25 @@ def test_a_saved_state_goes_on_the_same() -> None:
     assert torch.equal(whole.mean, resumed.mean)
 
 
+def test_a_run_that_diverges_is_the_worst_and_does_no_harm() -> None:
+    es = EvolutionStrategy(torch.zeros(2), pairs=2, persistent=True)
+    es.tell(torch.tensor([[1.0, 2.0, -math.inf, 3.0]]))
+    es.tell(torch.tensor([[1.0, math.nan, math.inf, 3.0]]))
+    es.tell(torch.full((1, 4), math.nan))
+    assert torch.isfinite(es.mean).all()
+    same = EvolutionStrategy(torch.zeros(2), pairs=2, persistent=True)
+    same.tell(torch.tensor([[1.0, 2.0, 1.0, 3.0]]))
+    other = EvolutionStrategy(torch.zeros(2), pairs=2, persistent=True)
+    other.tell(torch.tensor([[1.0, 2.0, -math.inf, 3.0]]))
+    assert torch.equal(same.mean, other.mean)
+
+
+def test_a_state_of_other_settings_is_refused() -> None:
+    state = EvolutionStrategy(torch.zeros(2), pairs=3, seed=1).state_dict()
+    with pytest.raises(ValueError, match="this state is of a strategy with seed 1, not 0"):
+        EvolutionStrategy(torch.zeros(2), pairs=3).load_state_dict(state)
+
+
 def test_what_does_not_fit_is_said() -> None:
     es = EvolutionStrategy(torch.zeros(2), pairs=3)
     with pytest.raises(ValueError, match=r"returns of shape \(5,\): expected \(tasks, 6\)"):

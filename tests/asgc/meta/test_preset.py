@@ -81,6 +81,19 @@ def test_options_may_follow_the_share_of_training() -> None:
     assert preset.at(1.0)["head"] == pytest.approx({"clip_factor": 24.0, "noise_scale": 0.001})
 
 
+def test_what_somebody_sets_beside_a_preset_stays_as_training_goes_on() -> None:
+    late = {kind: {"clip_factor": 1.0, "noise_scale": 0.0} for kind in VALUES}
+    preset, model = Preset("late", "adam", {}, VALUES, late), network()
+    opt = ASGC.from_preset(model.parameters(), preset, lr=0.1, clip_factor=9.0)
+    preset.follow(opt.param_groups, 1.0)
+    assert chosen(opt, "clip_factor") == dict.fromkeys(VALUES, 9.0)
+    assert chosen(opt, "noise_scale") == dict.fromkeys(VALUES, 0.0)  # beyond what is learned, and as it is
+    groups = [{"params": model[0].parameters(), "noise_scale": 0.7}, {"params": model[1].parameters()}]
+    opt = ASGC.from_preset(groups, preset, lr=0.1)
+    preset.follow(opt.param_groups, 0.0)
+    assert chosen(opt, "noise_scale") == {"weights": 0.7, "vectors": 0.7, "head": 0.04}
+
+
 def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     def refused(words: str, **changes: Any) -> None:
         path = tmp_path / "p.json"
@@ -94,6 +107,12 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     refused("no kind of layer 'biases': there are weights", values={"biases": {}})
     refused("no option 'clip_facto' can be learned .did you mean 'clip_factor'", values={"head": {"clip_facto": 1}})
     refused("is damaged", more=1)
+    refused("has format 0", format=0)
+    refused("options must be names with values", options=[])
+    refused("values must be names with values", values=["weights"])
+    refused("weights must be options with values, not 3", values={"weights": 3})
+    refused("clip_factor of head must be a number, not 'two'", values={"head": {"clip_factor": "two"}})
+    refused("late has other layers or options than values", late={"head": {"clip_factor": 1}})
     (tmp_path / "cut.json").write_text('{"format": 1, "na')
     with pytest.raises(ValueError, match="is damaged"):
         Preset.load(tmp_path / "cut.json")

@@ -20,6 +20,7 @@ START = {
     "noise_decay": 0.5,
     "outlier_share": 0.3,
     "eps_scale": 0.5,
+    "ceiling": 0.02,
 }
 
 
@@ -47,17 +48,18 @@ class Network:
 
 
 @pytest.mark.parametrize(
-    ("rule", "mode"), [("adam", "norm"), ("adam", "value"), ("rmsprop", "value"), ("adagrad", "norm")]
+    ("rule", "mode"), [("adam", "norm"), ("adam", "value"), ("rmsprop", "value"), ("adagrad", "norm"), ("sgd", "norm")]
 )
 def test_gradients_are_those_of_finite_differences(rule: str, mode: str) -> None:
     """Over the second of two truncations, which begins where the first one ends: along each option, and along
     directions that mix options, kinds of layer and time."""
-    space = Space(NAMES, by_share=True)
+    names = tuple(name for name in NAMES if rule != "sgd" or name != "eps_scale")
+    space = Space((*names, "ceiling"), by_share=True)
     options = functional.options(rule, lr=0.05, mode=mode)
     generator = torch.Generator().manual_seed(0)
     vector = space.start(START) + 0.1 * torch.randn(space.size, generator=generator, dtype=torch.float64)
-    along = torch.zeros(len(NAMES), space.rows, len(NAMES), dtype=torch.float64)
-    along[:, 0] = torch.eye(len(NAMES))
+    along = torch.zeros(len(space.names), space.rows, len(space.names), dtype=torch.float64)
+    along[:, 0] = torch.eye(len(space.names))
     mixed = torch.randn(2, space.size, generator=generator, dtype=torch.float64)
     directions = torch.cat([along.flatten(1), mixed])
 
@@ -105,3 +107,29 @@ def test_it_learns_to_clip_where_bursts_come_and_not_where_none_do() -> None:
     bursts, calm = learned(50.0), learned(1.0)
     assert bursts < 5
     assert calm > 2 * bursts
+
+
+def test_the_head_is_free_of_a_ceiling_as_in_the_optimizer_and_unused_parameters_are_left_alone() -> None:
+    space = Space(("ceiling",))
+
+    def moved(**options: bool) -> dict[str, float]:
+        task = Network()
+        begin = task.start(1)
+        unused = {**begin, "extra": torch.ones(3, 3, dtype=torch.float64)}
+        task.start = lambda seed: {"extra": unused["extra"], **begin}  # type: ignore[method-assign]
+        run = Unrolled(task, space, functional.options("sgd", lr=10.0, noise_scale=0.0, **options), seed=1)
+        run.truncation(space.start({"ceiling": 1e-3}), 1)
+        return {name: float((run._params[name] - start).abs().max()) for name, start in task.start(1).items()}
+
+    free, bounded = moved(), moved(exclude_head=False)
+    assert free["extra"] == 0
+    assert free["head.weight"] > 0.1
+    assert bounded["head.weight"] < 0.01
+    assert max(free["hidden.weight"], free["embed"]) < 0.01
+
+
+def test_what_a_rule_does_not_have_cannot_be_learned() -> None:
+    space = Space(("eps_scale", "ceiling"))
+    assert float(space.values(space.start({"eps_scale": 0.1, "ceiling": None}))["head"]["ceiling"]) > 0.9  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="eps_scale cannot be learned with rule 'sgd'"):
+        Unrolled(Network(), space, functional.options("sgd", lr=0.1), seed=1)

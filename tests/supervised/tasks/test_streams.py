@@ -82,9 +82,9 @@ def test_a_sample_is_its_own_whoever_asks() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_optimum_has_no_excess_risk_and_another_model_has_what_it_is_off_by(kind: str) -> None:
     task = Streams(config_of(model="linear", **{"data.name": kind}), ALONE, print)
-    task.updates = 777
+    task.updates = 2 * JUMP  # the next update has another optimum, of which the model can know nothing
     model = task.make_model()
-    optimum = torch.from_numpy(task.stream.optimum(777))
+    optimum = torch.from_numpy(task.stream.optimum(2 * JUMP - 1))
     with torch.no_grad():
         model.bias.zero_()  # type: ignore[union-attr,operator]
         model.weight.copy_(optimum)  # type: ignore[union-attr,operator,arg-type]
@@ -100,8 +100,9 @@ def test_a_model_that_has_diverged_has_no_score() -> None:
     task = Streams(config_of(model="linear"), ALONE, print)
     model = task.make_model()
     with torch.no_grad():
-        model.weight.fill_(float("nan"))  # type: ignore[union-attr,operator]
-        assert np.isnan(task.evaluate(model, "validation", final=True, tell=lambda *_: None).score)
+        for value in (float("nan"), float("inf"), 1e6):
+            model.weight.fill_(value)  # type: ignore[union-attr,operator]
+            assert np.isnan(task.evaluate(model, "validation", final=True, tell=lambda *_: None).score)
 
 
 def test_learning_nears_the_optimum_and_a_clip_survives_bursts(tmp_path: Path) -> None:
@@ -145,6 +146,12 @@ def test_what_a_stream_cannot_do_is_one_line(options: dict[str, Any], line: str)
     with pytest.raises(UserError) as caught:
         Streams(config_of(**options), ALONE, print).make_model()
     assert line in str(caught.value)
+
+
+def test_options_that_do_nothing_on_a_stream_are_refused() -> None:
+    for name, value in {"label_smoothing": 0.3, "data.train_size": 5, "data.root": "x", "data.bad_share": 0.5}.items():
+        (fault,) = [line for line in config_of(**{name: value}).faults() if "leave it out" in line]
+        assert name.replace("_", "-") in fault
 
 
 def test_several_processes_share_an_update() -> None:
