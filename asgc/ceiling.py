@@ -78,19 +78,12 @@ def factor(
 
 
 def follow(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    options: Options,
-    noise: Tensor | None,
-    new_state: State,
-    dtype: torch.dtype,
+    param: Tensor, grad: Tensor, state: State, options: Options, noise: Tensor | None, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """What the coming step has to know of this one.
 
     Args:
         param, grad, state, options, noise: as ``rules.step`` was given them.
-        new_state: what it made.
         dtype: of what is kept.
     """
     if options["rule"] == "sgd":

@@ -224,7 +224,7 @@ def step(
         options = {**options, "lr": options["lr"] * left}
     new_param, rule_state = rules.step(full, new.grad, own, options, new.noise)
     if options["ceiling"] is not None:
-        held |= ceiling.follow(full, new.grad, own, options, new.noise, rule_state, before.dtype)
+        held |= ceiling.follow(full, new.grad, own, options, new.noise, before.dtype)
     measured = adapt.measure(full, grad, new.grad, own, options) if measuring else {}
     new_state = {**own, **rule_state, **measured, **held, "stats": new.stats, "noise_step": state["noise_step"] + 1}
     return new_param.to(param.dtype), new_state
