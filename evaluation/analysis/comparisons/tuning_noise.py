@@ -6,6 +6,10 @@ repeated as well: in each repetition as many trials are drawn with replacement f
 is drawn anew, and the best is chosen again (`lucks`). How far its true value lies from the mean of all repetitions is
 added to the method's runs. Interval, test and verdict all rest on these draws; the rank test, which compares nothing
 but the runs, can only make a p value larger. (Simulated: `tests/.../test_tuning_noise.py`, slow tests.)
+
+A search of a whole grid (`sampler: grid`) would try the same settings again: of it only the seeds' noise is drawn, by
+as much as they differ in the better half of the settings. At the others, of which many diverge, they tell nothing of a
+choice between good ones.
 """
 
 from __future__ import annotations
@@ -36,25 +40,36 @@ FEW = 500  # draws that tell the spread of a probability of improvement, which l
 NORMAL = 1.96  # two standard errors: what is added to ends that are counted, not drawn
 
 
-def lucks(searches: Sequence[Trials], repetitions: int, rngs: Sequence[np.random.Generator]) -> list[Array]:
+def lucks(
+    searches: Sequence[Trials], repetitions: int, rngs: Sequence[np.random.Generator], grid: bool = False
+) -> list[Array]:
     """What luck in the search adds to the values of each method, (repetitions,) of mean 0: searches of one task.
 
     The true values of the K trials are their means over S seeds, drawn together by as much as these are spread by their
     seeds' noise alone (its variance: within the trials, over all methods), and apart by sqrt(K / (K - 1)). The noise of
     a choice is that of a mean over S seeds. With one seed the noise is not known: the means are taken as they are. The
-    mean from which luck is measured is itself told by K trials, which adds a share of 1 / K to its variance.
+    mean from which luck is measured is itself told by K trials, which adds a share of 1 / K to its variance. Of a
+    `grid` the trials are not drawn.
     """
-    noise = _noise([one.objective for one in searches])
-    spread = _noise([one.values for one in searches])
+    better = [_better_half(one.objective) if grid else slice(None) for one in searches]
+    noise = _noise([one.objective[half] for one, half in zip(searches, better, strict=True)])
+    spread = _noise([one.values[half] for one, half in zip(searches, better, strict=True)])
     found = []
     for one, rng in zip(searches, rngs, strict=True):
         count, seeds = one.objective.shape
-        objective, values = _true(one.objective, noise), _true(one.values, spread)
-        drawn = rng.integers(count, size=(repetitions, count))
+        objective, values = _true(one.objective, noise, grid), _true(one.values, spread, grid)
+        size = repetitions, count
+        drawn = np.broadcast_to(np.arange(count), size) if grid else rng.integers(count, size=size)
         seen = objective[drawn] + rng.normal(0.0, math.sqrt(noise / seeds), drawn.shape)
         chosen = values[drawn[np.arange(repetitions), seen.argmax(axis=1)]]
-        found.append(math.sqrt(1 + 1 / count) * (chosen - chosen.mean()))
+        found.append((1.0 if grid else math.sqrt(1 + 1 / count)) * (chosen - chosen.mean()))
     return found
+
+
+def _better_half(objective: Array) -> Array:
+    """Which trials (K, S) are at least as good as half of them."""
+    means = objective.mean(axis=1)
+    return np.asarray(means >= np.median(means))
 
 
 def _noise(values: Sequence[Array]) -> float:
@@ -63,14 +78,15 @@ def _noise(values: Sequence[Array]) -> float:
     return float(np.concatenate(within).mean()) if within else 0.0
 
 
-def _true(values: Array, noise: float) -> Array:
-    """Trials' values (K, S) without their seeds' noise: (K,)."""
+def _true(values: Array, noise: float, grid: bool) -> Array:
+    """Trials' values (K, S) without their seeds' noise: (K,). All trials that might be drawn are apart by more than a
+    sample of them is; those of a grid are all that there are."""
     count, seeds = values.shape
     means = values.mean(axis=1)
     spread = means.var(ddof=1) if count > 1 else 0.0
     if spread == 0:
         return means
-    kept = max(0.0, 1 - noise / seeds / spread) * count / (count - 1)
+    kept = max(0.0, 1 - noise / seeds / spread) * (1 if grid else count / (count - 1))
     return np.asarray(means.mean() + math.sqrt(kept) * (means - means.mean()))
 
 
@@ -106,6 +122,7 @@ def tuning_noise(dataset: Dataset, selection: Selection, how: Bootstrap) -> Tuni
     if search is None:
         return TuningNoise()
     found = trials(dataset, str(search), selection.metric.name)
+    grid = dataset.part_definition(str(search)).get("sampler") == "grid"
     draws: dict[tuple[str, str], dict[str, Array]] = {}
     shapes: set[tuple[int, ...]] = set()
     for task, setting in dict.fromkeys((cell.task, cell.setting) for cell in selection.cells):
@@ -115,13 +132,12 @@ def tuning_noise(dataset: Dataset, selection: Selection, how: Bootstrap) -> Tuni
             words = f"tuning is not included: the trials of {search} are not all here, or they are too few"
             return TuningNoise(f"{words}, so a lucky search may look like a better method")
         rngs = [np.random.default_rng(derive(how.seed, "tuning", task, one.optimizer)) for one in of]
-        drawn = lucks(list(of.values()), how.repetitions, rngs)
+        drawn = lucks(list(of.values()), how.repetitions, rngs, grid)
         draws[task, setting] = {method.optimizer: luck for method, luck in zip(of, drawn, strict=True)}
         shapes |= {one.objective.shape for one in of.values()}
     sizes = " or ".join(f"{count} trials x {seeds} seeds" for count, seeds in sorted(shapes))
-    return TuningNoise(
-        f"tuning is included: the search {search} ({sizes} a method and task) is drawn again, too", draws
-    )
+    again = "has its seeds drawn again, its grid is whole" if grid else "is drawn again, too"
+    return TuningNoise(f"tuning is included: the search {search} ({sizes} a method and task) {again}", draws)
 
 
 def estimate(statistic: Statistic, scores: Array, moves: Array | None, how: Bootstrap) -> Estimate:

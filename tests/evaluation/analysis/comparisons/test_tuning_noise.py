@@ -21,9 +21,9 @@ QUICK = Bootstrap(repetitions=400)
 PARTS = {"tuning": {"kind": "search"}, "comparison": {"kind": "compare", "tuned": "tuning"}}
 
 
-def luck(objective, values=None, repetitions=20_000, seed=0) -> Array:
+def luck(objective, values=None, repetitions=20_000, seed=0, grid=False) -> Array:
     one = Trials(np.asarray(objective, float), np.asarray(objective if values is None else values, float))
-    (found,) = lucks([one], repetitions, [np.random.default_rng(seed)])
+    (found,) = lucks([one], repetitions, [np.random.default_rng(seed)], grid)
     return found
 
 
@@ -49,6 +49,20 @@ def test_the_noise_of_the_seeds_makes_choices_less_sure():
     clear = np.where(values > 0, 10.0, 0.0) + np.array([-0.1, 0.1])
     unclear = np.where(values > 0, 0.3, 0.0) + np.array([-2.0, 2.0])
     assert luck(clear, values).std() < 0.1 < 0.4 < luck(unclear, values).std()
+
+
+def test_a_whole_grid_is_tried_again_as_it_is_and_only_its_seeds_differ():
+    apart = [[value] for value in (0.0, 1.0, 2.0)]
+    assert not luck(apart, grid=True).any()
+    assert luck(apart).any()
+    # Two settings of the better half, alike for the search, 1 apart for the metric: each is chosen half of the time.
+    noise = np.array([-0.3, 0.0, 0.3])
+    objective = np.array([80.0, 80.0, 10.0, 12.0])[:, None] + noise
+    values = np.array([0.0, 1.0, -50.0, -60.0])[:, None] + np.zeros(3)
+    found = luck(objective, values, grid=True)
+    assert found.std() == pytest.approx(0.5, rel=0.02)
+    diverging = objective + np.array([0.0, 0.0, 1.0, 1.0])[:, None] * np.array([-60.0, 0.0, 60.0])
+    assert luck(diverging, values, grid=True).std() == pytest.approx(0.5, rel=0.02)
 
 
 def test_luck_is_in_the_metric_and_grows_with_what_trials_differ_by():
