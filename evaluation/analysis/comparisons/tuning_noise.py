@@ -8,8 +8,8 @@ added to the method's runs. Interval, test and verdict all rest on these draws; 
 but the runs, can only make a p value larger. (Simulated: `tests/.../test_tuning_noise.py`, slow tests.)
 
 A search of a whole grid (`sampler: grid`) would try the same settings again: of it only the seeds' noise is drawn, by
-as much as they differ in the better half of the settings. At the others, of which many diverge, they tell nothing of a
-choice between good ones.
+as much as they typically differ in the better half of the settings. At the others, of which many diverge, they tell
+nothing of a choice between good ones.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def lucks(
     `grid` the trials are not drawn.
     """
     better = [_better_half(one.objective) if grid else slice(None) for one in searches]
-    noise = _noise([one.objective[half] for one, half in zip(searches, better, strict=True)])
-    spread = _noise([one.values[half] for one, half in zip(searches, better, strict=True)])
+    noise = _noise([one.objective[half] for one, half in zip(searches, better, strict=True)], grid)
+    spread = _noise([one.values[half] for one, half in zip(searches, better, strict=True)], grid)
     found = []
     for one, rng in zip(searches, rngs, strict=True):
         count, seeds = one.objective.shape
@@ -72,10 +72,20 @@ def _better_half(objective: Array) -> Array:
     return np.asarray(means >= np.median(means))
 
 
-def _noise(values: Sequence[Array]) -> float:
-    """Variance of a run within its trial; 0 where trials have one seed."""
+def _noise(values: Sequence[Array], typical: bool) -> float:
+    """Variance of a run within its trial; 0 where trials have one seed.
+
+    Args:
+        typical: by their median, which settings at which some seeds diverge do not move (over that of a variance told
+            by so many seeds: Wilson and Hilferty 1931); else their mean.
+    """
     within = [one.var(axis=1, ddof=1) for one in values if one.shape[1] > 1]
-    return float(np.concatenate(within).mean()) if within else 0.0
+    if not within:
+        return 0.0
+    if not typical:
+        return float(np.concatenate(within).mean())
+    freedom = np.concatenate([np.full(len(one), one.shape[1] - 1) for one in values if one.shape[1] > 1])
+    return float(np.median(np.concatenate(within) / (1 - 2 / (9 * freedom)) ** 3))
 
 
 def _true(values: Array, noise: float, grid: bool) -> Array:

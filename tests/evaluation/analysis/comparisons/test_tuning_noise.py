@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.comparisons.trials import Trials
-from evaluation.analysis.comparisons.tuning_noise import contrast_tuned, lucks
+from evaluation.analysis.comparisons.tuning_noise import _noise, contrast_tuned, lucks
 from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast, judge
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import REFERENCES
@@ -61,6 +61,9 @@ def test_a_whole_grid_is_tried_again_as_it_is_and_only_its_seeds_differ():
     values = np.array([0.0, 1.0, -50.0, -60.0])[:, None] + np.zeros(3)
     found = luck(objective, values, grid=True)
     assert found.std() == pytest.approx(0.5, rel=0.02)
+    assert np.sqrt(_noise([np.random.default_rng(0).normal(0, 2, (5000, 3))], typical=True)) == pytest.approx(
+        2, rel=0.03
+    )
     diverging = objective + np.array([0.0, 0.0, 1.0, 1.0])[:, None] * np.array([-60.0, 0.0, 60.0])
     assert luck(diverging, values, grid=True).std() == pytest.approx(0.5, rel=0.02)
 
