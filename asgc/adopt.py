@@ -62,7 +62,7 @@ class ADOPT(Optimizer):
         if decay != 0 and not group["decoupled_weight_decay"]:
             grad = grad.add(param, alpha=decay)
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = grad.square()
             return

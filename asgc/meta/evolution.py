@@ -65,15 +65,15 @@ class EvolutionStrategy:
         self.mean = mean.detach().to(torch.float64).clone()
         self.sigma, self.pairs, self.persistent, self.steps = sigma, pairs, persistent, 0
         self._seed = seed
-        self._eps = torch.zeros(pairs, self.mean.numel(), dtype=torch.float64)
+        self._eps = torch.zeros(pairs, self.mean.numel(), dtype=torch.float64, device="cpu")
         self._accumulated = torch.zeros_like(self._eps)
-        self._scale = torch.zeros(0, dtype=torch.float64)  # by task
+        self._scale = torch.zeros(0, dtype=torch.float64, device="cpu")  # by task
         self._adam = torch.optim.Adam([self.mean], lr=lr, maximize=True)
 
     def ask(self) -> Tensor:
         """The particles of this step, (2 pairs, size): first those at +eps, then those at -eps. The same until told."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.steps)
-        self._eps = torch.randn(self._eps.shape, generator=generator, dtype=torch.float64)
+        self._eps = torch.randn(self._eps.shape, generator=generator, dtype=torch.float64, device="cpu")
         return torch.cat([self.mean + self.sigma * self._eps, self.mean - self.sigma * self._eps])
 
     def tell(self, returns: Tensor, restarted: Tensor | None = None) -> Tensor:

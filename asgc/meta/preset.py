@@ -106,7 +106,7 @@ class Preset:
                 return last if share == 1 else first
             one = PARAMETERS[name]
             z = (1 - share) * one.z(first) + share * one.z(last)
-            return float(one.value(torch.tensor(z, dtype=torch.float64)))
+            return float(one.value(torch.tensor(z, dtype=torch.float64, device="cpu")))
 
         return {
             kind: {name: between(name, value, self.late[kind][name]) for name, value in values.items()}

@@ -106,9 +106,10 @@ class Space:
     def start(self, options: Mapping[str, float]) -> Tensor:
         """The vector of given options, the same for all layers and times: fp64, (size,). None (no ceiling) is the end
         of the range."""
-        z = torch.zeros(self.rows, len(self.names), dtype=torch.float64)
+        z = torch.zeros(self.rows, len(self.names), dtype=torch.float64, device="cpu")
         given = [PARAMETERS[name].high if options[name] is None else float(options[name]) for name in self.names]
-        z[0] = torch.tensor([PARAMETERS[name].z(x) for name, x in zip(self.names, given, strict=True)])
+        first = [PARAMETERS[name].z(x) for name, x in zip(self.names, given, strict=True)]
+        z[0] = torch.tensor(first, dtype=torch.float64, device="cpu")
         return z.flatten()
 
     def values(self, vector: Tensor, share: float | Tensor = 0.0) -> dict[str, dict[str, Tensor]]:

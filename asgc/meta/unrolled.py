@@ -78,7 +78,7 @@ class Unrolled:
         count = min(steps, self._task.steps - self.step)
         if count < 1:
             raise ValueError(f"the run is over: it has {self._task.steps} steps")
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=vector.device)
         for k in range(count + 1):
             with torch.enable_grad():
                 params = {
@@ -87,7 +87,7 @@ class Unrolled:
                 }
                 loss = self._task.loss(params, min(self.step, self._task.steps - 1), self._seed)
                 if k > 0:
-                    total = total + loss.double()
+                    total = total + loss.double().to(vector.device)
                 if k == count:
                     break
                 self.losses.append(float(loss.detach()))

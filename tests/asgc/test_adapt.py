@@ -57,7 +57,8 @@ def test_hypergradient_equals_finite_differences(
         units = state["stats"].shape[1]
         root = rules.denominator(rules.squares(dict(state), moved, units), 35 // units, dict(state), moved)
         t, layer = int(state["noise_step"]), state["layer"]
-        x, noise, _, _ = functional.transform(grad, state["stats"], t, layer, moved, denominator=root)
+        new = functional.transform(grad, state["stats"], t, layer, moved, denominator=root)
+        x, noise = new.grad, new.noise
         w, _ = rules.step(param, x * math.exp(-e[j] * delta), dict(state), moved, noise)
         return float((curvature * w**4).sum())
 

@@ -82,6 +82,13 @@ class Threads(Group):
         self.barrier.wait()
         return tensor.copy_(torch.stack([self.box[rank] for rank in range(self.ranks)]).sum(0))
 
+    def merged(self, found: Any) -> Any:
+        self.box[self.rank] = found
+        self.barrier.wait()
+        union = {key: value for rank in range(self.ranks) for key, value in self.box[rank].items()}
+        self.barrier.wait()
+        return union
+
 
 @pytest.mark.parametrize(("ranks", "batch"), [(2, 64), (3, 121), (5, 73)])  # 364 = 2 * 182 = 3 * 121 + 1 = 5 * 73 - 1
 def test_several_processes_evaluate_what_one_does(ranks: int, batch: int) -> None:
