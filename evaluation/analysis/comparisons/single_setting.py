@@ -187,7 +187,9 @@ def _tried(by_task: Sequence[Sequence[Row]], searched: Sequence[str], metric: st
     if not keys or any(sorted(one) != keys or any(sorted(of) != seeds for of in one.values()) for one in found):
         return None
     scores = [[[one[key][seed] for key in keys] for one in found] for seed in seeds]
-    return _Tried([json.loads(key) for key in keys], np.array(scores, dtype=float))
+    every = [json.loads(key) for key in keys]
+    varied = [name for name in every[0] if any(point.get(name) != every[0][name] for point in every)]
+    return _Tried([{name: point.get(name) for name in varied} for point in every], np.array(scores, dtype=float))
 
 
 def _words(point: Mapping[str, Any]) -> str:

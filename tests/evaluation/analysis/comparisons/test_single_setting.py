@@ -19,6 +19,7 @@ from tests.evaluation.run_trees import Planned, write_study
 QUICK = {"how": Bootstrap(repetitions=300)}
 RATES, NORMS = (1e-3, 1e-2), (0.5, 10.0)
 SPACE = {"optimizer.lr": {"choices": list(RATES)}, "optimizer.max_norm": {"choices": list(NORMS)}}
+SPACE |= {"optimizer.momentum": {"choices": [0.8, 0.9], "optimizers": ["sgd"]}}  # what these have fixed
 # Scores at (lr, max_norm) in order: (1e-3, 0.5), (1e-3, 10), (1e-2, 0.5), (1e-2, 10).
 CLIP = {"CartPole": (500, 200, 480, 100), "Acrobot": (-400, -100, -150, -300)}
 SURE = {"CartPole": (470, 10, 10, 10), "Acrobot": (-120, -500, -500, -500)}
@@ -29,7 +30,7 @@ def trials(optimizer, by_task, spread=(0, 0, 0)):
     return [
         Planned(
             optimizer, seed, [-500.0, *[scores[at] + spread[seed - 1]] * 5], part="tuning", kind="search", lr=lr,
-            variant=f"trial-{at:03d}", options={"optimizer.max_norm": norm}, task=task,
+            variant=f"trial-{at:03d}", options={"optimizer.max_norm": norm, "optimizer.momentum": 0.9}, task=task,
         )
         for task, scores in by_task.items()
         for at, (lr, norm) in enumerate(itertools.product(RATES, NORMS))
