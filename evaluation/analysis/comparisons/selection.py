@@ -259,6 +259,23 @@ def task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
     return Reference(low, high, f"worst run and {words}")
 
 
+def trial_rows(dataset: Dataset, part: str, metric: str, what: str) -> list[Row]:
+    """The trials of a part of kind search, of all methods, tasks and settings.
+
+    Args:
+        what: it searches: "grids".
+
+    Raises:
+        UserError: the part is no search; runs that are not to be compared.
+    """
+    kind = part_kinds(dataset).get(part)
+    if kind != "search":
+        raise UserError(f"{dataset.name} has no {what} to search in {part!r}" + (f", a {kind}" if kind else ""))
+    rows = run_rows(dataset, metric, "part = ?", part)
+    refuse_mixed(rows)
+    return rows
+
+
 def part_kinds(dataset: Dataset) -> dict[str, str]:
     """The parts that have runs, and the kind of each."""
     found = dataset.rows("SELECT DISTINCT part, kind FROM runs ORDER BY part, kind")

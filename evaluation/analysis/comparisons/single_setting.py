@@ -17,20 +17,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from evaluation.analysis.comparisons.selection import (
-    Row,
-    part_kinds,
-    refuse_mixed,
-    refuse_no_score,
-    run_rows,
-    task_reference,
-)
+from evaluation.analysis.comparisons.selection import Row, refuse_no_score, task_reference, trial_rows
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import Array, mean
 from evaluation.analysis.stats.bootstrap import DEFAULT, Bootstrap, Estimate
-from evaluation.cli.errors import UserError
 from evaluation.study.entry import flatten
 
 
@@ -82,13 +74,8 @@ def single_setting(
     `metric` is no score.
     """
     refuse_no_score(metric, "the loss of one setting is")
-    kind = part_kinds(dataset).get(part)
-    if kind != "search":
-        raise UserError(f"{dataset.name} has no settings to search in {part!r}" + (f", a {kind}" if kind else ""))
-    rows = run_rows(dataset, metric, "part = ?", part)
-    refuse_mixed(rows)
     by_cell: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))  # -> task
-    for row in rows:
+    for row in trial_rows(dataset, part, metric, "settings"):
         by_cell[Cell(setting=row["setting"])][row["task"]].append(row)
     searched = flatten(dict(dataset.part_definition(part).get("space") or {}))
     how, notes, result = replace(how, tasks=False), list[str](), list[SingleSetting]()

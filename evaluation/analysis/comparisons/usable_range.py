@@ -19,14 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.analysis.comparisons.robustness import LEARNING_RATE, NEAR
-from evaluation.analysis.comparisons.selection import (
-    Row,
-    part_kinds,
-    refuse_mixed,
-    refuse_no_score,
-    run_rows,
-    task_reference,
-)
+from evaluation.analysis.comparisons.selection import Row, refuse_no_score, task_reference, trial_rows
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Table
@@ -96,13 +89,8 @@ def usable_range(
     grid, or `metric` is no score.
     """
     refuse_no_score(metric, "the usable range is")
-    kind = part_kinds(dataset).get(part)
-    if kind != "search":
-        raise UserError(f"{dataset.name} has no grids to search in {part!r}" + (f", a {kind}" if kind else ""))
-    rows = run_rows(dataset, metric, "part = ?", part)
-    refuse_mixed(rows)
     cells: dict[Cell, dict[Method, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
+    for row in trial_rows(dataset, part, metric, "grids"):
         cells[Cell(row["task"], row["setting"])][Method(row["optimizer"])].append(row)
     how = replace(how, tasks=False)
     result: list[UsableRange] = []
