@@ -16,7 +16,6 @@ from evaluation.analysis.comparisons.compare import BASELINES, Comparison, compa
 from evaluation.analysis.comparisons.selection import Row, run_rows
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.diverged import replaced, worst_score
-from evaluation.analysis.data.normalization import reference
 from evaluation.analysis.data.run_key import Cell, RunKey
 from evaluation.analysis.stats.aggregate import above, share
 from evaluation.analysis.stats.bootstrap import MIN_RUNS, TOO_FEW, Band, Bootstrap, Estimate
@@ -88,7 +87,8 @@ class StudyData:
         )
         lowest = {(row["part"], row["task"], row["setting"]): row["worst"] for row in found}
         return {
-            key: worst_score([math.nan if worst is None else worst], reference(key[1])) for key, worst in lowest.items()
+            key: worst_score([math.nan if worst is None else worst], self.data.reference(key[1]))
+            for key, worst in lowest.items()
         }
 
     @functools.cached_property

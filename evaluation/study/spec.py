@@ -9,6 +9,7 @@
     settings: {plain: {}, mse: {loss: mse}}
     optimizers: {adam: {optimizer.name: adam}, asgc: {optimizer: {name: asgc, rule: adam}}}
     seconds: {CartPole: 12}             # what a run costs, for --dry-run, until one has finished
+    references: {CartPole: [20, 500]}   # scores that count as 0 and 1, where none are published
     parts:
       tuning:     {kind: search, settings: [plain], trials: 16, seeds: [1, 2],
                    space: {optimizer.lr: {low: 1e-5, high: 1}}}
@@ -49,7 +50,7 @@ DEFAULT = "default"  # the name of the one setting or variant where there are no
 NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
 _TOP = (
     *("name", "question", "budget", "program", "programs", "options", "tasks", "settings", "optimizers"),
-    *("seconds", "near", "parts"),
+    *("seconds", "near", "references", "parts"),
 )
 _PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "tuned", "tuned_setting", "note")
 _OF_KIND = {
@@ -203,6 +204,7 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     _seeds_apart(parts, entry.faults)
     seconds = _by_task(entry, "seconds", layers["tasks"], "a number of seconds")
     _by_task(entry, "near", layers["tasks"], "a difference of scores")  # read by `usable_range`
+    _references(entry, layers["tasks"])
     programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
     of_some = entry.child("programs")
     for task, value in of_some.values.items():
@@ -238,6 +240,16 @@ def _by_task(entry: Entry, key: str, tasks: Mapping[str, Options], what: str) ->
         if task not in tasks or not isinstance(number(value), int | float):
             child.fault(task, f": must be {what} for one of the tasks")
     return {task: number(value) for task, value in child.values.items()}
+
+
+def _references(entry: Entry, tasks: Mapping[str, Options]) -> None:
+    """Read by `Dataset.reference`."""
+    child = entry.child("references")
+    for task, given in child.values.items():
+        ends = [number(end) for end in given] if isinstance(given, list) else []
+        known = len(ends) == 2 and all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
+        if task not in tasks or not known or not ends[0] < ends[1]:
+            child.fault(task, ": must be two scores, [the one that counts as 0, the one that counts as 1], of a task")
 
 
 def _part(

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 MODELS = ("linear", "mlp")
 HIDDEN = 64
-LEAST, DIVERGED = 1e-12, 1e4  # excess risks: as good as none; no model any more (that of 0 has about 2)
+LEAST, MOST = 1e-12, 20.0  # excess risks that are told apart: as good as none; ten times that of a model of 0
 MEASURED = 4_096  # inputs that the excess risk is the mean over, the same in all runs
 
 
 class Streams(Task):
     """The score is -log10 of the excess risk, half the mean squared distance to what the optimum of the update says: 2
-    is a hundredth of the noise's variance of 1."""
+    is a hundredth of the noise's variance of 1, -0.3 a model that says 0, and -1.3 the lowest, so that one burst in a
+    mean does not count for more than all the rest; NaN once the model itself is no number."""
 
     item = things = "samples"
 
@@ -82,7 +83,7 @@ class Streams(Task):
         found = model(x.float().to(device)).double().cpu()
         excess = float((found - best).square().sum(1).mean() / 2)
         tell(MEASURED, MEASURED)
-        score = -math.log10(max(excess, LEAST)) if excess < DIVERGED else math.nan
+        score = -math.log10(min(max(excess, LEAST), MOST)) if math.isfinite(excess) else math.nan
         return Scores(score, {"excess_risk": excess}, f"-log10 of the excess risk on {MEASURED:,} inputs")
 
     def size(self, split: str) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 from evaluation.analysis.comparisons.selection import METRICS, part_kinds, refuse_no_score
 from evaluation.analysis.comparisons.trials import Trials, trials
 from evaluation.analysis.data.dataset import Dataset
-from evaluation.analysis.data.normalization import Reference, reference
+from evaluation.analysis.data.normalization import Reference
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
 from evaluation.analysis.stats.aggregate import Array
@@ -83,7 +83,9 @@ def best_of_k(dataset: Dataset, part: str, *, metric: str = "final", how: Bootst
     for cell, methods in found.items():
         known = np.concatenate([one.values.ravel() for one in methods.values()])
         low, high = float(known.min()), float(known.max())
-        to = reference(cell.task) or Reference(low, max(high, low + 1e-9), "the worst and the best run of the trials")
+        to = dataset.reference(cell.task) or Reference(
+            low, max(high, low + 1e-9), "the worst and the best run of the trials"
+        )
         ends.append(((low - to.low) / (to.high - to.low), (high - to.low) / (to.high - to.low)))
         for method, one in methods.items():
             rng = np.random.default_rng(derive(how.seed, "best of k", cell.task, cell.setting, method.optimizer))

@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.diverged import settle
-from evaluation.analysis.data.normalization import Reference, normalize, reference
+from evaluation.analysis.data.normalization import Reference, normalize
 from evaluation.analysis.data.protocol import Protocol
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.stats.aggregate import Array
@@ -141,7 +141,7 @@ def select(dataset: Dataset, part: str | None = None, metric: str = "final") -> 
         raise UserError(f"no run of part {name} has a target: {metric} needs one (--evaluation.target)")
     for task in dict.fromkeys(cell.task for cell in selection.cells):
         of_task = [row for cell, methods in grouped.items() if cell.task == task for row in chain(*methods.values())]
-        selection.references[task] = task_reference(of_task, selection.notes)
+        selection.references[task] = task_reference(dataset, of_task, selection.notes)
     return selection
 
 
@@ -167,9 +167,9 @@ def run_rows(dataset: Dataset, metric: str, condition: str = "true", *parameters
             lost = lost and row[metric] == math.inf
         row["diverged"] = not math.isfinite(row[metric]) if one.kind == "score" else lost
     if metric != "final":
-        settle(rows, "final", lambda row: not math.isfinite(row["final"]))
+        settle(rows, "final", lambda row: not math.isfinite(row["final"]), dataset.reference)
     if one.kind != "time":
-        settle(rows, metric, lambda row: bool(row["diverged"]), one.higher_is_better)
+        settle(rows, metric, lambda row: bool(row["diverged"]), dataset.reference, one.higher_is_better)
     return [row for row in rows if row.pop("chosen")]
 
 
@@ -241,11 +241,11 @@ def _mean(rows: Sequence[Row], columns: Iterable[str]) -> Row:
     return rows[0] | means | {"diverged": any(row["diverged"] for row in rows)}
 
 
-def task_reference(rows: Sequence[Row], notes: list[str]) -> Reference:
-    """The references of the task of `rows`; where none are published, its worst final score and its target (or best
+def task_reference(dataset: Dataset, rows: Sequence[Row], notes: list[str]) -> Reference:
+    """The references of the task of `rows`; where none are known, its worst final score and its target (or best
     final score), with a note."""
     task = rows[0]["task"]
-    known = reference(task)
+    known = dataset.reference(task)
     if known is not None:
         return known
     scores = [row["final"] for row in rows if not row["diverged"] and np.isfinite(row["final"])] or [0.0]

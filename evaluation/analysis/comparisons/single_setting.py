@@ -95,7 +95,7 @@ def single_setting(
         if not tried:
             continue
         best = np.max([_tuned(one.scores).mean(axis=0) for one in tried.values()], axis=0)
-        ranges = [task_reference(by_task[task], notes) for task in tasks]
+        ranges = [task_reference(dataset, by_task[task], notes) for task in tasks]
         scale = np.array([to.high - to.low for to in ranges])
         result += [_row(part, cell, method, tasks, one, best, scale, how) for method, one in tried.items()]
     note = f"chosen by all seeds but one, judged by that; {how.level:.0%} intervals by the bootstrap over seeds, {how}"

@@ -108,7 +108,7 @@ def _near(dataset: Dataset, task: str, methods: Iterable[Sequence[Row]], notes: 
     given: Mapping[str, Any] = dataset.definition.get("near") or {}
     if task in given:
         return float(given[task])
-    to = task_reference([row for runs in methods for row in runs], notes)
+    to = task_reference(dataset, [row for runs in methods for row in runs], notes)
     return NEAR * (to.high - to.low)
 
 

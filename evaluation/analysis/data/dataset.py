@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.analysis.data import archive_reader, run_rows
+from evaluation.analysis.data.normalization import Reference, reference
 from evaluation.analysis.data.run_reader import Problem, Run, find_sources, gradient_parts, read_runs
 from evaluation.cli.errors import UserError
 from evaluation.runs.closing import Closing
@@ -93,6 +94,12 @@ class Dataset(Closing):
         parts = self.definition.get("parts")
         found = parts.get(part) if isinstance(parts, Mapping) else self.definition
         return found if isinstance(found, Mapping) else {}
+
+    def reference(self, task: str) -> Reference | None:
+        """The reference scores of a task: what the study's definition says (its key `references`), else published ones;
+        None: there are none."""
+        given = (self.definition.get("references") or {}).get(task)
+        return Reference(float(given[0]), float(given[1]), "the study's definition") if given else reference(task)
 
     def effective_steps(self) -> dict[str, float]:
         """Run -> |w' - w| / |w| of the whole network in one update, median over the updates recorded at intervals.

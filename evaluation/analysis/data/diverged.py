@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evaluation.analysis.data.normalization import Reference, reference
+from evaluation.analysis.data.normalization import Reference
 
 BELOW = 1e-9  # of the reference range: no number shows it, every rank does
 
@@ -41,9 +41,14 @@ def replaced(values: ArrayLike, worst: float) -> NDArray[np.float64]:
 
 
 def settle(
-    rows: Sequence[dict[str, Any]], metric: str, lost: Callable[[dict[str, Any]], bool], higher_is_better: bool = True
+    rows: Sequence[dict[str, Any]],
+    metric: str,
+    lost: Callable[[dict[str, Any]], bool],
+    reference: Callable[[str], Reference | None],
+    higher_is_better: bool = True,
 ) -> None:
-    """Apply the rule to a column of rows of `runs`, where they are `lost`; the rows hold all runs of their parts."""
+    """Apply the rule to a column of rows of `runs`, where they are `lost`; the rows hold all runs of their parts, and
+    `reference` gives the references of a task (`Dataset.reference`)."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["part"], row["task"], row["setting"]].append(row)

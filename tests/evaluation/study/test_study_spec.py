@@ -71,7 +71,8 @@ def test_all_faults_are_told_at_once() -> None:
         "many": {"kind": "search", "trials": "many", "seeds": [2], "space": {"lr": {"low": 1, "high": 2}}},
         "list": {"kind": "compare", "tuned": ["tuning"], "seeds": [3]},
     }
-    found = "\n".join(faults(parts=parts, optoins={}, seconds={"bow": 1}, program=[]))
+    references = {"bowl": [1, 0], "valley": [0, 1]}
+    found = "\n".join(faults(parts=parts, optoins={}, seconds={"bow": 1}, program=[], references=references))
     for fault in (
         "optoins: unknown key; did you mean 'options'?",
         "parts.tuning.trials 0: must be a whole number of at least 1",
@@ -92,8 +93,10 @@ def test_all_faults_are_told_at_once() -> None:
         "parts.given.given.bowl.plain: expected `name: value` lines, got 3",
         "program []: must be a command",
         "seconds.bow: must be a number of seconds for one of the tasks",
+        "references.bowl: must be two scores, [the one that counts as 0, the one that counts as 1], of a task",
     ):
         assert fault in found, fault
+    assert "references.valley" not in found
 
 
 def test_names_that_differ_in_case_only_are_refused() -> None:

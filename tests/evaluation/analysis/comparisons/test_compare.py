@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from evaluation.analysis.comparisons.compare import compare
-from evaluation.analysis.comparisons.selection import select
+from evaluation.analysis.comparisons.selection import run_rows, select
 from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, judge
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import REFERENCES
@@ -219,6 +219,18 @@ def test_a_task_without_published_scores_says_how_it_was_normalized(tmp_path):
     assert {task: str(to) for task, to in result.references.items()} == {
         "Catch": "0 = 300, 1 = 400; worst run and the target"
     }
+
+
+def test_references_of_the_definition_come_before_all_others_and_settle_what_diverged(tmp_path):
+    lost = [*ADAM[:-1], math.nan]
+    with load(tmp_path, runs("adam", ADAM, task="Catch") + runs("asgc", lost, task="Catch")) as data:
+        data.definition["references"] = {"Catch": [200, 600], "Pong": [0, 1]}
+        result = compare(data, **QUICK)
+        assert str(data.reference("Pong")) == "0 = 0, 1 = 1; the study's definition"
+        assert data.reference("Breakout").low == 1.7
+        worst = min(row["final"] for row in run_rows(data, "final"))
+    assert result.references["Catch"].ends == "0 = 200, 1 = 600"
+    assert 200 - 1e-3 < worst < 200  # a hair below a random policy
 
 
 def test_ablations_are_compared_with_the_full_method(tmp_path):
