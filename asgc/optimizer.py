@@ -78,6 +78,7 @@ class ASGC(Optimizer):
 
     _active: str | None = None  # the implementation once it is known to serve these parameters
     _built = False
+    preset: Any = None  # that it was made from, an ``asgc.meta.Preset``
 
     def __init__(self, params: Any, lr: float | Tensor, rule: str = RULE.default, **options: Any) -> None:
         chosen = {**ASGC_DEFAULTS, **options, "lr": lr, "rule": rule}
@@ -88,22 +89,34 @@ class ASGC(Optimizer):
             self._choose_implementation()
 
     @classmethod
-    def from_preset(cls, params: Any, preset: Any, lr: float | Tensor, **options: Any) -> ASGC:
+    def from_preset(cls, params: Any, preset: Any, lr: float | Tensor | None = None, **options: Any) -> ASGC:
         """ASGC with meta-learned options, by kind of layer.
 
         Args:
             params: as of the class. Embeddings are known by their names: give ``model.named_parameters()``.
             preset: the name of one that comes with the package, the path of a file, or an ``asgc.meta.Preset``.
-            lr, **options: as of the class; options that the preset has fixed may be overridden.
+            lr: as of the class; None: the one that was learned with the preset.
+            **options: as of the class; those that the preset has fixed or learned may be overridden.
 
         Raises:
-            ValueError: there is no such preset, it is damaged or of a later version, or it has nothing for a layer.
+            ValueError: there is no such preset, it is damaged or of a later version, it has nothing for a layer, or no
+                learning rate.
             TypeError: an option that is none of ASGC or of the preset's rule.
         """
         from .meta.preset import Preset
 
         found = preset if isinstance(preset, Preset) else Preset.load(preset)
-        return cls(found.groups(params, options), lr, **{"rule": found.rule, **found.options, **options})
+        if lr is None and (lr := found.lr) is None:
+            raise ValueError(f"preset {found.name} has no learning rate of its own: give lr")
+        made = cls(found.groups(params, options), lr, **{"rule": found.rule, **found.options, **options})
+        made.preset = found
+        return made
+
+    def follow_preset(self, share: float) -> None:
+        """Set the options that the preset changes with the share of training that is done, from 0 to 1: before a step.
+        Without a preset, or with one whose options stay, nothing happens."""
+        if self.preset is not None and self.preset.late:
+            self.preset.follow(self.param_groups, share)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

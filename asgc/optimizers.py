@@ -60,6 +60,11 @@ class OptimizerInfo:
     clip: str | None = None
     asgc: bool = False
 
+    @property
+    def learnable(self) -> bool:
+        """Whether it takes a preset of meta-learned options."""
+        return self.asgc and self.rule is None
+
 
 _OF_EVERY_RULE = ("clip", "clip-value")  # RULE+clip, RULE+clip-value
 _SHIFTED = {
@@ -159,20 +164,23 @@ def all_options() -> tuple[Option, ...]:
     return tuple(found.values())
 
 
-def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimizer:
+def build(name: str, params: Any, lr: float | Tensor, preset: Any = None, **kwargs: Any) -> Optimizer:
     """Make a registered optimizer.
 
     Args:
         name: see ``names()``.
         params: parameters, named parameters or parameter groups.
         lr: learning rate.
+        preset: meta-learned options of ``asgc`` and its kin, as ``ASGC.from_preset`` takes them.
         **kwargs: see ``options(name)``.
 
     Raises:
-        ValueError: unknown name (the nearest is given), value out of range.
+        ValueError: unknown name (the nearest is given), value out of range, no such preset.
         TypeError: an option this optimizer does not have; the valid ones are listed.
     """
     record = info(name)
+    if preset is not None:
+        return _from_preset(record, params, lr, preset, kwargs)
     check_names(kwargs, options(name, kwargs.get("rule", RULE.default)), name)
     if record.asgc:
         from .optimizer import ASGC
@@ -187,6 +195,22 @@ def build(name: str, params: Any, lr: float | Tensor, **kwargs: Any) -> Optimize
     own = {option.name for option in CLIPS[record.clip].options}
     clip = CLASSES[record.clip](**{key: kwargs.pop(key) for key in own & set(kwargs)})
     return Clipped(_baseline(rule, params, lr, kwargs), clip)
+
+
+def _from_preset(
+    record: OptimizerInfo, params: Any, lr: float | Tensor, preset: Any, kwargs: dict[str, Any]
+) -> Optimizer:
+    if not record.learnable:
+        own = [name for name, one in _REGISTRY.items() if one.learnable]
+        raise ValueError(f"{record.name} takes no preset: those of {', '.join(own)} are learned")
+    from .meta.preset import Preset
+    from .optimizer import ASGC
+
+    found = preset if isinstance(preset, Preset) else Preset.load(preset)
+    if (rule := kwargs.pop("rule", found.rule)) != found.rule:
+        raise ValueError(f"preset {found.name} was learned with rule {found.rule!r}, not {rule!r}")
+    check_names(kwargs, options(record.name, rule), record.name)
+    return ASGC.from_preset(params, found, lr, **{**record.fixed, **kwargs})
 
 
 def _baseline(rule: str, params: Any, lr: float | Tensor, kwargs: dict[str, Any]) -> Optimizer:

@@ -155,6 +155,8 @@ def not_capturable(optimizer: Optimizer) -> str | None:
     if isinstance(optimizer, ASGC):
         if any(group["nonfinite"] != "contain" for group in optimizer.param_groups):
             return "nonfinite 'skip' and 'raise' wait for the device at every step"
+        if optimizer.preset is not None and optimizer.preset.late:
+            return f"preset {optimizer.preset.name} changes options while training goes on"
         return REGISTRY["triton"].unsupported(optimizer)
     if not isinstance(optimizer, torch.optim.SGD) and "capturable" not in optimizer.defaults:
         return f"{type(optimizer).__name__} counts its steps on the host"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from evaluation.runs.lr_schedule import LRSchedule
-from evaluation.runs.make_optimizer import make_optimizer
+from evaluation.runs.make_optimizer import make_optimizer, trained
 from evaluation.runs.weight_average import WeightAverage
 from supervised.config import TrainConfig
 from supervised.distributed import Group
@@ -198,13 +198,14 @@ class Learner:
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The model's parameters; with `no_decay`, where there is a weight decay, those of one dimension apart and
     without. What stands behind the last matrix (the head's bias) stays behind it: so AGC finds the head."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = trained(config.optimizer, model)
     decays = make_optimizer(config.optimizer, 0, [torch.zeros(1, requires_grad=True)]).defaults.get("weight_decay")
     if not (config.no_decay and decays):
         return [{"params": parameters}]
-    last = max((place for place, parameter in enumerate(parameters) if parameter.ndim > 1), default=-1)
-    before = [parameter for parameter in parameters[: last + 1] if parameter.ndim <= 1]
-    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+    matrix = [parameter.ndim > 1 for parameter in model.parameters() if parameter.requires_grad]
+    last = max((place for place, one in enumerate(matrix) if one), default=-1)
+    before = [parameter for parameter, one in zip(parameters[: last + 1], matrix, strict=False) if not one]
+    decayed = [parameter for parameter, one in zip(parameters, matrix, strict=True) if one]
     none = {"weight_decay": 0.0}
     groups: list[dict[str, Any]] = [
         {"params": before, **none},

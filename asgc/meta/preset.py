@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..option import nearest
-from .space import KINDS, PARAMETERS, kinds_of
+from .space import KINDS, PARAMETERS, Space, kinds_of
 
 __all__ = ["FORMAT", "KIND", "Preset"]
 
@@ -32,6 +32,7 @@ class Preset:
         options: the same for all layers and fixed while it was learned (mode, momentum, betas, ...).
         values: learned ones by kind of layer, at the start of training.
         late: the same at its end, where they change with the share that is done; {}: they stay.
+        lr: learning rate that was learned with them; None: none was.
         provenance: how it came about: tasks, seeds, learner, command, version.
         format: of the file.
     """
@@ -41,6 +42,7 @@ class Preset:
     options: Mapping[str, Any]
     values: Mapping[str, Mapping[str, float]]
     late: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    lr: float | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -54,9 +56,9 @@ class Preset:
             if not isinstance(own, Mapping):
                 raise ValueError(f"preset {self.name}: {kind} must be options with values, not {own!r}")
             for name, value in own.items():
-                if name not in PARAMETERS:
+                if name not in PARAMETERS or PARAMETERS[name].everywhere:
                     raise ValueError(
-                        f"preset {self.name}: no option {name!r} can be learned{nearest(name, PARAMETERS)}"
+                        f"preset {self.name}: no option {name!r} can be learned by layer{nearest(name, PARAMETERS)}"
                     )
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ValueError(f"preset {self.name}: {name} of {kind} must be a number, not {value!r}")
@@ -64,6 +66,23 @@ class Preset:
             kind: set(own) for kind, own in self.values.items()
         }:
             raise ValueError(f"preset {self.name}: late has other layers or options than values")
+
+    @classmethod
+    def learned(
+        cls, name: str, rule: str, options: Mapping[str, Any], space: Space, vector: Tensor, **provenance: Any
+    ) -> Preset:
+        """What a vector of a space says."""
+
+        def plain(share: float) -> dict[str, dict[str, float]]:
+            every = space.values(vector.detach(), share)
+            return {
+                kind: {one: float(value) for one, value in own.items() if not PARAMETERS[one].everywhere}
+                for kind, own in every.items()
+            }
+
+        lr = float(space.values(vector.detach())[KINDS[0]]["lr"]) if "lr" in space.names else None
+        late = plain(1.0) if space.by_share else {}
+        return cls(name, rule, dict(options), plain(0.0), late, lr, provenance)
 
     def save(self, path: str | Path) -> None:
         """Write it."""

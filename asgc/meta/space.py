@@ -31,12 +31,14 @@ class Parameter:
 
     Attributes:
         log: a step of z multiplies (a scale), instead of adding (a share, an exponent).
+        everywhere: the same for all layers and times, whatever the vector says of these.
     """
 
     name: str
     low: float
     high: float
     log: bool = True
+    everywhere: bool = False
 
     def value(self, z: Tensor) -> Tensor:
         """The option for z, of z's shape; half way between low and high, in logarithms where ``log``, for z = 0."""
@@ -66,6 +68,8 @@ PARAMETERS = MappingProxyType(
             Parameter("outlier_share", 0.01, 0.99, log=False),
             Parameter("eps_scale", 1e-5, 100.0),
             Parameter("ceiling", 1e-5, 1.0),
+            # As a baseline's best single setting has it: a rate by kind of layer, or a schedule, would be another gain.
+            Parameter("lr", 1e-6, 10.0, everywhere=True),
         )
     }
 )
@@ -124,7 +128,10 @@ class Space:
         found = {}
         for kind in KINDS:
             own = whole + z[1 + self.kinds.index(kind)] if kind in self.kinds else whole
-            found[kind] = {name: PARAMETERS[name].value(own[k]) for k, name in enumerate(self.names)}
+            found[kind] = {
+                name: PARAMETERS[name].value((z[0] if PARAMETERS[name].everywhere else own)[k])
+                for k, name in enumerate(self.names)
+            }
         return found
 
 

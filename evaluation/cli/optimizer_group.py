@@ -16,18 +16,19 @@ from asgc.option import Option
 from asgc.options import LR, RULES
 from evaluation.cli.errors import UserError
 from evaluation.cli.settings import option
-from evaluation.cli.values import suggestion
+from evaluation.cli.values import PathText, suggestion
 
 
 @dataclass
 class OptimizerGroup:
-    """Optimizer by its registry name. Options left at null take that optimizer's own default."""
+    """Optimizer by its registry name. Options left at null take the preset's, or that optimizer's own default."""
 
     name: str = option("asgc", "registry name: asgc, asgc-clip, adam, sgd, adam+clip, agc, zclip, adam-rel, ...")
     lr: float = option(1e-4, LR.help, LR.allowed)
+    preset: Optional[PathText] = option(None, "asgc and its kin: learned options, a shipped name or a file")  # noqa: RUF009, UP045
 
     def options(self) -> dict[str, Any]:
-        """The optimizer's keyword arguments that were set: everything but `name` and `lr` that is not None."""
+        """The arguments of `optimizers.build` that were set: everything but `name` and `lr` that is not None."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)[2:]}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -42,7 +43,7 @@ class OptimizerGroup:
         if (name, rule) == before:
             return  # what it does not take is a fault of the layer below
         for key in self.options():
-            if key not in taken:
+            if key not in taken and not (key == "preset" and optimizers.info(name).learnable):
                 setattr(self, key, None)
 
     def faults(self) -> Iterator[str]:
@@ -57,6 +58,18 @@ def _fault(name: str, given: tuple[tuple[str, Any], ...]) -> str:
     options = dict(given)
     if name not in optimizers.names():
         return str(UserError(f"unknown optimizer {name!r}{suggestion(name, optimizers.names())}"))
+    if preset := options.pop("preset", None):
+        if not optimizers.info(name).learnable:
+            return f"--optimizer.preset: {name} takes none; asgc, asgc-clip and asgc-noise do"
+        from asgc.meta.preset import Preset
+
+        try:
+            found = Preset.load(preset)
+        except ValueError as error:
+            return f"--optimizer.preset: {error}"
+        if options.setdefault("rule", found.rule) != found.rule:
+            return f"--optimizer.rule {options['rule']}: preset {found.name} was learned with rule {found.rule}"
+        options = {**found.options, **options}
     rule = options.get("rule", "adam")
     taken = optimizers.options(name, rule)
     if unknown := [key for key in options if key not in taken]:

@@ -75,6 +75,33 @@ def factor(config: LRScheduleConfig, update: int, updates: int) -> float:
     return SCHEDULES[config.name](config, share)
 
 
+class OptionsByShare:
+    """The options of an ASGC whose preset changes them with the share of a run of so many updates that is done."""
+
+    _KEY = "preset_updates"
+
+    def __init__(self, optimizer: Optimizer, updates: int) -> None:
+        preset = getattr(optimizer, "preset", None)
+        self._optimizer, self._updates, self._done = optimizer, updates, 0
+        self._moves = preset is not None and bool(preset.late)
+
+    def step(self) -> None:
+        """Comes after each optimizer step."""
+        if self._moves:
+            self._done += 1
+            self._optimizer.follow_preset(min(self._done / max(1, self._updates), 1.0))  # type: ignore[attr-defined]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The options themselves are kept in the optimizer's."""
+        return {self._KEY: self._done} if self._moves else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes its own of a state, and returns the rest."""
+        rest = dict(state)
+        self._done = rest.pop(self._KEY, 0)
+        return rest
+
+
 class LRSchedule:
     """The learning rates of an optimizer's groups over a run of so many updates: torch.optim's `LambdaLR` of `factor`.
 
@@ -87,11 +114,13 @@ class LRSchedule:
         from torch.optim.lr_scheduler import LambdaLR
 
         self._scheduler = LambdaLR(optimizer, lambda update: factor(config, update, updates)) if config.moves else None
+        self._preset = OptionsByShare(optimizer, updates)
 
     def step(self) -> None:
         """Comes after each optimizer step."""
         if self._scheduler is not None:
             self._scheduler.step()
+        self._preset.step()
 
     def values(self) -> dict[str, float]:
         """What is logged: `lr` of the coming update, where it moves."""
@@ -99,10 +128,11 @@ class LRSchedule:
 
     def state_dict(self) -> dict[str, Any]:
         """Comes beside the optimizer's."""
-        return {} if self._scheduler is None else self._scheduler.state_dict()
+        return ({} if self._scheduler is None else self._scheduler.state_dict()) | self._preset.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; comes after the optimizer's."""
+        state = self._preset.load_state_dict(state)
         if self._scheduler is not None:
             # Earlier versions' linear schedule was another of torch's schedulers, and had no functions.
             self._scheduler.load_state_dict({"lr_lambdas": [None] * len(self._scheduler.base_lrs)} | dict(state))

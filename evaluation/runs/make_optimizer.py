@@ -20,6 +20,13 @@ def options_of(group: OptimizerGroup, seed: int) -> dict[str, Any]:
     return options
 
 
+def trained(group: OptimizerGroup, model: torch.nn.Module) -> list[Any]:
+    """The parameters of a model that learn; with their names, which go into checkpoints, where a preset is to know
+    embeddings by them."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return named if group.preset else [parameter for _, parameter in named]
+
+
 def make_optimizer(group: OptimizerGroup, seed: int, parameters: Any) -> torch.optim.Optimizer:
     """The optimizer that a configuration's group names, for parameters as `torch.optim` takes them.
 

@@ -19,7 +19,7 @@ from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
 from evaluation.runs.interval_means import IntervalMeans
 from evaluation.runs.lr_schedule import LRSchedule
-from evaluation.runs.make_optimizer import make_optimizer
+from evaluation.runs.make_optimizer import make_optimizer, trained
 from evaluation.runs.watchers import Column
 from rl.algorithms import resident
 from rl.algorithms.algorithm import (
@@ -106,7 +106,7 @@ class QLearner(Learner):
                 ("act", self.network, config.env.num_envs),
             )
         }
-        self.optimizer = make_optimizer(config.optimizer, config.seed, self.network.parameters())
+        self.optimizer = make_optimizer(config.optimizer, config.seed, trained(config.optimizer, self.network))
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._make_average(config)
         # On a GPU a pass of a small batch takes as long as its kernels are many: two batches are one. On a CPU, or with

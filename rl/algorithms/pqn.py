@@ -20,7 +20,7 @@ from evaluation.runs import seeding
 from evaluation.runs.hardware import select_channels_last, select_precision
 from evaluation.runs.interval_means import IntervalMeans
 from evaluation.runs.lr_schedule import LRSchedule
-from evaluation.runs.make_optimizer import make_optimizer
+from evaluation.runs.make_optimizer import make_optimizer, trained
 from evaluation.runs.watchers import Column
 from rl.algorithms import resident
 from rl.algorithms.algorithm import (
@@ -62,7 +62,7 @@ class RolloutLearner(Learner):
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = build_network(spec, num_actions, config.network)
         self.network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(config.optimizer, config.seed, self.network.parameters())
+        self.optimizer = make_optimizer(config.optimizer, config.seed, trained(config.optimizer, self.network))
         self.lr_schedule = LRSchedule(self.optimizer, config.lr_schedule, updates)
         self._make_average(config)
         self.td_losses = torch.compile(self._eager_td_losses) if config.compile else self._eager_td_losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from asgc import ASGC
-from asgc.meta import Preset
+from asgc import ASGC, optimizers
+from asgc.meta import Preset, Space
 from asgc.meta.preset import KIND
 
 VALUES = {
@@ -105,7 +106,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
 
     refused("has format 2, this asgc reads up to 1: a later asgc is needed", format=2)
     refused("no kind of layer 'biases': there are weights", values={"biases": {}})
-    refused("no option 'clip_facto' can be learned .did you mean 'clip_factor'", values={"head": {"clip_facto": 1}})
+    refused("no option 'clip_facto' can be learned .*did you mean 'clip_factor'", values={"head": {"clip_facto": 1}})
     refused("is damaged", more=1)
     refused("has format 0", format=0)
     refused("options must be names with values", options=[])
@@ -125,3 +126,43 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
         ASGC.from_preset(nn.ModuleDict({"embed": words}).named_parameters(), PRESET, lr=0.1)
     with pytest.raises(TypeError, match="momentu"):
         ASGC.from_preset(network().parameters(), PRESET, lr=0.1, momentu=0.9)
+
+
+def test_the_registry_takes_a_preset_and_a_learned_rate_is_the_default() -> None:
+    learned = replace(PRESET, lr=0.25)
+    opt = optimizers.build("asgc", network().parameters(), 0.5, preset=learned, clip_factor=9.0)
+    assert isinstance(opt, ASGC)
+    assert chosen(opt, "clip_factor") == dict.fromkeys(VALUES, 9.0)
+    assert chosen(opt, "lr") == dict.fromkeys(VALUES, 0.5)
+    assert chosen(ASGC.from_preset(network().parameters(), learned), "lr") == dict.fromkeys(VALUES, 0.25)
+    still = optimizers.build("asgc-clip", network().parameters(), 0.5, preset=learned)
+    assert isinstance(still, ASGC)
+    assert chosen(still, "noise_scale") == dict.fromkeys(VALUES, 0.0)
+    with pytest.raises(ValueError, match="no learning rate of its own: give lr"):
+        ASGC.from_preset(network().parameters(), PRESET)
+    with pytest.raises(ValueError, match=r"adam takes no preset: those of asgc, asgc-clip, asgc-noise are learned"):
+        optimizers.build("adam", network().parameters(), 0.5, preset=PRESET)
+    with pytest.raises(ValueError, match="was learned with rule 'adam', not 'sgd'"):
+        optimizers.build("asgc", network().parameters(), 0.5, preset=PRESET, rule="sgd")
+    with pytest.raises(TypeError, match="asgc has no option 'momentum'"):
+        optimizers.build("asgc", network().parameters(), 0.5, preset=PRESET, momentum=0.9)
+
+
+def test_a_vector_becomes_a_preset_whose_rate_is_the_same_everywhere() -> None:
+    space = Space(("clip_factor", "lr"), by_share=True)
+    vector = space.start({"clip_factor": 2.0, "lr": 1e-3})
+    z = vector.view(space.rows, 2)
+    z[1] += 0.5  # an offset of the weights, which the rate has none of
+    z[-1] += 1.0  # by the end of training, too
+    found = Preset.learned("tried", "adam", {"mode": "norm"}, space, vector, seeds=[1])
+    assert found.lr == pytest.approx(1e-3)
+    assert found.values["vectors"] == {"clip_factor": pytest.approx(2.0)}
+    assert found.values["weights"]["clip_factor"] > 2.5
+    assert found.late["vectors"]["clip_factor"] > 4
+    assert found.provenance == {"seeds": [1]}
+    opt = ASGC.from_preset(network().parameters(), found)
+    assert chosen(opt, "lr") == dict.fromkeys(found.values.keys() - {"embeddings"}, pytest.approx(1e-3))
+    opt.follow_preset(1.0)
+    assert chosen(opt, "clip_factor")["head"] == found.late["head"]["clip_factor"]
+    with pytest.raises(ValueError, match="no option 'lr' can be learned by layer"):
+        Preset("bad", "adam", {}, {"weights": {"lr": 0.1}})

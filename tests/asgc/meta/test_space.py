@@ -10,14 +10,14 @@ from torch import nn
 
 from asgc.meta import KINDS, PARAMETERS, Space, kinds_of
 from asgc.option import in_range
-from asgc.options import ASGC_OPTIONS
+from asgc.options import ASGC_OPTIONS, LR
 
 EVERY = tuple(PARAMETERS)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_ranges_are_within_what_asgc_allows(name: str) -> None:
-    allowed = next(option.allowed for option in ASGC_OPTIONS if option.name == name)
+    allowed = next(option.allowed for option in (LR, *ASGC_OPTIONS) if option.name == name)
     for z in (-50.0, 0.0, 50.0):
         assert in_range(float(PARAMETERS[name].value(torch.tensor(z, dtype=torch.float64))), allowed)
 
