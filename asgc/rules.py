@@ -25,8 +25,17 @@ State = dict[str, Any]
 Options = Mapping[str, Any]
 
 
-def _differentiable(x: object) -> bool:
-    return isinstance(x, Tensor) and x.requires_grad
+def _traced(x: object) -> bool:
+    """A tensor that derivatives are taken by, or of which vmap holds several: it cannot become a number."""
+    return isinstance(x, Tensor) and (x.requires_grad or torch._C._functorch.is_batchedtensor(x))
+
+
+def _root(x: Tensor) -> Tensor:
+    """Square root. Where derivatives may be taken, that at 0, where no gradient has come by, is 0, not infinite."""
+    if not torch.is_grad_enabled():
+        return x.sqrt()
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), x.detach().sqrt())
 
 
 def _scalar(x: Any) -> Any:
@@ -35,15 +44,15 @@ def _scalar(x: Any) -> Any:
 
 
 def _add(x: Tensor, y: Tensor, alpha: Any) -> Tensor:
-    return x + alpha * y if _differentiable(alpha) else x.add(y, alpha=alpha)
+    return x + alpha * y if _traced(alpha) else x.add(y, alpha=alpha)
 
 
 def _add_product(x: Tensor, y: Tensor, z: Tensor, value: Any) -> Tensor:
-    return x + value * (y * z) if _differentiable(value) else x.addcmul(y, z, value=value)
+    return x + value * (y * z) if _traced(value) else x.addcmul(y, z, value=value)
 
 
 def _add_quotient(x: Tensor, y: Tensor, z: Tensor, value: Any) -> Tensor:
-    return x + value * (y / z) if _differentiable(value) else x.addcdiv(y, z, value=value)
+    return x + value * (y / z) if _traced(value) else x.addcdiv(y, z, value=value)
 
 
 def _signed(param: Tensor, grad: Tensor, options: Options) -> Tensor:
@@ -51,7 +60,7 @@ def _signed(param: Tensor, grad: Tensor, options: Options) -> Tensor:
     if options["maximize"]:
         grad = -grad
     weight_decay = options["weight_decay"]
-    if _differentiable(weight_decay) or weight_decay != 0:
+    if _traced(weight_decay) or weight_decay != 0:
         grad = _add(grad, param, weight_decay)
     return grad
 
@@ -75,7 +84,7 @@ def adam(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[T
     if options.get("decoupled_weight_decay", False):
         if options["maximize"]:
             grad = -grad
-        if _differentiable(weight_decay) or weight_decay != 0:
+        if _traced(weight_decay) or weight_decay != 0:
             param = param.mul(1 - lr * weight_decay)
     else:
         grad = _signed(param, grad, options)
@@ -89,7 +98,7 @@ def adam(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[T
     if options["amsgrad"]:
         second = torch.maximum(state["max_exp_avg_sq"], exp_avg_sq)
         new["max_exp_avg_sq"] = second
-    denominator = (second.sqrt() / bias_correction2_sqrt).add(eps)
+    denominator = (_root(second) / bias_correction2_sqrt).add(eps)
     return _add_quotient(param, exp_avg, denominator, -step_size), new
 
 
@@ -105,9 +114,9 @@ def rmsprop(param: Tensor, grad: Tensor, state: State, options: Options) -> tupl
     if options["centered"]:
         grad_avg = state["grad_avg"].lerp(grad, 1 - alpha)
         new["grad_avg"] = grad_avg
-        average = square_avg.addcmul(grad_avg, grad_avg, value=-1).sqrt()
+        average = _root(square_avg.addcmul(grad_avg, grad_avg, value=-1))
     else:
-        average = square_avg.sqrt()
+        average = _root(square_avg)
     average = average.add(options["eps"])
     if momentum > 0:
         buffer = state["momentum_buffer"].mul(momentum).addcdiv(grad, average)
@@ -121,7 +130,7 @@ def rmsprop(param: Tensor, grad: Tensor, state: State, options: Options) -> tupl
 def adagrad(param: Tensor, grad: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
     grad = _signed(param, grad, options)
     total = state["sum"].addcmul(grad, grad, value=1)
-    denominator = total.sqrt().add(options["eps"])
+    denominator = _root(total).add(options["eps"])
     return _add_quotient(param, grad, denominator, -decayed_lr(state, options)), {"sum": total}
 
 

@@ -69,7 +69,13 @@ class Preset:
 
     @classmethod
     def learned(
-        cls, name: str, rule: str, options: Mapping[str, Any], space: Space, vector: Tensor, **provenance: Any
+        cls,
+        name: str,
+        rule: str,
+        options: Mapping[str, Any],
+        space: Space,
+        vector: Tensor,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Preset:
         """What a vector of a space says."""
 
@@ -82,7 +88,7 @@ class Preset:
 
         lr = float(space.values(vector.detach())[KINDS[0]]["lr"]) if "lr" in space.names else None
         late = plain(1.0) if space.by_share else {}
-        return cls(name, rule, dict(options), plain(0.0), late, lr, provenance)
+        return cls(name, rule, dict(options), plain(0.0), late, lr, dict(provenance or {}))
 
     def save(self, path: str | Path) -> None:
         """Write it."""

@@ -7,8 +7,18 @@ from typing import Any
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import suggestion
-from evaluation.plots import aggregates, diagnostic_figures, gradient_figures, scores, single_run, trial_curves, tuning
+from evaluation.plots import (
+    aggregates,
+    diagnostic_figures,
+    gradient_figures,
+    learned_figures,
+    scores,
+    single_run,
+    trial_curves,
+    tuning,
+)
 from evaluation.plots.figure import Figure, Omitted
+from evaluation.plots.learned_figures import LearnedData
 from evaluation.plots.single_run import RunData
 from evaluation.plots.study_data import Found, StudyData
 
@@ -43,20 +53,28 @@ RUN: Mapping[str, Callable[[Any], Found]] = {
     "diagnostics": single_run.diagnostics,
 }
 
+LEARNED: Mapping[str, Callable[[Any], Found]] = {
+    "learned-options": learned_figures.options,
+    "learning-returns": learned_figures.returns,
+}
 
-def figures(source: StudyData | RunData, only: Collection[str] = ()) -> Iterator[tuple[str, Found]]:
-    """(name, its figures or why there is none) of a study or run, in the order of the page; `only` these names.
+
+def figures(source: StudyData | RunData | LearnedData, only: Collection[str] = ()) -> Iterator[tuple[str, Found]]:
+    """(name, its figures or why there is none) of a study, a run or a meta-learning, in the order of the page; `only`
+    these names.
 
     Raises:
         UserError: an unknown name.
     """
-    makers: Mapping[str, Any] = RUN if isinstance(source, RunData) else STUDY
+    makers: Mapping[str, Any] = STUDY
+    if not isinstance(source, StudyData):
+        makers = RUN if isinstance(source, RunData) else LEARNED
     for name in only:
         if name not in makers:
             raise UserError(f"--only {name}: no such figure{suggestion(name, list(makers))}")
     for name in makers:
         if not only or name in only:
-            yield name, RUN[name](source) if isinstance(source, RunData) else _of_study(source, name)
+            yield name, _of_study(source, name) if isinstance(source, StudyData) else makers[name](source)
 
 
 def _of_study(study: StudyData, name: str) -> Found:

@@ -15,6 +15,7 @@ from evaluation.cli.values import PathText, did_you_mean
 from evaluation.runs.run_folder import CONFIG
 
 if TYPE_CHECKING:
+    from evaluation.plots.learned_figures import LearnedData
     from evaluation.plots.single_run import RunData
     from evaluation.plots.study_data import StudyData
 
@@ -34,15 +35,19 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("pictures need matplotlib: pip install 'asgc[study]'")
 
+    from evaluation.meta.definition import DEFINITION
     from evaluation.plots import catalog, matplotlib_files
     from evaluation.plots.figure import Omitted, write_csv
+    from evaluation.plots.learned_figures import LearnedData
     from evaluation.plots.single_run import RunData
     from evaluation.study.spec import results
 
     path = results(namespace.path)
-    source: RunData | StudyData
+    source: RunData | StudyData | LearnedData
     if (path / CONFIG).is_file():
         source = RunData(path)
+    elif (path / DEFINITION).is_file():
+        source = LearnedData(path)
     else:
         source = open_study(path, namespace.seed, namespace.repetitions, namespace.baseline)
     out = path / PLOTS if namespace.out is None else Path(namespace.out)
@@ -92,8 +97,12 @@ def study_options(flags: Flags) -> None:
 
 
 def _flags() -> Flags:
-    flags = Flags("asgc-eval plot", "STUDY|RUN [options]", "Draw the figures of a study or of a single run.")
-    flags.path("path", "STUDY|RUN", "a study (also its name or file), folder of runs, archive, or one run")
+    flags = Flags(
+        "asgc-eval plot", "STUDY|RUN [options]", "Draw the figures of a study, a single run, or a meta-learning."
+    )
+    flags.path(
+        "path", "STUDY|RUN", "a study (also its name or file), folder of runs, archive, one run, or asgc-meta's folder"
+    )
     flags.option("general", "--out", PathText | None, None, f"folder for the files; null: {PLOTS}/ in the study or run")
     flags.option("general", "--only", str | None, None, "names of figures, separated by commas; null: all")
     flags.option("general", "--format", str, "png", "png, svg, pdf, or several separated by commas")

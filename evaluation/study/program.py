@@ -87,10 +87,10 @@ def _answers(programs: Programs, runs: Iterable[PlannedRun]) -> Iterator[tuple[P
     for run in runs:
         by_program.setdefault(programs[run.id.task], []).append(run)
     for program, some in by_program.items():
-        yield from zip(some, _ask(program, [run.arguments() for run in some]), strict=True)
+        yield from zip(some, ask(program, [run.arguments() for run in some]), strict=True)
 
 
-def _ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
+def ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
     """What the program's `check` says of command lines, one answer each."""
     asked = [json.dumps(list(arguments)) + "\n" for arguments in lines]
     if not asked:

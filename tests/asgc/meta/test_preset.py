@@ -154,7 +154,7 @@ def test_a_vector_becomes_a_preset_whose_rate_is_the_same_everywhere() -> None:
     z = vector.view(space.rows, 2)
     z[1] += 0.5  # an offset of the weights, which the rate has none of
     z[-1] += 1.0  # by the end of training, too
-    found = Preset.learned("tried", "adam", {"mode": "norm"}, space, vector, seeds=[1])
+    found = Preset.learned("tried", "adam", {"mode": "norm"}, space, vector, {"seeds": [1]})
     assert found.lr == pytest.approx(1e-3)
     assert found.values["vectors"] == {"clip_factor": pytest.approx(2.0)}
     assert found.values["weights"]["clip_factor"] > 2.5

@@ -1,0 +1,171 @@
+"""`asgc-meta learn`: from a definition to a preset."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.cli.config_file import dump_yaml, read_yaml
+from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, tell
+from evaluation.cli.parser import Flags
+from evaluation.cli.progress import progress
+from evaluation.cli.values import PathText
+from evaluation.files import atomic_write
+from evaluation.meta import class_task, definition, learners
+from evaluation.meta.definition import DEFINITION, Definition
+from evaluation.meta.particles import JOURNAL, PARTICLES, RUN_FOLDERS, Journal, Particles, arguments, seed_of
+from evaluation.runs import provenance
+from evaluation.runs.lock import FolderLock
+from evaluation.study import program
+from evaluation.study.engines import choose
+from evaluation.study.spec import StudyFaults
+from evaluation.study.status import duration
+
+LOCK = "lock"
+RUNS = Path("runs") / "meta"
+
+
+def learn_command(argv: Sequence[str]) -> int:
+    """`asgc-meta learn`."""
+    flags = Flags("asgc-meta learn", "DEFINITION [options]", "Learn a preset; stop and go on at any time.")
+    flags.path("definition", "DEFINITION", "YAML file, name of a shipped definition, or folder")
+    general = flags.section("general")
+    general.add_argument("--dry-run", action="store_true", help="check everything, print the cost, and learn nothing")
+    flags.option("general", "--dir", PathText | None, None, "folder; null: runs/meta/NAME")
+    flags.option("general", "--retries", int, 1, "new attempts at a run that was killed or crashed", allowed="[0, 100]")
+    choose.add_flags(flags)
+    options = flags.read(argv)[0]
+    if options.definition is None:
+        raise UserError("say what to learn: a YAML file or the name of a shipped definition")
+    file = definition.find(options.definition)
+    found = definition.load(file)
+    folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS / found.name
+    evolution = found.learner.name == "evolution"
+    programs = _programs(found) if evolution else {}
+    _check(found, folder)
+    tell(_cost(found, Journal(folder / JOURNAL), choose.places(options) if evolution else 1))
+    if options.dry_run:
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder / LOCK)
+    try:
+        _keep(found, folder)
+        _learn(found, folder, Journal(folder / JOURNAL), programs, options)
+    except KeyboardInterrupt:
+        tell(f"stopped; go on with: asgc-meta learn {' '.join(argv)}")
+        return EXIT_INTERRUPTED
+    finally:
+        lock.release()
+    return 0
+
+
+def _learn(
+    found: Definition,
+    folder: Path,
+    journal: Journal,
+    programs: Mapping[str, tuple[str, ...]],
+    options: argparse.Namespace,
+) -> None:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    began, path = time.monotonic(), learners.PathFile(found, folder)
+    known = len(path.steps)
+
+    def told(step: learners.Step) -> None:
+        path.add(step)
+        if step.number < known:
+            return
+        done = step.number + 1 - known
+        left = (time.monotonic() - began) / done * (found.learner.steps - step.number - 1)
+        scores = ", ".join(f"{task} {value:.4g}" for task, value in step.tasks.items())
+        tell(f"step {step.number + 1} of {found.learner.steps}: {scores}; {duration(left)} left")
+
+    if found.learner.name == "evolution":
+        with (
+            choose.make(programs.values(), options) as engine,
+            progress(found.name, _runs_a_step(found), "learning", "runs of a step") as bar,
+        ):
+            how: dict[str, Any] = {"threads": options.threads, "retries": options.retries}
+            particles = Particles(found, folder, journal, engine, programs, told=bar, **how)
+            vector = learners.learn(found, folder, particles, told)
+    else:
+        vector = learners.learn(found, folder, None, told)
+    preset = learners.preset_of(found, vector, _provenance(found, journal))
+    file = folder / f"{found.name}.json"
+    preset.save(file)
+    for name in (PARTICLES, RUN_FOLDERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    print(f"learned: {file}; see: asgc-meta show {folder}; train with it: --optimizer.preset {file}")
+
+
+def _programs(found: Definition) -> dict[str, tuple[str, ...]]:
+    names = {name: task.program or "asgc-meta" for name, task in found.tasks.items()}
+    return {name: program.resolve((one,)) for name, one in names.items()}
+
+
+def _check(found: Definition, folder: Path) -> None:
+    """Have the trainers check the command lines, and make the classes, before anything runs."""
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory() as place:
+        preset = learners.preset_of(found, found.space.start(found.start))
+        file = Path(place) / "start.json"
+        preset.save(file)
+        for where, tasks in (("tasks", found.tasks), ("held_out", found.held_out)):
+            for name, task in tasks.items():
+                if task.cls:
+                    class_task.make(task.cls, task.options, f"{where}.{name}.class")
+                    continue
+                line = arguments(task, file, learners.rate_of(found, preset), seed_of(found, name, 0))
+                [answer] = program.ask(program.resolve((task.program,)), [line])
+                faults += [f"{where}.{name}: {fault}" for fault in answer.get("errors", [])]
+    if faults:
+        raise StudyFaults(str(folder), faults)
+
+
+def _keep(found: Definition, folder: Path) -> None:
+    """The definition in the folder; `UserError` where it holds another."""
+    file = folder / DEFINITION
+    if not file.is_file():
+        atomic_write(file, dump_yaml({"name": found.name, **found.values}))
+        return
+    before = definition.parse(read_yaml(file, "the definition "), name=found.name, where=str(file))
+    for what in ("rule", "options", "space", "start", "learner", "tasks"):
+        if getattr(before, what) != getattr(found, what):
+            raise UserError(f"{folder} was learned with another {what}: choose another --dir")
+
+
+def _runs_a_step(found: Definition) -> int:
+    return 2 * found.learner.pairs * len(found.tasks)
+
+
+def _cost(found: Definition, journal: Journal, places: int) -> str:
+    """What is left, in words."""
+    how = found.learner
+    if how.name != "evolution":
+        inner = how.truncation * how.runs * len(found.tasks) * (2 * how.pairs if how.name == "persistent" else 1)
+        return f"{found.name}: {how.name}, {how.steps} steps of {inner:,} inner steps each, in this process"
+    left = how.steps * _runs_a_step(found) - len(journal.rows)
+    known = {**found.seconds, **journal.seconds()}
+    words = f"{found.name}: {left:,} runs of {how.steps * _runs_a_step(found):,} to do"
+    if missing := [task for task in found.tasks if task not in known]:
+        return f"{words}; what {', '.join(missing)} costs is not known before a run has finished (or give `seconds`)"
+    seconds = left * sum(known[task] for task in found.tasks) / len(found.tasks)
+    return f"{words}: {duration(seconds)} of one core, {duration(seconds / places)} with {places} runs at a time"
+
+
+def _provenance(found: Definition, journal: Journal) -> dict[str, Any]:
+    rows = journal.rows.values()
+    own = {"runs": len(rows), "core_seconds": round(sum(row.seconds for row in rows))} if rows else {}
+    return {
+        "definition": dict(found.values),
+        "question": found.question,
+        "command": f"asgc-meta learn {found.name}",
+        **own,
+        **{key: value for key, value in provenance.own_code().items() if value is not None},
+    }

@@ -1,0 +1,93 @@
+"""`asgc-meta show` and `asgc-meta apply`: what a preset says, and training with it."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluation.cli.errors import UserError, tell
+from evaluation.cli.parser import Flags
+from evaluation.meta import definition
+from evaluation.meta.definition import DEFINITION
+from evaluation.study import program
+
+if TYPE_CHECKING:
+    from asgc.meta import Preset
+
+
+def show_command(argv: Sequence[str]) -> int:
+    """`asgc-meta show`."""
+    flags = Flags("asgc-meta show", "PRESET [options]", "What a preset says and how it came about.")
+    flags.path("preset", "PRESET", "a file, the name of one that comes with asgc, or the folder it was learned in")
+    preset = _preset(flags.read(argv)[0].preset)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    fixed = ", ".join(f"{name} {value}" for name, value in preset.options.items())
+    rate = f", learning rate {preset.lr:.4g}" if preset.lr is not None else ""
+    console.print(f"{preset.name}: asgc with rule {preset.rule}{rate}{f'; {fixed}' if fixed else ''}")
+    table = Table("option", *preset.values)
+    for name in dict.fromkeys(name for own in preset.values.values() for name in own):
+        cells = []
+        for kind, own in preset.values.items():
+            value = own.get(name, math.nan)
+            late = preset.late.get(kind, {}).get(name, value)
+            cells.append(f"{value:.4g}" if late == value else f"{value:.4g} to {late:.4g}")
+        table.add_row(name, *cells)
+    console.print(table)
+    for key, value in preset.provenance.items():
+        if key != "definition" and value != "":
+            console.print(f"{key}: {value}", markup=False)
+    return 0
+
+
+def apply_command(argv: Sequence[str]) -> int:
+    """`asgc-meta apply`: a trainer's command with the preset, in place of this process."""
+    usage = "asgc-meta apply PRESET PROGRAM train OPTIONS: train with a preset"
+    if not argv or argv[0] in ("--help", "-h"):
+        print(f"{usage}\n\n  asgc-meta apply learned.json asgc-rl train --game Pong")
+        return 0 if argv else 2
+    preset = _preset(argv[0])
+    if len(argv) < 3 or argv[2] != "train":
+        raise UserError(f"{usage}; for example: asgc-meta apply {argv[0]} asgc-rl train --game Pong")
+    given = [f"--optimizer.preset={_file(argv[0])}", "--optimizer.name=asgc"]
+    flags = {token.partition("=")[0] for token in argv[3:]}
+    if preset.lr is not None and not flags & {"--lr", "--optimizer.lr"}:
+        given.append(f"--optimizer.lr={preset.lr:.6g}")
+    words = [*program.resolve((argv[1],)), "train", *argv[3:], *given]
+    tell(" ".join([argv[1], *words[1:]]))
+    return _become(words)
+
+
+def _become(words: Sequence[str]) -> int:
+    sys.stdout.flush()
+    os.execv(words[0], list(words))
+
+
+def _file(name: str | None) -> str:
+    """A preset's file or name."""
+    if name is None:
+        raise UserError("say which preset: a file, a shipped name, or the folder it was learned in")
+    folder = Path(name)
+    if (folder / DEFINITION).is_file():
+        found = folder / f"{definition.load(folder / DEFINITION).name}.json"
+        if not found.is_file():
+            raise UserError(f"{folder}: not learned to the end yet; go on with: asgc-meta learn {folder}")
+        return str(found)
+    return name
+
+
+def _preset(name: str | None) -> Preset:
+    from asgc.meta import Preset
+
+    file = _file(name)
+    try:
+        return Preset.load(file)
+    except ValueError as error:
+        raise UserError(str(error)) from error

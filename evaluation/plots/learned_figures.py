@@ -1,0 +1,95 @@
+"""The figures of a meta-learning (`asgc-meta learn`): the way of the learned options, and of the tasks' returns."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asgc.meta import PARAMETERS
+from evaluation.cli.errors import UserError
+from evaluation.files import read_json
+from evaluation.meta import definition
+from evaluation.plots import style
+from evaluation.plots.figure import Axis, Panel, series
+from evaluation.plots.study_data import Found, figure_or_reason
+
+PATH = "path.json"  # `evaluation.meta.learners.PathFile`
+_STEPS = Axis("meta-training step")
+_EVERY = "all layers"
+
+
+class LearnedData:
+    """The folder of a meta-learning as figures need it.
+
+    Raises:
+        UserError: its files are damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.definition = definition.load(folder / definition.DEFINITION)
+        file = folder / PATH
+        try:
+            self.steps: list[dict[str, Any]] = read_json(file) if file.is_file() else []
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} is damaged ({error}): asgc-meta learn makes it anew") from error
+        self.looks = style.looks([*self.kinds, *self.definition.tasks, _EVERY])
+
+    @functools.cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Those with options of their own."""
+        return self.definition.space.kinds or ("weights",)
+
+    @property
+    def data(self) -> LearnedData:
+        """What says which files were left out: none are."""
+        return self
+
+    def left_out(self) -> list[str]:
+        """Lines."""
+        return []
+
+
+def options(learned: LearnedData) -> Found:
+    """Every learned option by step, a line each kind of layer; at the end of training dashed panels beside them."""
+    ends = ("values", "late") if learned.definition.space.by_share else ("values",)
+    panels = []
+    for name in learned.definition.space.names:
+        axis = Axis("", log=PARAMETERS[name].log)
+        if name == "lr":
+            rates = [row["lr"] for row in learned.steps]
+            panels.append(Panel(name, _column("values", ends), _STEPS, axis, (_line(_EVERY, rates),)))
+            continue
+        for end in ends:
+            lines = tuple(_line(kind, [row[end][kind][name] for row in learned.steps]) for kind in learned.kinds)
+            panels.append(Panel(name, _column(end, ends), _STEPS, axis, lines))
+    caption = (
+        "Learned options before each step of meta-training, by kind of layer"
+        + ("; at the start and at the end of a training, between which they change. " if len(ends) > 1 else ". ")
+        + "One meta-training, so nothing is said of other seeds."
+    )
+    how: dict[str, Any] = {"names": ("option", "when", "step", "value"), "per_panel": (3.4, 1.7)}
+    return [figure_or_reason("learned-options", panels, "no step yet", learned.definition.name, caption, **how)]
+
+
+def returns(learned: LearnedData) -> Found:
+    """The mean return of each task over the particles (or runs) of a step."""
+    panels = []
+    for task in learned.definition.tasks:
+        known = [(row["step"], row["returns"][task]) for row in learned.steps if math.isfinite(row["returns"][task])]
+        line = series(task, [step for step, _ in known], [value for _, value in known], n=1)
+        panels.append(Panel(task, "", _STEPS, Axis("return"), (line,)))
+    caption = "Mean return of each task in each step of meta-training, of those that did not diverge; higher is better."
+    how: dict[str, Any] = {"names": ("task", "", "step", "return"), "per_panel": (3.4, 1.7)}
+    return [figure_or_reason("learning-returns", panels, "no step yet", learned.definition.name, caption, **how)]
+
+
+def _column(end: str, ends: tuple[str, ...]) -> str:
+    return {"values": "at the start", "late": "at the end"}[end] if len(ends) > 1 else ""
+
+
+def _line(label: str, values: list[float]) -> Any:
+    return series(label, np.arange(len(values)), values, n=1)
