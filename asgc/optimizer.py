@@ -96,7 +96,8 @@ class ASGC(Optimizer):
             params: as of the class. Embeddings are known by their names: give ``model.named_parameters()``.
             preset: the name of one that comes with the package, the path of a file, or an ``asgc.meta.Preset``.
             lr: as of the class; None: the one that was learned with the preset.
-            **options: as of the class; those that the preset has fixed or learned may be overridden.
+            **options: as of the class; those that the preset has fixed or learned may be overridden. A group that is
+                added later has nothing of the preset but what it had fixed.
 
         Raises:
             ValueError: there is no such preset, it is damaged or of a later version, it has nothing for a layer, or no
@@ -117,6 +118,9 @@ class ASGC(Optimizer):
         Without a preset, or with one whose options stay, nothing happens."""
         if self.preset is not None and self.preset.late:
             self.preset.follow(self.param_groups, share)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "preset": self.preset}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

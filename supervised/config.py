@@ -113,10 +113,10 @@ class TrainConfig(Config):
             yield f"--data: say what to learn from: a folder, or {small}, which a laptop has"
         if self.epochs is None and self.total_steps is None:
             yield "--epochs: say how long the run is, in epochs or with --total-steps in updates"
-        if self.sharded and (self.optimizer.name in _UNSHARDED or self.optimizer.options().get("adapt") is not None):
+        if self.sharded and (self.optimizer.name in _UNSHARDED or self.optimizer.effective().get("adapt") is not None):
             name = self.optimizer.name if self.optimizer.name in _UNSHARDED else "asgc --optimizer.adapt"
             yield f"--sharded: not with --optimizer {name}, which needs whole gradients: leave out one of them"
-        slow = without_fast_path({**ASGC_DEFAULTS, **self.optimizer.options()})
+        slow = without_fast_path({**ASGC_DEFAULTS, **self.optimizer.effective()})
         if self.sharded and self.optimizer.name.startswith("asgc") and slow:
             yield f"--sharded: not with --optimizer {self.optimizer.name} and {slow}, which needs whole tensors"
         if self.backend == "fairseq" and self.task != "wmt14":

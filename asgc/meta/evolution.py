@@ -7,8 +7,8 @@ counts no more than one with small ones. The mean follows the estimated gradient
 Where runs are cut into truncations, between which particles keep their inner state and the mean moves, `persistent`
 sums the perturbations that a particle has had since its run began (Vicol et al. 2021, arXiv 2112.13835): the estimate
 is then of the whole run, and not of what pays within one truncation. Perturbations are drawn anew for each truncation.
-Returns of different truncations are added up there, for which ranks will not do (each would count the same): they are
-divided by a running scale of the task instead.
+Returns of different truncations are added up there, for which ranks will not do (each would count the same): the
+differences of pairs are divided by a running size of the task's instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 __all__ = ["EvolutionStrategy", "centered_ranks"]
 
-_SCALE_DECAY = 0.9
+_SCALE_DECAY, _LARGEST, _TINY = 0.9, 3.0, 1e-150
 
 
 def centered_ranks(returns: Tensor) -> Tensor:
@@ -90,8 +90,9 @@ class EvolutionStrategy:
             raise ValueError(f"returns of shape {tuple(returns.shape)}: expected (tasks, {2 * self.pairs})")
         self.ask()  # the perturbations, where this object was loaded in between
         returns = returns.to(torch.float64)
-        worth = (self._scaled(returns) if self.persistent else centered_ranks(returns)).mean(0)
-        difference = worth[: self.pairs] - worth[self.pairs :]
+        worth = returns if self.persistent else centered_ranks(returns)
+        pairs = worth[:, : self.pairs] - worth[:, self.pairs :]
+        difference = (self._scaled(returns) if self.persistent else pairs).mean(0)
         perturbation = self._eps
         if self.persistent:
             self._accumulated = self._accumulated + self._eps
@@ -105,16 +106,21 @@ class EvolutionStrategy:
         return gradient
 
     def _scaled(self, returns: Tensor) -> Tensor:
-        """Deviations from the mean of all particles over the task's running root mean square of them; what is not
-        finite counts as the worst of the task."""
+        """Differences of the pairs, (tasks, pairs), over a running size of the task's, a mean of logarithms of their
+        root mean squares. Three times it counts at most, so that what explodes once does no lasting harm; a return that
+        is not finite counts as the worst of the task."""
         finite = torch.isfinite(returns)
         worst = torch.where(finite, returns, torch.inf).amin(1, keepdim=True)
         x = torch.where(finite, returns, torch.where(torch.isinf(worst), 0.0, worst))
-        x = x - x.mean(1, keepdim=True)
-        now = x.square().mean(1)
-        before = self._scale if self._scale.shape == now.shape else now
-        self._scale = torch.lerp(before, now, 1 - _SCALE_DECAY)
-        return x / torch.where(self._scale > 0, self._scale, 1.0).sqrt()[:, None]
+        x = x[:, : self.pairs] - x[:, self.pairs :]
+        now = x.square().mean(1).sqrt()
+        if self._scale.shape != now.shape:
+            self._scale = torch.zeros_like(now)
+        before = torch.where(self._scale > 0, self._scale, now)
+        known = now > 0
+        mixed = before.clamp(min=_TINY) ** _SCALE_DECAY * now.clamp(min=_TINY) ** (1 - _SCALE_DECAY)
+        self._scale = torch.where(known, mixed, self._scale)
+        return (x / self._scale.clamp(min=_TINY)[:, None]).clamp(-_LARGEST, _LARGEST)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on."""

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..option import nearest
+from ..options import LR, RULE, check_values
 from .space import KINDS, PARAMETERS, Space, kinds_of
 
 __all__ = ["FORMAT", "KIND", "Preset"]
@@ -47,6 +48,9 @@ class Preset:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        RULE.check(self.rule)
+        if self.lr is not None:
+            LR.check(self.lr)
         for what in ("options", "values", "late", "provenance"):
             if not isinstance(getattr(self, what), Mapping):
                 raise ValueError(f"preset {self.name}: {what} must be names with values, not {getattr(self, what)!r}")
@@ -62,6 +66,7 @@ class Preset:
                     )
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ValueError(f"preset {self.name}: {name} of {kind} must be a number, not {value!r}")
+                check_values({name: value})
         if self.late and {kind: set(own) for kind, own in self.late.items()} != {
             kind: set(own) for kind, own in self.values.items()
         }:
@@ -177,7 +182,7 @@ class Preset:
         not those that somebody set beside the preset."""
         values = self.at(share)
         for group in groups:
-            group.update({name: values[group[KIND]][name] for name in group[_LEARNED]})
+            group.update({name: values[group[KIND]][name] for name in group.get(_LEARNED, ())})
 
 
 def _listed(params: Any) -> list[Any]:

@@ -148,11 +148,10 @@ def kinds_of(params: Sequence[Tensor], names: Iterable[str | None] = ()) -> list
         names: of these, where they are known.
     """
     known = [(name or "").lower() for name in names] or [""] * len(params)
-    embedded = ["embed" in name and param.dim() >= 2 for name, param in zip(known, params, strict=True)]
+    embedded = ["embed" in name and param.dim() == 2 for name, param in zip(known, params, strict=True)]
+    nothing = torch.empty(0, dtype=torch.float32, device="cpu")
     rows = {param.shape[0] for param, one in zip(params, embedded, strict=True) if one}
-    head = head_places(
-        [param.detach().flatten() if one else param for param, one in zip(params, embedded, strict=True)]
-    )
+    head = head_places([nothing if one else param for param, one in zip(params, embedded, strict=True)])
     if rows and head and params[head[0]].shape[0] not in rows and not _HEAD.search(known[head[0]]):
         head = range(0)
     found = []

@@ -110,7 +110,9 @@ class Unrolled:
             with torch.set_grad_enabled(gradient):
                 self._advance(vector, params, dict(zip(params, grads, strict=True)))
         mean = total / count
-        found = torch.autograd.grad(mean, vector)[0] if gradient else None
+        found = None
+        if gradient:  # of a single step nothing may depend on an option, such as outlier_share
+            (found,) = torch.autograd.grad(mean, vector, allow_unused=True, materialize_grads=True)
         self._params = {name: param.detach() for name, param in self._params.items()}
         self._states = {
             name: {key: value.detach() if isinstance(value, Tensor) else value for key, value in state.items()}

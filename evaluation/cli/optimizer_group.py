@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, make_dataclass
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from asgc import optimizers
 from asgc.option import Option
@@ -17,6 +17,9 @@ from asgc.options import LR, RULES
 from evaluation.cli.errors import UserError
 from evaluation.cli.settings import option
 from evaluation.cli.values import PathText, suggestion
+
+if TYPE_CHECKING:
+    from asgc.meta import Preset
 
 
 @dataclass
@@ -32,8 +35,24 @@ class OptimizerGroup:
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)[2:]}
         return {name: value for name, value in values.items() if value is not None}
 
+    def effective(self) -> dict[str, Any]:
+        """`options` together with what the preset says; of learned options the value of one kind of layer."""
+        own = self.options()
+        found = _preset(own.pop("preset", None))
+        if found is None:
+            return own
+        learned = {name: value for values in found.values.values() for name, value in values.items()}
+        return {"rule": found.rule, **found.options, **learned, **own}
+
     def prepare(self, layer: Mapping[str, Any]) -> None:
-        """A layer names another optimizer or rule: what the layers below set and it does not take goes back to null."""
+        """What a layer takes back of those below: with another optimizer or rule what that does not take, and with a
+        preset all, as it was learned with its own options and, if it has one, rate."""
+        if layer.get("preset") is not None:
+            for key in self.options():
+                setattr(self, key, None)
+            found = _preset(layer["preset"])
+            if found is not None and found.lr is not None:
+                self.lr = found.lr
         before = self.name, self.options().get("rule")
         name, rule = layer.get("name", before[0]), layer.get("rule", before[1])
         try:
@@ -58,7 +77,9 @@ def _fault(name: str, given: tuple[tuple[str, Any], ...]) -> str:
     options = dict(given)
     if name not in optimizers.names():
         return str(UserError(f"unknown optimizer {name!r}{suggestion(name, optimizers.names())}"))
-    if preset := options.pop("preset", None):
+    preset = options.pop("preset", None)
+    fixed: Mapping[str, Any] = {}
+    if preset is not None:
         if not optimizers.info(name).learnable:
             return f"--optimizer.preset: {name} takes none; asgc, asgc-clip and asgc-noise do"
         from asgc.meta.preset import Preset
@@ -69,7 +90,7 @@ def _fault(name: str, given: tuple[tuple[str, Any], ...]) -> str:
             return f"--optimizer.preset: {error}"
         if options.setdefault("rule", found.rule) != found.rule:
             return f"--optimizer.rule {options['rule']}: preset {found.name} was learned with rule {found.rule}"
-        options = {**found.options, **options}
+        fixed = found.options
     rule = options.get("rule", "adam")
     taken = optimizers.options(name, rule)
     if unknown := [key for key in options if key not in taken]:
@@ -77,6 +98,7 @@ def _fault(name: str, given: tuple[tuple[str, Any], ...]) -> str:
         return f"--optimizer.{unknown[0].replace('_', '-')}: {name}{rules} has no such option"
     import torch
 
+    options = {**{key: value for key, value in fixed.items() if key in taken}, **options}
     if "implementation" in options:
         options["implementation"] = "reference"  # whether a fast path is there shows when training starts
     try:
@@ -84,6 +106,18 @@ def _fault(name: str, given: tuple[tuple[str, Any], ...]) -> str:
     except (TypeError, ValueError) as error:
         return f"--optimizer {name}: {error}"
     return ""
+
+
+def _preset(name: str | None) -> Preset | None:
+    """None also where it cannot be read: `faults` says so."""
+    if name is None:
+        return None
+    from asgc.meta.preset import Preset
+
+    try:
+        return Preset.load(name)
+    except ValueError:
+        return None
 
 
 def _field(one: Option) -> tuple[str, Any, Any]:

@@ -4,8 +4,9 @@
         def __init__(self, hidden=32): ...
         def run(self, build, seed) -> float: ...        # train; what comes back is better the higher it is
 
-`build(params)` makes the optimizer that is tried, of parameters or named ones. A class whose loss is differentiable
-(`asgc.meta.unrolled.DifferentiableTask`) needs no `run`: it counts by the mean of its losses over a run, negative.
+`build(params)` makes the optimizer that is tried, of parameters or named ones; where options change with the share of
+training that is done (`by_share`), `run` calls its `follow_preset(share)` before each step. A class whose loss is
+differentiable (`asgc.meta.unrolled.DifferentiableTask`) needs no `run`: it counts by its mean loss, negative.
 """
 
 from __future__ import annotations

@@ -176,6 +176,12 @@ def _start(entry: Entry, rule: str, options: Mapping[str, Any], space: Space) ->
             entry.fault(f"start.{key}", f": is not learned{nearest(key, space.names)}")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             entry.fault(f"start.{key} {value!r}", ": must be a number")
+        elif not (one := PARAMETERS[key]).low <= value <= one.high:
+            entry.fault(f"start.{key} {value!r}", f": is learned from {one.low:g} to {one.high:g}")
+    for key, reason in (("rule", "it stands by itself, as `rule`"), ("threshold", "a fixed one leaves no clip_factor")):
+        if key in options:
+            entry.fault(f"options.{key}", f": {reason}")
+            return {}
     for key in options:
         if key in space.names:
             entry.fault(f"options.{key}", ": is learned: say where it begins at `start`")

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from evaluation.runs import provenance
 from evaluation.runs.lock import FolderLock
 from evaluation.study import program
 from evaluation.study.engines import choose
-from evaluation.study.spec import StudyFaults
+from evaluation.study.spec import LOGS, StudyFaults
 from evaluation.study.status import duration
 
 LOCK = "lock"
@@ -51,7 +52,7 @@ def learn_command(argv: Sequence[str]) -> int:
     tell(_cost(found, Journal(folder / JOURNAL), choose.places(options) if evolution else 1))
     if options.dry_run:
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LOGS).mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder / LOCK)
     try:
         _keep(found, folder)
@@ -134,10 +135,12 @@ def _keep(found: Definition, folder: Path) -> None:
     if not file.is_file():
         atomic_write(file, dump_yaml({"name": found.name, **found.values}))
         return
-    before = definition.parse(read_yaml(file, "the definition "), name=found.name, where=str(file))
-    for what in ("rule", "options", "space", "start", "learner", "tasks"):
-        if getattr(before, what) != getattr(found, what):
+    before = definition.parse(read_yaml(file, "the definition "), name=folder.name, where=str(file))
+    before, now = (replace(one, learner=replace(one.learner, steps=0)) for one in (before, found))  # may grow
+    for what in ("name", "rule", "options", "space", "start", "learner", "tasks"):
+        if getattr(before, what) != getattr(now, what):
             raise UserError(f"{folder} was learned with another {what}: choose another --dir")
+    atomic_write(file, dump_yaml({"name": found.name, **found.values}))
 
 
 def _runs_a_step(found: Definition) -> int:

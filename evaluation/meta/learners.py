@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PATH, CHECKPOINT = "path.json", "checkpoint.pt"
 _SCALE_DECAY = 0.9
+_LARGEST = 3.0  # gradient of a task, in running sizes of its
+LOST = 10  # steps in a row in which all runs of a task diverge: nothing can be learned from it
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,12 @@ def rate_of(definition: Definition, preset: Preset) -> float:
 
 
 def learn(definition: Definition, folder: Path, particles: Particles | None, told: Told) -> Tensor:
-    """Learn to the end, from where the folder is; returns the last vector. `particles`: of evolution."""
+    """Learn to the end, from where the folder is; returns the last vector. `particles`: of evolution.
+
+    Raises:
+        UserError: all runs of a task have diverged for `LOST` steps.
+    """
+    told = _unless_lost(told)
     match definition.learner.name:
         case "evolution":
             assert particles is not None
@@ -62,6 +69,19 @@ def learn(definition: Definition, folder: Path, particles: Particles | None, tol
         case "persistent":
             return _persistent(definition, folder, told)
     return _unrolled(definition, folder, told)
+
+
+def _unless_lost(told: Told) -> Told:
+    lost: dict[str, int] = {}
+
+    def check(step: Step) -> None:
+        told(step)
+        for task, value in step.tasks.items():
+            lost[task] = 0 if math.isfinite(value) else lost.get(task, 0) + 1
+            if lost[task] >= LOST:
+                raise UserError(f"task {task}: all runs of the last {LOST} steps have diverged: begin at a lower lr")
+
+    return check
 
 
 def _strategy(definition: Definition, persistent: bool) -> Any:
@@ -127,7 +147,8 @@ def _persistent(definition: Definition, folder: Path, told: Told) -> Tensor:
                 run = runs[name, number]
                 count = min(how.truncation, ends[number % how.pairs] - run.step)
                 with users(f"task {name}"):
-                    rows[row, number] = -run.truncation(vector, count, gradient=False)[0]
+                    # A sum over its steps: the last piece of a run counts for as much as it is long.
+                    rows[row, number] = -run.truncation(vector, count, gradient=False)[0] * count / how.truncation
         told(Step(step, strategy.mean.clone(), dict(zip(tasks, map(_mean, rows.tolist()), strict=True))))
         over = [runs[next(iter(tasks)), pair].step >= ends[pair] for pair in range(how.pairs)]
         strategy.tell(rows, torch.tensor(over))
@@ -166,11 +187,13 @@ def _unrolled(definition: Definition, folder: Path, told: Told) -> Tensor:
             with users(f"task {name}"):
                 loss, gradient = runs[name].truncation(vector, how.truncation)
             returns[name] = -float(loss)
-            finite = gradient is not None and bool(torch.isfinite(gradient).all())
-            if finite:
-                size = float(gradient.square().mean())
-                sizes[name] = _SCALE_DECAY * sizes[name] + (1 - _SCALE_DECAY) * size if name in sizes else size
-                total += gradient / max(math.sqrt(sizes[name]), 1e-30) / len(tasks)
+            size = math.nan if gradient is None else float(gradient.square().mean().sqrt())
+            finite = math.isfinite(size)
+            if gradient is not None and finite and size > 0:
+                # A mean of logarithms: what explodes once does not silence its task for long.
+                before = sizes.get(name, size)
+                sizes[name] = math.exp(_SCALE_DECAY * math.log(before) + (1 - _SCALE_DECAY) * math.log(size))
+                total += gradient / max(sizes[name], size / _LARGEST) / len(tasks)
             if runs[name].done or not finite:
                 runs[name] = _begin(definition, name, task, _seeds(definition, name, 0, began[name]))
                 began[name] += 1
@@ -253,4 +276,4 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
     try:
         yield from read_json(file) if file.is_file() else []
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged: remove it") from error
+        raise UserError(f"{file} is damaged: remove it, asgc-meta learn makes it anew") from error

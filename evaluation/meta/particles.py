@@ -23,6 +23,7 @@ from evaluation.runs import seeding
 from evaluation.runs.run_folder import SUMMARY
 from evaluation.study.engines.base import Engine, Job
 from evaluation.study.run_id import RunId
+from evaluation.study.spec import LOGS
 
 if TYPE_CHECKING:
     from asgc.meta import Preset
@@ -154,23 +155,22 @@ class Particles:
                 job = self._job(key, *particles[key[1]])
                 running[job.run] = key
                 self._engine.submit(job)
+            failed: list[str] = []
             for outcome in self._engine.wait(WAIT_S):
                 key = running.pop(outcome.run)
-                folder = self._folder / str(outcome.run)
-                failure = outcome.failure
-                if failure is None:
-                    value = _value(folder)
-                    if value is not None:
-                        self._journal.add(key, value, outcome.seconds)
-                        shutil.rmtree(folder, ignore_errors=True)
-                        self._told(total - len(waiting) - len(running), total)
-                        continue
-                    failure = f"{folder / SUMMARY} is no summary of a run"
-                if outcome.final or attempts[key] > self._retries:
-                    log = self._log(outcome.run)
-                    raise UserError(f"task {key[2]}: {failure} (log: {log}); what is done is kept: mend it and go on")
+                folder, failure = self._folder / str(outcome.run), outcome.failure
+                value = _value(folder) if failure is None else None
+                if value is not None:
+                    self._journal.add(key, value, outcome.seconds)
+                elif outcome.final or attempts[key] > self._retries:
+                    why = failure or f"{folder / SUMMARY} is no summary of a run"
+                    failed.append(f"task {key[2]}: {why} (log: {self._log(outcome.run)})")
+                else:
+                    waiting.insert(0, key)
                 shutil.rmtree(folder, ignore_errors=True)
-                waiting.insert(0, key)
+                self._told(total - len(waiting) - len(running), total)
+            if failed:
+                raise UserError(f"{failed[0]}; what is done is kept: mend it and go on")
 
     def _job(self, key: Key, preset: Path, lr: float) -> Job:
         step, number, name = key
@@ -182,7 +182,7 @@ class Particles:
         )
 
     def _log(self, run: RunId) -> Path:
-        return (self._folder / "logs" / f"{run.task}-{run.variant}.log").absolute()
+        return (self._folder / LOGS / f"{run.task}-{run.variant}.log").absolute()
 
 
 def _value(folder: Path) -> float | None:

@@ -53,14 +53,11 @@ def apply_command(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("--help", "-h"):
         print(f"{usage}\n\n  asgc-meta apply learned.json asgc-rl train --game Pong")
         return 0 if argv else 2
-    preset = _preset(argv[0])
+    _preset(argv[0])
     if len(argv) < 3 or argv[2] != "train":
         raise UserError(f"{usage}; for example: asgc-meta apply {argv[0]} asgc-rl train --game Pong")
-    given = [f"--optimizer.preset={_file(argv[0])}", "--optimizer.name=asgc"]
-    flags = {token.partition("=")[0] for token in argv[3:]}
-    if preset.lr is not None and not flags & {"--lr", "--optimizer.lr"}:
-        given.append(f"--optimizer.lr={preset.lr:.6g}")
-    words = [*program.resolve((argv[1],)), "train", *argv[3:], *given]
+    given = [f"--optimizer.preset={_file(argv[0])}", "--optimizer.name=asgc"]  # the user's words come after
+    words = [*program.resolve((argv[1],)), "train", *given, *argv[3:]]
     tell(" ".join([argv[1], *words[1:]]))
     return _become(words)
 

@@ -7,9 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from asgc.meta import PARAMETERS
+from asgc.meta import KINDS, PARAMETERS
 from evaluation.cli.errors import UserError
 from evaluation.files import read_json
 from evaluation.meta import definition
@@ -36,12 +34,23 @@ class LearnedData:
             self.steps: list[dict[str, Any]] = read_json(file) if file.is_file() else []
         except (OSError, ValueError) as error:
             raise UserError(f"{file} is damaged ({error}): asgc-meta learn makes it anew") from error
-        self.looks = style.looks([*self.kinds, *self.definition.tasks, _EVERY])
+        self.looks = style.looks([*map(self.label, self.kinds), *self.definition.tasks, _EVERY])
 
     @functools.cached_property
     def kinds(self) -> tuple[str, ...]:
-        """Those with options of their own."""
-        return self.definition.space.kinds or ("weights",)
+        """Those with options of their own, and one that stands for the others."""
+        own = self.definition.space.kinds
+        others = [kind for kind in KINDS if kind not in own]
+        return (*own, *others[:1])
+
+    def label(self, kind: str) -> str:
+        """Of a kind's line."""
+        own = self.definition.space.kinds
+        return kind if kind in own else "other layers" if own else _EVERY
+
+    def line(self, label: str, values: list[float]) -> Any:
+        """A value by step."""
+        return series(label, [row["step"] for row in self.steps], values, n=1)
 
     @property
     def data(self) -> LearnedData:
@@ -54,17 +63,21 @@ class LearnedData:
 
 
 def options(learned: LearnedData) -> Found:
-    """Every learned option by step, a line each kind of layer; at the end of training dashed panels beside them."""
+    """Every learned option by step, a line each kind of layer; where options change with the share of training that is
+    done, those at its end beside them."""
     ends = ("values", "late") if learned.definition.space.by_share else ("values",)
     panels = []
     for name in learned.definition.space.names:
         axis = Axis("", log=PARAMETERS[name].log)
         if name == "lr":
             rates = [row["lr"] for row in learned.steps]
-            panels.append(Panel(name, _column("values", ends), _STEPS, axis, (_line(_EVERY, rates),)))
+            panels.append(Panel(name, _column("values", ends), _STEPS, axis, (learned.line(_EVERY, rates),)))
             continue
         for end in ends:
-            lines = tuple(_line(kind, [row[end][kind][name] for row in learned.steps]) for kind in learned.kinds)
+            lines = tuple(
+                learned.line(learned.label(kind), [row[end][kind][name] for row in learned.steps])
+                for kind in learned.kinds
+            )
             panels.append(Panel(name, _column(end, ends), _STEPS, axis, lines))
     caption = (
         "Learned options before each step of meta-training, by kind of layer"
@@ -82,14 +95,13 @@ def returns(learned: LearnedData) -> Found:
         known = [(row["step"], row["returns"][task]) for row in learned.steps if math.isfinite(row["returns"][task])]
         line = series(task, [step for step, _ in known], [value for _, value in known], n=1)
         panels.append(Panel(task, "", _STEPS, Axis("return"), (line,)))
-    caption = "Mean return of each task in each step of meta-training, of those that did not diverge; higher is better."
+    caption = (
+        "Mean return of each task in each step of meta-training, of those that did not diverge; higher is better. Over "
+        "truncations it rises and falls with the part of a run that a step sees."
+    )
     how: dict[str, Any] = {"names": ("task", "", "step", "return"), "per_panel": (3.4, 1.7)}
     return [figure_or_reason("learning-returns", panels, "no step yet", learned.definition.name, caption, **how)]
 
 
 def _column(end: str, ends: tuple[str, ...]) -> str:
     return {"values": "at the start", "late": "at the end"}[end] if len(ends) > 1 else ""
-
-
-def _line(label: str, values: list[float]) -> Any:
-    return series(label, np.arange(len(values)), values, n=1)

@@ -300,13 +300,8 @@ def test_the_command_learns_shows_and_applies(
     words: list[str] = []
     monkeypatch.setattr("evaluation.meta.preset_cli._become", lambda found: words.extend(found) or 0)
     assert main(["apply", str(folder), "asgc-rl", "train", "--game", "Pong"]) == 0
-    assert words[1:4] == ["train", "--game", "Pong"]
-    assert words[4:] == [
-        f"--optimizer.preset={folder / 'toy.json'}", "--optimizer.name=asgc", f"--optimizer.lr={preset.lr:.6g}"
-    ]  # fmt: skip
-    words.clear()
-    assert main(["apply", str(folder), "asgc-rl", "train", "--optimizer.lr=0.5"]) == 0
-    assert not any(word.startswith("--optimizer.lr=") and word != "--optimizer.lr=0.5" for word in words)
+    given = [f"--optimizer.preset={folder / 'toy.json'}", "--optimizer.name=asgc"]
+    assert words[1:] == ["train", *given, "--game", "Pong"]
     assert main(["apply", str(folder), "asgc-rl", "fly"]) == 2
 
 
