@@ -114,6 +114,23 @@ def test_a_run_that_diverges_is_the_worst_and_does_no_harm() -> None:
     assert torch.equal(same.mean, other.mean)
 
 
+def test_one_explosion_does_not_silence_a_task_for_long() -> None:
+    """Gradients of a steady slope before it, and soon after it, are of one size."""
+    es = EvolutionStrategy(torch.zeros(1), sigma=0.1, pairs=4, lr=0.0, persistent=True)
+
+    def estimate(exploded: bool = False) -> float:
+        returns = es.ask()[:, 0][None].clone()
+        if exploded:
+            returns[0, 0] = -1e30
+        return float(es.tell(returns, torch.ones(4, dtype=torch.bool)))
+
+    before = sum(estimate() for _ in range(50)) / 50
+    assert estimate(exploded=True) < 100 * before
+    for _ in range(60):
+        estimate()
+    assert sum(estimate() for _ in range(50)) / 50 > 0.3 * before > 0
+
+
 def test_a_state_of_other_settings_is_refused() -> None:
     state = EvolutionStrategy(torch.zeros(2), pairs=3, seed=1).state_dict()
     with pytest.raises(ValueError, match="this state is of a strategy with seed 1, not 0"):

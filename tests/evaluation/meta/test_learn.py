@@ -295,7 +295,7 @@ def test_the_command_learns_shows_and_applies(
     assert "clip_factor" in shown
     assert eval_main(["plot", str(folder)]) == 0
     drawn = (folder / "plots" / "learned-options.csv").read_text().splitlines()
-    assert len(drawn) == 1 + 6 * 2  # lr, and the clip_factor of the only kind with one of its own
+    assert len(drawn) == 1 + 6 * 3  # lr, and the clip_factor of the only kind with one of its own and of the others
     assert (folder / "plots" / "learning-returns.png").stat().st_size > 1000
     words: list[str] = []
     monkeypatch.setattr("evaluation.meta.preset_cli._become", lambda found: words.extend(found) or 0)

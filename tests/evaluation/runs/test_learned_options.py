@@ -103,3 +103,13 @@ def test_a_layer_that_names_another_optimizer_drops_the_preset(tmp_path: Path) -
     assert group.preset is not None
     group.prepare({"name": "adam"})
     assert group.preset is None
+
+
+def test_a_preset_brings_its_rate_and_takes_back_what_layers_below_had_set(tmp_path: Path) -> None:
+    group = config(Preset("learned", "sgd", {"momentum": 0.9}, START, lr=0.05), tmp_path, preset=None, eps=1e-4, lr=3.0)
+    layer = {"preset": str(tmp_path / "learned.json")}
+    group.prepare(layer)
+    assert (group.lr, group.eps) == (0.05, None)
+    group.preset = layer["preset"]
+    assert list(group.faults()) == []
+    assert group.effective() == {"rule": "sgd", "momentum": 0.9, "clip_factor": 4.0, "noise_scale": 0.1}
