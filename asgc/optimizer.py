@@ -106,7 +106,7 @@ class ASGC(Optimizer):
         """
         from .meta.preset import Preset
 
-        found = preset if isinstance(preset, Preset) else Preset.load(preset)
+        found = Preset.load(preset)
         if lr is None and (lr := found.lr) is None:
             raise ValueError(f"preset {found.name} has no learning rate of its own: give lr")
         made = cls(found.groups(params, options), lr, **{"rule": found.rule, **found.options, **options})

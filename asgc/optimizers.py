@@ -206,7 +206,7 @@ def _from_preset(
     from .meta.preset import Preset
     from .optimizer import ASGC
 
-    found = preset if isinstance(preset, Preset) else Preset.load(preset)
+    found = Preset.load(preset)
     if (rule := kwargs.pop("rule", found.rule)) != found.rule:
         raise ValueError(f"preset {found.name} was learned with rule {found.rule!r}, not {rule!r}")
     check_names(kwargs, options(record.name, rule), record.name)

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .gradient_statistics import safe_sqrt
+
 __all__ = ["RULES", "decayed_lr", "denominator", "element_rms", "init", "sensitivity", "squares", "step"]
 
 State = dict[str, Any]
@@ -34,8 +36,7 @@ def _root(x: Tensor) -> Tensor:
     """Square root. Where derivatives may be taken, that at 0, where no gradient has come by, is 0, not infinite."""
     if not torch.is_grad_enabled():
         return x.sqrt()
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), x.detach().sqrt())
+    return torch.where(x > 0, safe_sqrt(x), x.detach().sqrt())
 
 
 def _scalar(x: Any) -> Any:
@@ -197,8 +198,7 @@ def denominator(total: Tensor | None, size: int, state: State, options: Options)
     mean = (total[0] / size).clamp(min=0)  # centered: below zero by a rounding
     if "betas" in options:
         mean = mean / (1 - _scalar(options["betas"][1]) ** (float(state["step"]) + 1))
-    root = torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0)
-    return root.add(options["eps"])
+    return safe_sqrt(mean).add(options["eps"])
 
 
 def element_rms(state: Mapping[str, Any], options: Options) -> Tensor | None:
@@ -215,7 +215,7 @@ def element_rms(state: Mapping[str, Any], options: Options) -> Tensor | None:
     step = float(state["step"])
     decay = _scalar(options["betas"][1]) if adams else options["alpha"]
     mean = second / (1 - decay**step) if step > 0 and decay < 1 else second
-    return torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).sqrt(), 0.0)
+    return safe_sqrt(mean)
 
 
 def sensitivity(param: Tensor, grad: Tensor, state: State, options: Options) -> Tensor:

@@ -22,8 +22,8 @@ __all__ = ["Digits", "Stream"]
 class _Perceptron:
     """A network of tanh layers: parameters by name, and its function."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._sizes = tuple(sizes)
+    def __init__(self, inputs: int, hidden: Sequence[int] | int, outputs: int) -> None:
+        self._sizes = (inputs, *([hidden] if isinstance(hidden, int) else hidden), outputs)
 
     def start(self, seed: int) -> dict[str, Tensor]:
         """Weights (outputs, inputs) and biases (outputs,), uniform within 1/sqrt(inputs) as torch's own layers."""
@@ -66,7 +66,7 @@ class Digits:
         data = load_digits()
         self._x = torch.from_numpy((data.data / 8 - 1).astype(np.float32))
         self._y = torch.from_numpy(data.target.astype(np.int64))
-        self._network = _Perceptron([64, *([hidden] if isinstance(hidden, int) else hidden), 10])
+        self._network = _Perceptron(64, hidden, 10)
         self._size, self.steps, self._noise, self._scale = batch_size, steps, label_noise, scale
         self.start = self._network.start
 
@@ -99,7 +99,7 @@ class Stream:
     ) -> None:
         RegressionStream(kind, 0, batch_size).noise_scale(0)
         self._kind, self._size, self.steps, self._scale = kind, batch_size, steps, scale
-        self._network = _Perceptron([INPUTS, *([hidden] if isinstance(hidden, int) else hidden), OUTPUTS])
+        self._network = _Perceptron(INPUTS, hidden, OUTPUTS)
         self.start = self._network.start
 
     def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -202,10 +202,13 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     decays = make_optimizer(config.optimizer, 0, [torch.zeros(1, requires_grad=True)]).defaults.get("weight_decay")
     if not (config.no_decay and decays):
         return [{"params": parameters}]
-    matrix = [parameter.ndim > 1 for parameter in model.parameters() if parameter.requires_grad]
-    last = max((place for place, one in enumerate(matrix) if one), default=-1)
-    before = [parameter for parameter, one in zip(parameters[: last + 1], matrix, strict=False) if not one]
-    decayed = [parameter for parameter, one in zip(parameters, matrix, strict=True) if one]
+
+    def is_matrix(item: Any) -> bool:
+        return bool((item[1] if isinstance(item, tuple) else item).ndim > 1)
+
+    last = max((place for place, one in enumerate(parameters) if is_matrix(one)), default=-1)
+    before = [one for one in parameters[: last + 1] if not is_matrix(one)]
+    decayed = [one for one in parameters if is_matrix(one)]
     none = {"weight_decay": 0.0}
     groups: list[dict[str, Any]] = [
         {"params": before, **none},

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["EvolutionStrategy", "centered_ranks"]
+__all__ = ["LARGEST", "EvolutionStrategy", "centered_ranks", "running_size"]
 
-_SCALE_DECAY, _LARGEST, _TINY = 0.9, 3.0, 1e-150
+LARGEST = 3.0  # running sizes of a task that count at most: what explodes once moves nothing far
+_SIZE_DECAY, _TINY = 0.9, 1e-150
 
 
 def centered_ranks(returns: Tensor) -> Tensor:
@@ -32,6 +33,17 @@ def centered_ranks(returns: Tensor) -> Tensor:
     equal = (x[..., None, :] == x[..., :, None]).sum(-1)
     count = x.shape[-1]
     return (below + (equal - 1) / 2) / max(1, count - 1) - 0.5
+
+
+def running_size(before: Tensor, now: Tensor) -> Tensor:
+    """A running size with one more taken in, as a mean of logarithms: one explosion does not silence a task for long.
+
+    Args:
+        before: of any shape; 0: none is known yet.
+        now: of before's shape, finite; 0: nothing is to be learned from it.
+    """
+    known = torch.where(before > 0, before, now).clamp(min=_TINY)
+    return torch.where(now > 0, known**_SIZE_DECAY * now.clamp(min=_TINY) ** (1 - _SIZE_DECAY), before)
 
 
 class EvolutionStrategy:
@@ -90,9 +102,8 @@ class EvolutionStrategy:
             raise ValueError(f"returns of shape {tuple(returns.shape)}: expected (tasks, {2 * self.pairs})")
         self.ask()  # the perturbations, where this object was loaded in between
         returns = returns.to(torch.float64)
-        worth = returns if self.persistent else centered_ranks(returns)
-        pairs = worth[:, : self.pairs] - worth[:, self.pairs :]
-        difference = (self._scaled(returns) if self.persistent else pairs).mean(0)
+        differences = self._scaled(returns) if self.persistent else self._differences(centered_ranks(returns))
+        difference = differences.mean(0)
         perturbation = self._eps
         if self.persistent:
             self._accumulated = self._accumulated + self._eps
@@ -105,22 +116,20 @@ class EvolutionStrategy:
         self.steps += 1
         return gradient
 
+    def _differences(self, x: Tensor) -> Tensor:
+        """Of the two particles of each pair, (tasks, pairs)."""
+        return x[:, : self.pairs] - x[:, self.pairs :]
+
     def _scaled(self, returns: Tensor) -> Tensor:
-        """Differences of the pairs, (tasks, pairs), over a running size of the task's, a mean of logarithms of their
-        root mean squares. Three times it counts at most, so that what explodes once does no lasting harm; a return that
-        is not finite counts as the worst of the task."""
+        """Differences of the pairs over a running size of the task's root mean squares; `LARGEST` times it counts at
+        most. A return that is not finite counts as the worst of the task."""
         finite = torch.isfinite(returns)
         worst = torch.where(finite, returns, torch.inf).amin(1, keepdim=True)
-        x = torch.where(finite, returns, torch.where(torch.isinf(worst), 0.0, worst))
-        x = x[:, : self.pairs] - x[:, self.pairs :]
+        x = self._differences(torch.where(finite, returns, torch.where(torch.isinf(worst), 0.0, worst)))
         now = x.square().mean(1).sqrt()
-        if self._scale.shape != now.shape:
-            self._scale = torch.zeros_like(now)
-        before = torch.where(self._scale > 0, self._scale, now)
-        known = now > 0
-        mixed = before.clamp(min=_TINY) ** _SCALE_DECAY * now.clamp(min=_TINY) ** (1 - _SCALE_DECAY)
-        self._scale = torch.where(known, mixed, self._scale)
-        return (x / self._scale.clamp(min=_TINY)[:, None]).clamp(-_LARGEST, _LARGEST)
+        before = self._scale if self._scale.shape == now.shape else torch.zeros_like(now)
+        self._scale = running_size(before, now)
+        return (x / self._scale.clamp(min=_TINY)[:, None]).clamp(-LARGEST, LARGEST)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on."""

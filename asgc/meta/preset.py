@@ -100,12 +100,14 @@ class Preset:
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, name: str | Path) -> Preset:
-        """A preset that comes with the package, by its name, or one in a file.
+    def load(cls, name: str | Path | Preset) -> Preset:
+        """A preset that comes with the package, by its name, one in a file, or the one that is given.
 
         Raises:
             ValueError: there is none; it is damaged, or of a later version.
         """
+        if isinstance(name, Preset):
+            return name
         shipped = resources.files(__package__).joinpath("presets")
         files = shipped.iterdir() if shipped.is_dir() else ()
         known = {file.name.removesuffix(_SUFFIX): file for file in files if file.name.endswith(_SUFFIX)}

@@ -12,11 +12,33 @@ from typing import Any, ClassVar
 import yaml
 
 from evaluation.cli.errors import UserError, reason
+from evaluation.cli.values import did_you_mean
 from evaluation.files import atomic_write
 
 ABSENT = "(absent)"
 # The toolkit's own YAML, beside this package: a package `configs` of the user's may come first on the path.
 SHIPPED = Path(__file__).parents[2] / "configs"
+
+
+def find_definition(name: str, what: str, shipped: Path, file: str, runs: Path | None = None) -> Path:
+    """The YAML file that somebody means: a path, a folder with a `file` in it, the name of one of the toolkit's own in
+    the folder `shipped`, or that of a folder in `runs`.
+
+    Raises:
+        UserError: there is none; says `what` was looked for.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if (path / file).is_file():
+        return path / file
+    own = {one.stem: one for one in shipped.glob("*.yaml")}
+    if name in own:
+        return own[name]
+    if runs is not None and (runs / name / file).is_file():
+        return runs / name / file
+    hint = did_you_mean(name, tuple(own)) or f"; the toolkit's own are {', '.join(sorted(own))}"
+    raise UserError(f"no such {what}: {name}{hint}")
 
 
 def plain(config: Any) -> Any:

@@ -8,7 +8,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from asgc.option import describe_range, in_range
@@ -46,6 +46,11 @@ _ELSEWHERE = {
     "optim": "optimizer",
     "net_arch": "units",
 }
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Options as command-line arguments of a trainer: {"env.num_envs": 8} -> ["--env.num-envs=8"]."""
+    return [f"--{key.replace('_', '-')}={show(value)}" for key, value in options.items()]
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

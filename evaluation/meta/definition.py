@@ -26,13 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asgc import optimizers
 from asgc.meta import KINDS, PARAMETERS, Space
 from asgc.option import nearest
 from asgc.options import RULES, resolve
-from evaluation.cli.config_file import SHIPPED, read_yaml
-from evaluation.cli.errors import UserError
-from evaluation.cli.values import did_you_mean, number
+from evaluation.cli.config_file import SHIPPED, find_definition, read_yaml
+from evaluation.cli.values import number
 from evaluation.study.entry import Entry
 from evaluation.study.spec import StudyFaults
 
@@ -103,16 +101,7 @@ class Definition:
 def find(name: str) -> Path:
     """The file of a definition: a path, the name of one of the toolkit's own (`configs/meta/NAME.yaml`), or a folder
     that one was learned in."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    if (path / DEFINITION).is_file():
-        return path / DEFINITION
-    shipped = {file.stem: file for file in (SHIPPED / "meta").glob("*.yaml")}
-    if name in shipped:
-        return shipped[name]
-    hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
-    raise UserError(f"no such definition: {name}{hint}")
+    return find_definition(name, "definition", SHIPPED / "meta", DEFINITION)
 
 
 def load(path: Path) -> Definition:
@@ -146,26 +135,21 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Definition:
                 entry.fault(f"tasks.{one.name}", f": {learner.name} needs a class whose loss is differentiable")
     options = entry.options("options")
     start = _start(entry, rule, options, space)
-    seconds = entry.child("seconds")
-    for task, value in seconds.values.items():
-        if task not in {*tasks, *held_out} or not isinstance(number(value), int | float):
-            seconds.fault(task, ": must be a number of seconds for one of the tasks")
+    seconds = entry.numbers("seconds", {**tasks, **held_out}, "a number of seconds for one of the tasks")
     if entry.faults:
         raise StudyFaults(where, entry.faults)
     question = " ".join(str(values.get("question", "")).split())
-    costs = {task: float(number(value)) for task, value in seconds.values.items()}
-    return Definition(name, question, rule, options, space, start, learner, tasks, held_out, costs, dict(values))
+    return Definition(name, question, rule, options, space, start, learner, tasks, held_out, seconds, dict(values))
 
 
 def _space(entry: Entry) -> Space:
     learn = entry.choice("learn", tuple(PARAMETERS)) if entry.values.get("learn") else ()
     if not learn:
         entry.fault("learn", f": is missing: name some of {', '.join(PARAMETERS)}")
-    kinds = entry.choice("kinds", KINDS) if entry.values.get("kinds") is not None else KINDS
     by_share = entry.values.get("by_share", False)
     if not isinstance(by_share, bool):
         entry.fault(f"by_share {by_share!r}", ": must be true or false")
-    return Space(learn or ("clip_factor",), () if entry.values.get("kinds") == [] else kinds, by_share is True)
+    return Space(learn or ("clip_factor",), entry.choice("kinds", KINDS), by_share is True)
 
 
 def _start(entry: Entry, rule: str, options: Mapping[str, Any], space: Space) -> dict[str, float]:
@@ -245,9 +229,3 @@ def _learner(entry: Entry) -> LearnerEntry:
         truncation=entry.count("truncation", usual.truncation),
         runs=entry.count("runs", usual.runs),
     )
-
-
-def optimizer_options(definition: Definition) -> dict[str, Any]:
-    """The fixed options of ASGC but its learning rate."""
-    known = optimizers.options("asgc", definition.rule)
-    return {name: value for name, value in definition.options.items() if name in known}

@@ -6,12 +6,13 @@ import argparse
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.cli.config_file import dump_yaml, read_yaml
+from evaluation.cli.config_file import dump_yaml
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, tell
 from evaluation.cli.parser import Flags
 from evaluation.cli.progress import progress
@@ -24,11 +25,10 @@ from evaluation.runs import provenance
 from evaluation.runs.lock import FolderLock
 from evaluation.study import program
 from evaluation.study.engines import choose
-from evaluation.study.spec import LOGS, StudyFaults
+from evaluation.study.spec import LOCK, LOGS, RUNS, StudyFaults
 from evaluation.study.status import duration
 
-LOCK = "lock"
-RUNS = Path("runs") / "meta"
+RUNS_OF_META = RUNS / "meta"
 
 
 def learn_command(argv: Sequence[str]) -> int:
@@ -45,7 +45,7 @@ def learn_command(argv: Sequence[str]) -> int:
         raise UserError("say what to learn: a YAML file or the name of a shipped definition")
     file = definition.find(options.definition)
     found = definition.load(file)
-    folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS / found.name
+    folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS_OF_META / found.name
     evolution = found.learner.name == "evolution"
     programs = _programs(found) if evolution else {}
     _check(found, folder)
@@ -79,9 +79,9 @@ def _learn(
     known = len(path.steps)
 
     def told(step: learners.Step) -> None:
-        path.add(step)
-        if step.number < known:
+        if step.number < known:  # a learning that goes on takes the same way again
             return
+        path.add(step)
         done = step.number + 1 - known
         left = (time.monotonic() - began) / done * (found.learner.steps - step.number - 1)
         scores = ", ".join(f"{task} {value:.4g}" for task, value in step.tasks.items())
@@ -112,6 +112,8 @@ def _programs(found: Definition) -> dict[str, tuple[str, ...]]:
 
 def _check(found: Definition, folder: Path) -> None:
     """Have the trainers check the command lines, and make the classes, before anything runs."""
+    places: dict[str, list[str]] = defaultdict(list)  # by program, and beside them the lines
+    lines: dict[str, list[list[str]]] = defaultdict(list)
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as place:
         preset = learners.preset_of(found, found.space.start(found.start))
@@ -122,9 +124,13 @@ def _check(found: Definition, folder: Path) -> None:
                 if task.cls:
                     class_task.make(task.cls, task.options, f"{where}.{name}.class")
                     continue
-                line = arguments(task, file, learners.rate_of(found, preset), seed_of(found, name, 0))
-                [answer] = program.ask(program.resolve((task.program,)), [line])
-                faults += [f"{where}.{name}: {fault}" for fault in answer.get("errors", [])]
+                places[task.program].append(f"{where}.{name}")
+                rate = learners.rate_of(found, preset)
+                lines[task.program].append(arguments(task, file, rate, seed_of(found, name, 0)))
+        for one, asked in lines.items():  # one process for all lines of a program
+            answers = program.ask(program.resolve((one,)), asked)
+            for at, answer in zip(places[one], answers, strict=True):
+                faults += [f"{at}: {fault}" for fault in answer.get("errors", [])]
     if faults:
         raise StudyFaults(str(folder), faults)
 
@@ -132,14 +138,13 @@ def _check(found: Definition, folder: Path) -> None:
 def _keep(found: Definition, folder: Path) -> None:
     """The definition in the folder; `UserError` where it holds another."""
     file = folder / DEFINITION
-    if not file.is_file():
-        atomic_write(file, dump_yaml({"name": found.name, **found.values}))
-        return
-    before = definition.parse(read_yaml(file, "the definition "), name=folder.name, where=str(file))
-    before, now = (replace(one, learner=replace(one.learner, steps=0)) for one in (before, found))  # may grow
-    for what in ("name", "rule", "options", "space", "start", "learner", "tasks"):
-        if getattr(before, what) != getattr(now, what):
-            raise UserError(f"{folder} was learned with another {what}: choose another --dir")
+    if file.is_file():
+        before, now = (  # steps may grow
+            replace(one, learner=replace(one.learner, steps=0)) for one in (definition.load(file), found)
+        )
+        for what in ("name", "rule", "options", "space", "start", "learner", "tasks"):
+            if getattr(before, what) != getattr(now, what):
+                raise UserError(f"{folder} was learned with another {what}: choose another --dir")
     atomic_write(file, dump_yaml({"name": found.name, **found.values}))
 
 

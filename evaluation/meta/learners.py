@@ -6,16 +6,16 @@ Evolution needs no checkpoint: its steps follow from the returns in the journal.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.user_code import users
-from evaluation.files import atomic_path, write_json
+from evaluation.files import atomic_path, read_json, write_json
 from evaluation.meta import class_task
-from evaluation.meta.definition import Definition, optimizer_options
+from evaluation.meta.definition import Definition
 from evaluation.meta.particles import Particles
 from evaluation.runs import seeding
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from asgc.meta import Preset
 
 PATH, CHECKPOINT = "path.json", "checkpoint.pt"
-_SCALE_DECAY = 0.9
-_LARGEST = 3.0  # gradient of a task, in running sizes of its
 LOST = 10  # steps in a row in which all runs of a task diverge: nothing can be learned from it
 
 
@@ -46,7 +44,7 @@ def preset_of(definition: Definition, vector: Tensor, provenance: Mapping[str, A
     """What a vector says."""
     from asgc.meta import Preset
 
-    options = optimizer_options(definition)
+    options = {name: value for name, value in definition.options.items() if name != "lr"}
     return Preset.learned(definition.name, definition.rule, options, definition.space, vector, provenance)
 
 
@@ -168,11 +166,13 @@ def _unrolled(definition: Definition, folder: Path, told: Told) -> Tensor:
     a large loss counts no more than the others."""
     import torch
 
+    from asgc.meta.evolution import LARGEST, running_size
+
     how, tasks = definition.learner, _differentiable(definition)
     vector = definition.space.start(definition.start)
     adam = torch.optim.Adam([vector], lr=how.lr)
     began = dict.fromkeys(tasks, 1)
-    sizes: dict[str, float] = {}
+    sizes: dict[str, Tensor] = {}
     runs = {name: _begin(definition, name, task, _seeds(definition, name, 0, 0)) for name, task in tasks.items()}
     first = 0
     if (saved := _load(folder)) is not None:
@@ -187,13 +187,12 @@ def _unrolled(definition: Definition, folder: Path, told: Told) -> Tensor:
             with users(f"task {name}"):
                 loss, gradient = runs[name].truncation(vector, how.truncation)
             returns[name] = -float(loss)
-            size = math.nan if gradient is None else float(gradient.square().mean().sqrt())
-            finite = math.isfinite(size)
-            if gradient is not None and finite and size > 0:
-                # A mean of logarithms: what explodes once does not silence its task for long.
-                before = sizes.get(name, size)
-                sizes[name] = math.exp(_SCALE_DECAY * math.log(before) + (1 - _SCALE_DECAY) * math.log(size))
-                total += gradient / max(sizes[name], size / _LARGEST) / len(tasks)
+            assert gradient is not None
+            size = gradient.square().mean().sqrt()
+            finite = bool(torch.isfinite(size))
+            if finite and size > 0:
+                sizes[name] = running_size(sizes.get(name, torch.zeros_like(size)), size)
+                total += gradient / torch.maximum(sizes[name], size / LARGEST) / len(tasks)
             if runs[name].done or not finite:
                 runs[name] = _begin(definition, name, task, _seeds(definition, name, 0, began[name]))
                 began[name] += 1
@@ -254,13 +253,26 @@ def _mean(values: list[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+def read_path(folder: Path) -> list[dict[str, Any]]:
+    """What `PathFile` has written; [] before the first step.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = folder / PATH
+    try:
+        return list(read_json(file)) if file.is_file() else []
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged: remove it, asgc-meta learn makes it anew") from error
+
+
 class PathFile:
     """The way of the vector over the steps, in a file for plots: a list of steps with their options by kind of layer,
     at the start of training (and its end), and the mean returns."""
 
     def __init__(self, definition: Definition, folder: Path) -> None:
         self._definition, self._file = definition, folder / PATH
-        self.steps: list[dict[str, Any]] = list(_read(self._file))
+        self.steps = read_path(folder)
 
     def add(self, step: Step) -> None:
         """A step; one that is there already (a learning that goes on) takes its place."""
@@ -268,12 +280,3 @@ class PathFile:
         row = {"step": step.number, "values": dict(preset.values), "late": dict(preset.late), "lr": preset.lr}
         self.steps = [*self.steps[: step.number], {**row, "returns": dict(step.tasks)}]
         write_json(self._file, self.steps)
-
-
-def _read(file: Path) -> Iterator[dict[str, Any]]:
-    from evaluation.files import read_json
-
-    try:
-        yield from read_json(file) if file.is_file() else []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged: remove it, asgc-meta learn makes it anew") from error

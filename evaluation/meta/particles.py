@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.cli.errors import UserError
-from evaluation.cli.values import show
+from evaluation.cli.values import flags
 from evaluation.files import atomic_write, from_json, read_json, to_json
 from evaluation.meta.definition import Definition, TaskEntry
 from evaluation.runs import seeding
@@ -46,7 +46,7 @@ def arguments(task: TaskEntry, preset: Path, lr: float, seed: int) -> list[str]:
     else:
         own = {"class": task.cls, "options": json.dumps(dict(task.options))}
         given = {**own, "preset": str(preset), "lr": lr, "seed": seed}
-    return [f"--{key.replace('_', '-')}={show(value)}" for key, value in given.items()]
+    return flags(given)
 
 
 def seed_of(definition: Definition, task: str, step: int) -> int:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from asgc.meta import KINDS, PARAMETERS
-from evaluation.cli.errors import UserError
-from evaluation.files import read_json
 from evaluation.meta import definition
+from evaluation.meta.learners import read_path
 from evaluation.plots import style
 from evaluation.plots.figure import Axis, Panel, series
 from evaluation.plots.study_data import Found, figure_or_reason
 
-PATH = "path.json"  # `evaluation.meta.learners.PathFile`
 _STEPS = Axis("meta-training step")
 _EVERY = "all layers"
 
@@ -29,11 +27,7 @@ class LearnedData:
 
     def __init__(self, folder: Path) -> None:
         self.definition = definition.load(folder / definition.DEFINITION)
-        file = folder / PATH
-        try:
-            self.steps: list[dict[str, Any]] = read_json(file) if file.is_file() else []
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} is damaged ({error}): asgc-meta learn makes it anew") from error
+        self.steps = read_path(folder)
         self.looks = style.looks([*map(self.label, self.kinds), *self.definition.tasks, _EVERY])
 
     @functools.cached_property
@@ -51,15 +45,6 @@ class LearnedData:
     def line(self, label: str, values: list[float]) -> Any:
         """A value by step."""
         return series(label, [row["step"] for row in self.steps], values, n=1)
-
-    @property
-    def data(self) -> LearnedData:
-        """What says which files were left out: none are."""
-        return self
-
-    def left_out(self) -> list[str]:
-        """Lines."""
-        return []
 
 
 def options(learned: LearnedData) -> Found:

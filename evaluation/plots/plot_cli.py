@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
             write_csv(figure, table)
             print(*paths, table, sep="\n")
             made += 1
-    for problem in source.data.left_out():
+    for problem in [] if isinstance(source, LearnedData) else source.data.left_out():
         print(problem, file=sys.stderr)
     return 0 if made else 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +125,14 @@ class Entry:
             return value
         self.fault(f"{key} {self.values.get(key)!r}", ": must be a whole number of at least 1")
         return 0
+
+    def numbers(self, key: str, names: Container[str], what: str) -> dict[str, Any]:
+        """A number for some of the names; `what` it must be, for faults."""
+        child = self.child(key)
+        for name, value in child.values.items():
+            if name not in names or not isinstance(number(value), int | float):
+                child.fault(name, f": must be {what}")
+        return {name: number(value) for name, value in child.values.items()}
 
     def seeds(self, key: str) -> tuple[int, ...]:
         """[1, 2], 3, or "101-110"."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.cli.errors import UserError
-from evaluation.cli.values import show
+from evaluation.cli.values import flags, show
 from evaluation.study import space as spaces
 from evaluation.study.run_id import Arm, RunId
 from evaluation.study.search import SEED, Objective, Search
@@ -28,8 +28,7 @@ class PlannedRun:
 
     def arguments(self) -> list[str]:
         """The options as command-line arguments of the program's `train`."""
-        options = {**self.options, "seed": self.id.seed}
-        return [f"--{key.replace('_', '-')}={show(value)}" for key, value in options.items()]
+        return flags({**self.options, "seed": self.id.seed})
 
     def entry(self) -> dict[str, Any]:
         """The run as a line of the study's index."""

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.cli.config_file import SHIPPED, read_yaml
+from evaluation.cli.config_file import SHIPPED, find_definition, read_yaml
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean, number
 from evaluation.files import folder_name
@@ -125,18 +125,7 @@ class Study:
 def find(name: str) -> Path:
     """The file of a study: a path, the name of one of the toolkit's own (`configs/studies/NAME.yaml`), or that of one
     that has been run (runs/NAME)."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    if (path / DEFINITION).is_file():
-        return path / DEFINITION
-    shipped = {file.stem: file for file in (SHIPPED / "studies").glob("*.yaml")}
-    if name in shipped:
-        return shipped[name]
-    if (RUNS / name / DEFINITION).is_file():
-        return RUNS / name / DEFINITION
-    hint = did_you_mean(name, tuple(shipped)) or f"; the toolkit's own are {', '.join(sorted(shipped))}"
-    raise UserError(f"no such study file: {name}{hint}")
+    return find_definition(name, "study file", SHIPPED / "studies", DEFINITION, RUNS)
 
 
 def default_folder(name: str) -> Path:
@@ -202,8 +191,8 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
         if part is not None:
             parts[part_name] = part
     _seeds_apart(parts, entry.faults)
-    seconds = _by_task(entry, "seconds", layers["tasks"], "a number of seconds")
-    _by_task(entry, "near", layers["tasks"], "a difference of scores")  # read by `usable_range`
+    seconds = entry.numbers("seconds", layers["tasks"], "a number of seconds for one of the tasks")
+    entry.numbers("near", layers["tasks"], "a difference of scores for one of the tasks")  # read by `usable_range`
     _references(entry, layers["tasks"])
     programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
     of_some = entry.child("programs")
@@ -231,15 +220,6 @@ def _program(entry: Entry, key: str, value: Any) -> tuple[str, ...]:
     if not words or not all(isinstance(word, str) and word for word in words):
         entry.fault(f"{key} {value!r}", ": must be a command, or a list of its words")
     return tuple(map(str, words))
-
-
-def _by_task(entry: Entry, key: str, tasks: Mapping[str, Options], what: str) -> dict[str, Any]:
-    """A number for some of the tasks."""
-    child = entry.child(key)
-    for task, value in child.values.items():
-        if task not in tasks or not isinstance(number(value), int | float):
-            child.fault(task, f": must be {what} for one of the tasks")
-    return {task: number(value) for task, value in child.values.items()}
 
 
 def _references(entry: Entry, tasks: Mapping[str, Options]) -> None:
