@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluation.runs import seeding
-from supervised.regression_stream import INPUTS, OUTPUTS, RegressionStream
+from supervised.regression_stream import INPUTS, KINDS, OUTPUTS, RegressionStream
 
 __all__ = ["Digits", "Stream"]
 
@@ -97,7 +97,8 @@ class Stream:
     def __init__(
         self, kind: str, hidden: Sequence[int] | int = 32, batch_size: int = 16, steps: int = 300, scale: float = 1.0
     ) -> None:
-        RegressionStream(kind, 0, batch_size).noise_scale(0)
+        if kind not in KINDS:
+            raise ValueError(f"no stream {kind!r}: there are {', '.join(KINDS)}")
         self._kind, self._size, self.steps, self._scale = kind, batch_size, steps, scale
         self._network = _Perceptron(INPUTS, hidden, OUTPUTS)
         self.start = self._network.start

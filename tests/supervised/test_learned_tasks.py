@@ -40,6 +40,8 @@ def test_a_stream_is_the_trainers_and_scales_its_targets() -> None:
     np.testing.assert_allclose(y, 10 * targets, rtol=1e-5)
     params = {name: torch.zeros_like(value) for name, value in task.start(0).items()}
     assert float(task.loss(params, x, y)) == pytest.approx(float((y**2).sum(1).mean() / 2), rel=1e-6)
+    with pytest.raises(ValueError, match="no stream 'burst': there are gaussian, heavy-tailed, bursts"):
+        Stream("burst")
 
 
 @pytest.mark.parametrize(("task", "rate"), [(Digits(steps=100), 1e-2), (Stream("gaussian", steps=200), 1e-2)])
