@@ -129,7 +129,7 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Definition:
     for task in sorted(set(tasks) & set(held_out)):
         entry.fault(f"held_out.{task}", ": is one of the tasks that are learned from")
     learner = _learner(entry.child("learner"))
-    if learner.name != "evolution":
+    if learner.name in ("persistent", "unrolled"):
         for one in tasks.values():
             if not one.cls:
                 entry.fault(f"tasks.{one.name}", f": {learner.name} needs a class whose loss is differentiable")

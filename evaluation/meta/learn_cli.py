@@ -48,7 +48,7 @@ def learn_command(argv: Sequence[str]) -> int:
     folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS_OF_META / found.name
     evolution = found.learner.name == "evolution"
     programs = _programs(found) if evolution else {}
-    _check(found, folder)
+    _check(found, file)
     tell(_cost(found, Journal(folder / JOURNAL), choose.places(options) if evolution else 1))
     if options.dry_run:
         return 0
@@ -110,7 +110,7 @@ def _programs(found: Definition) -> dict[str, tuple[str, ...]]:
     return {name: program.resolve((one,)) for name, one in names.items()}
 
 
-def _check(found: Definition, folder: Path) -> None:
+def _check(found: Definition, where: Path) -> None:
     """Have the trainers check the command lines, and make the classes, before anything runs."""
     places: dict[str, list[str]] = defaultdict(list)  # by program, and beside them the lines
     lines: dict[str, list[list[str]]] = defaultdict(list)
@@ -119,12 +119,12 @@ def _check(found: Definition, folder: Path) -> None:
         preset = learners.preset_of(found, found.space.start(found.start))
         file = Path(place) / "start.json"
         preset.save(file)
-        for where, tasks in (("tasks", found.tasks), ("held_out", found.held_out)):
+        for key, tasks in (("tasks", found.tasks), ("held_out", found.held_out)):
             for name, task in tasks.items():
                 if task.cls:
-                    class_task.make(task.cls, task.options, f"{where}.{name}.class")
+                    class_task.make(task.cls, task.options, f"{key}.{name}.class")
                     continue
-                places[task.program].append(f"{where}.{name}")
+                places[task.program].append(f"{key}.{name}")
                 rate = learners.rate_of(found, preset)
                 lines[task.program].append(arguments(task, file, rate, seed_of(found, name, 0)))
         for one, asked in lines.items():  # one process for all lines of a program
@@ -132,7 +132,7 @@ def _check(found: Definition, folder: Path) -> None:
             for at, answer in zip(places[one], answers, strict=True):
                 faults += [f"{at}: {fault}" for fault in answer.get("errors", [])]
     if faults:
-        raise StudyFaults(str(folder), faults)
+        raise StudyFaults(str(where), faults)
 
 
 def _keep(found: Definition, folder: Path) -> None:
