@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ from . import rules
 from .singular import first_vector, iterate
 from .smooth_clip import shrinkage
 
-__all__ = ["LEFT", "SINGULAR", "UPDATE", "factor", "follow", "forget"]
+__all__ = ["LEFT", "SINGULAR", "UPDATE", "Bounds", "bounds", "factor", "follow", "forget"]
 
 # In the state of a layer, where it has a ceiling: rms(u) (not of sgd), s of the last step, the singular vector.
 UPDATE, LEFT, SINGULAR = "update_rms", "step_left", "singular_vector"
@@ -102,6 +102,27 @@ def follow(
 def forget(state: dict[str, Any]) -> None:
     """The rule's moments begin anew: so do its updates."""
     state.pop(UPDATE, None)
+
+
+class Bounds(NamedTuple):
+    """What a fast path has to know of a layer before its step, as numbers."""
+
+    allowed: float  # root mean square of the step
+    decayed: float  # weight_decay times the root mean square of the weights: of sgd, where it is part of U
+    before: float  # root mean square of the momentum buffer (sgd; 0: none), of the update before (others)
+
+
+def bounds(param: Tensor, state: dict[str, Any], options: Options) -> Bounds:
+    """The numbers of ``Bounds``; moves the state's singular vector on, where there is one."""
+    size, kept = _size(param, state, options)
+    state.update(kept)
+    allowed = options["ceiling"] * max(float(size), options["weight_floor"])
+    if options["rule"] != "sgd":
+        before = state.get(UPDATE)
+        return Bounds(allowed, 0.0, _expected(options) if before is None else float(before))
+    decay, buffer = options["weight_decay"], state.get("momentum_buffer")
+    decayed = decay * float(_rms(param)) if decay != 0 else 0.0
+    return Bounds(allowed, decayed, 0.0 if buffer is None else float(_rms(buffer)))
 
 
 def _expected(options: Options) -> float:

@@ -118,7 +118,8 @@ def transform(
         limit = spread(tau.to(g.dtype))
         if elements is not None:
             limit = torch.where(elements > 0, options["clip_factor"] * elements.to(g.dtype), limit)
-            tau = statistics.wide(limit.detach()).square().mean().sqrt().reshape(1)
+            mean = statistics.wide(limit.detach()).square().sum() / max(1, limit.numel())
+            tau = mean.sqrt().reshape(1)
         infinite = torch.isinf(g) & torch.isfinite(limit) & ~spread(unseen)
         h = torch.where(infinite, g, h)
         beyond = h.abs() > limit

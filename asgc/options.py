@@ -22,7 +22,7 @@ __all__ = [
     *("ASGC_DEFAULTS", "ASGC_OPTIONS", "CLIPS", "IMPLEMENTATIONS", "LR", "RULE", "PEER_RULES", "RULES", "RULE_OPTIONS"),
     *("TORCH_CLASSES", "TRANSFORM_DEFAULTS", "TRANSFORM_OPTIONS", "ClipInfo", "check_names", "check_values"),
     *("is_tensor_free", "of_rule", "resolve", "resolve_clip", "resolve_transform", "rule_defaults", "signature"),
-    *("rule_class", "table", "without_fast_path"),
+    *("rule_class", "table", "reference_and_cpu_only"),
 ]
 
 POSITIVE, NOT_NEGATIVE, FRACTION = "(0, inf]", "[0, inf)", "[0, 1)"
@@ -276,7 +276,7 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
     if full["ceiling"] is not None and rule == "sgd" and full["mode"] == "value":
         _check_bounded(full)
     if full["adapt"] is not None:
-        if (slow := without_fast_path(full)) is not None:
+        if (slow := reference_and_cpu_only(full)) is not None:
             raise ValueError(f"adapt={full['adapt']!r} cannot be used together with {slow}")
         if full["threshold"] is not None:
             raise ValueError(
@@ -310,8 +310,8 @@ def _check_bounded(options: Mapping[str, Any]) -> None:
         raise ValueError("ceiling needs a bound on the gradient with rule='sgd' and mode='value': clip, or mode='norm'")
 
 
-def without_fast_path(options: Mapping[str, Any]) -> str | None:
-    """What of these options of ASGC only the reference implementation does, as it is written; None: nothing."""
+def reference_and_cpu_only(options: Mapping[str, Any]) -> str | None:
+    """What of these options the reference and the CPU's kernel do, and no other implementation; None: nothing."""
     if is_tensor(options["eps_scale"]) or options["eps_scale"] != 0:
         return f"eps_scale={options['eps_scale']!r}"
     if options["ceiling"] is not None:

@@ -70,7 +70,8 @@ def preview_asgc(opt: Stepped, make: Callable[..., Any]) -> list[Preview]:
         if param.grad is not None
     ]
     implementation = opt.param_groups[0]["implementation"]
-    if implementation in REGISTRY and REGISTRY[implementation].fast_preview:
+    by_element = any(group["granularity"] == "element" for group in opt.param_groups)  # by the rule's moments
+    if implementation in REGISTRY and REGISTRY[implementation].fast_preview and not by_element:
         return _preview_fast(make, layers, implementation)
     return preview_transform(layers)
 

@@ -18,7 +18,7 @@ def _record(name: str, **serves: bool) -> Implementation:
 _RECORDS = (
     _record("reference", tensor_options=True, all_options=True),
     _record("foreach", fast_preview=True),
-    _record("cpu", fast_preview=True),
+    _record("cpu", all_options=True, fast_preview=True),
     _record("triton", tensor_options=True),
     _record("sharded", dtensors=True),
 )

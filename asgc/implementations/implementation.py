@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..layers import first_dtensor
-from ..options import is_tensor_free, without_fast_path
+from ..options import is_tensor_free, reference_and_cpu_only
 
 __all__ = ["Implementation", "Stepped"]
 
@@ -36,7 +36,7 @@ class Implementation:
         load: imports its module, which has ``unsupported`` and ``step``: only what is used is imported and compiled.
         dtensors: serves DTensors, and looks for non-finite gradients itself: together with the other ranks.
         tensor_options: options other than lr and betas may be tensors.
-        all_options: serves those that have no fast path (``options.without_fast_path``).
+        all_options: serves those that the others do not (``options.reference_and_cpu_only``).
         fast_preview: a step of it on copies is the fastest way to see the transformed gradients.
     """
 
@@ -54,9 +54,9 @@ class Implementation:
             return f"{dtensor} is a DTensor, which only implementation='sharded' serves ('auto' takes it)"
         if not self.tensor_options and not all(map(is_tensor_free, opt.param_groups)):
             return "an option other than lr and betas is a tensor"
-        slow = None if self.all_options else next(filter(None, map(without_fast_path, opt.param_groups)), None)
+        slow = None if self.all_options else next(filter(None, map(reference_and_cpu_only, opt.param_groups)), None)
         if slow is not None:
-            return f"{slow} (done by the reference only)"
+            return f"{slow} (done by reference and cpu only)"
         reason: str | None = self.load().unsupported(opt)
         return reason
 

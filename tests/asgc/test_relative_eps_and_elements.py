@@ -155,7 +155,7 @@ def test_the_threshold_of_an_element_rises_as_its_documentation_says() -> None:
         ({"granularity": "element", "mode": "value", "threshold": 1.0}, "not threshold=1.0"),
         ({"granularity": "element", "mode": "value", "on_shift": "adam-rel"}, "which on_shift='adam-rel' sets to 0"),
         ({"granularity": "element", "mode": "value", "adapt": "hypergradient"}, "together with granularity='element'"),
-        ({"eps_scale": 0.1, "implementation": "cpu"}, "eps_scale=0.1 .done by the reference only"),
+        ({"eps_scale": 0.1, "implementation": "foreach"}, "eps_scale=0.1 .done by reference and cpu only"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], words: str) -> None:
@@ -167,15 +167,6 @@ def test_wrap_knows_no_second_moment() -> None:
     inner = torch.optim.Adam([torch.zeros(2, requires_grad=True)])
     with pytest.raises(ValueError, match="needs the rule's second moment: use ASGC"):
         wrap(inner, granularity="element", mode="value")
-
-
-def test_auto_takes_the_reference_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    param = torch.zeros(2)
-    opt = ASGC([param], lr=0.1, eps_scale=0.25)
-    param.grad = torch.ones(2)
-    opt.step()
-    assert opt.param_groups[0]["implementation"] == "reference"
-    assert "eps_scale=0.25 (done by the reference only)" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"eps_scale": 0.5}, {"granularity": "element", "mode": "value"}])

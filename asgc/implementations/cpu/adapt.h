@@ -229,7 +229,7 @@ static void measure_tile(const Layer& layer, const Adapt& a, const Elastic& el, 
 // Scalars of the coming step, from the statistics before it. factor, p: in use. s2: sum of g^2, for norm mode and noise.
 static inline void open_measure(const Layer& layer, const Adapt& a, const Group& g, double factor, double p, double s2,
                                 Elastic& el) {
-    set_rule(layer, g, el.rule);
+    set_rule(layer, g, g.lr, el.rule);
     const double mean = layer.stats[MEAN], var = layer.stats[VAR], t = static_cast<double>(*layer.noise_step);
     el.key = noise_key(static_cast<uint32_t>(static_cast<int64_t>(g.seed)), static_cast<uint32_t>(*layer.noise_step),
                        static_cast<uint32_t>(layer.number), 0);

@@ -160,6 +160,38 @@ static inline void clip_tile(Sharpness kind, float* out, const float* x, int n, 
     }
 }
 
+// out = phi(x; limit) with a threshold for each element, which may be 0 or infinite.
+template <Sharpness KIND>
+static void clip_elements(float* out, const float* x, const float* limit, int n, float p, int32_t& clipped, float& square) {
+    const float inverse_p = 1.0f / p;
+    int32_t beyond = 0;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : beyond, sum)
+    for (int i = 0; i < n; i++) {
+        const float tau = limit[i], a = std::fabs(x[i]), hi = a > tau ? a : tau;
+        const float below = x[i] < tau ? x[i] : tau, lo = below > -tau ? below : -tau;
+        const float y = hi > 0.0f ? lo * shrink<KIND>(std::fabs(lo) / hi, p, inverse_p) : 0.0f;
+        beyond += a > tau;
+        sum += y * y;
+        out[i] = y;
+    }
+    clipped = beyond;
+    square = sum;
+}
+
+static inline void clip_elements(Sharpness kind, float* out, const float* x, const float* limit, int n, float p,
+                                 int32_t& clipped, float& square) {
+    switch (kind) {
+        case POWER_4: return clip_elements<POWER_4>(out, x, limit, n, p, clipped, square);
+        case HARD: return clip_elements<HARD>(out, x, limit, n, p, clipped, square);
+        case POWER_2: return clip_elements<POWER_2>(out, x, limit, n, p, clipped, square);
+        case POWER_1: return clip_elements<POWER_1>(out, x, limit, n, p, clipped, square);
+        case POWER_8: return clip_elements<POWER_8>(out, x, limit, n, p, clipped, square);
+        case POWER_16: return clip_elements<POWER_16>(out, x, limit, n, p, clipped, square);
+        case POWER_ANY: return clip_elements<POWER_ANY>(out, x, limit, n, p, clipped, square);
+    }
+}
+
 // The same for one number in double precision (the norm of a row).
 static inline double clip_scalar(Sharpness kind, double x, double tau, double p) {
     if (std::isinf(tau)) return x;

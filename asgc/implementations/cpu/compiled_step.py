@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ... import functional
 from ... import gradient_statistics as statistics
+from ...layers import head_places
 from ...nonfinite import STREAK
 from ..implementation import Stepped
-from . import adaptation, build
+from . import adaptation, build, ceilings
 from .layer_structs import (
     LayerStruct,
     as_laid_out,
@@ -36,7 +37,7 @@ _COUNTERS = ("stats", "step", "noise_step")
 def unsupported(opt: Stepped) -> str | None:
     """Why the kernel cannot serve this optimizer, or None. Compiles the kernel if that is the last question."""
     for group in opt.param_groups:
-        reason = adaptation.unsupported(group)
+        reason = adaptation.unsupported(group) or ceilings.unsupported(group)
         if reason is not None:
             return reason
         for param in group["params"]:
@@ -81,6 +82,8 @@ class _Table:
         self.fresh: list[int] = []  # layers whose momentum buffer was made for this step
         self.adapting = _adapting(opt)  # then every layer has options of its own
         self.adapts = (adaptation.AdaptStruct * count)()
+        self.ceilings = (ceilings.CeilingRow * count)()
+        self.head = head_places([param for param, _ in self.params])
 
     def fits(self, opt: Stepped) -> bool:
         found = _members(opt)
@@ -133,6 +136,20 @@ class _Table:
         self.sizes[i] = -1 if row.dims or row.numel == 0 else row.numel
         self.held[i] = tensors
         self.seen[i] = [*map(id, tensors), *addresses]
+
+    def bounded(self, opt: Stepped) -> list[tuple[int, State, Group]]:
+        """Layers with a gradient whose steps have a ceiling, and their rows filled in."""
+        found: list[tuple[int, State, Group]] = []
+        for i, (param, index) in enumerate(self.params):
+            group = opt.param_groups[index]
+            self.rows[i].ceiling = None
+            if group["ceiling"] is None or param.grad is None or (i in self.head and group["exclude_head"]):
+                continue
+            state = opt.state[param]
+            ceilings.fill(self.ceilings[i], param, state, group)
+            self.rows[i].ceiling = ctypes.addressof(self.ceilings[i])
+            found.append((i, state, group))
+        return found
 
 
 _tables: WeakKeyDictionary[Stepped, _Table] = WeakKeyDictionary()
@@ -241,7 +258,10 @@ def step(opt: Stepped) -> bool:
                     adapts = group["adapt"] is not None and param.grad is not None
                     adaptation.fill(row, param, opt.layer_state(param, group) if adapts else None, group)
                 kernel.asgc_adapt(table.layers, table.grads, count, values, table.adapts, threads)
+            bounded = table.bounded(opt)
             streak = kernel.asgc_step(table.layers, table.grads, count, values, threads)
+            for i, state, group in bounded:
+                ceilings.keep(table.ceilings[i], state, group)
             torch.autograd.graph.increment_version(stepped)  # autograd notices in-place changes of saved tensors
     except RuntimeError:
         for i in table.fresh:

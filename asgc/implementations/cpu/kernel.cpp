@@ -106,6 +106,25 @@ int tile_size(int64_t start, int64_t rest) {
     return static_cast<int>(std::min<int64_t>({TILE, rest, word - start % word}));
 }
 
+// Sum of squares of the update that transformed gradients x lead to, before the rule takes them: the step of parameters
+// of 0 at a learning rate of 1 (asgc/ceiling.py, `follow`). Langevin noise is in tile.noise.
+void measure_update(const Layer& layer, const Shared& s, const Row& r, const float* param, float* const state[3],
+                    const float* x, int n, const Tile& tile, Sums& sums) {
+    float y[TILE], moved[TILE] = {}, copies[3][TILE];
+    for (int i = 0; i < n; i++) y[i] = x[i] * r.rule.scale + r.rule.decay * param[i];
+    for (int k = 0; k < 3; k++)
+        if (state[k] != nullptr) std::copy(state[k], state[k] + n, copies[k]);
+    Coefficients bare;
+    set_rule(layer, *s.group, 1.0, bare);
+    bare.scale = bare.keep = 1;
+    bare.decay = 0;
+    bare.eps = r.rule.eps;
+    rule_tile(s.rule, moved, copies[0], copies[1], copies[2], y, n, bare);
+    if (r.langevin != 0 && !r.zero)
+        for (int i = 0; i < n; i++) moved[i] -= bare.noise_lr * tile.noise[i];
+    sums.update += sum_of_squares(moved, n, square_tile(moved, n));
+}
+
 void main_pass(const Layer& layer, const Shared& s, const Row& r, const float* grad, int64_t start, int64_t size,
                Sums& sums) {
     Tile tile;
@@ -131,11 +150,14 @@ void main_pass(const Layer& layer, const Shared& s, const Row& r, const float* g
         const bool permuted = layer.dims > 0 && (r.noise != 0 || r.langevin != 0);
         if (permuted) logical_indices(layer, here, n, tile.index);
         const uint32_t* const index = permuted ? tile.index : nullptr;
+        if (s.by_element) set_limits(s, r, state[s.rule == ADAM ? 1 : 0], n, tile.limit, sums);
         const float* const x = transform_tile(s, r, g, n, low, index, key, finite, tile, sums);
+        const bool after = r.langevin != 0 && !r.zero;
+        if (after) add_noise<true>(tile.noise, g, n, low, index, key, r.langevin, s.noise_zeros);
+        if (layer.ceiling != nullptr && s.rule != SGD) measure_update(layer, s, r, param, state, x, n, tile, sums);
         rule_tile(s.rule, param, state[0], state[1], state[2], x, n, r.rule);
-        if (r.langevin == 0 || r.zero) continue;
-        add_noise<true>(tile.noise, g, n, low, index, key, r.langevin, s.noise_zeros);
-        for (int i = 0; i < n; i++) param[i] -= r.rule.noise_lr * tile.noise[i];
+        if (after)
+            for (int i = 0; i < n; i++) param[i] -= r.rule.noise_lr * tile.noise[i];
     }
 }
 
@@ -150,6 +172,7 @@ void step_rows(const Layer& layer, const Shared& s, const float* grad, Span span
         if (rows[i].first_pass) first_pass(layer, s, grad, rows[i], start + i * size, size, rows[i].total);
     for (int i = 0; i < count; i++)
         if (rows[i].first_pass) close_first_pass(s, rows[i]);
+    for (int i = 0; i < count; i++) lower_step(layer, s, rows[i]);
     for (int i = 0; i < count; i++) main_pass(layer, s, rows[i], grad, start + i * size, size, rows[i].total);
     for (int i = 0; i < count; i++) close_row(layer, s, span.first + i, rows[i]);
 }
@@ -179,6 +202,7 @@ int32_t asgc_step(const Layer* layers, const float* const* grads, int64_t count,
     for (size_t i = 0; i < rows.size(); i++) {
         const LongRow& row = plan.rows[i];
         open_row(layers[row.layer], shared[row.layer], row.row, rows[i]);
+        if (!rows[i].first_pass) lower_step(layers[row.layer], shared[row.layer], rows[i]);
     }
 
     const Plan& todo = plan;  // thread_local names inside the region would be each thread's own
@@ -201,7 +225,9 @@ int32_t asgc_step(const Layer* layers, const float* const* grads, int64_t count,
             for (int64_t i = wave.rows.first; i < wave.rows.last; i++) {
                 if (!long_rows[i].first_pass) continue;
                 add_up(todo.rows[i].blocks, sums_early, long_rows[i].total);
-                close_first_pass(by_layer[todo.rows[i].layer], long_rows[i]);
+                const int64_t l = todo.rows[i].layer;
+                close_first_pass(by_layer[l], long_rows[i]);
+                lower_step(layers[l], by_layer[l], long_rows[i]);
             }
         }
 #pragma omp for schedule(dynamic, 1) nowait

@@ -12,6 +12,9 @@
 
 constexpr int MAX_DIMS = 8;
 
+// What a layer's step must stay below (asgc/ceiling.py); in, and the last two out.
+enum { ALLOWED, DECAYED, BEFORE, LEFT, UPDATE };  // see asgc/implementations/cpu/ceilings.py
+
 struct Layer {
     float* param;
     float* state[3];
@@ -21,6 +24,7 @@ struct Layer {
     int64_t numel, number, group;
     int64_t rows;              // units with statistics of their own, one after the other in memory
     int64_t fresh;             // sgd: the momentum buffer was made for this step
+    double* ceiling;           // null: none
     int64_t dims;              // 0: memory order is row-major order; else the dimensions below
     int64_t size[MAX_DIMS];    // outermost in memory first
     int64_t stride[MAX_DIMS];  // row-major (logical) stride of each
@@ -31,7 +35,7 @@ struct Layer {
 struct Group {  // every option as double
     double rule, norm, lr, weight_decay, eps, maximize, decoupled, beta1, beta2, amsgrad, momentum, dampening, nesterov,
         alpha, centered, lr_decay, clip_factor, threshold, sharpness, noise_scale, noise_decay, noise_zeros, langevin,
-        stats_decay, outlier_share, seed;  // threshold NaN: the adaptive one
+        stats_decay, outlier_share, seed, eps_scale, element;  // threshold NaN: the adaptive one
 };
 
 struct Shared {  // one layer in one step
@@ -46,6 +50,8 @@ struct Shared {  // one layer in one step
     uint32_t seed, step_bits, number;
     Key key;  // of the elements below 2^32
     bool by_value, noise_zeros, langevin;
+    bool by_element;                           // each element is clipped at a threshold of its own:
+    float element_factor, element_correction;  // factor * sqrt(correction * second moment)
 
     Key key_at(int64_t index) const {
         const uint32_t high = static_cast<uint32_t>(index >> 32);
@@ -53,15 +59,15 @@ struct Shared {  // one layer in one step
     }
 };
 
-static inline void set_rule(const Layer& layer, const Group& g, Coefficients& k) {
+static inline void set_rule(const Layer& layer, const Group& g, double lr, Coefficients& k) {
     const double step = static_cast<double>(*layer.step) + 1;
     k = Coefficients{};
     k.first = layer.fresh != 0;
     k.scale = g.maximize != 0 ? -1.0f : 1.0f;
     k.decay = static_cast<float>(g.decoupled != 0 ? 0 : g.weight_decay);
-    k.keep = static_cast<float>(g.decoupled != 0 ? 1 - g.lr * g.weight_decay : 1);
+    k.keep = static_cast<float>(g.decoupled != 0 ? 1 - lr * g.weight_decay : 1);
     k.eps = static_cast<float>(g.eps);
-    k.lr = k.noise_lr = static_cast<float>(g.lr);
+    k.lr = k.noise_lr = static_cast<float>(lr);
     switch (static_cast<Rule>(static_cast<int>(g.rule))) {
         case SGD:
             k.one = static_cast<float>(g.momentum);
@@ -70,7 +76,7 @@ static inline void set_rule(const Layer& layer, const Group& g, Coefficients& k)
             k.flag = g.nesterov != 0;
             break;
         case ADAM: {
-            k.lr = static_cast<float>(g.lr / (1 - std::pow(g.beta1, step)));
+            k.lr = static_cast<float>(lr / (1 - std::pow(g.beta1, step)));
             k.one = static_cast<float>(1 - g.beta1);
             k.two = static_cast<float>(g.beta2);
             k.three = static_cast<float>(1 - g.beta2);
@@ -86,7 +92,7 @@ static inline void set_rule(const Layer& layer, const Group& g, Coefficients& k)
             k.flag = g.centered != 0;
             break;
         case ADAGRAD:
-            k.lr = k.noise_lr = static_cast<float>(g.lr / (1 + (step - 1) * g.lr_decay));
+            k.lr = k.noise_lr = static_cast<float>(lr / (1 + (step - 1) * g.lr_decay));
             break;
     }
 }
@@ -94,7 +100,7 @@ static inline void set_rule(const Layer& layer, const Group& g, Coefficients& k)
 static inline void open_layer(const Layer& layer, const Group& g, Shared& s) {
     s.group = &g;
     s.rule = static_cast<Rule>(static_cast<int>(g.rule));
-    set_rule(layer, g, s.coefficients);
+    set_rule(layer, g, g.lr, s.coefficients);
     s.c_t = g.noise_scale * std::pow(1 + static_cast<double>(*layer.noise_step), -g.noise_decay / 2);
     s.elements = static_cast<double>(std::max<int64_t>(layer.row_size(), 1));
     s.bound = 1 / g.outlier_share + 3 * std::sqrt(2 / s.elements);
@@ -107,4 +113,8 @@ static inline void open_layer(const Layer& layer, const Group& g, Shared& s) {
     s.by_value = g.norm == 0;
     s.noise_zeros = g.noise_zeros != 0;
     s.langevin = g.langevin != 0;
+    s.by_element = g.element != 0;
+    const double decay = s.rule == ADAM ? g.beta2 : g.alpha, known = 1 - std::pow(decay, static_cast<double>(*layer.step));
+    s.element_factor = static_cast<float>(g.clip_factor);
+    s.element_correction = known > 0 ? static_cast<float>(1 / known) : 1.0f;
 }

@@ -47,6 +47,7 @@ class LayerStruct(ctypes.Structure):
         ("group", ctypes.c_int64),
         ("rows", ctypes.c_int64),
         ("fresh", ctypes.c_int64),
+        ("ceiling", ctypes.c_void_p),
         ("dims", ctypes.c_int64),
         ("size", ctypes.c_int64 * MAX_DIMS),
         ("stride", ctypes.c_int64 * MAX_DIMS),
@@ -58,6 +59,7 @@ GROUP_FIELDS = (
     *("rule", "norm", "lr", "weight_decay", "eps", "maximize", "decoupled", "beta1", "beta2", "amsgrad", "momentum"),
     *("dampening", "nesterov", "alpha", "centered", "lr_decay", "clip_factor", "threshold", "clip_sharpness"),
     *("noise_scale", "noise_decay", "noise_zeros", "langevin", "stats_decay", "outlier_share", "seed"),
+    *("eps_scale", "element"),
 )
 
 
@@ -73,6 +75,7 @@ def group_values(group: dict[str, Any], fields: tuple[str, ...] = GROUP_FIELDS) 
         "beta2": beta2,
         "threshold": math.nan if threshold is None else threshold,
         "langevin": group["noise_at"] == "update",
+        "element": group["granularity"] == "element",
     }
     full = {**group, **derived}
     return [full.get(name, 0.0) for name in fields]

@@ -49,7 +49,11 @@ static inline void set_threshold(const Shared& s, Row& r) {
     }
     r.threshold = tau;
     r.tau = static_cast<float>(tau);
-    r.clips = s.by_value && !std::isinf(r.tau);
+    r.clips = s.by_value && (!std::isinf(r.tau) || s.by_element);
+    if (g.eps_scale != 0) {  // at least: a layer without a gradient yet, with eps = 0, would divide 0 by 0
+        const double least = std::numeric_limits<float>::min();
+        r.rule.eps = static_cast<float>(std::max(g.eps + g.eps_scale * sigma, least));
+    }
 }
 
 // noise_level of gradient_statistics.py; of noise after the rule, in units of the rule's denominators (rules.py).
@@ -97,7 +101,7 @@ static inline void close_first_pass(const Shared& s, Row& r) {
     set_noise(s, s2, r);
     if (r.was_new && r.dirty && std::isnan(s.group->threshold)) {  // no scale known yet: the finite elements pass
         r.tau = std::numeric_limits<float>::infinity();
-        r.clips = false;
+        r.clips = s.by_element;
     }
     if (s.by_value) return;
     if (r.dirty) {
@@ -108,6 +112,35 @@ static inline void close_first_pass(const Shared& s, Row& r) {
     r.norm_clipped = size > r.threshold;
     r.norm_scale = size > 0 ? phi / size : (r.threshold > 0 ? 1 : 0);
     r.rule.scale *= static_cast<float>(r.norm_scale);
+}
+
+// asgc/ceiling.py, U of sgd: a bound on the root mean square of the coming update.
+static inline double coming_momentum(const Layer& layer, const Shared& s, const Row& r) {
+    const Group& g = *s.group;
+    const double noise = r.stats[NOISE], inside = s.langevin ? 0 : noise, after = s.langevin ? noise : 0;
+    const double square = r.dirty ? 0 : r.total.s2 / s.elements;
+    double rho = std::sqrt(square + inside * inside) * r.norm_scale;
+    if (s.by_value) rho = std::isinf(r.tau) ? static_cast<double>(r.tau) : r.threshold;
+    rho += layer.ceiling[DECAYED];
+    double bound = rho;
+    if (g.momentum != 0) {
+        const double buffer = layer.fresh != 0 ? rho : g.momentum * layer.ceiling[BEFORE] + (1 - g.dampening) * rho;
+        bound = g.nesterov != 0 ? rho + g.momentum * buffer : buffer;
+    }
+    return std::sqrt(bound * bound + after * after);
+}
+
+// After the first pass, where there is one: the step is taken with a lower learning rate where it would be too large.
+static inline void lower_step(const Layer& layer, const Shared& s, Row& r) {
+    if (layer.ceiling == nullptr) return;
+    const Group& g = *s.group;
+    const double update = s.rule == SGD ? coming_momentum(layer, s, r) : layer.ceiling[BEFORE];
+    const double reach = g.lr * update, allowed = layer.ceiling[ALLOWED];
+    const double left = reach > allowed ? allowed / reach : 1;
+    layer.ceiling[LEFT] = left;
+    r.rule.lr = static_cast<float>(r.rule.lr * left);
+    r.rule.noise_lr = static_cast<float>(r.rule.noise_lr * left);
+    if (g.decoupled != 0) r.rule.keep = static_cast<float>(1 - g.lr * left * g.weight_decay);
 }
 
 // Section 6: the statistics take this step in, after everything else was done with the old ones.
@@ -149,7 +182,8 @@ static inline void close_row(const Layer& layer, const Shared& s, int64_t row, R
         r.stats[STREAK] = 0;
     }
     if (total.nonfinite == 0 && !r.was_new && total.s2 > 0) update_statistics(s, r);
-    r.stats[THRESHOLD] = r.tau;
+    r.stats[THRESHOLD] = s.by_element ? static_cast<float>(std::sqrt(total.limits / s.elements)) : r.tau;
+    if (layer.ceiling != nullptr) layer.ceiling[UPDATE] = std::sqrt(total.update / s.elements);
     r.stats[CLIPPED] = s.by_value ? static_cast<float>(static_cast<double>(total.clipped) / s.elements)
                                   : static_cast<float>(r.norm_clipped);
     r.stats[ATTENUATION] = static_cast<float>(attenuation(s, r));

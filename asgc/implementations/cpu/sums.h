@@ -19,6 +19,7 @@ struct Sums {
     double s1 = 0, s2 = 0, d2 = 0;  // sum g, sum g^2, sum (g - mean)^2
     double before = 0, square = 0;  // of the elements that are clipped: sums of squares before and after
     double second = 0;              // sum of what the rule's denominators are the roots of
+    double limits = 0, update = 0;  // of the elements' own thresholds, and of the update: sums of squares
     int64_t clipped = 0, nonfinite = 0;
 
     void add(const Sums& o) {
@@ -28,6 +29,8 @@ struct Sums {
         before += o.before;
         square += o.square;
         second += o.second;
+        limits += o.limits;
+        update += o.update;
         clipped += o.clipped;
         nonfinite += o.nonfinite;
     }

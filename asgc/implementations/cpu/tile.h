@@ -6,6 +6,7 @@ struct Tile {
     alignas(64) float out[TILE];
     alignas(64) float clean[TILE];
     alignas(64) float noise[TILE];
+    alignas(64) float limit[TILE];  // of each element
     alignas(64) uint32_t index[TILE];
 };
 
@@ -41,13 +42,22 @@ static inline float square_tile(const float* x, int n) {
     return sum;
 }
 
+// Thresholds of n elements with the second moments `second`: that of the layer where there is none yet. Their sum of
+// squares goes into the sums.
+static void set_limits(const Shared& s, const Row& r, const float* second, int n, float* limit, Sums& sums) {
+    const float factor = s.element_factor, correction = s.element_correction, tau = r.tau;
+#pragma omp simd
+    for (int i = 0; i < n; i++) limit[i] = second[i] > 0.0f ? factor * std::sqrt(second[i] * correction) : tau;
+    sums.limits += sum_of_squares(limit, n, square_tile(limit, n));
+}
+
 // Contained non-finite elements of value mode: a NaN gives 0, an infinite one +-tau (0 where tau is infinite).
-static void contain_tile(float* out, const float* g, int n, float tau, Sums& sums) {
-    const float bound = std::isinf(tau) ? 0.0f : tau;
+static void contain_tile(float* out, const float* g, int n, float tau, const float* limit, Sums& sums) {
     for (int i = 0; i < n; i++) {
         if (is_finite(g[i])) continue;
-        out[i] = g[i] != g[i] ? 0.0f : std::copysign(bound, g[i]);
-        sums.clipped += g[i] == g[i] && !std::isinf(tau);
+        const float own = limit == nullptr ? tau : limit[i];
+        out[i] = g[i] != g[i] || std::isinf(own) ? 0.0f : std::copysign(own, g[i]);
+        sums.clipped += g[i] == g[i] && !std::isinf(own);
     }
 }
 
@@ -69,10 +79,11 @@ static inline const float* transform_tile(const Shared& s, const Row& r, const f
         x = tile.out;
         if (r.clips) sums.before += sum_of_squares(x, n, square_tile(x, n));
     }
-    if (r.clips && r.tau > 0) {
+    if (r.clips && (s.by_element || r.tau > 0)) {
         int32_t clipped;
         float square;
-        clip_tile(s.kind, tile.out, x, n, r.tau, s.sharpness, clipped, square);
+        if (s.by_element) clip_elements(s.kind, tile.out, x, tile.limit, n, s.sharpness, clipped, square);
+        else clip_tile(s.kind, tile.out, x, n, r.tau, s.sharpness, clipped, square);
         x = tile.out;
         sums.clipped += clipped;
         sums.square += sum_of_squares(x, n, square);
@@ -86,7 +97,9 @@ static inline const float* transform_tile(const Shared& s, const Row& r, const f
     if (!finite) {
         if (x != tile.out) std::copy(x, x + n, tile.out);
         x = tile.out;
-        contain_tile(tile.out, g, n, r.was_new ? std::numeric_limits<float>::infinity() : r.tau, sums);
+        const bool own = s.by_element && !r.was_new;
+        contain_tile(tile.out, g, n, r.was_new ? std::numeric_limits<float>::infinity() : r.tau,
+                     own ? tile.limit : nullptr, sums);
     }
     return x;
 }
