@@ -18,6 +18,7 @@ from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, Setting, option
 from evaluation.cli.user_code import load
 from evaluation.cli.values import PathText, show
+from evaluation.curvature.options import CurvatureConfig
 from evaluation.runs.lr_schedule import LRScheduleConfig
 from rl import backends, game_schedule, tasks
 from rl.algorithms import ALGORITHMS
@@ -122,6 +123,7 @@ class TrainConfig(Config):
     lr_schedule: LRScheduleConfig = field(default_factory=LRScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
+    curvature: CurvatureConfig = field(default_factory=CurvatureConfig)
 
     FOLDER = "rl"
     PRESETS = (

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from evaluation.cli.errors import reason
 from evaluation.cli.user_code import UserCodeError
+from evaluation.curvature.measure import SPLIT as CURVATURE
+from evaluation.curvature.measure import Curvature
 from evaluation.files import atomic_path, write_json
 from evaluation.runs import seeding
 from evaluation.runs.callbacks import load_callbacks
@@ -28,6 +30,7 @@ from rl import algorithms, backends, tasks
 from rl.algorithms.algorithm import Algorithm, Setup
 from rl.algorithms.pathologies import ValueAudit
 from rl.config import TrainConfig
+from rl.curvature import training_loss
 from rl.device import current
 from rl.evaluate import evaluate, signature
 from rl.game_schedule import Stage, stage_at, stages, trained_at
@@ -61,6 +64,7 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
 
 
 def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher]) -> dict[str, Any]:
+    config.curvature.check()
     kind = backends.trainer(config)
     task = tasks.find(config.game)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)
@@ -124,6 +128,7 @@ class Trainer:
         )
         learner.watched = lambda count: self.recording.watches(self.algorithm.updates, count)
         watchers.members.append(self.recording)
+        self._curvature = Curvature(config.curvature, run.path, config.seed)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
         self._watchers = watchers
 
@@ -261,7 +266,9 @@ class Trainer:
         audit = self.recording.audit()
         scores = self._scores(stage, number, episodes, audit)
         mean = float(scores.mean())
-        others = {DIAGNOSTICS: self.recording.audited(audit, self.algorithm.updates)}
+        others: dict[str, dict[str, float]] = {DIAGNOSTICS: self.recording.audited(audit, self.algorithm.updates)}
+        if self._curvature.due(number, final=final):
+            others[CURVATURE] = self._look_at_curvature(number)
         summary: dict[str, Any] = {"scores": scores.tolist(), "mean_score": mean}
         if len(self._stages) > 1:
             played = {stage.label: (stage, scores)}
@@ -278,6 +285,13 @@ class Trainer:
             others=others,
             summary=summary,
         )
+
+    def _look_at_curvature(self, number: int) -> dict[str, float]:
+        rng = np.random.default_rng(seeding.derive(self.config.seed, "curvature samples", number))
+        with training_loss(self.algorithm, self._curvature.samples, rng) as problem:
+            if problem is None:
+                return {}
+            return self._curvature.look(self.step, problem, self.algorithm.learner.optimizer)
 
     def _scores(self, stage: Stage, number: int, episodes: int, audit: ValueAudit | None = None) -> NDArray[np.float64]:
         """Scores (episodes,) of what is learned so far in a stage's game."""

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from asgc.options import ASGC_DEFAULTS, without_fast_path
+from asgc.options import ASGC_DEFAULTS, reference_and_cpu_only
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, option
 from evaluation.cli.values import PathText
+from evaluation.curvature.options import CurvatureConfig
 from evaluation.runs.lr_schedule import LRScheduleConfig
 from supervised import backends, data_names, tasks
 from supervised.option_groups import DataConfig, EvaluationConfig, GradientsConfig, ModelConfig
@@ -74,6 +75,7 @@ class TrainConfig(Config):
     lr_schedule: LRScheduleConfig = field(default_factory=LRScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gradients: GradientsConfig = field(default_factory=GradientsConfig)
+    curvature: CurvatureConfig = field(default_factory=CurvatureConfig)
 
     FOLDER = "supervised"
     PRESETS = ("imagenet", "imagenet-fast", "fashion-mnist", "digits", "wmt14", "wmt14-big", "dict-ende", "streams")
@@ -116,7 +118,7 @@ class TrainConfig(Config):
         if self.sharded and (self.optimizer.name in _UNSHARDED or self.optimizer.effective().get("adapt") is not None):
             name = self.optimizer.name if self.optimizer.name in _UNSHARDED else "asgc --optimizer.adapt"
             yield f"--sharded: not with --optimizer {name}, which needs whole gradients: leave out one of them"
-        slow = without_fast_path({**ASGC_DEFAULTS, **self.optimizer.effective()})
+        slow = reference_and_cpu_only({**ASGC_DEFAULTS, **self.optimizer.effective()})
         if self.sharded and self.optimizer.name.startswith("asgc") and slow:
             yield f"--sharded: not with --optimizer {self.optimizer.name} and {slow}, which needs whole tensors"
         if self.backend == "fairseq" and self.task != "wmt14":

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from evaluation.cli.errors import UserError, reason
+from evaluation.curvature.measure import SPLIT as CURVATURE
+from evaluation.curvature.measure import Curvature
 from evaluation.files import atomic_path
 from evaluation.runs import recorder, seeding
 from evaluation.runs.callbacks import load_callbacks
@@ -27,6 +29,7 @@ from evaluation.runs.trainer_protocol import EvaluationResult
 from evaluation.runs.watchers import Column, Watcher, Watchers
 from supervised import backends, resumed, tasks
 from supervised.config import TrainConfig
+from supervised.curvature import training_loss
 from supervised.distributed import Group, joined
 from supervised.learner import Learner
 from supervised.model import save
@@ -86,6 +89,7 @@ def train(
 
 def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher], group: Group) -> dict[str, Any]:
     config.validate()
+    config.curvature.check()
     path = group.told(Path(config.run_dir) if config.run_dir else default_run_dir(config))
     full, lines = group.told(choose(config, path if resume else None, group) if group.main else (config, []))
     device, chosen = group.device(full.device), {name: getattr(full, name) for name in CHOSEN}
@@ -154,6 +158,7 @@ class Trainer:
             self._recorder = Recorder(run.path / recorder.FOLDER, self.learner, config.gradients.interval)
             watchers.members.append(self._recorder)
         self.learner.around_step = self._around_step
+        self._curvature = Curvature(config.curvature, run.path, config.seed)
         self._skipped: dict[str, list[int]] = {}  # samples that some process could not read
         self._contents = task.contents() if group.main else {}
         if group.main:
@@ -193,6 +198,8 @@ class Trainer:
             self._watchers.message(f"batch normalization: each of {ranks} processes has its own samples' statistics")
         if config.sharded and ranks == 1:
             self._watchers.message("--sharded: there is one process, so nothing is spread")
+        if ranks > 1 and config.curvature.every is not None:
+            self._watchers.message("--curvature.every: not with several processes")
         if self.learner.sharded and config.gradients.enabled:
             self._watchers.message("--sharded: gradients are not recorded")
 
@@ -254,6 +261,9 @@ class Trainer:
             for split, scores in found.items()
             if split != VALIDATION
         }
+        if self.group.ranks == 1 and self._curvature.due(number, final=final):
+            with training_loss(self.learner, self.task, self.step, self._curvature.samples) as problem:
+                others[CURVATURE] = self._curvature.look(self.step, problem, self.learner.optimizer)
         compared = {} if validation.compared is None else {COMPARED_SCORE: validation.compared}
         return EvaluationResult(
             score=validation.score,

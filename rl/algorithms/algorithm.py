@@ -265,6 +265,11 @@ class Algorithm(ABC):
     def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
         """`count` observations that it remembers, drawn with `rng` alone; None as long as there is none."""
 
+    def part(self, count: int, rng: np.random.Generator) -> Part | None:
+        """`count` samples that it remembers as `Learner.losses` takes them, drawn with `rng` alone; None as long as
+        there is none, and of another library's algorithm."""
+        return None
+
     @abstractmethod
     def training_values(self, step: int) -> dict[str, float]:
         """What is to be logged: means since the last call."""

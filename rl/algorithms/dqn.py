@@ -358,6 +358,9 @@ class DQN(Algorithm):
     def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
         return self.replay.sample(count, rng, Uniform()).observation if len(self.replay) else None
 
+    def part(self, count: int, rng: np.random.Generator) -> Part | None:
+        return self.learner.part(self.replay.sample(count, rng, Uniform())) if len(self.replay) else None
+
     def training_values(self, step: int) -> dict[str, float]:
         scheduled = {"epsilon": epsilon_at(step, self.config.exploration)} | self.learner.lr_schedule.values()
         return self._interval_means() | scheduled

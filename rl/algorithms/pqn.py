@@ -197,6 +197,16 @@ class PQN(Algorithm):
     def states(self, count: int, rng: np.random.Generator) -> Tensor | None:
         return self._learning.states(count, rng)
 
+    def part(self, count: int, rng: np.random.Generator) -> Part | None:
+        rollout = self._learning
+        valid, returns = rollout.remembered()
+        if self.updates == 0 or not valid.any():
+            return None
+        device = self.learner.device
+        drawn = torch.from_numpy(rng.choice(np.flatnonzero(valid), count)).to(device)
+        samples = rollout.observation[:-1], torch.from_numpy(rollout.action), torch.from_numpy(returns)
+        return tuple(tensor.to(device).flatten(0, 1)[drawn] for tensor in samples)
+
     def _begin(self) -> None:
         """What is full now is to be learned from; the next rollout goes into the other one, where there are two."""
         self._learning, self.rollout = self.rollout, self._learning

@@ -155,6 +155,23 @@ class Rollout:
         """Lambda returns (T, N) of a full rollout; those of automatic resets mean nothing."""
         return lambda_returns(self.reward, self.next_value, self.discount, self.goes_on, self.td_lambda)
 
+    def remembered(self) -> tuple[NDArray[np.bool_], Floats]:
+        """Which transitions (T, N) are there as a whole, and all lambda returns (T, N), of which only theirs mean
+        anything: while a rollout is played, its own so far, up to where it is, and those of the one before it that are
+        not overwritten yet."""
+        if self.full:
+            return self.valid, self.returns()
+        known, rest = self.position - self._waits, self.position + 1  # the row between has a new observation already
+        valid, returns = self.valid.copy(), np.zeros_like(self.reward)
+        valid[known:rest] = False
+        if self.seen <= len(self.action):  # there was none before
+            valid[rest:] = False
+        for rows in (slice(0, known), slice(rest, None)):
+            if valid[rows].size:
+                reward, next_value, discount = self.reward[rows], self.next_value[rows], self.discount[rows]
+                returns[rows] = lambda_returns(reward, next_value, discount, self.goes_on[rows], self.td_lambda)
+        return valid, returns
+
     def follow(self, rollout: Rollout) -> None:
         """Begin where another one (or this one itself) has ended, in the place of what is here."""
         newest, self.position = rollout.newest, 0

@@ -33,6 +33,8 @@ def faults(config: TrainConfig) -> Iterator[str]:
     for path, only in {"compile": False, "sharded": False}.items():
         if getattr(config, path) != only:
             yield config.wrong(path, f"{whose} has no such option")
+    if config.curvature.every is not None:
+        yield config.wrong("curvature.every", f"{whose} has no second derivatives")
     if config.optimizer.preset is not None:
         yield config.wrong("optimizer.preset", f"{whose} knows no names of layers, which a preset needs")
     if config.no_decay and config.optimizer.options().get("weight_decay"):
