@@ -47,7 +47,7 @@ def prepare_command(argv: list[str]) -> int:
     flags.option("data", "--target", str, "de", "language to translate into")
     flags.option("data", "--skip-limit", float, SKIP_LIMIT, "share of broken pairs that are skipped", allowed="[0, 1]")
     flags.option("files", "--out", PathText | None, None, f"folder to fill; null: {ROOT}/ and a name that fits")
-    size = "subwords, bytes and special ones included; null: 8000 for dict-ende, else 32000"
+    size = "subwords, bytes and special ones included; null: 4000 for dict-ende, else 32000"
     flags.option("files", "--vocab-size", int | None, None, size, allowed="[300, 1000000]")
     longest = "most subwords of either side of a training pair"
     flags.option("files", "--max-length", int, MAX_LENGTH, longest, allowed="[1, 100000]")

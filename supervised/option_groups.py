@@ -58,7 +58,7 @@ class DataConfig:
     target: str = option("de", "the language that it is translated into", task=TEXT)
     vocabulary: int | None = option(
         None,
-        "subwords, of both languages together; null: as many as the text was prepared with, else 8,000 of dict-ende "
+        "subwords, of both languages together; null: as many as the text was prepared with, else 4,000 of dict-ende "
         "and 32,000 of others",
         "[300, 1e6]",
         task=TEXT,

@@ -9,6 +9,7 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.values import suggestion
 from evaluation.plots import (
     aggregates,
+    curvature_figures,
     diagnostic_figures,
     gradient_figures,
     learned_figures,
@@ -51,6 +52,7 @@ RUN: Mapping[str, Callable[[Any], Found]] = {
     "sync-response": lambda run: gradient_figures.sync_response(run.data, single=True),
     "layers": single_run.layers,
     "diagnostics": single_run.diagnostics,
+    "curvature": curvature_figures.curvature,
 }
 
 LEARNED: Mapping[str, Callable[[Any], Found]] = {

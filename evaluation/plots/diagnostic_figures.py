@@ -19,8 +19,15 @@ WORDS = {
     "noise_scale": ("gradient-noise scale", True),
     "noise_trace": ("gradient-noise trace", True),
     "squared_norm": ("squared gradient norm", True),
+    "hessian_max": ("largest Hessian eigenvalue", True),
+    "hessian_min": ("smallest Hessian eigenvalue", False),
+    "gradient_curvature": ("curvature along the gradient", False),
+    "preconditioned_max": ("largest eigenvalue, preconditioned", True),
 }
-SHOWN = ("q_overestimation", "dormant", "feature_rank", "churn", "noise_scale")
+SHOWN = (
+    *("q_overestimation", "dormant", "feature_rank", "churn", "noise_scale"),
+    *("hessian_max", "gradient_curvature", "preconditioned_max"),
+)
 
 
 def diagnostics(study: StudyData, part: Part) -> Found:
@@ -28,7 +35,7 @@ def diagnostics(study: StudyData, part: Part) -> Found:
     name = f"diagnostics{part.suffix}"
     values = _values(study, part)
     if not values:
-        return [Omitted(name, "no run has rows of the splits diagnostics or gradients")]
+        return [Omitted(name, "no run has rows of the splits diagnostics, gradients or curvature")]
     settings = {row["setting"] for row in study.of(part)}
     return [_of_setting(study, part, name, one, values) for one in study.settings if one in settings]
 
@@ -52,7 +59,8 @@ def _of_setting(study: StudyData, part: Part, family: str, setting: str, values:
         f"Interquartile mean over seeds and pointwise {study.how.words}. "
         f"{seeds_in_words(behind(panels))} an optimizer. Q overestimation: predicted less obtained discounted return, "
         "in units of the learned reward; dormant units: their share; feature rank: effective rank of the last hidden "
-        "layer; policy churn: share of states whose greedy action one update changes."
+        "layer; policy churn: share of states whose greedy action one update changes; eigenvalues: of the Hessian of "
+        "the training loss, and of P^-1/2 H P^-1/2 with the denominators P of Adam's kin."
     )
     how: dict[str, Any] = {"names": ("task", "quantity", "step", "iqm"), "family": family}
     reason = "no finite values"
@@ -64,7 +72,7 @@ def _values(study: StudyData, part: Part) -> Values:
     found = study.data.rows(
         """SELECT m.name, m.run, list(m.step ORDER BY m.step) AS steps, list(m.value ORDER BY m.step) AS values
         FROM metrics m JOIN runs r USING (run)
-        WHERE r.part = ? AND m.split IN ('diagnostics', 'gradients') AND m.name IN (SELECT unnest(?))
+        WHERE r.part = ? AND m.split IN ('diagnostics', 'gradients', 'curvature') AND m.name IN (SELECT unnest(?))
         GROUP BY ALL""",
         part.name,
         list(SHOWN),

@@ -86,9 +86,9 @@ def training(run: RunData) -> Found:
 
 
 def diagnostics(run: RunData) -> Found:
-    """What was recorded of the network: overestimation, dormant units, rank, churn, gradient noise."""
+    """What was recorded of the network: overestimation, dormant units, rank, churn, gradient noise, curvature."""
     caption = "Recorded at single updates (see evaluation.runs.recorder); one run."
-    return _small_multiples(run, "diagnostics", ["diagnostics", "gradients"], caption)
+    return _small_multiples(run, "diagnostics", ["diagnostics", "gradients", "curvature"], caption)
 
 
 def _small_multiples(run: RunData, name: str, splits: Iterable[str], caption: str) -> Found:

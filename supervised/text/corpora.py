@@ -50,7 +50,7 @@ class DictEnDe(Corpus):
 
     licence = dict_ende.LICENCE
     lines = "pair"
-    vocab_size = 8_000
+    vocab_size = 4_000
 
     def __init__(self, path: Path | None = None, source: str = "en", target: str = "de") -> None:
         if {source, target} != {"de", "en"}:

@@ -53,7 +53,7 @@ WAIT_S = 0.5
 
 
 def folder_below(root: str | Path, corpus: Corpus, vocab_size: int | None = None) -> Path:
-    """Where `prepare_below` puts it: ROOT/dict-ende-en-de-8000."""
+    """Where `prepare_below` puts it: ROOT/dict-ende-en-de-4000."""
     size = corpus.vocab_size if vocab_size is None else vocab_size
     return Path(root) / folder_name(f"{corpus.name}-{corpus.source}-{corpus.target}-{size}")
 

@@ -4,7 +4,7 @@
     archive.json         format, name, what was left out of the data set, how far records were thinned
     runs.parquet         the table `runs`
     evaluations.parquet  the table `evaluations`: scores to the last bit, seconds to the millisecond
-    records.parquet      the recorded updates' rows of `metrics` (splits gradients and diagnostics), thinned to a size
+    records.parquet      the recorded updates' rows of `metrics` (splits gradients, diagnostics, curvature), thinned
     gradients.parquet    the table `gradients`, thinned to a size
     summaries.parquet    `Dataset.gradient_summaries` of all runs with gradients but a search's
     steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`, `early_steps`)
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import duckdb
 
 SCRATCH = ".archive-"  # of the folder an archive is written into first
-RECORD_SPLITS = ("gradients", "diagnostics")
+RECORD_SPLITS = ("gradients", "diagnostics", "curvature")
 SECONDS = 3  # decimals kept of times in seconds
 # (seeds of a group of runs, updates of a run recorded at intervals, target syncs with all updates recorded around
 # them), tried in turn until the file is small enough

@@ -155,7 +155,7 @@ def test_a_folder_that_is_prepared_already(tmp_path: Path) -> None:
     assert again() == first
     assert (files(folder), (folder / "info.json").stat().st_mtime_ns) == before
     assert prepare_below(tmp_path / "root", open_corpus(str(small(data))), vocab_size=SIZE).name == "text-en-de-400"
-    assert folder_below("data", open_corpus("dict-ende")) == Path("data/dict-ende-en-de-8000")
+    assert folder_below("data", open_corpus("dict-ende")) == Path("data/dict-ende-en-de-4000")
 
 
 def test_a_folder_with_something_else(tmp_path: Path) -> None:
