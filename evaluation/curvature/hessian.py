@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from evaluation.cli.errors import UserError
+
 AT_ONCE = 512  # samples of a pass; the graph of one is kept, those of several would be too much
 
 
@@ -79,7 +81,11 @@ class Operator(Protocol):
 
 
 class Hessian:
-    """That of a problem's mean loss."""
+    """That of a problem's mean loss, at the parameters that it was made with.
+
+    Raises:
+        UserError: the loss has no second derivative.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self._problem, self._parameters = problem, problem.parameters
@@ -107,8 +113,10 @@ class Hessian:
         with math_attention():
             loss = self._problem.loss(rows) / self._problem.items
             found = torch.autograd.grad(loss, self._parameters, create_graph=True, materialize_grads=True)
-        # Where the loss is linear in a parameter, or does not know it, there is nothing to differentiate.
-        return [one if one.requires_grad else one + 0 * loss for one in found]
+        for one in found:
+            if not one.requires_grad and bool(one.any()):  # it would count as constant, silently
+                raise UserError("curvature: the loss is differentiable only once (an autograd.Function of its own?)")
+        return [one if one.requires_grad else one + 0 * loss for one in found]  # a loss that does not know a parameter
 
 
 class Scaled:
@@ -137,8 +145,10 @@ def spectrum(operator: Operator, vectors: int, seed: int) -> Spectrum:
         torch.manual_seed(seed)
         try:
             values, basis = fast_lanczos(operator, min(vectors, operator.shape[0]))
-        except torch.linalg.LinAlgError:  # how torch meets numbers that are not finite
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # how torch meets some that are not finite
             return Spectrum([], [])
+    if not bool(torch.isfinite(values).all()):
+        return Spectrum([], [])
     return Spectrum(values.tolist(), basis[0].square().tolist())
 
 

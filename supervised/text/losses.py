@@ -6,16 +6,33 @@ fairseq's convention: the label has probability 1 - smoothing, each of the other
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from supervised.text.fast_cpu import product, usable
 
 # Logits at once: in a CPU's cache, or as many as keep a GPU busy.
 CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 27
+
+
+_often = False
+
+
+@contextmanager
+def differentiable_often() -> Iterator[None]:
+    """In the block all losses are differentiable as often as one likes."""
+    global _often
+    before, _often = _often, True
+    try:
+        yield
+    finally:
+        _often = before
 
 
 class TokenLoss(NamedTuple):
@@ -51,13 +68,15 @@ def label_smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float, pad: i
 @torch.compiler.disable  # a loop over as many chunks as there are labels
 def projected_loss(hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float, pad: int) -> TokenLoss:
     """`label_smoothed_loss` of the logits `hidden @ weight.T`, chunk by chunk, with the gradient made beside each
-    chunk: faster, and a fraction of the memory; differentiable once.
+    chunk: faster, and a fraction of the memory; differentiable once, but for `differentiable_often`.
 
     Args:
         hidden: (..., D).
         weight: (V, D).
         labels: (...).
     """
+    if _often:
+        return label_smoothed_loss(F.linear(hidden, weight), labels, smoothing, pad)
     hidden, labels = hidden.flatten(0, -2), labels.flatten()
     kept = labels != pad
     factors: Tensor | None = kept

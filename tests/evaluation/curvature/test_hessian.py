@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from evaluation.cli.errors import UserError
 from evaluation.curvature import hessian as module
 from evaluation.curvature.hessian import Hessian, Problem, Scaled, flat, spectrum
 
@@ -97,13 +100,38 @@ def test_a_loss_that_has_overflowed_has_no_spectrum() -> None:
     assert spectrum(Hessian(one), 5, seed=0).values == []
 
 
-def test_parameters_that_the_loss_does_not_know_or_is_linear_in() -> None:
-    network = nn.Linear(2, 1)
+def test_parameters_that_the_loss_does_not_know() -> None:
+    network = nn.Linear(2, 1, bias=False)
     network.unused = nn.Parameter(torch.ones(3))
-    x = torch.randn(4, 2)
-    one = Problem(network, lambda rows: network(x[rows]).sum(), 4, 4)
-    assert float((Hessian(one) @ torch.ones(6)).abs().sum()) == 0
-    assert spectrum(Hessian(one), 4, seed=0).values == []  # of a matrix of zeros there is no Krylov space
+    one = Problem(network, lambda rows: network.weight.square().sum() * len(rows), 4, 4)
+    assert (Hessian(one) @ torch.ones(5)).tolist() == [2.0, 2.0, 0.0, 0.0, 0.0]
+
+
+def test_a_matrix_of_zeros_has_no_spectrum() -> None:
+    network = nn.Linear(2, 1, bias=False)
+    one = Problem(network, lambda rows: 0 * network.weight.square().sum(), 4, 4)
+    assert spectrum(Hessian(one), 2, seed=0).values == []  # there is no Krylov space
+
+
+def test_a_loss_that_is_differentiable_once_is_refused() -> None:
+    """Its second derivatives would count as 0."""
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(2 * x)
+            return x.square()
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            (by_x,) = ctx.saved_tensors
+            return gradient * by_x
+
+    network = nn.Linear(2, 1, bias=False)
+    one = Problem(network, lambda rows: Square.apply(network.weight).sum(), 4, 4)
+    with pytest.raises(UserError, match="differentiable only once"):
+        Hessian(one)
 
 
 def test_attention_is_differentiated_twice() -> None:
