@@ -240,6 +240,42 @@ def test_learns_from_what_the_actor_saw(data: st.DataObject) -> None:
     assert algorithm.updates == player.step_number // algorithm.config.rollout * epochs * minibatches
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_what_is_remembered_in_mid_rollout_is_whole(data: st.DataObject) -> None:
+    """Of the rollout that is played what has been played, of the one before it what is not overwritten."""
+    num_envs, rollout_steps = data.draw(st.integers(1, 2), "environments"), data.draw(st.integers(2, 6), "rollout")
+    td_lambda = data.draw(st.sampled_from([0.0, 0.65, 1.0]), "lambda")
+    algorithm = make(num_envs, rollout_steps=rollout_steps, minibatches=1, epochs=1, td_lambda=td_lambda)
+    player, before, rng = Player(algorithm, num_envs), [[] for _ in range(num_envs)], np.random.default_rng(0)
+
+    def expected(rows: list[list[Seen]], part: slice) -> dict[tuple[int, ...], tuple[int, float]]:
+        kept, player.rows = player.rows, [one[part] for one in rows]
+        found, player.rows = player.expected(td_lambda), kept
+        return found
+
+    for run in range(data.draw(st.integers(1, 3), "runs")):
+        player.start(draw_games(data, num_envs, resets=False), run=run)
+        for _ in range(data.draw(st.integers(0, 14), "steps")):
+            player.step()
+            played = len(player.rows[0])
+            if played == rollout_steps:
+                before, player.rows, played = player.rows, [[] for _ in range(num_envs)], 0
+            wanted = expected(player.rows, slice(0, max(0, played - 1))) | expected(before, slice(played + 1, None))
+            part = algorithm.part(200, rng)
+            if algorithm.updates == 0 or not wanted:
+                assert part is None
+                continue
+            observation, action, target = part
+            seen = set()
+            for one, a, g in zip(observation, action.tolist(), target.tolist(), strict=True):
+                key = tuple(one[-1].reshape(-1).tolist())
+                assert (a, g) == (wanted[key][0], pytest.approx(wanted[key][1], rel=1e-4, abs=1e-4))
+                seen.add(key)
+            assert seen == set(wanted)  # 200 draws of at most 12
+        player.cut()
+
+
 def test_the_loss_changes_with_each_rollout_or_as_often_as_is_said() -> None:
     for every, expected in ((1, [4, 8, 12, 16]), (2, [8, 16]), (0, [])):
         algorithm = make(2, rollout_steps=2, minibatches=2, epochs=2, shift_every=every)
