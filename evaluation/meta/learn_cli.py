@@ -47,7 +47,7 @@ def learn_command(argv: Sequence[str]) -> int:
     found = definition.load(file)
     folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS_OF_META / found.name
     evolution = found.learner.name == "evolution"
-    programs = _programs(found) if evolution else {}
+    programs = programs_of(found) if evolution else {}
     _check(found, file)
     tell(_cost(found, Journal(folder / JOURNAL), choose.places(options) if evolution else 1))
     if options.dry_run:
@@ -105,7 +105,8 @@ def _learn(
     print(f"learned: {file}; see: asgc-meta show {folder}; train with it: --optimizer.preset {file}")
 
 
-def _programs(found: Definition) -> dict[str, tuple[str, ...]]:
+def programs_of(found: Definition) -> dict[str, tuple[str, ...]]:
+    """By task, the program that makes its runs, as it is executed."""
     names = {name: task.program or "asgc-meta" for name, task in found.tasks.items()}
     return {name: program.resolve((one,)) for name, one in names.items()}
 

@@ -23,7 +23,7 @@ def show_command(argv: Sequence[str]) -> int:
     """`asgc-meta show`."""
     flags = Flags("asgc-meta show", "PRESET [options]", "What a preset says and how it came about.")
     flags.path("preset", "PRESET", "a file, the name of one that comes with asgc, or the folder it was learned in")
-    preset = _preset(flags.read(argv)[0].preset)
+    preset = preset_in(flags.read(argv)[0].preset)
 
     from rich.console import Console
     from rich.table import Table
@@ -53,7 +53,7 @@ def apply_command(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("--help", "-h"):
         print(f"{usage}\n\n  asgc-meta apply learned.json asgc-rl train --game Pong")
         return 0 if argv else 2
-    _preset(argv[0])
+    preset_in(argv[0])
     if len(argv) < 3 or argv[2] != "train":
         raise UserError(f"{usage}; for example: asgc-meta apply {argv[0]} asgc-rl train --game Pong")
     given = [f"--optimizer.preset={_file(argv[0])}", "--optimizer.name=asgc"]  # the user's words come after
@@ -80,7 +80,8 @@ def _file(name: str | None) -> str:
     return name
 
 
-def _preset(name: str | None) -> Preset:
+def preset_in(name: str | None) -> Preset:
+    """The preset in a file, of a shipped name, or learned in a folder. `UserError`: there is none."""
     from asgc.meta import Preset
 
     file = _file(name)

@@ -58,6 +58,7 @@ RUN: Mapping[str, Callable[[Any], Found]] = {
 LEARNED: Mapping[str, Callable[[Any], Found]] = {
     "learned-options": learned_figures.options,
     "learning-returns": learned_figures.returns,
+    "sensitivity": learned_figures.sensitivity,
 }
 
 

@@ -7,11 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from asgc.meta import KINDS, PARAMETERS
 from evaluation.meta import definition
+from evaluation.meta.around_cli import read_around
 from evaluation.meta.learners import read_path
 from evaluation.plots import style
-from evaluation.plots.figure import Axis, Panel, series
+from evaluation.plots.figure import Axis, Mark, Omitted, Panel, series
 from evaluation.plots.study_data import Found, figure_or_reason
 
 _STEPS = Axis("meta-training step")
@@ -28,7 +31,12 @@ class LearnedData:
     def __init__(self, folder: Path) -> None:
         self.definition = definition.load(folder / definition.DEFINITION)
         self.steps = read_path(folder)
-        self.looks = style.looks([*map(self.label, self.kinds), *self.definition.tasks, _EVERY])
+        self.around = read_around(folder)
+        self.looks = style.looks([*map(self.label, self.kinds), *self._tasks, _EVERY])
+
+    @property
+    def _tasks(self) -> tuple[str, ...]:
+        return (*self.definition.tasks, *self.definition.held_out)
 
     @functools.cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -86,6 +94,30 @@ def returns(learned: LearnedData) -> Found:
     )
     how: dict[str, Any] = {"names": ("task", "", "step", "return"), "per_panel": (3.4, 1.7)}
     return [figure_or_reason("learning-returns", panels, "no step yet", learned.definition.name, caption, **how)]
+
+
+def sensitivity(learned: LearnedData) -> Found:
+    """The return with one option at a time moved away from what was learned (`asgc-meta around`)."""
+    rows = learned.around
+    if not rows:
+        return [Omitted("sensitivity", "nothing has been moved (`asgc-meta around`)")]
+    panels, middle = [], {"offset": 0.0, "returns": rows[0]["returns"]}
+    for name in dict.fromkeys(row["option"] for row in rows[1:]):
+        moved = sorted(
+            (row for row in (*rows[1:], middle) if row.get("option", name) == name), key=lambda x: x["offset"]
+        )
+        for task in rows[0]["returns"]:
+            found = np.array([row["returns"][task] for row in moved], np.float64)  # (settings, seeds), NaN: diverged
+            ends = {"low": found.min(1), "high": found.max(1), "n": found.shape[1]}
+            line = series(task, [row["offset"] for row in moved], found.mean(1), **ends)
+            learned_as = Mark("x", 0.0), Mark("y", float(np.mean(rows[0]["returns"][task])))
+            panels.append(Panel(name, task, Axis("moved by"), Axis("", share=task), (line,), learned_as))
+    caption = (
+        "Mean return over seeds with one option moved away from what was learned, in all layers, by so many units of "
+        "the learned vector; band: the worst and the best seed. Dashed: as learned. A gap: a run diverged."
+    )
+    how: dict[str, Any] = {"names": ("option", "task", "moved_by", "return"), "per_panel": (2.2, 1.4)}
+    return [figure_or_reason("sensitivity", panels, "nothing finite", learned.definition.name, caption, **how)]
 
 
 def _column(end: str, ends: tuple[str, ...]) -> str:
