@@ -5,7 +5,8 @@
 every element; ``agc``, ``autoclip``, ``zclip``, ``adagc``, ``spamp``, ``gradient-noise`` (``asgc.peers``),
 ``gradient-stabilizer``, ``divgrad`` and ``obgd`` (``asgc.scaling``) stand in front of the rule named by their option
 ``rule``. ``adam-rel`` and ``adam-reset`` are Adam that answers ``shift()``.
-``radam``, PQN's, and ``adopt`` (``asgc.adopt``) are no rules of ASGC and its kin.
+``radam``, PQN's, ``adopt`` (``asgc.adopt``) and ``soap``, ``shampoo``, ``lamb`` (of the package pytorch_optimizer) are
+no rules of ASGC; ``asgc+radam`` and its like have its gradient transform in front (``wrap``).
 
 Only ``build`` and ``defaults`` import torch.
 """
@@ -26,6 +27,8 @@ from .options import (
     RULE,
     RULES,
     TORCH_CLASSES,
+    TRANSFORM_DEFAULTS,
+    TRANSFORM_OPTIONS,
     check_names,
     check_values,
     of_rule,
@@ -49,6 +52,7 @@ class OptimizerInfo:
         description: one line.
         rule: the base rule, None where it is an option.
         fixed: options of ASGC that this name stands for; they cannot be given.
+        wrapped: whether ASGC's gradient transform stands in front of the rule (``wrap``).
         clip: what is done to the gradients first, by its name in ``asgc.options.CLIPS``. None: nothing.
         asgc: whether it is made as an ``ASGC``.
     """
@@ -59,6 +63,7 @@ class OptimizerInfo:
     fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     clip: str | None = None
     asgc: bool = False
+    wrapped: bool = False
 
     @property
     def learnable(self) -> bool:
@@ -67,6 +72,12 @@ class OptimizerInfo:
 
 
 _OF_EVERY_RULE = ("clip", "clip-value")  # RULE+clip, RULE+clip-value
+_PEERS = {
+    "adopt": "ADOPT (Taniguchi et al. 2024)",
+    "soap": "SOAP (Vyas et al. 2024)",
+    "shampoo": "Shampoo (Gupta et al. 2018)",
+    "lamb": "LAMB (You et al. 2019)",
+}
 _SHIFTED = {
     "adam-rel": "Adam whose step count restarts with shift() (Ellis et al. 2024)",
     "adam-reset": "Adam whose moments and step count restart with shift() (Asadi et al. 2023)",
@@ -81,11 +92,14 @@ def _register() -> MappingProxyType[str, OptimizerInfo]:
         OptimizerInfo("asgc-noise", noise, None, MappingProxyType({"clip_factor": math.inf}), asgc=True),
     ]
     for rule, cls in PEER_RULES.items():
-        of_torch = f"torch.optim.{cls}" if rule in TORCH_CLASSES else f"{cls} (Taniguchi et al. 2024)"
+        of_torch = f"torch.optim.{cls}" if rule in TORCH_CLASSES else _PEERS[rule]
         records.append(OptimizerInfo(rule, of_torch, rule))
         for clip in _OF_EVERY_RULE:
             text = f"{CLIPS[clip].description}, then {of_torch}"
             records.append(OptimizerInfo(f"{rule}+{clip}", text, rule, clip=clip))
+        if rule not in RULES:
+            text = f"ASGC's clip and noise in front of {of_torch}"
+            records.append(OptimizerInfo(f"asgc+{rule}", text, rule, wrapped=True))
     records += [
         OptimizerInfo(name, clip.description, None, clip=name)
         for name, clip in CLIPS.items()
@@ -133,6 +147,7 @@ def options(name: str, rule: str = RULE.default) -> dict[str, Option]:
     if record.rule is None and rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}{nearest(rule, RULES)}; known: {', '.join(RULES)}")
     own = ASGC_OPTIONS if record.asgc and record.rule is None else CLIPS[record.clip].options if record.clip else ()
+    own = TRANSFORM_OPTIONS if record.wrapped else own
     rules = (RULE,) if record.rule is None else ()
     return {option.name: option for option in (*own, *rules, *of_rule(rule)) if option.name not in record.fixed}
 
@@ -187,6 +202,11 @@ def build(name: str, params: Any, lr: float | Tensor, preset: Any = None, **kwar
 
         return ASGC(params, lr, **{**record.fixed, **kwargs})
     rule = record.rule or kwargs.pop("rule", RULE.default)
+    if record.wrapped:
+        from .wrapped import wrap
+
+        transform = {name: kwargs.pop(name) for name in TRANSFORM_DEFAULTS.keys() & kwargs.keys()}
+        return wrap(_baseline(rule, params, lr, kwargs), **transform)
     if record.clip is None:
         return _baseline(rule, params, lr, kwargs)
     from .clips import Clipped

@@ -10,6 +10,7 @@ read from the installed torch where they are needed (``rule_defaults``).
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,18 @@ from typing import Any
 from .option import Kind, Option, choice, flag, integer, is_tensor, nearest, number
 
 __all__ = [
-    *("ASGC_DEFAULTS", "ASGC_OPTIONS", "CLIPS", "IMPLEMENTATIONS", "LR", "RULE", "PEER_RULES", "RULES", "RULE_OPTIONS"),
+    *(
+        "ASGC_DEFAULTS",
+        "ASGC_OPTIONS",
+        "CLIPS",
+        "IMPLEMENTATIONS",
+        "LIBRARY_CLASSES",
+        "LR",
+        "RULE",
+        "PEER_RULES",
+        "RULES",
+        "RULE_OPTIONS",
+    ),
     *("TORCH_CLASSES", "TRANSFORM_DEFAULTS", "TRANSFORM_OPTIONS", "ClipInfo", "check_names", "check_values"),
     *("is_tensor_free", "of_rule", "resolve", "resolve_clip", "resolve_transform", "rule_defaults", "signature"),
     *("rule_class", "table", "reference_and_cpu_only"),
@@ -30,7 +42,9 @@ RULES = ("sgd", "adam", "adamw", "rmsprop", "adagrad")  # base rules of ASGC
 # torch.optim's class of each rule: the source of its options' defaults. RAdam is there to be compared with: ASGC has no
 # such rule (`wrap` stands in front of it).
 TORCH_CLASSES = dict(zip(RULES, ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"), strict=True)) | {"radam": "RAdam"}
-PEER_RULES = {**TORCH_CLASSES, "adopt": "ADOPT"}  # and what is made by a class of this package
+# Of the package pytorch_optimizer, which has to be installed for them.
+LIBRARY_CLASSES = {"soap": "SOAP", "shampoo": "Shampoo", "lamb": "Lamb"}
+PEER_RULES = {**TORCH_CLASSES, "adopt": "ADOPT", **LIBRARY_CLASSES}  # and what is made by a class of this package
 IMPLEMENTATIONS = ("reference", "foreach", "cpu", "triton", "sharded")
 
 LR = number("lr", None, NOT_NEGATIVE, "learning rate")
@@ -85,21 +99,25 @@ def _of_torch(kind: Kind, name: str, allowed: str, help: str, *rules: str) -> Op
     return Option(name, None, help, kind, allowed, owners=rules)
 
 
-ADAPTIVE = tuple(rule for rule in PEER_RULES if rule != "sgd")
-# torch.optim's own options of the rules.
+ADAPTIVE = tuple(rule for rule in PEER_RULES if rule not in ("sgd", "shampoo"))
+# The rules' own options, torch.optim's mostly.
 RULE_OPTIONS = (
-    _of_torch("pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw", "radam", "adopt"),
+    _of_torch(
+        "pair", "betas", FRACTION, "decays of the two moments", "adam", "adamw", "radam", "adopt", "soap", "lamb"
+    ),
     _of_torch("number", "eps", NOT_NEGATIVE, "added to the denominator", *ADAPTIVE),
     _of_torch("number", "weight_decay", NOT_NEGATIVE, "weight decay", *PEER_RULES),
     _of_torch("flag", "amsgrad", "", "AMSGrad", "adam", "adamw"),
     _of_torch("flag", "decoupled_weight_decay", "", "weight decay as in AdamW", "adam", "radam", "adopt"),
-    _of_torch("number", "momentum", NOT_NEGATIVE, "momentum", "sgd", "rmsprop"),
+    _of_torch("number", "momentum", NOT_NEGATIVE, "momentum", "sgd", "rmsprop", "shampoo"),
     _of_torch("number", "dampening", "(-inf, inf)", "dampening of the momentum", "sgd"),
     _of_torch("flag", "nesterov", "", "Nesterov momentum", "sgd"),
     _of_torch("number", "alpha", NOT_NEGATIVE, "decay of the squared average", "rmsprop"),
     _of_torch("flag", "centered", "", "divide by the standard deviation", "rmsprop"),
     _of_torch("number", "lr_decay", NOT_NEGATIVE, "learning rate decay", "adagrad"),
     _of_torch("number", "initial_accumulator_value", NOT_NEGATIVE, "accumulator at the start", "adagrad"),
+    _of_torch("integer", "precondition_frequency", "[1, inf]", "steps between two eigenbases", "soap"),
+    _of_torch("integer", "preconditioning_compute_steps", "[1, inf]", "steps between two inverse roots", "shampoo"),
     _of_torch("flag", "maximize", "", "ascend instead of descend", *PEER_RULES),
 )
 
@@ -204,12 +222,22 @@ _OPTIONS = {option.name: option for option in (LR, *ASGC_OPTIONS, *RULE_OPTIONS)
 
 
 def of_rule(rule: str) -> tuple[Option, ...]:
-    """torch.optim's own options of a rule."""
+    """A rule's own options, torch.optim's mostly."""
     return tuple(option for option in RULE_OPTIONS if rule in option.owners)
 
 
 def rule_class(rule: str) -> Any:
-    """The optimizer class of a rule: torch.optim's, or a peer's."""
+    """The optimizer class of a rule: torch.optim's, or a peer's.
+
+    Raises:
+        ValueError: the package that has it is not installed.
+    """
+    if rule in LIBRARY_CLASSES:
+        try:
+            library = importlib.import_module("pytorch_optimizer")
+        except ImportError as error:
+            raise ValueError(f"{rule} is pytorch_optimizer's: pip install 'asgc[peers]' brings it") from error
+        return getattr(library, LIBRARY_CLASSES[rule])
     if rule in TORCH_CLASSES:
         import torch
 

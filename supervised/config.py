@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from asgc.options import ASGC_DEFAULTS, reference_and_cpu_only
+from asgc import optimizers
+from asgc.options import ASGC_DEFAULTS, LIBRARY_CLASSES, reference_and_cpu_only
 from evaluation.cli.optimizer_group import OptimizerConfig, OptimizerGroup
 from evaluation.cli.settings import Config, option
 from evaluation.cli.values import PathText
@@ -134,4 +135,7 @@ class TrainConfig(Config):
 
 
 # Read whole gradients, beside those that adapt.
-_UNSHARDED = ("adagc", "gradient-noise", "gradient-stabilizer", "divgrad", "obgd")
+_UNSHARDED = {
+    *("adagc", "gradient-noise", "gradient-stabilizer", "divgrad", "obgd"),
+    *(name for name in optimizers.names() if optimizers.info(name).rule in LIBRARY_CLASSES),
+}

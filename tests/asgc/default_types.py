@@ -67,7 +67,11 @@ def kinds() -> Iterator[tuple[str, str]]:
     yield from ((name, "wrap") for name in WRAPPED)
     yield from ((name, "sharded") for name in SHARDED)
     # torch's own RMSprop and RAdam make their counters on the default device.
-    yield from ((name, "registry") for name in optimizers.names() if not name.startswith(("rmsprop", "radam")))
+    yield from (
+        (name, "registry")
+        for name in optimizers.names()
+        if not name.removeprefix("asgc+").startswith(("rmsprop", "radam"))
+    )
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
