@@ -164,8 +164,6 @@ class Rollout:
         known, rest = self.position - self._waits, self.position + 1  # the row between has a new observation already
         valid, returns = self.valid.copy(), np.zeros_like(self.reward)
         valid[known:rest] = False
-        if self.seen <= len(self.action):  # there was none before
-            valid[rest:] = False
         for rows in (slice(0, known), slice(rest, None)):
             if valid[rows].size:
                 reward, next_value, discount = self.reward[rows], self.next_value[rows], self.discount[rows]

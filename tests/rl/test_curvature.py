@@ -28,7 +28,7 @@ VALUES = {"loss", "hessian_max", "hessian_min", "gradient_curvature", "precondit
 @pytest.mark.parametrize(
     "options",
     [
-        {"name": "control", "optimizer": {"name": "adam"}, "learning_starts": 400},
+        {"name": "control", "optimizer": {"name": "adam"}, "learning_starts": 400, "network": {"spectral_norm": [2]}},
         {
             "name": "control",
             "learning_starts": 400,

@@ -65,6 +65,7 @@ def test_it_is_the_mean_loss_over_the_latest_samples(tmp_path: Path) -> None:
 def test_a_transformer_by_its_tokens(tmp_path: Path) -> None:
     """Sentences of several widths, tied weights, attention, a loss that knows its own derivative."""
     config = toy_text.config_of(toy_text.prepared(tmp_path, train=200), tmp_path / "run", total_steps=4)
+    config.model.dropout = 0.3  # not in what is looked at
     task = WMT14(config, Group(), print)
     with RunFolder(tmp_path / "run", config.to_dict(), seeds={"seed": 1}, device="cpu") as run:
         trainer = Trainer(config, run, torch.device("cpu"), Watchers(), task, Group())

@@ -15,6 +15,7 @@ from evaluation.main import main as eval_main
 from evaluation.meta import around_cli
 from evaluation.meta.around_cli import moved, points, read_around
 from evaluation.meta.meta_cli import main
+from evaluation.meta.particles import Journal
 from evaluation.study.engines import choose
 from tests.evaluation.meta.test_learn import EVOLUTION, InProcess
 
@@ -66,6 +67,8 @@ def test_the_command_runs_each_setting_once_and_shows_what_it_found(
     assert main(asked) == 0
     assert ENGINES[-1].done == 20
     assert "as learned" in capsys.readouterr().out
+    (journal,) = folder.glob("around-*.jsonl")
+    assert all(step >= around_cli.SEEDS_FROM for step, _, _ in Journal(journal).rows)  # other seeds than the learning's
     rows = read_around(folder)
     assert [(row["option"], row["offset"]) for row in rows] == [
         ("", 0.0),
