@@ -74,8 +74,8 @@ class OptimizerInfo:
 _OF_EVERY_RULE = ("clip", "clip-value")  # RULE+clip, RULE+clip-value
 _PEERS = {
     "adopt": "ADOPT (Taniguchi et al. 2024)",
-    "soap": "SOAP (Vyas et al. 2024)",
-    "shampoo": "Shampoo (Gupta et al. 2018)",
+    "soap": "SOAP (Vyas et al. 2024), with weight decay by default; its first step only looks",
+    "shampoo": "Shampoo (Gupta et al. 2018), a root of each dimension's matrix in every step by default",
     "lamb": "LAMB (You et al. 2019)",
 }
 _SHIFTED = {

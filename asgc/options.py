@@ -44,7 +44,7 @@ RULES = ("sgd", "adam", "adamw", "rmsprop", "adagrad")  # base rules of ASGC
 TORCH_CLASSES = dict(zip(RULES, ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad"), strict=True)) | {"radam": "RAdam"}
 # Of the package pytorch_optimizer, which has to be installed for them.
 LIBRARY_CLASSES = {"soap": "SOAP", "shampoo": "Shampoo", "lamb": "Lamb"}
-PEER_RULES = {**TORCH_CLASSES, "adopt": "ADOPT", **LIBRARY_CLASSES}  # and what is made by a class of this package
+PEER_RULES = {**TORCH_CLASSES, "adopt": "ADOPT", **LIBRARY_CLASSES}  # ADOPT is this package's
 IMPLEMENTATIONS = ("reference", "foreach", "cpu", "triton", "sharded")
 
 LR = number("lr", None, NOT_NEGATIVE, "learning rate")

@@ -100,7 +100,7 @@ def session(setting: Setting, task: str, *, device: torch.device | None = None, 
         preset = "imagenet"
     else:
         vocabulary, tokens, model = (300, 300, "tiny") if setting.small else (32_000, 16_384, "base")
-        values |= {"model": {"name": model, "pre_norm": False}, "batch_size": tokens}
+        values |= {"model": {"name": model, "pre_norm": False, "dropout": None}, "batch_size": tokens}
         values |= {"data": {"vocabulary": vocabulary, "train_size": tokens}, "label_smoothing": 0.1}
         values |= {"evaluation": {"metric": "accuracy"}}  # no text was made up, which BLEU needs
         values |= {"optimizer": {"name": "asgc", "rule": "adam", "lr": 1e-4, "betas": [0.9, 0.98]}}

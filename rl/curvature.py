@@ -16,23 +16,30 @@ def training_loss(algorithm: Algorithm, samples: int, rng: np.random.Generator) 
     """The mean loss of that many samples of what it remembers, drawn with `rng` alone, with the targets that it would
     learn them from now: targets are fixed, as in an update. None as long as it remembers none.
 
-    In the block the network is in evaluation mode (a spectral norm stays as it is) and in float32.
+    In the block the network is in evaluation mode (a spectral norm stays as it is), in float32 and without the noise of
+    noisy layers, which a resumed run would have drawn otherwise.
     """
     learner = algorithm.learner
-    part = algorithm.part(samples, rng)
-    if part is None:
-        yield None
-        return
     training, precision = learner.network.training, learner.precision
-    learner.network.eval()
-    learner.precision = "fp32"
+    noises = list(getattr(learner, "noise", {}).values())
+    for noise in noises:
+        noise.silent = True
     try:
+        part = algorithm.part(samples, rng)
+        learner.network.eval()
+        learner.precision = "fp32"
+        if part is None:
+            yield None
+            return
+        known = part
         yield Problem(
             learner.network,
-            lambda rows: learner.losses(tuple(tensor[rows] for tensor in part)).sum(),
+            lambda rows: learner.losses(tuple(tensor[rows] for tensor in known)).sum(),
             samples=samples,
             items=samples,
         )
     finally:
         learner.precision = precision
         learner.network.train(training)
+        for noise in noises:
+            noise.silent = False

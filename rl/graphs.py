@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from asgc import ASGC
 from asgc.clips import Clipped
 from asgc.implementations import REGISTRY
+from asgc.wrapped import Wrapped
 
 R = TypeVar("R")
 WARM_UP = 3  # runs before a capture: they make state, tables, workspaces
@@ -158,6 +159,8 @@ def not_capturable(optimizer: Optimizer) -> str | None:
         if optimizer.preset is not None and optimizer.preset.late:
             return f"preset {optimizer.preset.name} changes options while training goes on"
         return REGISTRY["triton"].unsupported(optimizer)
+    if isinstance(optimizer, Wrapped):
+        return "wrap counts its steps on the host"
     if not isinstance(optimizer, torch.optim.SGD) and "capturable" not in optimizer.defaults:
         return f"{type(optimizer).__name__} counts its steps on the host"
     return None

@@ -61,7 +61,12 @@ class Noise:
     Args:
         seed: of the generator.
         samples: 1: the same noise for all samples of a batch; else the size of the batch, each sample with its own.
+
+    Attributes:
+        silent: whether `applied` applies none.
     """
+
+    silent = False
 
     def __init__(self, network: nn.Module, seed: int, samples: int = 1) -> None:
         self._layers = [module for module in network.modules() if isinstance(module, NoisyLinear)]
@@ -84,8 +89,9 @@ class Noise:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The layers have the noise last drawn within this context."""
-        for layer, pair in zip(self._layers, self._pairs if self._layers else (), strict=True):
-            layer.noise = pair
+        if self._layers and not self.silent:
+            for layer, pair in zip(self._layers, self._pairs, strict=True):
+                layer.noise = pair
         try:
             yield
         finally:

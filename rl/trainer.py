@@ -128,7 +128,7 @@ class Trainer:
         )
         learner.watched = lambda count: self.recording.watches(self.algorithm.updates, count)
         watchers.members.append(self.recording)
-        self._curvature = Curvature(config.curvature, run.path, config.seed)
+        self._curvature = Curvature(config.curvature, run.path, config.seed, watchers.message, watchers.evaluating)
         self.tracker = EpisodeTracker(config.env.num_envs, window=RECENT_GAMES)
         self._watchers = watchers
 

@@ -6,28 +6,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from evaluation.curvature.hessian import Problem
+from evaluation.curvature.hessian import AT_ONCE, Problem
 from supervised.learner import Learner
 from supervised.tasks.task import Batch, Task
 from supervised.text.losses import differentiable_often
 
+INPUT_BYTES = 4 << 20  # of what goes into one pass, unless an update's own is larger
+
 
 @contextmanager
 def training_loss(learner: Learner, task: Task, updates: int, samples: int) -> Iterator[Problem]:
-    """The mean loss over what the latest of so many updates learned from: as many of them as it takes for that many
-    samples, or all; without what is random in the model (dropout), with the batch statistics of evaluations, and in
-    float32."""
+    """The mean loss over what the latest of so many updates learned from: as many whole updates as it takes for that
+    many samples, or all; without dropout, and in float32. Batch normalization has the statistics of each pass, as in
+    training; passes are then as large as the training's own, and what evaluations normalize by stays as it is."""
     batches: list[Batch] = []
     items, number = 0, updates
     while number > 0 and sum(len(batch[0]) for batch in batches) < samples:
         number -= 1
         update = task.order.update(number)
-        batches.append(tuple(one.to(learner.device) for one in task.fetch(update.indices, update.epoch)))
+        passes = task.passes(update.indices)
+        whole = task.fetch(update.indices, update.epoch)
+        batches += zip(*(one.to(learner.device).chunk(passes) for one in whole), strict=True)
         items += update.items
-    if len({tuple(one.shape[1:] for one in batch) for batch in batches}) == 1:  # sentences have widths of their own
+    sizes = [len(batch[0]) for batch in batches]
+    at_once: int | list[int] = sizes
+    norms = [module for module in learner.model.modules() if isinstance(module, _BatchNorm)]
+    alike = len({tuple(one.shape[1:] for one in batch) for batch in batches}) == 1  # sentences have their own widths
+    if alike and not norms:
         batches = [tuple(map(torch.cat, zip(*batches, strict=True)))]
+        each = sum(one[0].nbytes for one in batches[0])
+        at_once = max([*sizes, min(AT_ONCE, INPUT_BYTES // each)])
     starts = torch.tensor([0, *(len(batch[0]) for batch in batches)]).cumsum(0).tolist()
 
     def loss(rows: Tensor) -> Tensor:
@@ -39,9 +50,19 @@ def training_loss(learner: Learner, task: Task, updates: int, samples: int) -> I
                     total = total + task.loss(learner.model, tuple(one[chosen] for one in batch)).total
         return total
 
-    training = learner.model.training
-    learner.model.eval()
+    with _without_dropout(learner.model, norms):
+        yield Problem(learner.model, loss, samples=starts[-1], items=items, at_once=at_once)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    training, tracked = model.training, [norm.track_running_stats for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False  # of the pass, and no other is told
     try:
-        yield Problem(learner.model, loss, samples=starts[-1], items=items)
+        yield
     finally:
-        learner.model.train(training)
+        for norm, before in zip(norms, tracked, strict=True):
+            norm.track_running_stats = before
+        model.train(training)

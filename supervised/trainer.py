@@ -158,7 +158,7 @@ class Trainer:
             self._recorder = Recorder(run.path / recorder.FOLDER, self.learner, config.gradients.interval)
             watchers.members.append(self._recorder)
         self.learner.around_step = self._around_step
-        self._curvature = Curvature(config.curvature, run.path, config.seed)
+        self._curvature = Curvature(config.curvature, run.path, config.seed, watchers.message, watchers.evaluating)
         self._skipped: dict[str, list[int]] = {}  # samples that some process could not read
         self._contents = task.contents() if group.main else {}
         if group.main:

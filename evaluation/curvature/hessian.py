@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evaluation.cli.errors import UserError
-
-AT_ONCE = 512  # samples of a pass; the graph of one is kept, those of several would be too much
+AT_ONCE = 512  # samples of a pass, where nobody says otherwise
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,15 @@ class Problem:
             every call. It runs `network`, whose parameters may have been replaced for the call.
         samples: how many there are.
         items: what the loss is the mean over (samples, target tokens).
+        at_once: samples of each pass, or of all of them one by one. If one pass takes all, its graph is kept from
+            product to product.
     """
 
     network: nn.Module
     loss: Callable[[Tensor], Tensor]
     samples: int
     items: int
+    at_once: int | list[int] = AT_ONCE
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -45,7 +46,7 @@ class Problem:
     def chunks(self) -> Iterator[Tensor]:
         """The numbers of all samples, a pass's at a time."""
         device = self.parameters[0].device
-        yield from torch.arange(self.samples, device=device).split(AT_ONCE)
+        yield from torch.arange(self.samples, device=device).split(self.at_once)
 
     @torch.no_grad()
     def value(self) -> float:
@@ -83,16 +84,19 @@ class Operator(Protocol):
 class Hessian:
     """That of a problem's mean loss, at the parameters that it was made with.
 
+    Args:
+        tell: called before each product.
+
     Raises:
-        UserError: the loss has no second derivative.
+        RuntimeError: the loss has no second derivative.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self._problem, self._parameters = problem, problem.parameters
+    def __init__(self, problem: Problem, tell: Callable[[], None] = lambda: None) -> None:
+        self._problem, self._parameters, self._tell = problem, problem.parameters, tell
         size = sum(parameter.numel() for parameter in self._parameters)
         self.shape = (size, size)
         self.device, self.dtype = self._parameters[0].device, self._parameters[0].dtype
-        self._kept = [self._gradient(rows) for rows in problem.chunks()] if problem.samples <= AT_ONCE else None
+        self._kept = [self._gradient(rows) for rows in problem.chunks()] if len([*problem.chunks()]) == 1 else None
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         along = [
@@ -101,6 +105,7 @@ class Hessian:
                 vector.split([one.numel() for one in self._parameters]), self._parameters, strict=True
             )
         ]
+        self._tell()
         total = torch.zeros_like(vector)
         for gradient in self._kept or map(self._gradient, self._problem.chunks()):
             found = torch.autograd.grad(
@@ -115,7 +120,7 @@ class Hessian:
             found = torch.autograd.grad(loss, self._parameters, create_graph=True, materialize_grads=True)
         for one in found:
             if not one.requires_grad and bool(one.any()):  # it would count as constant, silently
-                raise UserError("curvature: the loss is differentiable only once (an autograd.Function of its own?)")
+                raise RuntimeError("the loss is differentiable only once")
         return [one if one.requires_grad else one + 0 * loss for one in found]  # a loss that does not know a parameter
 
 
@@ -133,6 +138,17 @@ class Scaled:
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """By parameter -> (n,)."""
     return torch.cat([one.flatten() for one in tensors])
+
+
+def is_symmetric(operator: Operator, seed: int, tolerance: float = 1e-3) -> bool:
+    """Whether u' H v = v' H u for two random vectors, which no matrix of wrong second derivatives is likely to keep: of
+    a function that is differentiable once, say, somewhere in the middle of a network."""
+    generator = torch.Generator().manual_seed(seed)
+    u, v = (torch.randn(operator.shape[0], generator=generator).to(operator.device, operator.dtype) for _ in range(2))
+    along, across = operator @ v, operator @ u
+    one, other = float(u.double() @ along.double()), float(v.double() @ across.double())
+    size = float(along.double().norm() * u.double().norm() + across.double().norm() * v.double().norm())
+    return not abs(one - other) > tolerance * size / operator.shape[0] ** 0.5
 
 
 def spectrum(operator: Operator, vectors: int, seed: int) -> Spectrum:

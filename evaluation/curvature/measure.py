@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asgc import ASGC
 from asgc import gradient_statistics as statistics
-from evaluation.curvature.hessian import Hessian, Problem, Scaled, flat, spectrum
+from asgc.proxy import innermost
+from evaluation.cli.errors import reason
+from evaluation.curvature.hessian import Hessian, Problem, Scaled, flat, is_symmetric, spectrum
 from evaluation.curvature.options import CurvatureConfig
 from evaluation.files import atomic_write, read_json, to_json
 from evaluation.runs import seeding
@@ -28,10 +32,20 @@ class Curvature:
         config: how often, and how closely.
         folder: of the run.
         seed: of the run.
+        message: told in a line where nothing could be seen.
+        tell: called before each product with the Hessian with how many are done, and of how many.
     """
 
-    def __init__(self, config: CurvatureConfig, folder: Path, seed: int) -> None:
+    def __init__(
+        self,
+        config: CurvatureConfig,
+        folder: Path,
+        seed: int,
+        message: Callable[[str], None] = lambda line: None,
+        tell: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         self._config, self._folder, self._seed = config, folder / FOLDER, seed
+        self._message, self._tell = message, tell
 
     @property
     def samples(self) -> int:
@@ -50,14 +64,25 @@ class Curvature:
             gradient g; `preconditioned_max`: the largest eigenvalue of P^-1/2 H P^-1/2 with the denominators P of
             Adam's kin, of optimizers that have some. Full-batch descent grows where lr times `hessian_max` is above 2,
             Adam (beta1 of 0.9) where lr times `preconditioned_max` is above 38 (Cohen et al. 2022, arXiv 2207.14484).
-            Nothing where the loss or its derivatives are not finite.
+            Nothing where the loss or its derivatives are not finite, where it has no second ones, and where memory does
+            not suffice.
         """
+        try:
+            return self._look(step, problem, optimizer)
+        except RuntimeError as error:  # torch's, out of memory among them
+            self._message(f"curvature at step {step:,}: not looked at ({reason(error)}); see --curvature.samples")
+            return {}
+
+    def _look(self, step: int, problem: Problem, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         gradient = problem.gradient()
         square = float(sum(one.double().square().sum() for one in gradient))
         if not math.isfinite(square):
             return {}
-        operator = Hessian(problem)
+        done, total = itertools.count(), 2 * self._config.vectors + 3
+        operator = Hessian(problem, lambda: self._tell(min(next(done), total), total))
         seed = seeding.derive(self._seed, "curvature", step) % (1 << 31)
+        if not is_symmetric(operator, seed):
+            raise RuntimeError("the loss's second derivatives are wrong: is a part of it differentiable only once?")
         found = spectrum(operator, self._config.vectors, seed)
         if not found.values:
             return {}
@@ -91,7 +116,10 @@ def by_filter(problem: Problem, direction: list[Tensor]) -> list[Tensor]:
     those of the weights (Li et al. 2018, arXiv 1712.09913, section 4)."""
     found = []
     for weight, along in zip(problem.parameters, direction, strict=True):
-        rows = (weight.shape[0], -1) if weight.dim() > 1 else (1, -1)
+        rows = (weight.shape[0] if weight.dim() > 1 else 1, -1)
+        if weight.numel() == 0:
+            found.append(along)
+            continue
         own, one = weight.detach().reshape(rows).norm(dim=1), along.reshape(rows)
         length = one.norm(dim=1)
         scale = torch.where(length > 0, own / torch.where(length > 0, length, 1.0), 0.0)
@@ -116,26 +144,48 @@ def slice_along(problem: Problem, direction: list[Tensor]) -> list[float]:
     return found
 
 
+_RULES = {
+    torch.optim.Adam: "adam",
+    torch.optim.AdamW: "adamw",
+    torch.optim.RMSprop: "rmsprop",
+    torch.optim.Adagrad: "adagrad",
+}
+
+
 def denominators_of(optimizer: torch.optim.Optimizer, problem: Problem) -> list[Tensor] | None:
-    """What the rule divides each element's step by, as its last step has left it; None of those that do not divide."""
+    """What the rule divides each element's step by, as its last step has left it: of ASGC's rules and torch's Adam,
+    AdamW, RMSprop and Adagrad, whatever stands in front of them; None of others, and before a parameter's first step.
+    """
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+    inner = innermost(optimizer)
     found = []
     for parameter in problem.parameters:
         state, group = optimizer.state.get(parameter, {}), groups.get(parameter, {})
-        names = ("max_exp_avg_sq", "exp_avg_sq", "square_avg", "sum")
-        second = next((state[name] for name in names if name in state), None)
+        rule = group.get("rule") if isinstance(inner, ASGC) else _RULES.get(type(inner))
+        second = _second_moment(rule, state, group)
         if second is None:
             return None
-        second = second.detach().clone()
-        if "exp_avg_sq" in state and "betas" in group:
-            second /= 1 - float(group["betas"][1]) ** max(1.0, float(state.get("step", 1)))
-        eps = torch.as_tensor(float(group.get("eps", 0.0)), device=second.device)
+        eps = torch.as_tensor(float(group["eps"]), device=second.device)
         if (scale := group.get("eps_scale", 0.0)) and "stats" in state:  # one a unit, or one
             deviation = state["stats"][statistics.VAR].sqrt().to(second.dtype)
             shape = (-1,) + (1,) * (second.dim() - 1)
             eps = eps + scale * (deviation.reshape(shape) if deviation.numel() > 1 else deviation.reshape(()))
         found.append(second.clamp(min=0).sqrt().add(eps).clamp(min=torch.finfo(torch.float32).tiny))
     return found
+
+
+def _second_moment(rule: str | None, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
+    """What the denominator is the root of."""
+    match rule:
+        case "adam" | "adamw" if "exp_avg_sq" in state:
+            second = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"].detach()
+            return second / (1 - float(group["betas"][1]) ** max(1.0, float(state["step"])))
+        case "rmsprop" if "square_avg" in state:
+            second = state["square_avg"].detach()
+            return second - state["grad_avg"].detach().square() if group["centered"] else second
+        case "adagrad" if "sum" in state:
+            return state["sum"].detach()
+    return None
 
 
 def _random(problem: Problem, seed: int) -> list[Tensor]:

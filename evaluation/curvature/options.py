@@ -16,7 +16,9 @@ class CurvatureConfig:
     every: int | None = option(
         None, "evaluations from look to look, the last one always; null: none (needs asgc[curvature])", "[1, 1e9]"
     )
-    samples: int = option(512, "samples that the loss is of, those learned from of late", "[2, 1e6]")
+    samples: int = option(
+        512, "samples that the loss is of: of the memory, or of the latest updates (asgc-sup)", "[2, 1e6]"
+    )
     vectors: int = option(40, "Lanczos steps, products with the Hessian: more for finer spectra", "[4, 1000]")
 
     def check(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asgc import ASGC
 from asgc import gradient_statistics as statistics
+from asgc.wrapped import Wrapped
 
 
 class IntervalMeans:
@@ -46,9 +47,10 @@ class IntervalMeans:
 
 def clipping_on_device(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """`clipping` as tensors, without waiting for the device."""
-    if not isinstance(optimizer, ASGC):
+    if not isinstance(optimizer, ASGC | Wrapped):
         return {}
-    layers = [statistics.averages(state["stats"]) for state in optimizer.state.values() if "stats" in state]
+    states = optimizer.statistics if isinstance(optimizer, Wrapped) else optimizer.state
+    layers = [statistics.averages(state["stats"]) for state in states.values() if "stats" in state]
     if not layers:
         return {}
     means = torch.stack(layers).mean(0)

@@ -17,7 +17,7 @@ from rl import TrainConfig, train
 from rl.curvature import training_loss
 from rl.trainer import Trainer
 from tests.rl.test_control_runs import tiny
-from tests.rl.test_trainer import assert_same_run, catch_config
+from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config
 
 pytest.importorskip("curvlinops")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,12 +91,13 @@ def test_another_librarys_update_cannot_be_looked_at() -> None:
         config.validate()
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    from tests.rl.test_trainer import Killed, StopAt
-
-    train(tiny(tmp_path / "whole", curvature=LOOKS))
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, noisy: bool) -> None:
+    """Also where a resume begins with a look: the noise last drawn is in no checkpoint."""
+    options: dict[str, Any] = {"curvature": LOOKS, "network": {"units": [16], "noisy": noisy}}
+    train(tiny(tmp_path / "whole", **options))
     with pytest.raises(Killed):
-        train(tiny(tmp_path / "killed", curvature=LOOKS), watchers=[StopAt(1_500)])
-    train(tiny(tmp_path / "killed", curvature=LOOKS), resume=True)
+        train(tiny(tmp_path / "killed", **options), watchers=[StopAt(1_000)])
+    train(tiny(tmp_path / "killed", **options), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert read(tmp_path / "whole") == read(tmp_path / "killed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,35 @@ def test_a_transformer_by_its_tokens(tmp_path: Path) -> None:
                 ends.append(flat(problem.gradient()))
             expected = (ends[0] - ends[1]) / 2e-8
             assert float((found - expected).norm() / expected.norm()) < 1e-3
+        trainer.close()
+
+
+def test_batch_normalization_is_as_in_training_and_nobody_is_told(tmp_path: Path) -> None:
+    """The statistics of each update's own batch; what evaluations normalize by does not move."""
+    config = TrainConfig.preset(
+        "streams", **{"data.name": "drifting", "batch_size": 16, "total_steps": 9, "threads": 1}
+    )
+    config.device, config.run_dir = "cpu", tmp_path / "run"
+    task = Streams(config, Group(), print)
+    with RunFolder(tmp_path / "run", config.to_dict(), seeds={"seed": 1}, device="cpu") as run:
+        trainer = Trainer(config, run, torch.device("cpu"), Watchers(), task, Group())
+        first = trainer.learner.model[0].out_features
+        trainer.learner.model[1] = torch.nn.Sequential(torch.nn.BatchNorm1d(first), torch.nn.Dropout(0.5))
+        model = trainer.learner.model
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        expected = 0.0
+        for k in (4, 3, 2):
+            batch = task.fetch(task.order.update(k).indices, 0)
+            copy = deepcopy(model).train()
+            copy[1][1].eval()
+            with torch.no_grad():
+                expected += float(task.loss(copy, batch).total) / 48
+        with training_loss(trainer.learner, task, 5, samples=40) as problem:
+            assert problem.value() == pytest.approx(expected, rel=1e-5)
+            Hessian(problem) @ torch.ones(sum(p.numel() for p in model.parameters()))
+        assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+        assert model[1][0].training
+        assert model[1][0].track_running_stats
         trainer.close()
 
 

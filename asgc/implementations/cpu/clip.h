@@ -162,7 +162,8 @@ static inline void clip_tile(Sharpness kind, float* out, const float* x, int n, 
 
 // out = phi(x; limit) with a threshold for each element, which may be 0 or infinite.
 template <Sharpness KIND>
-static void clip_elements(float* out, const float* x, const float* limit, int n, float p, int32_t& clipped, float& square) {
+static void clip_elements(float* out, const float* x, const float* limit, int n, float p, int32_t& clipped,
+                          float& square) {
     const float inverse_p = 1.0f / p;
     int32_t beyond = 0;
     float sum = 0.0f;

@@ -138,13 +138,15 @@ class _Table:
         self.seen[i] = [*map(id, tensors), *addresses]
 
     def bounded(self, opt: Stepped) -> list[tuple[int, State, Group]]:
-        """Layers with a gradient whose steps have a ceiling, and their rows filled in."""
+        """Layers with a gradient whose steps have a ceiling, and their rows filled in. RuntimeError: see ``step``."""
         found: list[tuple[int, State, Group]] = []
         for i, (param, index) in enumerate(self.params):
             group = opt.param_groups[index]
             self.rows[i].ceiling = None
             if group["ceiling"] is None or param.grad is None or (i in self.head and group["exclude_head"]):
                 continue
+            if self.rows[i].rows > 1:
+                raise RuntimeError(f"cannot go on with {ceilings.unsupported(group)}")
             state = opt.state[param]
             ceilings.fill(self.ceilings[i], param, state, group)
             self.rows[i].ceiling = ctypes.addressof(self.ceilings[i])

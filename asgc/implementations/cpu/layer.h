@@ -114,7 +114,8 @@ static inline void open_layer(const Layer& layer, const Group& g, Shared& s) {
     s.noise_zeros = g.noise_zeros != 0;
     s.langevin = g.langevin != 0;
     s.by_element = g.element != 0;
-    const double decay = s.rule == ADAM ? g.beta2 : g.alpha, known = 1 - std::pow(decay, static_cast<double>(*layer.step));
+    const double decay = s.rule == ADAM ? g.beta2 : g.alpha;
+    const double known = 1 - std::pow(decay, static_cast<double>(*layer.step));
     s.element_factor = static_cast<float>(g.clip_factor);
     s.element_correction = known > 0 ? static_cast<float>(1 / known) : 1.0f;
 }

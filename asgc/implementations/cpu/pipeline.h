@@ -22,7 +22,8 @@ static inline bool pipelined(const Layer& layer, const Shared& s, const Row& r, 
     const bool plain_adam = s.rule == ADAM && !r.rule.flag && r.rule.one < 0.5f;
     const bool noise = r.noise != 0 || r.langevin != 0;  // then the first pass has made the sums
     const bool clip = LANES == 16 && s.kind == POWER_4 && r.tau > 0 && (noise || !r.first_pass);
-    return plain_adam && !s.by_element && layer.ceiling == nullptr && layer.dims == 0 && !r.zero && n >= 2 * LANES && n % LANES == 0 && (r.clips ? clip : noise);
+    if (s.by_element || layer.ceiling != nullptr) return false;
+    return plain_adam && layer.dims == 0 && !r.zero && n >= 2 * LANES && n % LANES == 0 && (r.clips ? clip : noise);
 }
 
 enum Noise { NONE, AT_GRADIENT, AT_UPDATE };

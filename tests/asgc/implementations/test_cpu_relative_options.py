@@ -75,16 +75,18 @@ def test_any_memory_order(options: dict[str, Any]) -> None:
     "options", [{**ELEMENT, **CEILING}, {**CEILING, "rule": "sgd", "momentum": 0.9, "mode": "norm"}], ids=str
 )
 def test_any_number_of_threads(options: dict[str, Any]) -> None:
-    results = []
+    results, before = [], torch.get_num_threads()
     for threads in (1, 3):
-        torch.set_num_threads(threads)
         pair = Pair("cpu", ((300_001,), (1000, 37), (33,)), **options)
-        for step in range(3):
-            for i, f in enumerate(pair.found):
-                f.grad = bursts(step + 4, i, f, pair.generator)
-            pair.fast.step()
+        try:
+            torch.set_num_threads(threads)
+            for step in range(3):
+                for i, f in enumerate(pair.found):
+                    f.grad = bursts(step + 4, i, f, pair.generator)
+                pair.fast.step()
+        finally:
+            torch.set_num_threads(before)
         results.append([*pair.found, *(pair.fast.state[f]["stats"].clone() for f in pair.found)])
-    torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -105,6 +107,16 @@ def test_ceilings_are_those_of_the_layers_that_have_one() -> None:
             )
     held = ["step_left" in pair.fast.state[param] for param in pair.found]
     assert held == [True, False, False, False]
+
+
+def test_a_ceiling_that_units_get_later_is_refused() -> None:
+    param = torch.ones(4, 4)
+    opt = ASGC([param], 0.1, granularity="unit", exclude_head=False, implementation="cpu")
+    param.grad = torch.ones(4, 4)
+    opt.step()
+    opt.param_groups[0]["ceiling"] = 0.1
+    with pytest.raises(RuntimeError, match=r"cannot go on with ceiling=0.1 with granularity='unit'"):
+        opt.step()
 
 
 def test_units_with_a_ceiling_are_left_to_the_reference() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from evaluation.cli.errors import UserError
-from evaluation.curvature import hessian as module
-from evaluation.curvature.hessian import Hessian, Problem, Scaled, flat, spectrum
+from evaluation.curvature.hessian import Hessian, Problem, Scaled, flat, is_symmetric, spectrum
 
 pytest.importorskip("curvlinops")
 SAMPLES = 30
@@ -42,11 +41,11 @@ def whole(one: Problem, x: Tensor, y: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("at_once", [512, 7])
-def test_products_are_those_of_the_matrix(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+@pytest.mark.parametrize("at_once", [512, 7, [20, 10]])
+def test_products_are_those_of_the_matrix(at_once: int | list[int]) -> None:
     """Also where the samples need several passes, of unequal size; the mean is over items, not samples."""
-    monkeypatch.setattr(module, "AT_ONCE", at_once)
     one, x, y = problem(items=90)
+    one = replace(one, at_once=at_once)
     matrix, operator = whole(one, x, y), Hessian(one)
     for seed in range(3):
         vector = torch.randn(len(matrix), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -130,8 +129,16 @@ def test_a_loss_that_is_differentiable_once_is_refused() -> None:
 
     network = nn.Linear(2, 1, bias=False)
     one = Problem(network, lambda rows: Square.apply(network.weight).sum(), 4, 4)
-    with pytest.raises(UserError, match="differentiable only once"):
+    with pytest.raises(RuntimeError, match="differentiable only once"):
         Hessian(one)
+    # In the middle of a network the gradient still depends on what comes behind: it is the symmetry that is lost.
+    torch.manual_seed(0)
+    first, last, x = nn.Linear(3, 4), nn.Linear(4, 2), torch.randn(8, 3)
+    whole = nn.Sequential(first, last)
+    middle = Problem(whole, lambda rows: last(Square.apply(first(x[rows]))).square().sum(), 8, 8)
+    assert not is_symmetric(Hessian(middle), seed=0)
+    right = Problem(whole, lambda rows: last(first(x[rows]).square()).square().sum(), 8, 8)
+    assert is_symmetric(Hessian(right), seed=0)
 
 
 def test_attention_is_differentiated_twice() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from asgc import ASGC
+from asgc import ASGC, optimizers
 from evaluation.cli.errors import UserError
 from evaluation.curvature import measure
 from evaluation.curvature import options as options_module
@@ -75,8 +76,33 @@ def test_filters_are_scaled_one_by_one_and_no_direction_stays_none() -> None:
     assert bias.tolist() == [2.0, 0.0]
 
 
-def test_denominators_are_those_that_the_next_step_divides_by() -> None:
-    """By what a step does: of Adam without momentum it is lr g over them."""
+@pytest.mark.parametrize("name", optimizers.names())
+def test_denominators_are_those_that_a_step_divides_by(name: str) -> None:
+    """By what a step does, after some at other scales; or there are none."""
+    network, problem = quadratic([1.0, 3.0, 0.2, 7.0])
+    options = {"betas": (0.0, 0.9)} if "betas" in optimizers.options(name) and "soap" not in name else {}
+    if name in ("asgc", "asgc-clip", "asgc-noise", "adagc"):
+        options = {"rule": "rmsprop", "centered": True, "alpha": 0.9}
+    options |= {"weight_decay": 0.0} if "weight_decay" in optimizers.options(name) else {}
+    opt = optimizers.build(name, network.parameters(), lr=0.1, **options)
+    for t in range(30):
+        network.w.grad = torch.randn(4, generator=torch.Generator().manual_seed(t)) * (10 if t < 5 else 1)
+        before, grad = network.w.detach().clone(), network.w.grad.clone()
+        seen = next((one.seen.clone() for one in opt.preview()), grad) if hasattr(opt, "preview") else grad
+        opt.step()
+    denominators = denominators_of(opt, problem)
+    known = {"asgc", "asgc-clip", "asgc-noise", "adagc", *_OF_TORCH, *(f"{rule}+clip" for rule in _OF_TORCH)}
+    if name in known - {"sgd", "sgd+clip", "radam", "radam+clip"}:
+        assert denominators is not None
+        torch.testing.assert_close(before - network.w.detach(), 0.1 * seen / denominators[0], rtol=1e-3, atol=1e-6)
+    elif denominators is not None:  # a kin of Adam with moments of its own
+        assert optimizers.info(name).rule in (None, "adam", "adamw", "rmsprop", "adagrad")
+
+
+_OF_TORCH = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "radam")
+
+
+def test_denominators_with_an_eps_in_deviations() -> None:
     for name, options in (("adam", {"betas": (0.0, 0.999)}), ("rmsprop", {}), ("adagrad", {})):
         network, problem = quadratic([1.0, 3.0])
         opt = ASGC(
@@ -100,6 +126,42 @@ def test_a_loss_that_is_not_finite_is_not_looked_at(tmp_path: Path) -> None:
     opt = torch.optim.SGD(network.parameters(), lr=0.1)
     assert Curvature(CurvatureConfig(every=1), tmp_path, 0).look(1, problem, opt) == {}
     assert read(tmp_path) == []
+
+
+def test_what_cannot_be_looked_at_is_said_and_training_goes_on(tmp_path: Path) -> None:
+    network, problem = quadratic([1.0, 2.0])
+
+    def fails(rows: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 105 GiB")
+
+    said: list[str] = []
+    looks = Curvature(CurvatureConfig(every=1), tmp_path, 0, said.append)
+    assert looks.look(7, replace(problem, loss=fails), torch.optim.SGD(network.parameters(), lr=0.1)) == {}
+    assert said == [
+        "curvature at step 7: not looked at (CUDA out of memory. Tried to allocate 105 GiB); see --curvature.samples"
+    ]
+
+
+def test_it_can_be_left_between_products(tmp_path: Path) -> None:
+    network, problem = quadratic([1.0, 2.0, 3.0, 4.0])
+    seen: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 3:
+            raise KeyboardInterrupt
+
+    looks = Curvature(CurvatureConfig(every=1, vectors=4), tmp_path, 0, tell=tell)
+    with pytest.raises(KeyboardInterrupt):
+        looks.look(7, problem, torch.optim.SGD(network.parameters(), lr=0.1))
+    assert seen == [(0, 11), (1, 11), (2, 11), (3, 11)]
+
+
+def test_a_parameter_of_no_elements() -> None:
+    network, problem = quadratic([1.0])
+    network.empty = nn.Parameter(torch.zeros(0, 3))
+    directions = by_filter(problem, [torch.ones(1), torch.zeros(0, 3)])
+    assert [tuple(one.shape) for one in directions] == [(1,), (0, 3)]
 
 
 def test_when_it_looks(tmp_path: Path) -> None:
