@@ -96,7 +96,7 @@ def around_command(argv: Sequence[str]) -> int:
             sorted({sign * far for far in options.reach for sign in (-1, 1)}),
         )
     )
-    journal = Journal(folder / f"around-{_digest(chosen)}.jsonl")
+    journal = Journal(folder / f"around-{_digest(found, chosen)}.jsonl")
     known = {**found.seconds, **Journal(folder / JOURNAL).seconds(), **journal.seconds()}
     tell(_cost(found, journal, len(chosen) * options.seeds, known, choose.places(options)))
     if options.dry_run:
@@ -130,23 +130,27 @@ def _run(found: Definition, folder: Path, journal: Journal, chosen: Sequence[Poi
     for number, one in enumerate(chosen):
         returns = {task: [rows_of[k][number] for rows_of in by_seed] for k, task in enumerate(found.tasks)}
         rows.append({"option": one.option, "offset": one.offset, "value": _value(one), "returns": returns})
-    write_json(folder / AROUND, rows)
+    write_json(folder / AROUND, {"learned": _told(chosen[0]), "rows": rows})
     for name in (PARTICLES, RUN_FOLDERS):
         shutil.rmtree(folder / name, ignore_errors=True)
     _show(found, rows)
     print(f"written: {folder / AROUND}; drawn by: asgc-eval plot {folder} --only sensitivity")
 
 
-def read_around(folder: Path) -> list[dict[str, Any]]:
-    """What was found in a folder, the learned setting first; [] where nothing was.
+def read_around(folder: Path, preset: Preset | None) -> list[dict[str, Any]]:
+    """What was found in a folder around a preset, the learned setting first; [] where nothing was, or around another.
 
     Raises:
         UserError: it is damaged.
     """
     file = folder / AROUND
+    if preset is None or not file.is_file():
+        return []
     try:
-        return list(read_json(file)) if file.is_file() else []
-    except (OSError, ValueError, TypeError) as error:
+        found = read_json(file)
+        around, rows = found["learned"], list(found["rows"])
+        return rows if around[3:] == _told(Point("", 0.0, preset, 0.0))[3:] else []
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is damaged: remove it, asgc-meta around makes it anew") from error
 
 
@@ -177,14 +181,26 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _digest(chosen: Sequence[Point]) -> str:
-    """Of the settings: what was run with others is not taken for theirs."""
-    told = [(one.option, one.offset, one.lr, dict(one.preset.values), dict(one.preset.late)) for one in chosen]
+def _told(one: Point) -> list[Any]:
+    """A point in plain values."""
+    return [
+        one.option,
+        one.offset,
+        one.lr,
+        *json.loads(json.dumps([one.preset.values, one.preset.late, one.preset.lr])),
+    ]
+
+
+def _digest(found: Definition, chosen: Sequence[Point]) -> str:
+    """Of the settings and the tasks: what was run with others is not taken for theirs."""
+    tasks = {name: [one.program, one.cls, dict(one.options)] for name, one in {**found.tasks, **found.held_out}.items()}
+    preset = chosen[0].preset
+    told = [*map(_told, chosen), tasks, found.learner.seed, preset.rule, dict(preset.options)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _cost(found: Definition, journal: Journal, each: int, known: Mapping[str, float], places: int) -> str:
-    left = {task: each - sum(1 for _, _, of in journal.rows if of == task) for task in found.tasks}
+    left = {task: max(0, each - sum(1 for _, _, of in journal.rows if of == task)) for task in found.tasks}
     words = f"{found.name}: {sum(left.values()):,} runs of {each * len(left):,} to do"
     if any(task not in known for task in left):
         return words

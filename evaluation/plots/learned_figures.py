@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from asgc.meta import KINDS, PARAMETERS
+from asgc.meta import KINDS, PARAMETERS, Preset
+from evaluation.cli.errors import UserError
 from evaluation.meta import definition
 from evaluation.meta.around_cli import read_around
 from evaluation.meta.learners import read_path
@@ -31,7 +32,7 @@ class LearnedData:
     def __init__(self, folder: Path) -> None:
         self.definition = definition.load(folder / definition.DEFINITION)
         self.steps = read_path(folder)
-        self.around = read_around(folder)
+        self.around = read_around(folder, _learned(folder / f"{self.definition.name}.json"))
         self.looks = style.looks([*map(self.label, self.kinds), *self._tasks, _EVERY])
 
     @property
@@ -53,6 +54,13 @@ class LearnedData:
     def line(self, label: str, values: list[float]) -> Any:
         """A value by step."""
         return series(label, [row["step"] for row in self.steps], values, n=1)
+
+
+def _learned(file: Path) -> Preset | None:
+    try:
+        return Preset.load(file) if file.is_file() else None
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def options(learned: LearnedData) -> Found:
@@ -100,7 +108,7 @@ def sensitivity(learned: LearnedData) -> Found:
     """The return with one option at a time moved away from what was learned (`asgc-meta around`)."""
     rows = learned.around
     if not rows:
-        return [Omitted("sensitivity", "nothing has been moved (`asgc-meta around`)")]
+        return [Omitted("sensitivity", "nothing has been moved away from what is learned (`asgc-meta around`)")]
     panels, middle = [], {"offset": 0.0, "returns": rows[0]["returns"]}
     for name in dict.fromkeys(row["option"] for row in rows[1:]):
         moved = sorted(

@@ -19,17 +19,13 @@ from omegaconf import II
 from asgc import optimizers
 from asgc.integrations import clips
 from asgc.option import Option
-from asgc.options import LIBRARY_CLASSES, RULES, TORCH_CLASSES
+from asgc.options import RULES
+from supervised.fairseq_names import TORCH
+from supervised.fairseq_names import fairseq_name as fairseq_name
 
 PREFIX = "asgc_"  # of all options: fairseq keeps those of everything in one namespace (`seed`, `momentum`, ...)
-TORCH, LIBRARY = "torch-", "library-"
 _log = logging.getLogger(__name__)
 _TYPES: dict[str, Any] = {"number": float, "integer": int, "flag": bool, "choice": str, "pair": List[float]}  # noqa: UP006
-
-
-def fairseq_name(name: str) -> str:
-    """What a registered optimizer is called in fairseq, which has an `adam` and a `lamb` of its own."""
-    return TORCH + name if name in TORCH_CLASSES else LIBRARY + name if name in LIBRARY_CLASSES else name
 
 
 def _options(name: str) -> list[Option]:

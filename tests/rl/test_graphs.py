@@ -101,6 +101,8 @@ PARAMETER = [torch.nn.Parameter(torch.ones(3))]
         ("divgrad", {}, "divgrad keeps"),
         ("obgd", {}, None),
         ("adopt", {}, "ADOPT counts its steps on the host"),
+        *((f"asgc+{rule}", {}, "wrap counts its steps on the host") for rule in ("radam", "adopt", "soap", "lamb")),
+        ("soap", {}, "SOAP counts its steps on the host"),
         ("asgc", {"nonfinite": "skip"}, "wait for the device at every step"),
         ("asgc", {}, ON_A_CPU),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_the_command_runs_each_setting_once_and_shows_what_it_found(
     assert "as learned" in capsys.readouterr().out
     (journal,) = folder.glob("around-*.jsonl")
     assert all(step >= around_cli.SEEDS_FROM for step, _, _ in Journal(journal).rows)  # other seeds than the learning's
-    rows = read_around(folder)
+    rows = read_around(folder, Preset.load(folder / "toy.json"))
     assert [(row["option"], row["offset"]) for row in rows] == [
         ("", 0.0),
         *((name, offset) for name in ("lr", "clip_factor") for offset in (-1.0, 1.0)),
@@ -90,10 +91,27 @@ def test_the_command_runs_each_setting_once_and_shows_what_it_found(
     assert ENGINES[-1].done == 0  # all of it is known
     assert main([*asked, "--held-out"]) == 0
     assert ENGINES[-1].done == 10
-    assert set(read_around(folder)[0]["returns"]) == {"one", "two", "three"}
+    assert set(read_around(folder, Preset.load(folder / "toy.json"))[0]["returns"]) == {"one", "two", "three"}
     assert main(["around", str(folder), "--seeds", "1", "--reach", "2"]) == 0
     assert ENGINES[-1].done == 10  # other settings are not taken for these
     assert not (folder / "runs").exists()
+
+
+def test_nothing_stale_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another preset, of a task that has changed, or of fewer seeds."""
+    asked = ["around", str(folder), "--reach", "1", "--held-out"]
+    assert main([*asked, "--seeds", "2"]) == 0
+    assert main([*asked, "--seeds", "1", "--dry-run"]) == 0
+    assert "toy: 0 runs of 15 to do" in capsys.readouterr().err
+    values = yaml.safe_load((folder / "meta.yaml").read_text())
+    values["held_out"]["three"]["options"]["scale"] = 1000.0
+    (folder / "meta.yaml").write_text(yaml.safe_dump(values))
+    assert main([*asked, "--seeds", "1"]) == 0
+    assert ENGINES[-1].done == 15
+    learned = Preset.load(folder / "toy.json")
+    assert read_around(folder, learned)
+    assert read_around(folder, replace(learned, lr=learned.lr and 2 * learned.lr)) == []
+    assert read_around(folder, None) == []
 
 
 def test_the_figure_has_a_panel_for_each_option_and_task(folder: Path) -> None:
@@ -115,4 +133,4 @@ def test_what_is_missing_is_said(tmp_path: Path, folder: Path, capsys: pytest.Ca
     assert "not learned to the end yet" in capsys.readouterr().err
     (folder / around_cli.AROUND).write_text("[{")
     with pytest.raises(UserError, match="is damaged: remove it"):
-        read_around(folder)
+        read_around(folder, PRESET)
