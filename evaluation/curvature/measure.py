@@ -22,7 +22,7 @@ from evaluation.files import atomic_write, read_json, to_json
 from evaluation.runs import seeding
 
 SPLIT = FOLDER = "curvature"  # of the metrics; in the run folder
-POINTS, REACH = 21, 0.5  # of a slice; its ends, in units of the weights' norm, filter by filter
+PLACES = tuple(k / 20 for k in range(-10, 11))  # of a slice, in units of the weights' norm, filter by filter
 
 
 class Curvature:
@@ -97,8 +97,8 @@ class Curvature:
                 values["preconditioned_max"] = max(there)
         directions = {"gradient": gradient, "random": _random(problem, seed)}
         lines = {name: slice_along(problem, by_filter(problem, one)) for name, one in directions.items()}
-        at = [REACH * (2 * k / (POINTS - 1) - 1) for k in range(POINTS)]
-        self._write(step, {"spectrum": {"values": found.values, "weights": found.weights}, "at": at, "slices": lines})
+        density = {"values": found.values, "weights": found.weights}
+        self._write(step, {"spectrum": density, "at": list(PLACES), "slices": lines})
         return values
 
     def _write(self, step: int, arrays: Mapping[str, Any]) -> None:
@@ -129,12 +129,11 @@ def by_filter(problem: Problem, direction: list[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def slice_along(problem: Problem, direction: list[Tensor]) -> list[float]:
-    """The loss at `POINTS` places from -`REACH` to `REACH` times the direction, beside the present weights."""
+    """The loss at the present weights and beside them, at `PLACES` times the direction."""
     kept = [parameter.detach().clone() for parameter in problem.parameters]
     found = []
     try:
-        for k in range(POINTS):
-            share = REACH * (2 * k / (POINTS - 1) - 1)
+        for share in PLACES:
             for parameter, start, along in zip(problem.parameters, kept, direction, strict=True):
                 parameter.copy_(start + share * along)
             found.append(problem.value())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.curvature.measure import REACH, read
+from evaluation.curvature.measure import read
 from evaluation.plots.figure import Array, Axis, Omitted, Panel, series
 from evaluation.plots.study_data import Found, figure_or_reason
 
@@ -32,9 +32,8 @@ def curvature(run: Any) -> Found:
         column = f"step {look['step']:,}"
         panels.append(Panel("density of eigenvalues", column, Axis(), Axis("", log=True, low=LEAST), (line,)))
     for look in (looks[k] for k in chosen):
-        share = np.linspace(-REACH, REACH, len(look["at"]))
         for name, values in look["slices"].items():
-            line = series(run.optimizer, share, np.array(values, dtype=float), n=1)
+            line = series(run.optimizer, look["at"], np.array(values, dtype=float), n=1)
             y = Axis("", log=min(values) > 0)
             panels.append(
                 Panel(f"loss along {_WORDS[name]}", f"step {look['step']:,}", Axis("share of the weights"), y, (line,))

@@ -49,7 +49,7 @@ def test_a_quadratic_is_seen_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(rng, torch.random.get_rng_state())
     (written,) = read(tmp_path)
     assert written["step"] == 1200
-    middle = written["slices"]["random"][measure.POINTS // 2]
+    middle = written["slices"]["random"][len(measure.PLACES) // 2]
     assert middle == pytest.approx(4.25)
     again = Curvature(CurvatureConfig(every=1), tmp_path, seed=3).look(1200, problem, opt)
     assert again == values
@@ -60,9 +60,9 @@ def test_slices_go_as_far_as_the_weights_are_long() -> None:
     (direction,) = by_filter(problem, [torch.tensor([30.0, 40.0])])
     assert direction.norm() == pytest.approx(math.sqrt(2))
     values = slice_along(problem, [direction])
-    far = torch.ones(2) + measure.REACH * direction
+    far = torch.ones(2) + measure.PLACES[-1] * direction
     assert values[-1] == pytest.approx(float((2 * far.square()).sum() / 2))
-    assert min(values) < values[measure.POINTS // 2] < values[-1]
+    assert min(values) < values[len(measure.PLACES) // 2] < values[-1]
 
 
 def test_filters_are_scaled_one_by_one_and_no_direction_stays_none() -> None:
