@@ -1,0 +1,51 @@
+"""The figure of a run's curvature: densities that integrate to 1, slices as they were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from evaluation.curvature.measure import FOLDER
+from evaluation.plots.curvature_figures import curvature, smoothed
+from evaluation.plots.figure import Figure, Omitted
+
+
+def run(folder: Path, steps: list[int]) -> SimpleNamespace:
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for step in steps:
+        look = {
+            "step": step,
+            "spectrum": {"values": [-1.0, 0.0, 4.0 + step], "weights": [0.1, 0.7, 0.2]},
+            "at": [-0.5, 0.0, 0.5],
+            "slices": {"gradient": [3.0, 1.0 + step, 2.0], "random": [1.0, 0.5, "Infinity"]},
+        }
+        (folder / FOLDER / f"{step:012d}.json").write_text(json.dumps(look))
+    return SimpleNamespace(path=folder, optimizer="adam", title="CartPole, adam, seed 1")
+
+
+def test_a_density_is_one_by_shares_of_its_range() -> None:
+    values, weights = np.array([-1.0, 0.0, 9.0]), np.array([0.1, 0.7, 0.2])
+    at, density = smoothed(values, weights)
+    assert np.trapezoid(density, at) / 10 == pytest.approx(1.0, abs=0.02)
+    assert at[density.argmax()] == pytest.approx(0.0, abs=0.05)
+    assert density[np.abs(at - 4.5).argmin()] < 1e-4  # nothing lies there
+
+
+def test_the_first_the_last_and_one_between_are_drawn(tmp_path: Path) -> None:
+    (figure,) = curvature(run(tmp_path, [10, 20, 30, 40, 50]))
+    assert isinstance(figure, Figure)
+    assert [panel.column for panel in figure.panels[:3]] == ["step 10", "step 30", "step 50"]
+    assert [panel.row for panel in figure.panels].count("loss along the gradient") == 3
+    (along,) = (p for p in figure.panels if (p.row, p.column) == ("loss along the gradient", "step 30"))
+    assert along.series[0].x.tolist() == [-0.5, 0.0, 0.5]
+    assert along.series[0].y.tolist() == [3.0, 31.0, 2.0]
+
+
+def test_a_run_without_looks_says_how_to_get_some(tmp_path: Path) -> None:
+    (found,) = curvature(SimpleNamespace(path=tmp_path, optimizer="adam", title=""))
+    assert isinstance(found, Omitted)
+    assert "--curvature.every" in found.reason
