@@ -64,7 +64,6 @@ def train(config: TrainConfig, *, resume: bool = False, watchers: Iterable[Watch
 
 
 def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher]) -> dict[str, Any]:
-    config.curvature.check()
     kind = backends.trainer(config)
     task = tasks.find(config.game)
     path = Path(config.run_dir) if config.run_dir else default_run_dir(config)

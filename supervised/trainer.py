@@ -89,7 +89,6 @@ def train(
 
 def _train(config: TrainConfig, resume: bool, watchers: Iterable[Watcher], group: Group) -> dict[str, Any]:
     config.validate()
-    config.curvature.check()
     path = group.told(Path(config.run_dir) if config.run_dir else default_run_dir(config))
     full, lines = group.told(choose(config, path if resume else None, group) if group.main else (config, []))
     device, chosen = group.device(full.device), {name: getattr(full, name) for name in CHOSEN}

@@ -19,7 +19,6 @@ from rl.trainer import Trainer
 from tests.rl.test_control_runs import tiny
 from tests.rl.test_trainer import Killed, StopAt, assert_same_run, catch_config
 
-pytest.importorskip("curvlinops")
 pytestmark = pytest.mark.usefixtures("one_thread")
 LOOKS = {"every": 1, "samples": 60, "vectors": 8}
 VALUES = {"loss", "hessian_max", "hessian_min", "gradient_curvature", "preconditioned_max"}

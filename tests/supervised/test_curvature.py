@@ -22,8 +22,6 @@ from supervised.trainer import Trainer
 from tests.supervised import toy_text
 from tests.supervised.test_trainer import config_of, numbers, weights
 
-pytest.importorskip("curvlinops")
-
 
 def test_training_is_the_same_and_the_looks_are_logged(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")

@@ -164,7 +164,9 @@ def test_every_optimizer_is_the_same_sharded_or_is_refused(runs: Runs) -> None:
     assert runs.codes["optimizers"] == [0, 0], runs.log("optimizers")
     differences = json.loads(runs.log("optimizers").splitlines()[-1])
     assert {name for name, difference in differences.items() if difference is None} == {
-        *("adagc", "gradient-noise", "gradient-stabilizer", "divgrad", "obgd")
+        *("adagc", "gradient-noise", "gradient-stabilizer", "divgrad", "obgd"),
+        *(f"{rule}{clip}" for rule in ("soap", "shampoo", "lamb") for clip in ("", "+clip", "+clip-value")),
+        *("asgc+soap", "asgc+shampoo", "asgc+lamb"),
     }
     assert set(differences) == set(optimizers.names())
     assert max(difference for difference in differences.values() if difference is not None) < 1e-5  # of 4e-3

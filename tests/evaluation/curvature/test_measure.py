@@ -11,14 +11,10 @@ import torch
 from torch import nn
 
 from asgc import ASGC, optimizers
-from evaluation.cli.errors import UserError
 from evaluation.curvature import measure
-from evaluation.curvature import options as options_module
 from evaluation.curvature.hessian import Problem
 from evaluation.curvature.measure import Curvature, by_filter, denominators_of, read, slice_along
 from evaluation.curvature.options import CurvatureConfig
-
-pytest.importorskip("curvlinops")
 
 
 def quadratic(diagonal: list[float]) -> tuple[nn.Module, Problem]:
@@ -168,10 +164,3 @@ def test_when_it_looks(tmp_path: Path) -> None:
     looks = Curvature(CurvatureConfig(every=3), tmp_path, 0)
     assert [k for k in range(8) if looks.due(k, final=k == 7)] == [0, 3, 6, 7]
     assert not any(Curvature(CurvatureConfig(), tmp_path, 0).due(k, final=True) for k in range(3))
-
-
-def test_what_is_missing_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options_module.importlib.util, "find_spec", lambda name: None)
-    CurvatureConfig().check()
-    with pytest.raises(UserError, match=r"curvlinops is not installed; pip install 'asgc\[curvature\]'"):
-        CurvatureConfig(every=1).check()
