@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asgc.meta import PARAMETERS
-from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, tell
+from evaluation.cli.errors import UserError, tell
 from evaluation.cli.parser import Flags
-from evaluation.cli.progress import progress
 from evaluation.files import read_json, write_json
 from evaluation.meta import definition, learn_cli
 from evaluation.meta.definition import DEFINITION, Definition
 from evaluation.meta.learners import rate_of
-from evaluation.meta.particles import JOURNAL, PARTICLES, RUN_FOLDERS, Journal, Particles
+from evaluation.meta.particles import JOURNAL, Journal
 from evaluation.meta.preset_cli import preset_in
-from evaluation.runs.lock import FolderLock
 from evaluation.study.engines import choose
-from evaluation.study.spec import LOCK, LOGS
-from evaluation.study.status import duration
 
 if TYPE_CHECKING:
     from asgc.meta import Preset
@@ -88,51 +84,31 @@ def around_command(argv: Sequence[str]) -> int:
     found, preset = definition.load(folder / DEFINITION), preset_in(options.folder)
     if options.held_out:
         found = replace(found, tasks={**found.tasks, **found.held_out})
-    chosen = list(
-        points(
-            preset,
-            rate_of(found, preset),
-            found.space.names,
-            sorted({sign * far for far in options.reach for sign in (-1, 1)}),
-        )
-    )
+    offsets = sorted({sign * far for far in options.reach for sign in (-1, 1)})
+    chosen = list(points(preset, rate_of(found, preset), found.space.names, offsets))
     journal = Journal(folder / f"around-{_digest(found, chosen)}.jsonl")
     known = {**found.seconds, **Journal(folder / JOURNAL).seconds(), **journal.seconds()}
-    tell(_cost(found, journal, len(chosen) * options.seeds, known, choose.places(options)))
+    each, made = len(chosen) * options.seeds, Counter(task for _, _, task in journal.rows)
+    left = {task: max(0, each - made[task]) for task in found.tasks}
+    tell(learn_cli.cost(found.name, left, each * len(left), known, choose.places(options)))
     if options.dry_run:
         return 0
-    (folder / LOGS).mkdir(exist_ok=True)
-    lock = FolderLock(folder / LOCK)
-    try:
-        _run(found, folder, journal, chosen, options)
-    except KeyboardInterrupt:
-        tell(f"stopped; go on with: asgc-meta around {' '.join(argv)}")
-        return EXIT_INTERRUPTED
-    finally:
-        lock.release()
-    return 0
+    again = f"asgc-meta around {' '.join(argv)}"
+    return learn_cli.in_folder(folder, lambda: _run(found, folder, journal, chosen, options), again)
 
 
 def _run(found: Definition, folder: Path, journal: Journal, chosen: Sequence[Point], options: Any) -> None:
     programs = learn_cli.programs_of(found)
-    total = len(chosen) * len(found.tasks)
-    by_seed: list[list[list[float]]] = []  # task, point
-    with (
-        choose.make(programs.values(), options) as engine,
-        progress(f"around {found.name}", total, "running", "runs of a seed") as bar,
-    ):
-        how: dict[str, Any] = {"threads": options.threads, "retries": options.retries}
-        particles = Particles(found, folder, journal, engine, programs, told=bar, **how)
-        for seed in range(options.seeds):
-            presets, rates = [one.preset for one in chosen], [one.lr for one in chosen]
-            by_seed.append(particles.returns(SEEDS_FROM + seed, presets, rates))
+    bar = f"around {found.name}", len(chosen) * len(found.tasks), "running", "runs of a seed"
+    presets, rates = [one.preset for one in chosen], [one.lr for one in chosen]
+    with learn_cli.workers(found, folder, journal, programs, options, bar) as particles:
+        # By seed, task and point.
+        by_seed = [particles.returns(SEEDS_FROM + seed, presets, rates) for seed in range(options.seeds)]
     rows = []
     for number, one in enumerate(chosen):
         returns = {task: [rows_of[k][number] for rows_of in by_seed] for k, task in enumerate(found.tasks)}
         rows.append({"option": one.option, "offset": one.offset, "value": _value(one), "returns": returns})
-    write_json(folder / AROUND, {"learned": _told(chosen[0]), "rows": rows})
-    for name in (PARTICLES, RUN_FOLDERS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    write_json(folder / AROUND, {"learned": _plain(chosen[0].preset), "rows": rows})
     _show(found, rows)
     print(f"written: {folder / AROUND}; drawn by: asgc-eval plot {folder} --only sensitivity")
 
@@ -148,8 +124,7 @@ def read_around(folder: Path, preset: Preset | None) -> list[dict[str, Any]]:
         return []
     try:
         found = read_json(file)
-        around, rows = found["learned"], list(found["rows"])
-        return rows if around[3:] == _told(Point("", 0.0, preset, 0.0))[3:] else []
+        return list(found["rows"]) if found["learned"] == _plain(preset) else []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is damaged: remove it, asgc-meta around makes it anew") from error
 
@@ -181,28 +156,15 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _told(one: Point) -> list[Any]:
-    """A point in plain values."""
-    return [
-        one.option,
-        one.offset,
-        one.lr,
-        *json.loads(json.dumps([one.preset.values, one.preset.late, one.preset.lr])),
-    ]
+def _plain(preset: Preset) -> list[Any]:
+    """What was learned, as a file holds it."""
+    return list(json.loads(json.dumps([preset.values, preset.late, preset.lr])))
 
 
 def _digest(found: Definition, chosen: Sequence[Point]) -> str:
     """Of the settings and the tasks: what was run with others is not taken for theirs."""
     tasks = {name: [one.program, one.cls, dict(one.options)] for name, one in {**found.tasks, **found.held_out}.items()}
     preset = chosen[0].preset
-    told = [*map(_told, chosen), tasks, found.learner.seed, preset.rule, dict(preset.options)]
+    points_of = [[one.option, one.offset, one.lr, _plain(one.preset)] for one in chosen]
+    told = [points_of, tasks, found.learner.seed, preset.rule, dict(preset.options)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _cost(found: Definition, journal: Journal, each: int, known: Mapping[str, float], places: int) -> str:
-    left = {task: max(0, each - sum(1 for _, _, of in journal.rows if of == task)) for task in found.tasks}
-    words = f"{found.name}: {sum(left.values()):,} runs of {each * len(left):,} to do"
-    if any(task not in known for task in left):
-        return words
-    seconds = sum(count * known[task] for task, count in left.items())
-    return f"{words}: {duration(seconds)} of one core, {duration(seconds / places)} with {places} at a time"

@@ -6,8 +6,9 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,57 @@ def learn_command(argv: Sequence[str]) -> int:
     tell(_cost(found, Journal(folder / JOURNAL), choose.places(options) if evolution else 1))
     if options.dry_run:
         return 0
+
+    def run() -> None:
+        _keep(found, folder)
+        _learn(found, folder, Journal(folder / JOURNAL), programs, options)
+
+    return in_folder(folder, run, f"asgc-meta learn {' '.join(argv)}")
+
+
+def in_folder(folder: Path, run: Callable[[], None], again: str) -> int:
+    """Run what nobody else may do in the folder meanwhile; returns the exit code. `again` is the command that goes on
+    after Ctrl-C."""
     (folder / LOGS).mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder / LOCK)
     try:
-        _keep(found, folder)
-        _learn(found, folder, Journal(folder / JOURNAL), programs, options)
+        run()
     except KeyboardInterrupt:
-        tell(f"stopped; go on with: asgc-meta learn {' '.join(argv)}")
+        tell(f"stopped; go on with: {again}")
         return EXIT_INTERRUPTED
     finally:
         lock.release()
     return 0
+
+
+@contextmanager
+def workers(
+    found: Definition,
+    folder: Path,
+    journal: Journal,
+    programs: Mapping[str, tuple[str, ...]],
+    options: argparse.Namespace,
+    bar: tuple[str, int, str, str],
+) -> Iterator[Particles]:
+    """What makes the runs of particles, on the engine that the options ask for; in the end their folders go.
+
+    Args:
+        bar: arguments of `progress`.
+    """
+    with choose.make(programs.values(), options) as engine, progress(*bar) as told:
+        how: dict[str, Any] = {"threads": options.threads, "retries": options.retries}
+        yield Particles(found, folder, journal, engine, programs, told=told, **how)
+    for name in (PARTICLES, RUN_FOLDERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def cost(name: str, left: Mapping[str, int], total: int, known: Mapping[str, float], places: int) -> str:
+    """What so many runs of each task cost that are left of `total`, in words, where the seconds of one are `known`."""
+    words = f"{name}: {sum(left.values()):,} runs of {total:,} to do"
+    if missing := [task for task in left if task not in known]:
+        return f"{words}; what {', '.join(missing)} costs is not known before a run has finished (or give `seconds`)"
+    seconds = sum(count * known[task] for task, count in left.items())
+    return f"{words}: {duration(seconds)} of one core, {duration(seconds / places)} with {places} runs at a time"
 
 
 def _learn(
@@ -88,20 +129,14 @@ def _learn(
         tell(f"step {step.number + 1} of {found.learner.steps}: {scores}; {duration(left)} left")
 
     if found.learner.name == "evolution":
-        with (
-            choose.make(programs.values(), options) as engine,
-            progress(found.name, _runs_a_step(found), "learning", "runs of a step") as bar,
-        ):
-            how: dict[str, Any] = {"threads": options.threads, "retries": options.retries}
-            particles = Particles(found, folder, journal, engine, programs, told=bar, **how)
+        bar = found.name, _runs_a_step(found), "learning", "runs of a step"
+        with workers(found, folder, journal, programs, options, bar) as particles:
             vector = learners.learn(found, folder, particles, told)
     else:
         vector = learners.learn(found, folder, None, told)
     preset = learners.preset_of(found, vector, _provenance(found, journal))
     file = folder / f"{found.name}.json"
     preset.save(file)
-    for name in (PARTICLES, RUN_FOLDERS):
-        shutil.rmtree(folder / name, ignore_errors=True)
     print(f"learned: {file}; see: asgc-meta show {folder}; train with it: --optimizer.preset {file}")
 
 
@@ -159,13 +194,9 @@ def _cost(found: Definition, journal: Journal, places: int) -> str:
     if how.name != "evolution":
         inner = how.truncation * how.runs * len(found.tasks) * (2 * how.pairs if how.name == "persistent" else 1)
         return f"{found.name}: {how.name}, {how.steps} steps of {inner:,} inner steps each, in this process"
-    left = how.steps * _runs_a_step(found) - len(journal.rows)
-    known = {**found.seconds, **journal.seconds()}
-    words = f"{found.name}: {left:,} runs of {how.steps * _runs_a_step(found):,} to do"
-    if missing := [task for task in found.tasks if task not in known]:
-        return f"{words}; what {', '.join(missing)} costs is not known before a run has finished (or give `seconds`)"
-    seconds = left * sum(known[task] for task in found.tasks) / len(found.tasks)
-    return f"{words}: {duration(seconds)} of one core, {duration(seconds / places)} with {places} runs at a time"
+    each, made = 2 * how.pairs * how.steps, Counter(task for _, _, task in journal.rows)
+    left = {task: each - made[task] for task in found.tasks}
+    return cost(found.name, left, each * len(left), {**found.seconds, **journal.seconds()}, places)
 
 
 def _provenance(found: Definition, journal: Journal) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,10 +19,27 @@ from supervised import TrainConfig, train
 from supervised.curvature import training_loss
 from supervised.distributed import Group
 from supervised.tasks.streams import Streams
+from supervised.tasks.task import Task
 from supervised.tasks.wmt14 import WMT14
 from supervised.trainer import Trainer
 from tests.supervised import toy_text
 from tests.supervised.test_trainer import config_of, numbers, weights
+
+
+def drifting(run: Path) -> TrainConfig:
+    """A stream for a small perceptron, 9 updates of 16 samples."""
+    options = {"data.name": "drifting", "batch_size": 16, "total_steps": 9, "threads": 1}
+    return TrainConfig.preset("streams", device="cpu", run_dir=run, **options)
+
+
+@contextmanager
+def trainer_of(task: Task) -> Iterator[Trainer]:
+    """A trainer before its first update."""
+    config = task.config
+    with RunFolder(Path(config.run_dir or ""), config.to_dict(), seeds={"seed": 1}, device="cpu") as run:
+        trainer = Trainer(config, run, torch.device("cpu"), Watchers(), task, Group())
+        yield trainer
+        trainer.close()
 
 
 def test_training_is_the_same_and_the_looks_are_logged(tmp_path: Path) -> None:
@@ -41,13 +60,8 @@ def test_training_is_the_same_and_the_looks_are_logged(tmp_path: Path) -> None:
 
 
 def test_it_is_the_mean_loss_over_the_latest_samples(tmp_path: Path) -> None:
-    config = TrainConfig.preset(
-        "streams", **{"data.name": "drifting", "batch_size": 16, "total_steps": 9, "threads": 1}
-    )
-    config.device, config.run_dir = "cpu", tmp_path / "run"
-    task = Streams(config, Group(), print)
-    with RunFolder(tmp_path / "run", config.to_dict(), seeds={"seed": 1}, device="cpu") as run:
-        trainer = Trainer(config, run, torch.device("cpu"), Watchers(), task, Group())
+    task = Streams(drifting(tmp_path / "run"), Group(), print)
+    with trainer_of(task) as trainer:
         for _ in range(5):
             trainer.advance()
         with training_loss(trainer.learner, task, trainer.step, samples=40) as problem:
@@ -58,7 +72,6 @@ def test_it_is_the_mean_loss_over_the_latest_samples(tmp_path: Path) -> None:
             assert problem.value() == pytest.approx(expected, rel=1e-6)
         with training_loss(trainer.learner, task, trainer.step, samples=4000) as problem:
             assert problem.samples == 80  # there are no more
-        trainer.close()
 
 
 def test_a_transformer_by_its_tokens(tmp_path: Path) -> None:
@@ -66,8 +79,7 @@ def test_a_transformer_by_its_tokens(tmp_path: Path) -> None:
     config = toy_text.config_of(toy_text.prepared(tmp_path, train=200), tmp_path / "run", total_steps=4)
     config.model.dropout = 0.3  # not in what is looked at
     task = WMT14(config, Group(), print)
-    with RunFolder(tmp_path / "run", config.to_dict(), seeds={"seed": 1}, device="cpu") as run:
-        trainer = Trainer(config, run, torch.device("cpu"), Watchers(), task, Group())
+    with trainer_of(task) as trainer:
         for _ in range(3):
             trainer.advance()
         trainer.learner.model.double()
@@ -85,18 +97,12 @@ def test_a_transformer_by_its_tokens(tmp_path: Path) -> None:
                 ends.append(flat(problem.gradient()))
             expected = (ends[0] - ends[1]) / 2e-8
             assert float((found - expected).norm() / expected.norm()) < 1e-3
-        trainer.close()
 
 
 def test_batch_normalization_is_as_in_training_and_nobody_is_told(tmp_path: Path) -> None:
     """The statistics of each update's own batch; what evaluations normalize by does not move."""
-    config = TrainConfig.preset(
-        "streams", **{"data.name": "drifting", "batch_size": 16, "total_steps": 9, "threads": 1}
-    )
-    config.device, config.run_dir = "cpu", tmp_path / "run"
-    task = Streams(config, Group(), print)
-    with RunFolder(tmp_path / "run", config.to_dict(), seeds={"seed": 1}, device="cpu") as run:
-        trainer = Trainer(config, run, torch.device("cpu"), Watchers(), task, Group())
+    task = Streams(drifting(tmp_path / "run"), Group(), print)
+    with trainer_of(task) as trainer:
         first = trainer.learner.model[0].out_features
         trainer.learner.model[1] = torch.nn.Sequential(torch.nn.BatchNorm1d(first), torch.nn.Dropout(0.5))
         model = trainer.learner.model
@@ -114,7 +120,6 @@ def test_batch_normalization_is_as_in_training_and_nobody_is_told(tmp_path: Path
         assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
         assert model[1][0].training
         assert model[1][0].track_running_stats
-        trainer.close()
 
 
 def test_fairseq_and_several_processes_are_refused_or_told() -> None:

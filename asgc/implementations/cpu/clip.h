@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "noise.h"
 
@@ -147,17 +148,23 @@ void clip_tile<POWER_4>(float* out, const float* x, int n, float tau, float, int
 }
 #endif
 
+// f of the kind as a constant, which templates need.
+template <typename F>
+static inline void with_kind(Sharpness kind, F f) {
+    switch (kind) {
+        case POWER_4: return f(std::integral_constant<Sharpness, POWER_4>{});
+        case POWER_2: return f(std::integral_constant<Sharpness, POWER_2>{});
+        case POWER_1: return f(std::integral_constant<Sharpness, POWER_1>{});
+        case POWER_8: return f(std::integral_constant<Sharpness, POWER_8>{});
+        case POWER_16: return f(std::integral_constant<Sharpness, POWER_16>{});
+        case HARD: return f(std::integral_constant<Sharpness, HARD>{});
+        case POWER_ANY: return f(std::integral_constant<Sharpness, POWER_ANY>{});
+    }
+}
+
 static inline void clip_tile(Sharpness kind, float* out, const float* x, int n, float tau, float p, int32_t& clipped,
                              float& square) {
-    switch (kind) {
-        case POWER_4: return clip_tile<POWER_4>(out, x, n, tau, p, clipped, square);
-        case POWER_2: return clip_tile<POWER_2>(out, x, n, tau, p, clipped, square);
-        case POWER_1: return clip_tile<POWER_1>(out, x, n, tau, p, clipped, square);
-        case POWER_8: return clip_tile<POWER_8>(out, x, n, tau, p, clipped, square);
-        case POWER_16: return clip_tile<POWER_16>(out, x, n, tau, p, clipped, square);
-        case HARD: return clip_tile<HARD>(out, x, n, tau, p, clipped, square);
-        case POWER_ANY: return clip_tile<POWER_ANY>(out, x, n, tau, p, clipped, square);
-    }
+    with_kind(kind, [&](auto known) { clip_tile<known.value>(out, x, n, tau, p, clipped, square); });
 }
 
 // out = phi(x; limit) with a threshold for each element, which may be 0 or infinite.
@@ -182,15 +189,7 @@ static void clip_elements(float* out, const float* x, const float* limit, int n,
 
 static inline void clip_elements(Sharpness kind, float* out, const float* x, const float* limit, int n, float p,
                                  int32_t& clipped, float& square) {
-    switch (kind) {
-        case POWER_4: return clip_elements<POWER_4>(out, x, limit, n, p, clipped, square);
-        case HARD: return clip_elements<HARD>(out, x, limit, n, p, clipped, square);
-        case POWER_2: return clip_elements<POWER_2>(out, x, limit, n, p, clipped, square);
-        case POWER_1: return clip_elements<POWER_1>(out, x, limit, n, p, clipped, square);
-        case POWER_8: return clip_elements<POWER_8>(out, x, limit, n, p, clipped, square);
-        case POWER_16: return clip_elements<POWER_16>(out, x, limit, n, p, clipped, square);
-        case POWER_ANY: return clip_elements<POWER_ANY>(out, x, limit, n, p, clipped, square);
-    }
+    with_kind(kind, [&](auto known) { clip_elements<known.value>(out, x, limit, n, p, clipped, square); });
 }
 
 // The same for one number in double precision (the norm of a row).
