@@ -75,6 +75,11 @@ tail -n 1 text.txt
 echo "a b c" | asgc-sup translate runs/text > translated.txt
 [ "$(wc -l < translated.txt)" = 1 ]
 
+echo "== parameters learned over tasks, and used"
+asgc-meta learn smoke > meta.txt
+asgc-meta show runs/meta/smoke > learned.txt
+asgc-meta apply runs/meta/smoke asgc-rl train --game cartpole --run-dir runs/learned --total-steps 400 > applied.txt
+
 echo "== studies, TensorBoard"
 asgc-eval study run smoke --dry-run > study.txt
 asgc-eval plot runs/pong > plot.txt
