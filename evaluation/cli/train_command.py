@@ -151,7 +151,13 @@ class TrainCommand(Generic[C]):
             '"ok" and the whole "config", or all "errors".',
         )
         flags.path("file", "FILE", "lines to check [standard input]")
-        file = flags.read(argv)[0].file
+        defaults = flags.section("general")
+        defaults.add_argument("--defaults", action="store_true", help="print what all options are without a preset")
+        options = flags.read(argv)[0]
+        if options.defaults:
+            print(json.dumps(to_json(self.config().to_dict()), allow_nan=False))
+            return 0
+        file = options.file
         try:
             text = sys.stdin.read() if file in (None, "-") else Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -88,7 +88,8 @@ def _how(part: spec.Part) -> str:
     words += [f"{name} times {_list(values)}" for name, values in part.multiply.items()]
     if part.tuned is not None:
         at = f" at {part.tuned_setting}" if part.tuned_setting else ""
-        words.append(f"hyperparameters: the best of {part.tuned}{at}")
+        for_all = ", one setting for all its tasks" if part.tuned_tasks == "all" else ""
+        words.append(f"hyperparameters: the best of {part.tuned}{at}{for_all}")
     return "; ".join(words)
 
 

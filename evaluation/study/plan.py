@@ -12,7 +12,7 @@ from evaluation.cli.errors import UserError
 from evaluation.cli.values import flags, show
 from evaluation.study import space as spaces
 from evaluation.study.run_id import Arm, RunId
-from evaluation.study.search import SEED, Objective, Search
+from evaluation.study.search import SEED, Objective, Search, best_of_all
 from evaluation.study.spec import DEFAULT, Options, Part, Study
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_=,-]")  # in the name of a folder
@@ -99,10 +99,15 @@ class Planner:
     def _fixed(self, part: Part, arm: Arm) -> tuple[list[PlannedRun], list[RunId]]:
         base = self._layers(part, arm)
         if part.tuned is not None:
-            search = self.searches[arm._replace(part=part.tuned, setting=part.tuned_setting or arm.setting)]
-            if not search.finished:
+            at = arm._replace(part=part.tuned, setting=part.tuned_setting or arm.setting)
+            tasks = self.study.parts[part.tuned].tasks if part.tuned_tasks == "all" else (arm.task,)
+            searches = [self.searches[at._replace(task=task)] for task in tasks]
+            if not all(search.finished for search in searches):
                 return [], [run.id for run in self._variants(part, arm, base, sample=True)]
-            base |= search.best.options
+            if part.tuned_tasks == "all":
+                base |= best_of_all(searches, [self.study.range_of(task) for task in tasks]).options
+            else:
+                base |= searches[0].best.options
         return list(self._variants(part, arm, base)), []
 
     def _layers(self, part: Part, arm: Arm) -> Options:

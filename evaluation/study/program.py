@@ -67,17 +67,20 @@ def check(planner: Planner, programs: Programs) -> None:
 
 
 def check_begun(folder: StudyFolder, runs: Iterable[PlannedRun], programs: Programs) -> None:
-    """Refuse to go on with runs whose options mean something else by now: a preset or a default has changed.
+    """Refuse to go on with runs whose options mean something else by now: a preset or a default has changed. An option
+    that a later version has added is as it is by default: one that this version knows and the run does not.
 
     Raises:
         UserError: names the first runs with what differs.
     """
+    begun = [run for run in runs if folder.has_begun(run.id)]
+    defaults = {program: defaults_of(program) for program in {programs[run.id.task] for run in begun}}
     conflicts = []
-    for run, answer in _answers(programs, [run for run in runs if folder.has_begun(run.id)]):
+    for run, answer in _answers(programs, begun):
         with contextlib.suppress(UserError):  # a file that cannot be read stops its own run only
             before = read_config(folder.run(run.id) / CONFIG)
             if "config" in answer:  # the program says what a command line comes to
-                conflicts += changes(run.id, before, answer["config"])
+                conflicts += changes(run.id, before, answer["config"], defaults[programs[run.id.task]])
     folder.refuse(conflicts)
 
 
@@ -88,6 +91,17 @@ def _answers(programs: Programs, runs: Iterable[PlannedRun]) -> Iterator[tuple[P
         by_program.setdefault(programs[run.id.task], []).append(run)
     for program, some in by_program.items():
         yield from zip(some, ask(program, [run.arguments() for run in some]), strict=True)
+
+
+def defaults_of(program: Sequence[str]) -> dict[str, Any]:
+    """What `check --defaults` says of all options; {}: the program does not know it."""
+    how: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "capture_output": True, "check": False}
+    done = subprocess.run([*program, "check", "--defaults"], input="", **how)
+    try:
+        found = from_json(json.loads(done.stdout)) if done.returncode == 0 else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str, Any]]:

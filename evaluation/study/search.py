@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,6 +144,17 @@ class Search:
             value=min(max(_ranked(trial), -HUGE), HUGE),
             user_attrs={"number": trial.number},
         )
+
+
+def best_of_all(searches: Sequence[Search], ranges: Sequence[float]) -> Trial:
+    """The one setting for all tasks: of finished searches that tried the same points, one for each task, the first's
+    trial of highest mean value in units of the tasks' reference ranges. One that diverged anywhere is below all others.
+    """
+    means = [
+        sum(_ranked(trial) / size for trial, size in zip(trials, ranges, strict=True)) / len(ranges)
+        for trials in zip(*(search.trials for search in searches), strict=True)
+    ]
+    return searches[0].trials[means.index(max(means))]
 
 
 def _ranked(trial: Trial) -> float:

@@ -14,6 +14,7 @@
       tuning:     {kind: search, settings: [plain], trials: 16, seeds: [1, 2],
                    space: {optimizer.lr: {low: 1e-5, high: 1}}}
       comparison: {kind: compare, tuned: tuning, seeds: 101-110}
+      one: {kind: compare, tuned: grid, tuned_tasks: all, seeds: 101-110}   # a grid's one setting for all its tasks
 
 A definition with a single part may write the part's keys at the top instead of `parts`. Later layers win: options,
 task, setting, optimizer, the part's options, values of a task and optimizer (`given`, or tuned ones), the variant (grid
@@ -45,6 +46,7 @@ DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS, ARCHIVES = (  # in the study f
 OBJECTIVES = ("final", "auc")
 RUNS = Path("runs")  # where studies are run
 SAMPLERS = ("tpe", "random", "grid")
+TUNED_TASKS = ("each", "all")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
 NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
@@ -52,7 +54,10 @@ _TOP = (
     *("name", "question", "budget", "program", "programs", "options", "tasks", "settings", "optimizers"),
     *("seconds", "near", "references", "parts"),
 )
-_PART = ("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "tuned", "tuned_setting", "note")
+_PART = (
+    *("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "note"),
+    *("tuned", "tuned_setting", "tuned_tasks"),
+)
 _OF_KIND = {
     "compare": (),
     "search": ("trials", "startup", "batch", "objective", "sampler", "space"),
@@ -89,6 +94,7 @@ class Part:
     note: str = ""  # what this part is to show
     tuned: str | None = None  # the search whose best values are taken
     tuned_setting: str | None = None  # ... at this setting; None: at the run's own
+    tuned_tasks: str = "each"  # ... on the run's own task, or "all": one setting, the best over all tasks of the search
     trials: int = 0  # search: for each optimizer the same number
     startup: int = 0  # search: trials spread evenly before the sampler learns from results
     batch: int = 1  # search: trials proposed together, from the results of the batches before
@@ -120,6 +126,11 @@ class Study:
     seconds: Mapping[str, float]
     parts: Mapping[str, Part]
     definition: Mapping[str, Any]
+
+    def range_of(self, task: str) -> float:
+        """How far the task's `references` are apart."""
+        low, high = self.definition["references"][task]
+        return float(number(high)) - float(number(low))  # type: ignore[arg-type]
 
 
 def find(name: str) -> Path:
@@ -193,7 +204,12 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     _seeds_apart(parts, entry.faults)
     seconds = entry.numbers("seconds", layers["tasks"], "a number of seconds for one of the tasks")
     entry.numbers("near", layers["tasks"], "a difference of scores for one of the tasks")  # read by `usable_range`
-    _references(entry, layers["tasks"])
+    known = _references(entry, layers["tasks"])
+    for part in parts.values():
+        search = parts.get(part.tuned or "") if part.tuned_tasks == "all" else None
+        if missing := [task for task in (search.tasks if search else ()) if task not in known]:
+            has = f"compares tasks by `references`, which {', '.join(missing)} has not"
+            entry.faults.append(f"parts.{part.name}.tuned_tasks: {has}")
     programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
     of_some = entry.child("programs")
     for task, value in of_some.values.items():
@@ -222,14 +238,15 @@ def _program(entry: Entry, key: str, value: Any) -> tuple[str, ...]:
     return tuple(map(str, words))
 
 
-def _references(entry: Entry, tasks: Mapping[str, Options]) -> None:
-    """Read by `Dataset.reference`."""
+def _references(entry: Entry, tasks: Mapping[str, Options]) -> tuple[str, ...]:
+    """The tasks that have some; `Dataset.reference` reads them, and `Study.ranges`."""
     child = entry.child("references")
     for task, given in child.values.items():
         ends = [number(end) for end in given] if isinstance(given, list) else []
         known = len(ends) == 2 and all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
         if task not in tasks or not known or not ends[0] < ends[1]:
             child.fault(task, ": must be two scores, [the one that counts as 0, the one that counts as 1], of a task")
+    return tuple(map(str, child.values))
 
 
 def _part(
@@ -253,6 +270,7 @@ def _part(
         note=" ".join(str(item.values.get("note", "")).split()),
         tuned=item.values.get("tuned"),
         tuned_setting=item.values.get("tuned_setting"),
+        tuned_tasks=item.word("tuned_tasks", TUNED_TASKS),
         trials=item.count("trials", None if kind == "search" else 0),
         startup=item.count("startup", STARTUP),
         batch=item.count("batch", 1),
@@ -302,8 +320,9 @@ def _check_grid(part: Part, item: Entry) -> None:
 
 def _check_tuned(part: Part, item: Entry, before: Mapping[str, Part]) -> None:
     if part.tuned is None:
-        if part.tuned_setting is not None:
-            item.fault("tuned_setting", ": goes with tuned")
+        for key in ("tuned_setting", "tuned_tasks"):
+            if item.values.get(key) is not None:
+                item.fault(key, ": goes with tuned")
         return
     search = before.get(part.tuned)
     if search is None or search.kind != "search":
@@ -312,8 +331,11 @@ def _check_tuned(part: Part, item: Entry, before: Mapping[str, Part]) -> None:
         item.fault("tuned", f": {part.tuned!r} is no search above this part{hint}")
         return
     settings = part.settings if part.tuned_setting is None else (part.tuned_setting,)
+    if part.tuned_tasks == "all" and search.sampler == "tpe":
+        others = f"the search {search.name!r} tries other settings on each task"
+        item.fault("tuned_tasks", f": {others}: sampler grid or random")
     for name, wanted, known in (
-        ("task", part.tasks, search.tasks),
+        ("task", part.tasks if part.tuned_tasks == "each" else (), search.tasks),
         ("optimizer", part.optimizers, search.optimizers),
         ("setting", settings, search.settings),
     ):

@@ -16,7 +16,7 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ class StudyFolder(StudyFiles, Closing):
         self.refuse([*gone, *itertools.chain(*changed)])
 
 
-def changes(run: RunId, before: Any, now: Any) -> list[str]:
-    """What is different of a run's options or configuration, a line each."""
-    found = differences(before, now, ignore=("run_dir",))
+def changes(run: RunId, before: Any, now: Any, defaults: Mapping[str, Any] | None = None) -> list[str]:
+    """What is different of a run's options or configuration, a line each; `defaults` as of `differences`."""
+    found = differences(before, now, ignore=("run_dir",), defaults=defaults)
     return [f"{run} {key} {old!r} -> {new!r}" for key, (old, new) in found.items()]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from evaluation.files import from_json
 from rl import cli
 from rl.config import TrainConfig
 
@@ -158,3 +159,9 @@ def test_a_thousand_lines_take_seconds(file: Path, capsys: pytest.CaptureFixture
     code, answers = check(capsys, file, *lines)
     assert (code, len(answers)) == (0, 1000)
     assert time.process_time() - start < 15
+
+
+def test_the_defaults_of_all_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """No preset's: what a run means that a version made which did not have an option yet."""
+    assert cli.main(["check", "--defaults"]) == 0
+    assert from_json(json.loads(capsys.readouterr().out)) == TrainConfig().to_dict()

@@ -131,6 +131,9 @@ def tuning_noise(dataset: Dataset, selection: Selection, how: Bootstrap) -> Tuni
     search = definition.get("tuned")
     if search is None:
         return TuningNoise()
+    if definition.get("tuned_tasks") == "all":  # what another setting is worth on tasks of no search is not known
+        words = f"tuning is not included: one setting for all tasks of {search}, by the search as it was"
+        return TuningNoise(f"{words}; `single_setting` says what luck there is in that choice")
     found = trials(dataset, str(search), selection.metric.name)
     grid = dataset.part_definition(str(search)).get("sampler") == "grid"
     draws: dict[tuple[str, str], dict[str, Array]] = {}

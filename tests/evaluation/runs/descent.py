@@ -105,6 +105,9 @@ def main(argv: list[str]) -> int:
     if command == "train":
         train(parser().parse_args(rest))
         return 0
+    if rest == ["--defaults"]:
+        print(json.dumps(configuration(parser().parse_args([]))))
+        return 0
     lines = [json.loads(line) for line in sys.stdin]
     answers = [faults(line) for line in lines]
     for line, errors in zip(lines, answers, strict=True):

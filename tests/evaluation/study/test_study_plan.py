@@ -77,6 +77,31 @@ def test_the_best_trial_is_the_one_of_the_highest_mean() -> None:
     assert tuned.options["lr"] == wanted.options["lr"]
 
 
+@pytest.mark.parametrize(("of_bowl", "best"), [(1.0, "trial-002"), (40.0, "trial-000")])
+def test_one_setting_for_all_tasks(of_bowl: float, best: str) -> None:
+    """The highest mean over the tasks in units of their ranges, on a task that the search has not seen, too."""
+    tuning = {**DEFINITION["parts"]["tuning"], "tasks": ["bowl", "valley"], "trials": 4, "sampler": "random"}
+    tuning["batch"] = 4
+    one = {"kind": "compare", "tasks": ["bowl", "ridge"], "tuned": "tuning", "tuned_tasks": "all", "seeds": [11]}
+    tasks = {**DEFINITION["tasks"], "ridge": {"task": "valley"}}
+    own = {"bowl": [of_bowl, 0.0, 0.7 * of_bowl, math.nan], "valley": [0.0, 8.0, 5.0, 100.0]}  # by trial
+    made = study(
+        tasks=tasks,
+        references={"bowl": [-1.0, 0.0], "valley": ["-10", "0.0"]},
+        parts={"tuning": {**tuning, "startup": 4}, "one": one},
+    )
+    values = {(task, f"trial-{i:03d}"): value for task, row in own.items() for i, value in enumerate(row)}
+    half = Planner(made).plan(lambda run, name: values[run.task, run.variant] if run.task == "bowl" else None)
+    assert {run.id.part for run in half.runs} == {"tuning"}
+    assert {run.part for run in half.waiting} == {"one"}
+    runs = Planner(made).plan(lambda run, name: values[run.task, run.variant]).runs
+    for optimizer in ("plain", "heavy"):
+        of = [run for run in runs if run.id.optimizer == optimizer]
+        chosen = {run.options["lr"] for run in of if run.id.part == "one"}
+        assert chosen == {run.options["lr"] for run in of if run.id.variant == best}
+        assert {run.id.task for run in of if run.id.part == "one"} == {"bowl", "ridge"}
+
+
 def test_a_diverged_trial_is_never_the_best() -> None:
     parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2}}
     values = {"trial-000": math.nan, "trial-001": -9.0}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from evaluation.main import main
 from evaluation.runs.lock import is_held
@@ -134,6 +135,29 @@ def test_another_definition_is_refused_and_nothing_changed(
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     assert run(write(tmp_path / "tiny.yaml", parts=COMPARE), "--dir", tmp_path / "mine") == 2
     assert "not a study folder (it holds letter.txt)" in capsys.readouterr().err
+
+
+def test_runs_of_a_version_that_did_not_have_an_option_yet(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was as it is by default: the study goes on where it still is, and is refused where it is not."""
+
+    def forget(option: str) -> None:
+        for path in finished.rglob("config.yaml"):
+            config = yaml.safe_load(path.read_text())
+            del config[option]
+            path.write_text(yaml.safe_dump(config))
+
+    more = {"comparison": {"kind": "compare", "seeds": [11, 12, 13]}}
+    file = write(tmp_path / "more.yaml", parts=more)
+    forget("noise")
+    assert run(file, "--dir", finished) == 0
+    assert len(summaries(finished)) == 2 * 2 * 3
+    forget("momentum")
+    assert run(file, "--dir", finished) == 2
+    error = capsys.readouterr().err
+    assert "heavy/default/s11 momentum 0.0 -> 0.9" in error
+    assert "plain/default/s11 momentum" not in error
 
 
 def test_what_has_not_begun_may_change(tmp_path: Path) -> None:

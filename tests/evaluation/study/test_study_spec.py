@@ -124,6 +124,20 @@ def test_a_folder_beside_one_whose_name_differs_in_case_only_is_refused(tmp_path
     StudyFolder(tmp_path / "Tiny", study()).close()
 
 
+def test_one_setting_for_all_tasks_needs_a_search_that_can_tell_it() -> None:
+    tuning = {**DEFINITION["parts"]["tuning"], "tasks": ["bowl", "valley"]}
+    one = {"kind": "compare", "tuned": "tuning", "tuned_tasks": "all", "seeds": [11]}
+    assert faults(parts={"tuning": tuning, "one": one}, references={"bowl": [-1, 0]}) == [
+        "parts.one.tuned_tasks: the search 'tuning' tries other settings on each task: sampler grid or random",
+        "parts.one.tuned_tasks: compares tasks by `references`, which valley has not",
+    ]
+    alone = {"one": {"kind": "compare", "tuned_tasks": "some", "seeds": [11]}}
+    assert faults(parts=alone) == [
+        "parts.one.tuned_tasks 'some': must be each or all",
+        "parts.one.tuned_tasks: goes with tuned",
+    ]
+
+
 def test_a_tuned_part_must_be_covered_by_its_search() -> None:
     parts = DEFINITION["parts"] | {"comparison": {"kind": "compare", "tuned": "tuning", "seeds": [11]}}
     assert faults(parts=parts) == ["parts.comparison.tuned: the search 'tuning' does not cover the task 'bowl'"]
