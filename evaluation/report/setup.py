@@ -86,10 +86,12 @@ def _how(part: spec.Part) -> str:
         words.append(f"{part.draws} random settings")
     words += [f"{name} in {_list(values)}" for name, values in part.values.items()]
     words += [f"{name} times {_list(values)}" for name, values in part.multiply.items()]
-    if part.tuned is not None:
-        at = f" at {part.tuned_setting}" if part.tuned_setting else ""
-        for_all = ", one setting for all its tasks" if part.tuned_tasks == "all" else ""
-        words.append(f"hyperparameters: the best of {part.tuned}{at}{for_all}")
+    by_words: dict[str, list[str]] = {}
+    for name, one in part.tuned.items():
+        by_words.setdefault(str(one), []).append(name)
+    for best, names in by_words.items():
+        whose = "" if len(names) == len(part.optimizers) else f" of {', '.join(names)}"
+        words.append(f"hyperparameters{whose}: the best of {best}")
     return "; ".join(words)
 
 

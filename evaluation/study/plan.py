@@ -77,8 +77,8 @@ class Planner:
                 tuned: list[Options] = [{}]
                 if part.kind == "search":
                     tuned = _corners(part.space, arm.optimizer)
-                elif part.tuned is not None:
-                    tuned = _corners(self.study.parts[part.tuned].space, arm.optimizer)[:1]
+                elif (one := part.tuned.get(arm.optimizer)) is not None:
+                    tuned = _corners(self.study.parts[one.search].space, one.optimizer)[:1]
                 for values in tuned:
                     base = self._layers(part, arm) | values
                     try:
@@ -98,13 +98,13 @@ class Planner:
 
     def _fixed(self, part: Part, arm: Arm) -> tuple[list[PlannedRun], list[RunId]]:
         base = self._layers(part, arm)
-        if part.tuned is not None:
-            at = arm._replace(part=part.tuned, setting=part.tuned_setting or arm.setting)
-            tasks = self.study.parts[part.tuned].tasks if part.tuned_tasks == "all" else (arm.task,)
-            searches = [self.searches[at._replace(task=task)] for task in tasks]
+        if (one := part.tuned.get(arm.optimizer)) is not None:
+            tasks = self.study.parts[one.search].tasks if one.tasks == "all" else (arm.task,)
+            setting = one.setting or arm.setting
+            searches = [self.searches[Arm(one.search, task, setting, one.optimizer)] for task in tasks]
             if not all(search.finished for search in searches):
                 return [], [run.id for run in self._variants(part, arm, base, sample=True)]
-            if part.tuned_tasks == "all":
+            if one.tasks == "all":
                 base |= best_of_all(searches, [self.study.range_of(task) for task in tasks]).options
             else:
                 base |= searches[0].best.options

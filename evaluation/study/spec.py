@@ -14,11 +14,10 @@
       tuning:     {kind: search, settings: [plain], trials: 16, seeds: [1, 2],
                    space: {optimizer.lr: {low: 1e-5, high: 1}}}
       comparison: {kind: compare, tuned: tuning, seeds: 101-110}
-      one: {kind: compare, tuned: grid, tuned_tasks: all, seeds: 101-110}   # a grid's one setting for all its tasks
 
 A definition with a single part may write the part's keys at the top instead of `parts`. Later layers win: options,
-task, setting, optimizer, the part's options, values of a task and optimizer (`given`, or tuned ones), the variant (grid
-cell, draw, ablation, trial).
+task, setting, optimizer, the part's options, values of a task and optimizer (`given`, or tuned ones: `tuned`), the
+variant (grid cell, draw, ablation, trial).
 """
 
 from __future__ import annotations
@@ -31,11 +30,12 @@ from typing import Any
 
 from evaluation.cli.config_file import SHIPPED, find_definition, read_yaml
 from evaluation.cli.errors import UserError
-from evaluation.cli.values import did_you_mean, number
+from evaluation.cli.values import number
 from evaluation.files import folder_name
 from evaluation.study import space
 from evaluation.study.entry import Entry
 from evaluation.study.space import Dimension, read_space
+from evaluation.study.tuned import Tuned, check_references, check_tuned, read_tuned
 
 Options = dict[str, Any]
 
@@ -46,7 +46,6 @@ DEFINITION, INDEX, FAILED, SEARCH_DB, LOCK, LOGS, ARCHIVES = (  # in the study f
 OBJECTIVES = ("final", "auc")
 RUNS = Path("runs")  # where studies are run
 SAMPLERS = ("tpe", "random", "grid")
-TUNED_TASKS = ("each", "all")
 STARTUP = 8  # trials spread evenly where nothing else is said; not made from `trials`, so that some can be added later
 DEFAULT = "default"  # the name of the one setting or variant where there are no others
 NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
@@ -92,9 +91,7 @@ class Part:
     options: Options = field(default_factory=dict)
     given: Mapping[str, Mapping[str, Options]] = field(default_factory=dict)  # by task and optimizer
     note: str = ""  # what this part is to show
-    tuned: str | None = None  # the search whose best values are taken
-    tuned_setting: str | None = None  # ... at this setting; None: at the run's own
-    tuned_tasks: str = "each"  # ... on the run's own task, or "all": one setting, the best over all tasks of the search
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)  # by optimizer: the search whose best values it takes
     trials: int = 0  # search: for each optimizer the same number
     startup: int = 0  # search: trials spread evenly before the sampler learns from results
     batch: int = 1  # search: trials proposed together, from the results of the batches before
@@ -206,10 +203,7 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     entry.numbers("near", layers["tasks"], "a difference of scores for one of the tasks")  # read by `usable_range`
     known = _references(entry, layers["tasks"])
     for part in parts.values():
-        search = parts.get(part.tuned or "") if part.tuned_tasks == "all" else None
-        if missing := [task for task in (search.tasks if search else ()) if task not in known]:
-            has = f"compares tasks by `references`, which {', '.join(missing)} has not"
-            entry.faults.append(f"parts.{part.name}.tuned_tasks: {has}")
+        check_references(part, parts, known, entry.faults)
     programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
     of_some = entry.child("programs")
     for task, value in of_some.values.items():
@@ -256,21 +250,16 @@ def _part(
     if not kind:
         return None
     item.known((*_PART, *_OF_KIND[kind]))
-    for key in ("tuned", "tuned_setting"):
-        if not isinstance(item.values.get(key), str | None):
-            item.fault(f"{key} {item.values[key]!r}", ": must be a name")
-            return None
+    chosen = {key: item.choice(key, tuple(known)) for key, known in layers.items()}
     part = Part(
         name=name,
         kind=kind,
-        **{key: item.choice(key, tuple(known)) for key, known in layers.items()},
+        **chosen,
         seeds=item.seeds("seeds"),
         options=item.options("options"),
         given=_given(item.child("given"), layers),
         note=" ".join(str(item.values.get("note", "")).split()),
-        tuned=item.values.get("tuned"),
-        tuned_setting=item.values.get("tuned_setting"),
-        tuned_tasks=item.word("tuned_tasks", TUNED_TASKS),
+        tuned=read_tuned(item, chosen["optimizers"] or tuple(layers["optimizers"])),
         trials=item.count("trials", None if kind == "search" else 0),
         startup=item.count("startup", STARTUP),
         batch=item.count("batch", 1),
@@ -291,7 +280,7 @@ def _part(
         item.fault(needed, f": is missing, and {kind} needs it")
     if kind == "grid" and not (part.values or part.multiply):
         item.fault("values", ": give `values` or `multiply`, lists of what an option takes in turn")
-    _check_tuned(part, item, before)
+    check_tuned(part, item, before)
     if part.sampler == "grid":
         _check_grid(part, item)
     return part
@@ -316,32 +305,6 @@ def _check_grid(part: Part, item: Entry) -> None:
         points = math.prod(len(one.choices) for one in space.of(part.space, optimizer))
         if points != part.trials:
             item.fault(f"trials {part.trials}", f": the grid of {optimizer} has {points} points; all must have as many")
-
-
-def _check_tuned(part: Part, item: Entry, before: Mapping[str, Part]) -> None:
-    if part.tuned is None:
-        for key in ("tuned_setting", "tuned_tasks"):
-            if item.values.get(key) is not None:
-                item.fault(key, ": goes with tuned")
-        return
-    search = before.get(part.tuned)
-    if search is None or search.kind != "search":
-        searches = tuple(name for name, one in before.items() if one.kind == "search")
-        hint = did_you_mean(part.tuned, searches) or f"; there are {', '.join(searches) or 'none'}"
-        item.fault("tuned", f": {part.tuned!r} is no search above this part{hint}")
-        return
-    settings = part.settings if part.tuned_setting is None else (part.tuned_setting,)
-    if part.tuned_tasks == "all" and search.sampler == "tpe":
-        others = f"the search {search.name!r} tries other settings on each task"
-        item.fault("tuned_tasks", f": {others}: sampler grid or random")
-    for name, wanted, known in (
-        ("task", part.tasks if part.tuned_tasks == "each" else (), search.tasks),
-        ("optimizer", part.optimizers, search.optimizers),
-        ("setting", settings, search.settings),
-    ):
-        for one in wanted:
-            if one not in known:
-                item.fault("tuned", f": the search {search.name!r} does not cover the {name} {one!r}")
 
 
 def _seeds_apart(parts: Mapping[str, Part], faults: list[str]) -> None:

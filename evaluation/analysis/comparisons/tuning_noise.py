@@ -35,6 +35,8 @@ from evaluation.analysis.stats.aggregate import (
 )
 from evaluation.analysis.stats.bootstrap import CHUNK, Bootstrap, Estimate, as_draws
 from evaluation.runs.seeding import derive
+from evaluation.study.entry import Entry
+from evaluation.study.tuned import read_tuned
 
 FEW = 500  # draws that tell the spread of a probability of improvement, which looks at every pair of runs
 NORMAL = 1.96  # two standard errors: what is added to ends that are counted, not drawn
@@ -122,35 +124,44 @@ class TuningNoise:
 
 
 def tuning_noise(dataset: Dataset, selection: Selection, how: Bootstrap) -> TuningNoise:
-    """The noise of the search that tuned the part of a selection, by the study's definition.
+    """The noise of the searches that tuned the part of a selection, by the study's definition.
 
     A part that takes its values from another setting's search (`tuned_setting`) has one draw for all its settings.
-    Variants of one optimizer (an ablation) share its draws, so that they cancel in differences.
+    Variants of one optimizer (an ablation) share its draws, so that they cancel in differences. What was not tuned has
+    none. Nor has one setting for all tasks: what its rivals in the search are worth on the tasks here is not known.
     """
-    definition = dataset.part_definition(selection.part)
-    search = definition.get("tuned")
-    if search is None:
-        return TuningNoise()
-    if definition.get("tuned_tasks") == "all":  # what another setting is worth on tasks of no search is not known
-        words = f"tuning is not included: one setting for all tasks of {search}, by the search as it was"
-        return TuningNoise(f"{words}; `single_setting` says what luck there is in that choice")
-    found = trials(dataset, str(search), selection.metric.name)
-    grid = dataset.part_definition(str(search)).get("sampler") == "grid"
+    names = tuple(dict.fromkeys(method.optimizer for method in selection.methods))
+    tuned = read_tuned(Entry(dataset.part_definition(selection.part)), names)
+    each = {name: one for name, one in tuned.items() if one.tasks == "each"}
+    searches = list(dict.fromkeys(one.search for one in each.values()))
+    words = []
+    if len(each) < len(tuned):
+        of = ", ".join(dict.fromkeys(one.search for one in tuned.values() if one.tasks == "all"))
+        words = [f"the choice of one setting for all tasks is not drawn again: `single_setting` of {of} tells its luck"]
+    if not each:
+        return TuningNoise("; ".join(words))
+    found = {search: trials(dataset, search, selection.metric.name) for search in searches}
+    grid = {search: dataset.part_definition(search).get("sampler") == "grid" for search in searches}
     draws: dict[tuple[str, str], dict[str, Array]] = {}
     shapes: set[tuple[int, ...]] = set()
     for task, setting in dict.fromkeys((cell.task, cell.setting) for cell in selection.cells):
-        of = found.get(Cell(task, str(definition.get("tuned_setting") or setting)), {})
-        missing = {one.optimizer for one in selection.methods} - {one.optimizer for one in of}
-        if missing or any(len(one.objective) < 2 for one in of.values()):
-            words = f"tuning is not included: the trials of {search} are not all here, or they are too few"
-            return TuningNoise(f"{words}, so a lucky search may look like a better method")
-        rngs = [np.random.default_rng(derive(how.seed, "tuning", task, one.optimizer)) for one in of]
-        drawn = lucks(list(of.values()), how.repetitions, rngs, grid)
-        draws[task, setting] = {method.optimizer: luck for method, luck in zip(of, drawn, strict=True)}
-        shapes |= {one.objective.shape for one in of.values()}
+        draws[task, setting] = {name: np.zeros(how.repetitions) for name in names}
+        for search, at in dict.fromkeys((one.search, one.setting or setting) for one in each.values()):
+            takers = {name: one for name, one in each.items() if (one.search, one.setting or setting) == (search, at)}
+            own = {method.optimizer: tried for method, tried in found[search].get(Cell(task, at), {}).items()}
+            missing = {one.optimizer for one in takers.values()} - set(own)
+            if missing or any(len(tried.objective) < 2 for tried in own.values()):
+                lacks = f"tuning is not included: the trials of {search} are not all here, or they are too few"
+                return TuningNoise("; ".join([f"{lacks}, so a lucky search may look like a better method", *words]))
+            rngs = [np.random.default_rng(derive(how.seed, "tuning", task, name)) for name in own]
+            drawn = dict(zip(own, lucks(list(own.values()), how.repetitions, rngs, grid[search]), strict=True))
+            draws[task, setting] |= {name: drawn[one.optimizer] for name, one in takers.items()}
+            shapes |= {tried.objective.shape for tried in own.values()}
     sizes = " or ".join(f"{count} trials x {seeds} seeds" for count, seeds in sorted(shapes))
-    again = "has its seeds drawn again, its grid is whole" if grid else "is drawn again, too"
-    return TuningNoise(f"tuning is included: the search {search} ({sizes} a method and task) {again}", draws)
+    again = "has its seeds drawn again, its grid is whole" if all(grid.values()) else "is drawn again, too"
+    which = f"the search {searches[0]}" if len(searches) == 1 else f"each of the searches {', '.join(searches)}"
+    words.insert(0, f"tuning is included: {which} ({sizes} a method and task) {again}")
+    return TuningNoise("; ".join(words), draws)
 
 
 def estimate(statistic: Statistic, scores: Array, moves: Array | None, how: Bootstrap) -> Estimate:

@@ -102,6 +102,37 @@ def test_one_setting_for_all_tasks(of_bowl: float, best: str) -> None:
         assert {run.id.task for run in of if run.id.part == "one"} == {"bowl", "ridge"}
 
 
+def test_optimizers_of_a_part_are_tuned_each_in_its_own_way() -> None:
+    """One task's best, the best of all tasks, nothing: beside each other, from searches of another optimizer's name."""
+    search = {"kind": "search", "sampler": "random", "batch": 4, "optimizers": ["heavy"], "trials": 4, "startup": 1}
+    search |= {"seeds": [1], "space": {"lr": {"low": "1e-3", "high": 1}}}
+    tuned = {
+        "single": {"search": "both", "optimizer": "heavy", "tasks": "all"},
+        "own": {"search": "bowls", "optimizer": "heavy"},
+    }
+    made = study(
+        optimizers={**DEFINITION["optimizers"], "single": {"method": "heavy"}, "own": {"method": "heavy", "lr": 9}},
+        references={"bowl": [0, 1], "valley": [0, 1]},
+        parts={
+            "both": search,
+            "bowls": {**search, "tasks": ["bowl"], "seeds": [2]},
+            "table": {"kind": "compare", "tasks": ["bowl"], "seeds": [11], "tuned": tuned},
+        },
+    )
+    best = {("both", "bowl"): 1, ("both", "valley"): 2, ("bowls", "bowl"): 3}
+
+    def objective(run: RunId, name: str) -> float:
+        gain = 2.0 if run.task == "valley" else 1.0
+        return gain * (run.variant == f"trial-{best[run.part, run.task]:03d}")
+
+    runs = Planner(made).plan(objective).runs
+    options = {(run.id.part, run.id.task, run.id.optimizer, run.id.variant): run.options for run in runs}
+    table = {name: of for (part, _, name, _), of in options.items() if part == "table"}
+    assert table["single"]["lr"] == options["both", "valley", "heavy", "trial-002"]["lr"]
+    assert table["own"]["lr"] == options["bowls", "bowl", "heavy", "trial-003"]["lr"]
+    assert not {"lr"} & {*table["plain"], *table["heavy"]}
+
+
 def test_a_diverged_trial_is_never_the_best() -> None:
     parts = {**DEFINITION["parts"], "tuning": {**DEFINITION["parts"]["tuning"], "trials": 2}}
     values = {"trial-000": math.nan, "trial-001": -9.0}

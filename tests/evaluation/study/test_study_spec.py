@@ -129,12 +129,33 @@ def test_one_setting_for_all_tasks_needs_a_search_that_can_tell_it() -> None:
     one = {"kind": "compare", "tuned": "tuning", "tuned_tasks": "all", "seeds": [11]}
     assert faults(parts={"tuning": tuning, "one": one}, references={"bowl": [-1, 0]}) == [
         "parts.one.tuned_tasks: the search 'tuning' tries other settings on each task: sampler grid or random",
-        "parts.one.tuned_tasks: compares tasks by `references`, which valley has not",
+        "parts.one: one setting for all tasks compares tasks by `references`, which valley has not",
     ]
     alone = {"one": {"kind": "compare", "tuned_tasks": "some", "seeds": [11]}}
     assert faults(parts=alone) == [
         "parts.one.tuned_tasks 'some': must be each or all",
         "parts.one.tuned_tasks: goes with tuned",
+    ]
+
+
+def test_what_is_tuned_of_some_optimizers() -> None:
+    tuning = {**DEFINITION["parts"]["tuning"], "optimizers": ["heavy"], "sampler": "random"}
+    tuned = {
+        "plain": {"search": "tuning"},
+        "light": {"search": "tuning", "optimizer": "heavy", "tasks": "all", "seting": "default"},
+        "heavy": {"optimizer": "heavy"},
+        "Adam": {"search": "tuning"},
+    }
+    optimizers = {**DEFINITION["optimizers"], "light": {"method": "heavy"}}
+    one = {"kind": "compare", "tasks": ["bowl"], "seeds": [11], "tuned": tuned, "tuned_setting": "default"}
+    assert faults(parts={"tuning": tuning, "one": one}, optimizers=optimizers) == [
+        "parts.one.tuned_setting: is said for each optimizer, in tuned",
+        "parts.one.tuned.Adam: unknown key; there are plain, heavy, light",
+        "parts.one.tuned.light.seting: unknown key; did you mean 'setting'?",
+        "parts.one.tuned.heavy.search: is missing: the part that has tuned it",
+        "parts.one.tuned.plain: the search 'tuning' does not cover the task 'bowl'",
+        "parts.one.tuned.plain: the search 'tuning' does not cover the optimizer 'plain'",
+        "parts.one: one setting for all tasks compares tasks by `references`, which valley has not",
     ]
 
 

@@ -115,6 +115,30 @@ def test_a_comparison_of_tuned_methods_includes_the_search(tmp_path):
     assert "tuning" not in given.pairs.note
 
 
+def test_only_what_was_tuned_on_its_own_task_has_the_noise_of_a_search(tmp_path):
+    """By optimizer, from the trials of another one's name; one setting for all tasks has none, and that is said."""
+    tuned = {"adam": {"search": "tuning", "optimizer": "asgc"}}
+    folder = tuned_study(tmp_path, {**PARTS, "comparison": {"kind": "compare", "tuned": tuned}})
+    with dataset.load(folder) as data:
+        one = compare(data, "comparison", how=QUICK)
+        tuned["asgc"] = {"search": "tuning", "tasks": "all"}
+        data.definition["parts"]["comparison"]["tuned"] = tuned
+        both = compare(data, "comparison", how=QUICK)
+        data.definition["parts"]["comparison"] = {"kind": "compare", "tuned": "tuning", "tuned_tasks": "all"}
+        single = compare(data, "comparison", how=QUICK)
+        data.definition.pop("parts")
+        given = compare(data, "comparison", how=QUICK)
+    for result in (one, both, single):
+        wide = {str(row.method): row.iqm for row in result.cells}
+        narrow = {str(row.method): row.iqm for row in given.cells}
+        assert wide["asgc"] == narrow["asgc"]
+        assert (wide["adam"].low < narrow["adam"].low - 10) == (result is not single)
+    words = "the choice of one setting for all tasks is not drawn again: `single_setting` of tuning tells its luck"
+    assert [words in result.pairs.note for result in (one, both, single)] == [False, True, True]
+    included = "tuning is included: the search tuning (4 trials x 2 seeds a method and task) is drawn again, too"
+    assert [included in result.pairs.note for result in (one, both, single)] == [True, True, False]
+
+
 def test_without_trials_it_is_said_that_tuning_is_not_included(tmp_path):
     folder = tuned_study(tmp_path)
     for run in (folder / "tuning").rglob("summary.json"):
