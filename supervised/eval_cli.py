@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
     with torch.inference_mode(), autocast, progress(name, task.size(options.split), "evaluating", task.things) as show:
         scores = task.evaluate(network, options.split, final=True, tell=show)
     signed = {"task": config.task, "data": config.data.name, "split": options.split, **task.signature()}
+    if options.split != VALIDATION:  # else a translation's own word for it: which of its texts that is
+        signed["split"] = options.split
     if "sentences" in signed:
         signed["sentences"] = task.size(options.split)
     result = {

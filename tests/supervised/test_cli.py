@@ -244,7 +244,7 @@ def test_eval_scores_each_of_a_runs_models(run: Path, capsys: pytest.CaptureFixt
         torch.testing.assert_close(tensor, (parts[0][name] + parts[1][name] + parts[2][name]) / 3)
     test = evaluated("--split", "test")
     assert test["score"] == pytest.approx(load_summary(run)["test"]["score"])
-    assert test["signature"]["sentences"] == 20
+    assert (test["signature"]["sentences"], test["signature"]["split"]) == (20, "test")
     lines = [json.loads(line) for line in (run / RESULTS).read_text().splitlines()]
     assert lines[-1]["score"] == test["score"]
     assert cli.main(["eval", str(run)]) == 0

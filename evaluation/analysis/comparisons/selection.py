@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.diverged import settle
-from evaluation.analysis.data.normalization import Reference, normalize
+from evaluation.analysis.data.normalization import Reference, limits_of, normalize
 from evaluation.analysis.data.protocol import Protocol
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.stats.aggregate import Array
@@ -244,10 +244,10 @@ def _mean(rows: Sequence[Row], columns: Iterable[str]) -> Row:
 def task_reference(dataset: Dataset, rows: Sequence[Row], notes: list[str]) -> Reference:
     """The references of the task of `rows`; where none are known, its worst final score and its target (or best
     final score), with a note."""
-    task = rows[0]["task"]
+    task, limits = rows[0]["task"], limits_of(Protocol.read(rows[0]["protocol"]).fields)
     known = dataset.reference(task)
     if known is not None:
-        return known
+        return known if known.limits != Reference.limits else replace(known, limits=limits)
     scores = [row["final"] for row in rows if not row["diverged"] and np.isfinite(row["final"])] or [0.0]
     low, high, words = min(scores), max(scores), "the best run"
     target = rows[0]["target"]
@@ -256,7 +256,7 @@ def task_reference(dataset: Dataset, rows: Sequence[Row], notes: list[str]) -> R
     elif high == low:
         high = low + 1.0
     notes.append(f"{task} has no published reference scores: 0 is its worst run ({low:.4g}), 1 is {words} ({high:.4g})")
-    return Reference(low, high, f"worst run and {words}")
+    return Reference(low, high, f"worst run and {words}", limits)
 
 
 def trial_rows(dataset: Dataset, part: str, metric: str, what: str) -> list[Row]:

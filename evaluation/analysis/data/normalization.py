@@ -6,6 +6,7 @@ Scores of different tasks can only be put together after (score - random) / (ref
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,16 @@ def reference(task: str) -> Reference | None:
     """The reference scores of an Atari game or a control task in any spelling ("space_invaders", "CartPole-v1"); None
     where there are none."""
     return _BY_LETTERS.get(letters(task.split("-v")[0]))
+
+
+def limits_of(protocol: Mapping[str, str]) -> tuple[float, float]:
+    """What no score made in this way (`Protocol.fields`) can pass, by the rules of a game or as a share."""
+    if protocol.get("score", "").endswith("percent") or protocol.get("metric") in ("bleu", "accuracy"):
+        return 0.0, 100.0
+    if protocol.get("metric") == "likelihood":
+        return -math.inf, 0.0
+    of_game = reference(protocol["game"]) if "game" in protocol else None
+    return of_game.limits if of_game is not None else Reference.limits
 
 
 def letters(name: str) -> str:

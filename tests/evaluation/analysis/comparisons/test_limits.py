@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from evaluation.analysis.comparisons.compare import compare
 from evaluation.analysis.comparisons.selection import select
 from evaluation.analysis.data import dataset
@@ -47,3 +49,15 @@ def test_normalized_intervals_end_there_too(tmp_path):
     )
     highest = [row.value.high for row in result.aggregates if row.statistic != "optimality_gap"]
     assert max(highest) == 1.0
+
+
+def test_a_share_of_images_ends_at_all_of_them(tmp_path):
+    """A task without published references, by how its scores are made."""
+    planned = [run for name in ("adam", "asgc") for run in runs(name, [84.0, 83.0, 10.0], "fashion")]
+    folder = write_study(tmp_path / "tiny", planned)
+    for path in folder.rglob("summary.json"):
+        summary = json.loads(path.read_text())
+        summary["signature"]["score"] = "top-1 accuracy, percent"
+        path.write_text(json.dumps(summary))
+    for row in compare(dataset.load(folder), baseline="adam", how=Bootstrap(repetitions=300)).cells:
+        assert (row.iqm.low, row.iqm.high) == (0, 100)

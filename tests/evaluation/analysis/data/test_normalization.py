@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from evaluation.analysis.data.normalization import ATARI_SOURCE, REFERENCES, normalize, reference
+from evaluation.analysis.data.normalization import ATARI_SOURCE, REFERENCES, limits_of, normalize, reference
 
 
 def test_every_game_has_two_different_references():
@@ -29,3 +31,12 @@ def test_control_tasks_and_unknown_ones():
     assert normalize(500, reference("CartPole-v1")) == 1.0
     assert normalize(-182.2, reference("LunarLander")) == 0.0
     assert reference("Catch") is None
+
+
+def test_what_no_score_can_pass():
+    images, text = {"score": "top-1 accuracy, percent", "classes": "10"}, {"task": "wmt14", "direction": "en-de"}
+    assert limits_of(images) == limits_of(text | {"metric": "bleu"}) == (0, 100)
+    assert limits_of(text | {"metric": "likelihood"}) == (-math.inf, 0)
+    assert limits_of({"game": "CartPole-v1", "protocol": "control"}) == (0, 500)
+    for other in ({"game": "Catch"}, {"score": "-log10 of the excess risk"}, {}):
+        assert limits_of(other) == (-math.inf, math.inf)
