@@ -12,7 +12,7 @@ from evaluation.cli.values import PathText, suggestion
 
 IMAGES, TEXT = "imagenet:", "wmt14:"
 TASKS = ("imagenet", "wmt14")
-_ONLY = {"resolution": "imagenet", "workers": "imagenet", "vocabulary": "wmt14"}
+_ONLY = {"resolution": "imagenet", "workers": "imagenet", "vocabulary": "wmt14", "profile": "wmt14"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
         "[--task imagenet|wmt14] [options]",
         "Training speed beside others on the same data, in turns in one process: images per second beside a plain "
         "torchvision loop (imagenet), target tokens per second beside fairseq (wmt14). The last line is the ratio to "
-        "the fastest of them; a ratio by processor time stands beside it, which a machine with other work does not "
-        "distort.",
+        "the fastest of them, the median of those within the rounds; a ratio by processor time stands beside it, "
+        "which a machine with other work does not distort.",
     )
 
     given: tuple[tuple[str, object, object, str, str], ...] = (
@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         ("--threads", int | None, None, "torch's CPU threads; null: by free cores", "[1, 1024]"),
         ("--updates", int, 4, "of each in a round", "[1, 1e6]"),
         ("--rounds", int, 5, "in turns", "[1, 1000]"),
+        ("--profile", bool, False, f"{TEXT} one round more of each, for the share of its matrix products", ""),
     )
     for name, hint, default, help, allowed in given:
         flags.option("general", name, hint, default, help, allowed=allowed)
@@ -85,5 +86,6 @@ def main(argv: Sequence[str]) -> int:
         threads=options.threads,
         updates=options.updates,
         rounds=options.rounds,
+        profile=options.profile,
     )
     return 0

@@ -34,6 +34,7 @@ from supervised.text.transformer import SIZES, Transformer
 BURN_IN = 2  # updates
 LABEL_SMOOTHING = 0.1
 LR = 1e-4
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise")  # as the profiler calls them
 VOCABULARY = 8000  # subwords, where none are asked for
 
 
@@ -179,6 +180,20 @@ def measure(
     return turns.take_turns([job(contestant, len(batches)) for contestant in contestants], rounds, device)
 
 
+def products(contestant: Contestant, batches: Sequence[TextBatch], tokens: Sequence[int], device: torch.device) -> str:
+    """What share of a round's time, of the operators of torch, is that of matrix products: in words."""
+    activity = torch.profiler.ProfilerActivity
+    of_gpu = [activity.CUDA] if device.type == "cuda" else []
+    with torch.profiler.profile(activities=[activity.CPU, *of_gpu]) as profile:
+        for batch, its in zip(batches, tokens, strict=True):
+            contestant.update(batch, its)
+    times: dict[str, float] = {}
+    for event in profile.key_averages():
+        times[event.key] = event.self_device_time_total if of_gpu else event.self_cpu_time_total
+    share = sum(times.get(name, 0.0) for name in PRODUCTS) / sum(times.values())
+    return f"{contestant.name}: {share:.0%} of the time is matrix products (of an update under the profiler)"
+
+
 def report(contestants: Sequence[Contestant], found: Sequence[Sequence[Turn]], tokens: int) -> str:
     """The table of medians, and the ratio of everyone else to the fastest fairseq, the last contestant's last.
 
@@ -211,6 +226,7 @@ def compare(
     threads: int | None,
     updates: int,
     rounds: int,
+    profile: bool = False,
 ) -> None:
     """Measure so many rounds of so many updates of each and print; the last line ends with `ratio: N.NNx`.
 
@@ -220,6 +236,7 @@ def compare(
         optimizer: of all, with its defaults.
         batch_size: tokens.
         vocabulary: subwords of what is made up.
+        profile: whether to tell the share of matrix products.
 
     Raises:
         UserError: fairseq is missing, or the data; no such size.
@@ -251,6 +268,8 @@ def compare(
         loaded = turns.load(count)
         contestants = [*fairseqs(setting), fairseq_model(setting), ours(setting)]
         found = measure(contestants, there, tokens, rounds, where)
+        for one in contestants if profile else ():
+            print(products(one, there, tokens, where))
     print(report(contestants, found, sum(tokens)))
     if loaded:
         tell(loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -99,8 +100,11 @@ def test_the_command_prints_the_ratio_last(monkeypatch: pytest.MonkeyPatch, caps
     pytest.importorskip("fairseq", reason="fairseq is not installed: pip install 'asgc[fairseq]'")
     monkeypatch.setattr(bench, "SIZES", {"tiny": TransformerSize(1, 16, 2, 32)})
     flags = "bench --task wmt14 --model tiny --vocabulary 300 --batch-size 200 --rounds 2 --device cpu --precision bf16"
-    assert main([*flags.split(), "--threads", "1"]) == 0
+    assert main([*flags.split(), "--threads", "1", "--profile"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    shares = [int(found[1]) for line in lines if (found := re.search(r": (\d+)% of the time is matrix products", line))]
+    assert len(shares) == 4
+    assert all(0 < share < 100 for share in shares)
     assert sum("tokens/s" in line for line in lines) == 4
     assert lines[-1].startswith("asgc-sup: ")
     assert float(lines[-1].split()[-1].rstrip("x")) > 0
