@@ -233,7 +233,7 @@ def _program(entry: Entry, key: str, value: Any) -> tuple[str, ...]:
 
 
 def _references(entry: Entry, tasks: Mapping[str, Options]) -> tuple[str, ...]:
-    """The tasks that have some; `Dataset.reference` reads them, and `Study.ranges`."""
+    """The tasks that have some; `Dataset.reference` and `Study.range_of` read them."""
     child = entry.child("references")
     for task, given in child.values.items():
         ends = [number(end) for end in given] if isinstance(given, list) else []
