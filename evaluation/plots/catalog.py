@@ -49,7 +49,7 @@ RUN: Mapping[str, Callable[[Any], Found]] = {
     "training": single_run.training,
     "gradients": lambda run: gradient_figures.distributions(run.data),
     "thresholds": lambda run: gradient_figures.thresholds(run.data, single=True),
-    "sync-response": lambda run: gradient_figures.sync_response(run.data, single=True),
+    "sync-response": single_run.sync_response,
     "layers": single_run.layers,
     "diagnostics": single_run.diagnostics,
     "curvature": curvature_figures.curvature,

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import RunKey
 from evaluation.analysis.stats.bootstrap import Band
-from evaluation.plots import style
+from evaluation.plots import style, words
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, behind, curve, series
 from evaluation.plots.gradient_tables import (
     STAGES,
@@ -127,13 +127,14 @@ def thresholds(data: Dataset, *, single: bool = False) -> Found:
                 drawn = _over_time(found[key, layer], key) if (key, layer) in found else ()
                 marks = tuple(Mark("x", step, rug=True) for step in syncs.get(key, [])[:MAX_SYNCS])
                 y = Axis("magnitude", log=True, share=layer)
-                panels.append(Panel(layer, key.optimizer, steps_axis(share="x"), y, tuple(drawn), marks))
+                x = steps_axis(words.of_task(data, key.task).steps, share="x")
+                panels.append(Panel(layer, key.optimizer, x, y, tuple(drawn), marks))
+        ticks = "Ticks at the top: recorded synchronizations of the target network. " if syncs else ""
         n = max(int(values["n"].max()) for (key, _), values in found.items() if key in keys)
         caption = (
             "Root mean square of each layer's gradient before and after clipping, and the threshold. "
             + (f"Lines: medians over {counted(n)}; bands: quartiles. " if n > 1 else "")
-            + "Ticks at the top: recorded synchronizations of the target network. In value mode the threshold bounds "
-            "single elements, in norm mode the root mean square."
+            + f"{ticks}In value mode the threshold bounds single elements, in norm mode the root mean square."
         )
         how = where | {"names": ("layer", "optimizer", "step", "magnitude"), "per_panel": (2.6, 1.35)}
         figures.append(Figure(title="Thresholds over time", caption=caption, panels=tuple(panels), **how))

@@ -57,6 +57,7 @@ def draw(run: Path) -> Path | None:
     from evaluation.plots.study_data import steps_axis
 
     data = single_run.RunData(run)
+    x, y = steps_axis(data.words.steps), Axis(data.words.score)
     (figure,) = single_run.score(data)
     if not isinstance(figure, Figure):
         return None
@@ -65,11 +66,11 @@ def draw(run: Path) -> Path | None:
     if tasks:
         scores = [(split.removeprefix(OF_TASK), data.values(split, "score")) for split in tasks]
         lines = [(name, series(data.optimizer, list(found), list(found.values()), n=1)) for name, found in scores]
-        panels = [Panel("", name, steps_axis(), Axis("return"), (line,)) for name, line in lines]
+        panels = [Panel("", name, x, y, (line,)) for name, line in lines]
     returns = data.values("train", "return")
     if returns:
         line = series(data.optimizer, list(returns), list(returns.values()), n=1)
-        panels.append(Panel("", "training games", steps_axis(), Axis("return"), (line,)))
+        panels.append(Panel("", "training games", x, y, (line,)))
     picture = replace(figure, name=NAME, title="Learning curve", panels=tuple(panels), per_panel=SIZE)
     (path,) = matplotlib_files.save(picture, run, ["png"], data.looks)
     return path

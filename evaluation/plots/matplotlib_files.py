@@ -192,6 +192,8 @@ def _curve(axes: Any, one: Series, looks: Mapping[str, style.Look], index: int, 
         return
     if one.low is not None and one.high is not None:
         axes.fill_between(one.x, one.low, one.high, step=step, color=how["color"], alpha=alpha, linewidth=0)
+    if one.x.size == 1:  # a line of one point is not seen
+        how["marker"] = how["marker"] or "o"
     if how["marker"] and not step:  # a marker each evaluation
         how["markersize"] = min(MARKER, max(SMALLEST_MARKER, MARKER_ROOM / one.x.size))
     elif how["marker"]:

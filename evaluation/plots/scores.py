@@ -20,7 +20,6 @@ from evaluation.plots.study_data import (
     target_marks,
 )
 
-SCORE = "mean return of the evaluation episodes"
 TARGET = "Dashed grey: the task's target."
 
 
@@ -29,22 +28,24 @@ def learning_curves(study: StudyData, part: Part) -> Found:
     panels = []
     for cell, runs_of in study.cells(part):
         lines = [band_of(key, study.curves(runs), study.how) for key, runs in runs_of.items()]
-        y = Axis("return", share=cell.task)
+        words = study.words(cell.task)
+        y = Axis(words.score, share=cell.task)
         marks = target_marks("y", runs_of)
-        panels.append(Panel(cell.task, cell.setting, steps_axis(), y, tuple(lines), marks))
+        panels.append(Panel(cell.task, cell.setting, steps_axis(words.steps), y, tuple(lines), marks))
     caption = (
-        f"Line: interquartile mean over seeds of the {SCORE}; band: pointwise {study.how.words}. "
+        f"Line: interquartile mean over seeds of the {study.scores_in_words()}; band: pointwise {study.how.words}. "
         f"{seeds_in_words(behind(panels))} for each optimizer. {TARGET}"
     )
-    names = ("task", "setting", "step", "iqm_return")
+    names = ("task", "setting", "step", "iqm_score")
     figure = part.figure("learning-curves", "Learning curves", panels, caption, "no evaluations", names=names)
     return apart(figure, study.baseline(part))
 
 
 def final_scores(study: StudyData, part: Part) -> Figure | Omitted:
     """Final score of each optimizer: interquartile mean and its interval, for each task and setting."""
-    caption = f"Interquartile mean over seeds of the final score (the {SCORE}, averaged over the last evaluations)."
-    return _estimates(study, part, "Final scores", caption, "final", Axis("return"), targets=True)
+    scores = study.scores_in_words()
+    caption = f"Interquartile mean over seeds of the final score (the {scores}, averaged over the last evaluations)."
+    return _estimates(study, part, "Final scores", caption, "final", Axis(), targets=True)
 
 
 def stability(study: StudyData, part: Part) -> Figure | Omitted:
@@ -53,13 +54,13 @@ def stability(study: StudyData, part: Part) -> Figure | Omitted:
         "Interquartile mean over seeds of the standard deviation of a run's last evaluation scores about their own "
         "trend; smaller is steadier (a run that has learned nothing is steady, too)."
     )
-    return _estimates(study, part, "Stability", caption, "detrended_std", Axis("standard deviation of return", low=0.0))
+    return _estimates(study, part, "Stability", caption, "detrended_std", Axis("standard deviation", low=0.0))
 
 
 def time_to_target(study: StudyData, part: Part) -> Figure | Omitted:
     """Median steps until the target was first met, censored where fewer than half of the runs met it."""
     caption = (
-        "Median over seeds of the environment steps until a scheduled evaluation first met the target; runs that never "
+        "Median over seeds of the steps until a scheduled evaluation first met the target; runs that never "
         "do count as later than all others. An open triangle in the grey zone (beyond the run's end): fewer than half "
         "met it; an arrow: the interval has no upper end."
     )
@@ -80,7 +81,7 @@ def _estimates(
         rows = {row.method.name: row for row in comparison.cells if row.cell == cell}
         found = {one: (rows[one].median if is_time else rows[one].iqm, rows[one].n) for one in names if one in rows}
         end = max(float(row["total_steps"]) for runs in runs_of.values() for row in runs) if is_time else None
-        x = replace(axis, share=f"x-{cell.task}")
+        x = replace(axis, label=axis.label or study.words(cell.task).score, share=f"x-{cell.task}")
         marks = target_marks("x", runs_of) if targets else ()
         note = "" if found else "no target" if is_time else "no values"
         points = dots(part, cell, found, names)
@@ -104,7 +105,8 @@ def time_to_target_profiles(study: StudyData, part: Part) -> Found:
                 band = study.how.band(reached_by(times, at), share)
                 lines.append(curve(key, at, band, kind="step", n=len(times)))
         y, note = Axis("share at target", low=-0.03, high=1.03, share="share"), "" if lines else "no target"
-        panels.append(Panel(cell.task, cell.setting, steps_axis(), y, tuple(lines), note=note))
+        steps = steps_axis(study.words(cell.task).steps)
+        panels.append(Panel(cell.task, cell.setting, steps, y, tuple(lines), note=note))
     caption = (
         "Share of runs whose scheduled evaluation has met the target by then; runs that never do count as not having "
         f"met it. Band: pointwise {study.how.words}. {seeds_in_words(behind(panels))} for each optimizer."

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis.data.dataset import Dataset, of_one_run
-from evaluation.plots import style
+from evaluation.analysis.data.protocol import Protocol
+from evaluation.plots import gradient_figures, style, words
 from evaluation.plots.diagnostic_figures import WORDS
 from evaluation.plots.figure import Axis, Mark, Omitted, Panel, series
 from evaluation.plots.gradient_figures import NOTHING
@@ -41,14 +42,20 @@ class RunData:
         self.name = path.resolve().name
         self.metrics: list[MetricRow] = read_metrics(path)
         self.optimizer = str((self.config.get("optimizer") or {}).get("name", "optimizer"))
-        self.task = str(self.config.get("game") or self.config.get("task") or "task")
+        data = self.config.get("data")
+        self.task = str(self.config.get("game") or (isinstance(data, dict) and data.get("name")) or "task")
+        signature = load_summary(path).get("signature") if is_finished(path) else None
+        # Of a run that goes on: what plays has a game.
+        known = signature or {key: self.config[key] for key in ("game", "task") if key in self.config}
+        self.protocol = Protocol.of(known, 1)
+        self.words = words.words(self.protocol.fields)
         self.looks = style.looks([self.optimizer])
 
     @functools.cached_property
     def data(self) -> Dataset:
         """The tables."""
         row = {"run": self.name, "part": "runs", "kind": "compare", "task": self.task, "setting": "default"}
-        return of_one_run(self.path, row | {"optimizer": self.optimizer})
+        return of_one_run(self.path, row | {"optimizer": self.optimizer, "protocol": str(self.protocol)})
 
     @property
     def title(self) -> str:
@@ -69,14 +76,18 @@ def score(run: RunData) -> Found:
     line = series(run.optimizer, np.array(steps), middle, low=middle - reach, high=middle + reach, n=1)
     times = load_summary(run.path).get("time_to_threshold") if is_finished(run.path) else None
     marks = (Mark("y", float(times["target"])),) if times else ()
-    panel = Panel("", "", steps_axis(), Axis("return"), (line,), marks)
+    panel = Panel("", "", steps_axis(run.words.steps), Axis(run.words.score), (line,), marks)
     number = sorted({int(value) for value in games.values()})
+    band = "; band: 95% interval of the mean over its episodes "
+    band += f"({' or '.join(map(str, number))} of them; normal approximation)"
     caption = (
-        "Mean return of each scheduled evaluation; band: 95% interval of the mean over its episodes "
-        f"({' or '.join(map(str, number))} of them; normal approximation). One run, so nothing is said of other seeds."
+        ("Mean return of" if run.words.games else f"The score ({run.words.score}) at")
+        + " each scheduled evaluation"
+        + (band if number else "")
+        + ". One run, so nothing is said of other seeds."
         + (" Dashed grey: the target." if marks else "")
     )
-    how: dict[str, Any] = {"names": ("run", "", "step", "mean_return"), "per_panel": (5.2, 2.6), "member": run.title}
+    how: dict[str, Any] = {"names": ("run", "", "step", "score"), "per_panel": (5.2, 2.6), "member": run.title}
     return [figure_or_reason("score", [panel], "no evaluation yet", "Evaluation scores", caption, **how)]
 
 
@@ -96,14 +107,22 @@ def _small_multiples(run: RunData, name: str, splits: Iterable[str], caption: st
     for split in splits:
         for quantity in dict.fromkeys(row.name for row in run.metrics if row.split == split):
             values = {step: value for step, value in run.values(split, quantity).items() if math.isfinite(value)}
-            words, log = WORDS.get(quantity, (quantity.replace("_", " "), False))
+            named, log = WORDS.get(quantity, (quantity.replace("_", " "), False))
             if values:
                 line = series(run.optimizer, list(values), list(values.values()), n=1)
-                panels.append(Panel(words, "", steps_axis(), Axis("", log=log and min(values.values()) > 0), (line,)))
+                y = Axis("", log=log and min(values.values()) > 0)
+                panels.append(Panel(named, "", steps_axis(run.words.steps), y, (line,)))
     how: dict[str, Any] = {"names": ("quantity", "", "step", "value"), "per_panel": (2.5, 1.7), "member": run.title}
     if not panels:
         return [Omitted(name, f"the run has no rows of {' or '.join(splits)} in its metrics")]
     return [figure_or_reason(name, panels, "no finite values", name.capitalize(), caption, **how)]
+
+
+def sync_response(run: RunData) -> Found:
+    """What synchronizations of the target network do."""
+    if not run.words.games:
+        return [Omitted("sync-response", "the run has no target network")]
+    return gradient_figures.sync_response(run.data, single=True)
 
 
 def layers(run: RunData) -> Found:
@@ -111,11 +130,12 @@ def layers(run: RunData) -> Found:
     found = series_by_update(run.data, LAYERS)
     panels = []
     for (_, layer), values in sorted(found.items(), key=lambda item: natural(item[0][1])):
-        for column, (words, log) in LAYERS.items():
+        for column, (named, log) in LAYERS.items():
             known = np.isfinite(values[column]) & ((values[column] > 0) | (not log))
             line = series(run.optimizer, values["step"][known], values[column][known], n=1)
             y = Axis("", log=log, share=column)
-            panels.append(Panel(layer, words, steps_axis(share="x"), y, (line,), note="" if known.any() else "none"))
+            x, note = steps_axis(run.words.steps, share="x"), "" if known.any() else "none"
+            panels.append(Panel(layer, named, x, y, (line,), note=note))
     caption = (
         "By layer, at the regular records: share of clipped elements; attenuation |clipped| / |gradient|; root mean "
         "square of the update relative to the weights'; Hill's tail index of the gradient before clipping (below 2: "

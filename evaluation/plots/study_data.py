@@ -19,8 +19,9 @@ from evaluation.analysis.data.diverged import replaced, worst_score
 from evaluation.analysis.data.run_key import Cell, RunKey
 from evaluation.analysis.stats.aggregate import above, share
 from evaluation.analysis.stats.bootstrap import MIN_RUNS, TOO_FEW, Band, Bootstrap, Estimate
-from evaluation.plots import style
+from evaluation.plots import style, words
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, Series, curve, dot
+from evaluation.plots.words import Words
 
 Curves = Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]  # steps and values of each run
 Found = list[Figure | Omitted]
@@ -110,6 +111,14 @@ class StudyData:
     def settings(self) -> list[str]:
         """Settings as the definition orders them, others by name."""
         return self._ordered("setting", "settings")
+
+    def words(self, task: str) -> Words:
+        """What scores and steps of a task are called."""
+        return words.of_task(self.data, task)
+
+    def scores_in_words(self) -> str:
+        """The scores of all tasks, in captions."""
+        return ", or ".join(dict.fromkeys(self.words(task).evaluation for task in self.tasks))
 
     def place(self, runs: RunKey) -> tuple[int, ...]:
         """Where runs stand by task, setting and optimizer; before all others what is over all of these."""
@@ -253,7 +262,7 @@ def names_high(panels: Sequence[Panel], width: float) -> tuple[float, float]:
     return width, max(1.0, 0.55 + 0.135 * max((len(panel.categories) for panel in panels), default=1))
 
 
-def steps_axis(label: str = "environment steps", **options: Any) -> Axis:
+def steps_axis(label: str, **options: Any) -> Axis:
     """The x axis of training steps."""
     return Axis(label, si=True, **options)
 

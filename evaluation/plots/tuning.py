@@ -52,7 +52,8 @@ def learning_rates(study: StudyData, part: Part) -> Found:
         if relative:
             ticks = tuple((factor, f"{factor:g}") for factor in factors)
             x = Axis("learning rate / tuned one", log=True, share="x", ticks=ticks)
-        panels.append(Panel(cell.task, cell.setting, x, Axis("return", share=cell.task), tuple(lines), marks))
+        y = Axis(study.words(cell.task).score, share=cell.task)
+        panels.append(Panel(cell.task, cell.setting, x, y, tuple(lines), marks))
     binned = any(row.value_low < row.value_high for row in table)
     together = " (rates of random settings are put together in bins)" if binned else ""
     same = "at 1, the runs of the comparison" if relative else "other options may vary with the rate"
@@ -63,7 +64,7 @@ def learning_rates(study: StudyData, part: Part) -> Found:
     )
     reason = f"no optimizer has runs at two or more learning rates in {part.name!r}"
     name, title = f"learning-rate{part.suffix}", f"Learning rate ({part.name})"
-    names = ("task", "setting", "lr_factor" if relative else "lr", "iqm_return")
+    names = ("task", "setting", "lr_factor" if relative else "lr", "iqm_score")
     return apart(figure_or_reason(name, panels, reason, title, caption, names=names), study.baseline(part))
 
 

@@ -100,7 +100,7 @@ const Charts = (() => {
     const text = (point) => `<b>${series.label}</b><br>${panel.x.label}: ${inWords(panel.x, point.x)}<br>` +
       `${panel.y.label || panel.column}: ${short(point.y)}${interval(panel.y, point)}${runs(point)}`;
     const line = {
-      type: "scatter", mode: how.symbol && !area ? "lines+markers" : "lines", hoverinfo: "text", name: series.label, meta: "series",
+      type: "scatter", mode: (how.symbol || points.length === 1) && !area ? "lines+markers" : "lines", hoverinfo: "text", name: series.label, meta: "series",
       x: points.map(({ x }) => (inPlace(panel.x, x) ? x : null)), y: points.map(({ y }) => (inPlace(panel.y, y) ? y : null)), text: points.map(text),
       line: { color: how.colour, width: area ? 0 : 2, dash: dashes(how.dash), shape: step ? "hv" : "linear" },
       marker: { symbol: how.symbol, size: step ? 6.5 : Math.max(2.5, Math.min(6.5, 160 / points.length)), color: how.colour, maxdisplayed: step ? MARKERS : 0, line: { width: /thin/.test(how.symbol) ? 1.6 : 0, color: how.colour } },

@@ -22,6 +22,7 @@ from evaluation.plots import catalog, style
 from evaluation.plots.axes import axis_limits, ticks
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, seeds_in_words, series, write_csv
 from evaluation.plots.study_data import StudyData, apart, band_of
+from evaluation.plots.words import GAMES, words
 from tests.evaluation.synthetic_study import EVALUATIONS, STEPS, write_study
 
 SEEDS = 3
@@ -219,7 +220,7 @@ class TestTable:
             assert len(rows) == sum(one.x.size for panel in figure.panels for one in panel.series)
             assert all(len(row) == len(header) for row in rows)
         header, rows = figures["learning-curves"].table()
-        assert header == ["task", "setting", "series", "step", "iqm_return", "low", "high", "n"]
+        assert header == ["task", "setting", "series", "step", "iqm_score", "low", "high", "n"]
         one = figures["learning-curves"].panels[0].series[0]
         assert rows[0][2:] == [one.label, one.x[0], one.y[0], one.low[0], one.high[0], SEEDS]  # type: ignore[index]
 
@@ -409,3 +410,11 @@ def test_best_of_k_trials_ends_with_all_tasks(study: StudyData, figures: dict[st
     query = "SELECT avg(final) AS mean FROM runs WHERE part = 'tuning' AND task = 'CartPole' AND optimizer = 'adam'"
     assert drawn[1] == pytest.approx(study.data.rows(query)[0]["mean"])
     assert "on a seed that had no part in the choice" in figure.caption
+
+
+def test_scores_and_steps_are_called_what_they_are() -> None:
+    assert words({"game": "Pong", "protocol": "classic"}) == words({}) == GAMES
+    images = words({"task": "imagenet", "score": "top-1 accuracy, percent"})
+    assert (images.score, images.steps, images.games) == ("top-1 accuracy, percent", "updates", False)
+    assert words({"task": "wmt14", "metric": "bleu"}).evaluation == "score (BLEU)"
+    assert words({"task": "of somebody's"}).score == "score"

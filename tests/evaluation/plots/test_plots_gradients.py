@@ -27,6 +27,7 @@ class Records:
             {"run": run, "kind": "compare", "part": "p", "task": "T", "setting": "plain", "optimizer": "asgc"}
             for run in runs
         ]
+        labels = [row | {"protocol": "game=T"} for row in labels]
         for name, values in (("runs", labels), ("gradients", rows)):
             arrow = pyarrow.Table.from_pylist(values)
             self.connection.register("incoming", arrow)
