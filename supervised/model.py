@@ -75,7 +75,8 @@ def load(
         UserError: not a run folder, nothing saved in it yet, no model of this step, no such device.
     """
     run = Path(run)
-    load_config(run)  # says what is wrong with the folder
+    if "game" in load_config(run):  # says what is wrong with the folder
+        raise UserError(f"{run} is a run of asgc-rl: asgc-rl eval {run}")
     config = TrainConfig.of_run(run / CONFIG, NEEDED)
     where = select_device(device)
     which = find_model(run, best=best, step=step, average=average)

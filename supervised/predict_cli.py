@@ -33,6 +33,8 @@ def predict_command(argv: Sequence[str]) -> int:
     if len(paths) < 2:
         raise UserError("say which run and which images: asgc-sup predict RUN IMAGE [IMAGE ...]")
     run, *images = (argv[k] for k in paths)
+    if missing := [image for image in images if not Path(image).exists()]:
+        raise UserError(f"{missing[0]}: no such file")
 
     from supervised.model import build, load
 

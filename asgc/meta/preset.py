@@ -114,8 +114,8 @@ class Preset:
         file = known.get(str(name)) or Path(name)
         if not file.is_file():
             hint = nearest(str(name), known)
-            there = f"; the package's own are {', '.join(sorted(known))}" if known and not hint else ""
-            raise ValueError(f"no preset {str(name)!r}{hint}{there}: give one of them, or the path of a file")
+            there = f"the package's own are {', '.join(sorted(known))}; " if known and not hint else ""
+            raise ValueError(f"no preset {str(name)!r}{hint}: {there}give the path of a file of asgc-meta learn")
         try:
             read = json.loads(file.read_text(encoding="utf-8"))
             version = read["format"]

@@ -79,8 +79,10 @@ def around_command(argv: Sequence[str]) -> int:
     choose.add_flags(flags)
     options = flags.read(argv)[0]
     folder = Path(options.folder or "")
-    if options.folder is None or not (folder / DEFINITION).is_file():
+    if options.folder is None:
         raise UserError("say which folder of asgc-meta learn: runs/meta/NAME")
+    if not (folder / DEFINITION).is_file():
+        raise UserError(f"{folder}: nothing was learned there (no {DEFINITION}); asgc-meta learn makes runs/meta/NAME")
     found, preset = definition.load(folder / DEFINITION), preset_in(options.folder)
     if options.held_out:
         found = replace(found, tasks={**found.tasks, **found.held_out})
@@ -94,14 +96,17 @@ def around_command(argv: Sequence[str]) -> int:
     if options.dry_run:
         return 0
     again = f"asgc-meta around {' '.join(argv)}"
-    return learn_cli.in_folder(folder, lambda: _run(found, folder, journal, chosen, options), again)
+    missing = sum(left.values())
+    return learn_cli.in_folder(folder, lambda: _run(found, folder, journal, chosen, options, missing), again)
 
 
-def _run(found: Definition, folder: Path, journal: Journal, chosen: Sequence[Point], options: Any) -> None:
+def _run(
+    found: Definition, folder: Path, journal: Journal, chosen: Sequence[Point], options: Any, missing: int
+) -> None:
     programs = learn_cli.programs_of(found)
     bar = f"around {found.name}", len(chosen) * len(found.tasks), "running", "runs of a seed"
     presets, rates = [one.preset for one in chosen], [one.lr for one in chosen]
-    with learn_cli.workers(found, folder, journal, programs, options, bar) as particles:
+    with learn_cli.workers(found, folder, journal, programs, options, bar, missing) as particles:
         # By seed, task and point.
         by_seed = [particles.returns(SEEDS_FROM + seed, presets, rates) for seed in range(options.seeds)]
     rows = []

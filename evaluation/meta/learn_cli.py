@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,16 @@ def learn_command(argv: Sequence[str]) -> int:
     folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS_OF_META / found.name
     evolution = found.learner.name == "evolution"
     programs = programs_of(found) if evolution else {}
-    _check(found, file)
-    tell(_cost(found, Journal(folder / JOURNAL), choose.places(options) if evolution else 1))
+    journal = Journal(folder / JOURNAL)
+    if options.dry_run or not evolution or _missing(found, journal):
+        _check(found, file)
+    tell(_cost(found, journal, choose.places(options) if evolution else 1))
     if options.dry_run:
         return 0
 
     def run() -> None:
         _keep(found, folder)
-        _learn(found, folder, Journal(folder / JOURNAL), programs, options)
+        _learn(found, folder, journal, programs, options)
 
     return in_folder(folder, run, f"asgc-meta learn {' '.join(argv)}")
 
@@ -84,13 +86,16 @@ def workers(
     programs: Mapping[str, tuple[str, ...]],
     options: argparse.Namespace,
     bar: tuple[str, int, str, str],
+    missing: int,
 ) -> Iterator[Particles]:
     """What makes the runs of particles, on the engine that the options ask for; in the end their folders go.
 
     Args:
         bar: arguments of `progress`.
+        missing: runs that are to be made; 0: no engine starts.
     """
-    with choose.make(programs.values(), options) as engine, progress(*bar) as told:
+    made = choose.make(programs.values(), options) if missing else nullcontext()
+    with made as engine, progress(*bar) as told:
         how: dict[str, Any] = {"threads": options.threads, "retries": options.retries}
         yield Particles(found, folder, journal, engine, programs, told=told, **how)
     for name in (PARTICLES, RUN_FOLDERS):
@@ -130,7 +135,7 @@ def _learn(
 
     if found.learner.name == "evolution":
         bar = found.name, _runs_a_step(found), "learning", "runs of a step"
-        with workers(found, folder, journal, programs, options, bar) as particles:
+        with workers(found, folder, journal, programs, options, bar, _missing(found, journal)) as particles:
             vector = learners.learn(found, folder, particles, told)
     else:
         vector = learners.learn(found, folder, None, told)
@@ -186,6 +191,11 @@ def _keep(found: Definition, folder: Path) -> None:
 
 def _runs_a_step(found: Definition) -> int:
     return 2 * found.learner.pairs * len(found.tasks)
+
+
+def _missing(found: Definition, journal: Journal) -> int:
+    """Runs of an evolution that are not in its journal yet."""
+    return max(0, found.learner.steps * _runs_a_step(found) - len(journal.rows))
 
 
 def _cost(found: Definition, journal: Journal, places: int) -> str:

@@ -109,6 +109,7 @@ class Particles:
     """Makes the runs of a step that are missing.
 
     Args:
+        engine: that carries them out; None: there are none to be made.
         programs: by task, as the engine executes them.
         told: called with the number of runs that are done of a step's, and of all of its.
     """
@@ -118,7 +119,7 @@ class Particles:
         definition: Definition,
         folder: Path,
         journal: Journal,
-        engine: Engine,
+        engine: Engine | None,
         programs: Mapping[str, tuple[str, ...]],
         *,
         threads: int = 1,
@@ -146,6 +147,7 @@ class Particles:
         return [[rows[step, number, task].value for number in files] for task in tasks]
 
     def _carry_out(self, missing: Sequence[Key], particles: Mapping[int, tuple[Path, float]], total: int) -> None:
+        assert self._engine is not None
         waiting, attempts, running = list(missing), Counter[Key](), dict[RunId, Key]()
         self._told(total - len(missing), total)
         while waiting or running:

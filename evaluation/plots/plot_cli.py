@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     from evaluation.plots.single_run import RunData
     from evaluation.study.spec import results
 
-    path = results(namespace.path)
+    path = results(namespace.path, single=True)
     source: RunData | StudyData | LearnedData
     if (path / CONFIG).is_file():
         source = RunData(path)

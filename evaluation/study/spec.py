@@ -144,10 +144,12 @@ def default_folder(name: str) -> Path:
     return RUNS / folder_name(str(read_yaml(file, "the study ", NAMES).get("name", file.stem)))
 
 
-def results(name: str) -> Path:
+def results(name: str, single: bool = False) -> Path:
     """The folder that `asgc-eval compare NAME` and its like read: a folder as it is, else that of a study that was run
-    under its default name."""
+    under its default name. `UserError`: a run's, unless it may be a `single` one."""
     path = Path(name)
+    if not single and (path / "config.yaml").is_file():
+        raise UserError(f"{path} is a single run: asgc-eval plot {path} draws it; or name the folder that it lies in")
     if path.is_dir() or (path.exists() and path.suffix not in (".yaml", ".yml")):
         return path
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evaluation.cli.errors import UserError
+from evaluation.cli.values import did_you_mean
 from supervised.data_names import HUGGING_FACE, is_saved
 from supervised.option_groups import DataConfig
 from supervised.vision import hf_images
@@ -31,8 +32,9 @@ def image_data(config: DataConfig) -> DataSet:
         folder = Path(config.root or ".") / Path(name).expanduser()
         if not folder.is_dir():
             raise UserError(
-                f"--data {name}: there is no such folder, nor is it fashion-mnist or digits. Expected {LAYOUT}, or "
-                "hf:NAME of Hugging Face (hf:ILSVRC/imagenet-1k); for text: --task wmt14"
+                f"--data {name}: there is no such folder, nor is it fashion-mnist or digits (for text: dict-ende)"
+                f"{did_you_mean(name, ('fashion-mnist', 'digits', 'dict-ende'))}. Expected {LAYOUT}, or hf:NAME of "
+                "Hugging Face (hf:ILSVRC/imagenet-1k); for text of your own: --task wmt14"
             )
         if is_saved(folder):
             train, validation = hf_images.open_hf(str(folder), config.root)

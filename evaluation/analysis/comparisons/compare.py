@@ -339,7 +339,9 @@ def choose_baseline(selection: Selection, baseline: str | None) -> Method:
     if baseline is None:
         baseline = next((name for name in BASELINES if name in methods), None)
     if baseline is None:
-        raise UserError(f"part {selection.part} has no {BASELINES[0]}: name a baseline of {names}")
+        if len(methods) == 1:
+            raise UserError(f"part {selection.part} has runs of {names} alone: nothing to compare them with")
+        raise UserError(f"part {selection.part} has no {BASELINES[0]}: say --baseline, one of {names}")
     if baseline not in methods:
         hint = did_you_mean(baseline, list(methods))
         raise UserError(f"part {selection.part} has no runs of the baseline {baseline!r}{hint}: it has {names}")

@@ -285,7 +285,8 @@ def part_kinds(dataset: Dataset) -> dict[str, str]:
 def _part(dataset: Dataset, part: str | None) -> tuple[str, str]:
     found = part_kinds(dataset)
     if not found:
-        raise UserError(f"{dataset.name} has no finished runs ({len(dataset.problems)} folders were left out)")
+        problems = f" ({len(dataset.problems)} folders were left out)" if dataset.problems else ""
+        raise UserError(f"{dataset.name} has no finished runs{problems}")
     if part is None:
         compared = [name for name, kind in found.items() if kind == "compare"]
         if len(compared) != 1:

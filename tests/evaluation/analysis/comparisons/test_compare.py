@@ -361,7 +361,7 @@ def test_unknown_names(four):
 def test_which_part_and_which_baseline(tmp_path):
     both = runs("adam", ADAM) + runs("adam", ADAM, part="stress")
     assert "2 parts of kind compare: name a part of comparison, stress" in refused(tmp_path / "a", both)
-    assert "part comparison has no adam: name a baseline of asgc, sgd" in refused(
+    assert "part comparison has no adam: say --baseline, one of asgc, sgd" in refused(
         tmp_path / "b", runs("asgc", ADAM) + runs("sgd", ADAM)
     )
     assert "part tuning is a search" in refused(
