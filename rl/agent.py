@@ -97,7 +97,8 @@ def load_agent(run: str | Path, device: str = "auto", *, best: bool = False, ste
             version trained and this one cannot play.
     """
     run = Path(run)
-    load_config(run)  # says what is wrong with the folder
+    if "game" not in load_config(run):  # says what is wrong with the folder
+        raise UserError(f"{run} is no run of asgc-rl: asgc-sup eval {run}")
     config = TrainConfig.of_run(run / CONFIG, NEEDED)
     where = select_device(device)
     found = find_model(run, best=best, step=step)

@@ -31,10 +31,11 @@ def image_data(config: DataConfig) -> DataSet:
     else:
         folder = Path(config.root or ".") / Path(name).expanduser()
         if not folder.is_dir():
+            hint = did_you_mean(name, ("fashion-mnist", "digits", "dict-ende"))
             raise UserError(
-                f"--data {name}: there is no such folder, nor is it fashion-mnist or digits (for text: dict-ende)"
-                f"{did_you_mean(name, ('fashion-mnist', 'digits', 'dict-ende'))}. Expected {LAYOUT}, or hf:NAME of "
-                "Hugging Face (hf:ILSVRC/imagenet-1k); for text of your own: --task wmt14"
+                f"--data {name}: there is no such folder, nor is it fashion-mnist or digits{hint or '.'} Expected "
+                f"{LAYOUT}, or hf:NAME of Hugging Face (hf:ILSVRC/imagenet-1k); for text: --data dict-ende, or "
+                "--task wmt14 and a --data of your own"
             )
         if is_saved(folder):
             train, validation = hf_images.open_hf(str(folder), config.root)

@@ -128,3 +128,9 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     with progress("final model", 30) as show:
         show(17, 30)
     assert "17/30" in stream.getvalue()
+
+
+def test_a_run_of_the_other_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("task: imagenet\n")
+    assert cli.main(["eval", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is no run of asgc-rl: asgc-sup eval {tmp_path}\n"

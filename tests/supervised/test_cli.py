@@ -153,6 +153,7 @@ def test_the_pages_of_train_show_what_the_run_has(capsys: pytest.CaptureFixture[
         (["eval", "."], ". is not a run folder: it has no config.yaml"),
         (["translate"], "say which run: asgc-sup translate RUN < LINES"),
         (["predict", "run"], "say which run and which images: asgc-sup predict RUN IMAGE [IMAGE ...]"),
+        (["predict", "run", "boot.png"], "boot.png: no such file"),
         (["check", "nowhere"], "cannot read nowhere: No such file or directory"),
     ],
 )
@@ -172,13 +173,22 @@ def test_faults_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_of_the_other_trainer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "pong").mkdir()
+    (tmp_path / "pong" / "config.yaml").write_text("game: Pong\n")
+    run = str(tmp_path / "pong")
+    for asked in (["eval", run], ["translate", run]):
+        assert refused(capsys, *asked) == f"{run} is a run of asgc-rl: asgc-rl eval {run}"
+
+
 def test_missing_data_says_where_it_is_to_be(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     line = refused(capsys, "train", "--data", "photos")
     assert "Expected FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg" in line
-    assert line.endswith("for text: --task wmt14")
+    assert line.endswith("for text: --data dict-ende, or --task wmt14 and a --data of your own")
+    assert "did you mean 'digits'? Expected" in refused(capsys, "train", "--data", "digitz")
     line = refused(capsys, "train", "--data", "corpus", "--task", "wmt14")
     assert "a folder with train, valid, test.en and .de" in line
     line = refused(capsys, "train", "--data", "dict-ende", "--data.root", "nowhere")

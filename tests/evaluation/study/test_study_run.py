@@ -277,6 +277,11 @@ def test_results_are_found_where_the_study_was_run(
         assert main(["report", name, "--baseline", "light"]) == 2
         assert "light" in capsys.readouterr().err
     assert main(["study", "status", "own"]) == 0
+    single = summaries(finished)[0].parent
+    for command in ("compare", "report", "export"):
+        capsys.readouterr()
+        assert main([command, str(single), *(["archive"] if command == "export" else [])]) == 2
+        assert f"{single} is a single run: asgc-eval plot {single} draws it" in capsys.readouterr().err
 
 
 def test_a_summary_of_an_earlier_version_has_its_area_under_another_name(finished: Path) -> None:
