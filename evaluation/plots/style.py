@@ -7,6 +7,7 @@ optimizers share a colour, or on grey paper, the line style and the marker tell 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -59,15 +60,15 @@ _MARKERS = ("*", "d", ">", "1", "H", "8", "2", "3")
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each optimizer of a study. Known names always have their own; the others take, by name, the first
-    colour that is free, and when none is, the first free pair of colour and line style."""
+    """A look for each optimizer of a study. Known names always have their own; the others take, by name, the colour
+    that the fewest have, in the first line style that is free with it."""
     found = {name: KNOWN[name] for name in order(names) if name in KNOWN}
     for name in order(names):
         if name not in found:
-            colours = {look.colour for look in found.values()}
+            colours = Counter(look.colour for look in found.values())
             pairs = {(look.dash, look.colour) for look in found.values()}
             options = itertools.product(_DASHES, COLOURS)
-            dash, colour = min(options, key=lambda option: (option[1] in colours, option in pairs))
+            dash, colour = min(options, key=lambda option: (option in pairs, colours[option[1]]))
             found[name] = Look(colour, dash, _MARKERS[len(found) % len(_MARKERS)])
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from evaluation.analysis.comparisons.compare import compare
+from evaluation.analysis.comparisons.robustness import sensitivity
 from evaluation.analysis.comparisons.selection import select
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import REFERENCES
@@ -61,3 +62,12 @@ def test_a_share_of_images_ends_at_all_of_them(tmp_path):
         path.write_text(json.dumps(summary))
     for row in compare(dataset.load(folder), baseline="adam", how=Bootstrap(repetitions=300)).cells:
         assert (row.iqm.low, row.iqm.high) == (0, 100)
+
+
+def test_at_each_value_of_an_option_too(tmp_path):
+    planned = [
+        Planned("adam", seed, [final] * 5, task="CartPole", part="rates", kind="grid")
+        for seed, final in enumerate([500.0, 500.0, 100.0])
+    ]
+    (row,) = sensitivity(dataset.load(write_study(tmp_path / "tiny", planned)), "rates")
+    assert row.iqm.high == 500
