@@ -15,7 +15,7 @@ from evaluation.plots.study_data import Found, Part, StudyData, apart, dots, nam
 
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap ↓"}
 PROFILE_POINTS = 141
-NORMALIZED = "Normalized: 0 is a random policy, 1 the reference score"
+NORMALIZED = "Normalized by two reference scores of each task"
 INCOMPLETE = "no optimizer has runs on all tasks"
 
 
