@@ -85,7 +85,7 @@ def performance_profiles(study: StudyData, part: Part) -> Found:
         panels.append(Panel(group.group, "", Axis("normalized score"), y, lines, (Mark("x", 1.0),)))
     caption = (
         f"Share of the runs of all tasks ({_sizes(comparison)}) whose normalized final score is above the value below; "
-        f"further right and higher is better. {NORMALIZED} (dashed). Band: pointwise {study.how.words}."
+        f"further right and higher is better. {NORMALIZED} (the higher one dashed). Band: pointwise {study.how.words}."
     )
     how: dict[str, Any] = {"names": ("setting", "", "normalized_score", "share"), "aggregate": True}
     figure = part.figure("performance-profiles", "Performance profiles", panels, caption, INCOMPLETE, **how)
