@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.cli.errors import EXIT_USER_ERROR, UserError, reason, tell
 from evaluation.cli.parser import Flags
+from evaluation.runs.run_folder import load_config
 
 if TYPE_CHECKING:
     import torch
@@ -33,15 +34,16 @@ def predict_command(argv: Sequence[str]) -> int:
     if len(paths) < 2:
         raise UserError("say which run and which images: asgc-sup predict RUN IMAGE [IMAGE ...]")
     run, *images = (argv[k] for k in paths)
+    task = load_config(run).get("task", "imagenet")
+    if task != "imagenet":
+        instead = f": asgc-sup translate {run} < LINES" if task == "wmt14" else ""
+        raise UserError(f"{run} is a run of --task {task}, it does not classify images{instead}")
     if missing := [image for image in images if not Path(image).exists()]:
         raise UserError(f"{missing[0]}: no such file")
 
     from supervised.model import build, load
 
     loaded = load(run, options.device, best=options.best)
-    if loaded.config.task != "imagenet":
-        instead = f": asgc-sup translate {run} < LINES" if loaded.config.task == "wmt14" else ""
-        raise UserError(f"{run} is a run of --task {loaded.config.task}, it does not classify images{instead}")
     model, code = build(loaded), 0
     names = class_names(loaded.facts["classes"])
     for image in images:

@@ -153,7 +153,7 @@ def test_the_pages_of_train_show_what_the_run_has(capsys: pytest.CaptureFixture[
         (["eval", "."], ". is not a run folder: it has no config.yaml"),
         (["translate"], "say which run: asgc-sup translate RUN < LINES"),
         (["predict", "run"], "say which run and which images: asgc-sup predict RUN IMAGE [IMAGE ...]"),
-        (["predict", "run", "boot.png"], "boot.png: no such file"),
+        (["predict", "run", "boot.png"], "run is not a run folder: no such folder"),
         (["check", "nowhere"], "cannot read nowhere: No such file or directory"),
     ],
 )
@@ -333,6 +333,7 @@ def test_a_run_that_classifies_is_no_translator(tmp_path: Path, capsys: pytest.C
     assert cli.main(["train", "--data", "digits", *options, "--run-dir", folder]) == 0
     capsys.readouterr()
     assert "it does not translate: asgc-sup predict" in refused(capsys, "translate", folder)
+    assert refused(capsys, "predict", folder, "boot.png") == "boot.png: no such file"
     assert "it does not classify images: asgc-sup translate" in refused(capsys, "predict", str(run), "a.png")
     assert "without a beam search" in refused(capsys, "eval", folder, "--beam", "3")
     assert "has finished: nothing to resume" in refused(capsys, "train", "--resume", folder)
