@@ -202,7 +202,7 @@ def differences(
     for key in dict.fromkeys([*flat_old, *flat_new]):
         before, after = flat_old.get(key, flat_defaults.get(key, ABSENT)), flat_new.get(key, ABSENT)
         ignored = any(key == name or key.startswith(f"{name}.") for name in names)
-        unset = (before is None or after is None) and (key not in flat_old or key not in flat_new)
+        unset = (key not in flat_old and after is None) or (key not in flat_new and before is None)
         if not (ignored or unset or _same(before, after)):
             found[key] = (before, after)
     return found

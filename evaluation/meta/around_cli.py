@@ -90,14 +90,19 @@ def around_command(argv: Sequence[str]) -> int:
     chosen = list(points(preset, rate_of(found, preset), found.space.names, offsets))
     journal = Journal(folder / f"around-{_digest(found, chosen)}.jsonl")
     known = {**found.seconds, **Journal(folder / JOURNAL).seconds(), **journal.seconds()}
-    each, made = len(chosen) * options.seeds, Counter(task for _, _, task in journal.rows)
-    left = {task: max(0, each - made[task]) for task in found.tasks}
-    tell(learn_cli.cost(found.name, left, each * len(left), known, choose.places(options)))
+    keys = learn_cli.wanted(found, options.seeds, len(chosen), SEEDS_FROM)
+    missing = Counter(task for _, _, task in keys - journal.rows.keys())
+    left = {task: missing[task] for task in found.tasks}
+    tell(learn_cli.cost(found.name, left, len(keys), known, choose.places(options)))
     if options.dry_run:
         return 0
     again = f"asgc-meta around {' '.join(argv)}"
-    missing = sum(left.values())
-    return learn_cli.in_folder(folder, lambda: _run(found, folder, journal, chosen, options, missing), again)
+
+    def run() -> None:
+        now = Journal(journal.path)  # as it is now that nobody else writes it
+        _run(found, folder, now, chosen, options, len(keys - now.rows.keys()))
+
+    return learn_cli.in_folder(folder, run, again)
 
 
 def _run(

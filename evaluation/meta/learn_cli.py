@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ from evaluation.cli.values import PathText
 from evaluation.files import atomic_write
 from evaluation.meta import class_task, definition, learners
 from evaluation.meta.definition import DEFINITION, Definition
-from evaluation.meta.particles import JOURNAL, PARTICLES, RUN_FOLDERS, Journal, Particles, arguments, seed_of
+from evaluation.meta.particles import JOURNAL, PARTICLES, RUN_FOLDERS, Journal, Key, Particles, arguments, seed_of
 from evaluation.runs import provenance
 from evaluation.runs.lock import FolderLock
 from evaluation.study import program
@@ -58,7 +59,7 @@ def learn_command(argv: Sequence[str]) -> int:
 
     def run() -> None:
         _keep(found, folder)
-        _learn(found, folder, journal, programs, options)
+        _learn(found, folder, Journal(folder / JOURNAL), programs, options)  # as it is now that nobody else writes it
 
     return in_folder(folder, run, f"asgc-meta learn {' '.join(argv)}")
 
@@ -193,9 +194,14 @@ def _runs_a_step(found: Definition) -> int:
     return 2 * found.learner.pairs * len(found.tasks)
 
 
+def wanted(found: Definition, steps: int, particles: int, first: int = 0) -> set[Key]:
+    """The runs of so many steps from the first one on, of so many particles each."""
+    return set(itertools.product(range(first, first + steps), range(particles), found.tasks))
+
+
 def _missing(found: Definition, journal: Journal) -> int:
     """Runs of an evolution that are not in its journal yet."""
-    return max(0, found.learner.steps * _runs_a_step(found) - len(journal.rows))
+    return len(wanted(found, found.learner.steps, 2 * found.learner.pairs) - journal.rows.keys())
 
 
 def _cost(found: Definition, journal: Journal, places: int) -> str:
@@ -204,9 +210,10 @@ def _cost(found: Definition, journal: Journal, places: int) -> str:
     if how.name != "evolution":
         inner = how.truncation * how.runs * len(found.tasks) * (2 * how.pairs if how.name == "persistent" else 1)
         return f"{found.name}: {how.name}, {how.steps} steps of {inner:,} inner steps each, in this process"
-    each, made = 2 * how.pairs * how.steps, Counter(task for _, _, task in journal.rows)
-    left = {task: each - made[task] for task in found.tasks}
-    return cost(found.name, left, each * len(left), {**found.seconds, **journal.seconds()}, places)
+    keys = wanted(found, how.steps, 2 * how.pairs)
+    made = Counter(task for _, _, task in keys - journal.rows.keys())
+    left = {task: made[task] for task in found.tasks}
+    return cost(found.name, left, len(keys), {**found.seconds, **journal.seconds()}, places)
 
 
 def _provenance(found: Definition, journal: Journal) -> dict[str, Any]:

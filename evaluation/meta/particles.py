@@ -68,7 +68,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.rows: dict[Key, _Row] = {}
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         whole = [line for line in lines if line.endswith("\n")]
@@ -90,9 +90,9 @@ class Journal:
         step, particle, task = key
         row = {"step": step, "particle": particle, "task": task, "return": value, "seconds": round(seconds, 2)}
         if self._whole is not None:
-            atomic_write(self._path, self._whole)
+            atomic_write(self.path, self._whole)
             self._whole = None
-        with self._path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_json(row)) + "\n")
         self.rows[key] = _Row(value, seconds)
 

@@ -96,10 +96,10 @@ def _answers(programs: Programs, runs: Iterable[PlannedRun]) -> Iterator[tuple[P
 def defaults_of(program: Sequence[str]) -> dict[str, Any]:
     """What `check --defaults` says of all options; {}: the program does not know it."""
     how: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "capture_output": True, "check": False}
-    done = subprocess.run([*program, "check", "--defaults"], input="", **how)
     try:
+        done = subprocess.run([*program, "check", "--defaults"], input="", **how)
         found = from_json(json.loads(done.stdout)) if done.returncode == 0 else {}
-    except ValueError:
+    except (OSError, ValueError):  # `ask` says what is wrong
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -214,8 +214,8 @@ def _pair_rows(
             one = contrast_tuned(one, x, y, (of_x, of_y), how, center, selection.metric.higher_is_better)
             if selection.metric.kind == "score":
                 low, high = selection.limits(cells, normalized=not group.task)
-            else:  # neither a time nor a spread is negative
-                low, high = 0.0, horizon if is_time else math.inf
+            else:
+                low, high = selection.metric.floor, horizon if is_time else math.inf
             one = replace(one, method=one.method.within(low, high), baseline=one.baseline.within(low, high))
             family = PRIMARY if group == next(iter(groups)) and not group.task else EXPLORATORY
             lost = (sum(selection.diverged[cell][side] for cell in cells) for side in (method, baseline))
@@ -281,8 +281,8 @@ def _cell_rows(selection: Selection, scores: Selection | None, noise: TuningNois
                 limits = selection.limits([cell], normalized=False)
                 middle, half, iqm = (one.within(*limits) for one in (middle, half, iqm))
             else:
-                middle = middle.within(0.0, selection.horizons.get(cell, math.inf))
-                half, iqm = half.within(0.0, math.inf), iqm.within(0.0, math.inf)
+                middle = middle.within(selection.metric.floor, selection.horizons.get(cell, math.inf))
+                half, iqm = half.within(selection.metric.floor, math.inf), iqm.within(selection.metric.floor, math.inf)
             lost, beside = selection.diverged[cell][method], UNKNOWN
             if scores is not None:
                 beside = how.estimate(interquartile_mean, scores.cells[cell][method])
@@ -304,7 +304,7 @@ def _aggregate_rows(
                 if selection.metric.kind == "score" and name != "optimality_gap":
                     value = value.within(*selection.limits(cells, normalized=True))
                 else:
-                    value = value.within(0.0, 1.0 if name == "restricted_mean" else math.inf)
+                    value = value.within(selection.metric.floor, 1.0 if name == "restricted_mean" else math.inf)
                 rows.append(AggregateRow(group, method, name, value, len(cells), scores.shape[0], lost))
     return rows
 

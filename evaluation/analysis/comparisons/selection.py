@@ -45,6 +45,11 @@ class Metric:
         """So it is for scores only."""
         return self.kind == "score"
 
+    @property
+    def floor(self) -> float:
+        """What no time or spread is below; a gap may be negative."""
+        return -math.inf if self.name == "generalization_gap" else 0.0
+
 
 METRICS = {
     metric.name: metric

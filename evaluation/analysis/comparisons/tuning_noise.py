@@ -153,7 +153,8 @@ def tuning_noise(dataset: Dataset, selection: Selection, how: Bootstrap) -> Tuni
             if missing or any(len(tried.objective) < 2 for tried in own.values()):
                 lacks = f"tuning is not included: the trials of {search} are not all here, or they are too few"
                 return TuningNoise("; ".join([f"{lacks}, so a lucky search may look like a better method", *words]))
-            rngs = [np.random.default_rng(derive(how.seed, "tuning", task, name)) for name in own]
+            apart = (search, at) if len(searches) > 1 else ()  # searches that differ have luck of their own
+            rngs = [np.random.default_rng(derive(how.seed, "tuning", *apart, task, name)) for name in own]
             drawn = dict(zip(own, lucks(list(own.values()), how.repetitions, rngs, grid[search]), strict=True))
             draws[task, setting] |= {name: drawn[one.optimizer] for name, one in takers.items()}
             shapes |= {tried.objective.shape for tried in own.values()}

@@ -54,6 +54,8 @@ def test_equal_values_are_no_difference():
 def test_an_option_of_a_later_version_is_no_difference_until_it_is_set():
     assert differences({"a": 1}, {"a": 1, "new": None}) == differences({"a": 1, "gone": None}, {"a": 1}) == {}
     assert differences({"a": 1}, {"a": 1, "new": False}) == {"new": (ABSENT, False)}
+    assert differences({"a": 1}, {"a": 1, "new": 2}, defaults={"new": None}) == {"new": (None, 2)}
+    assert differences({"a": 1}, {"a": 1, "new": None}, defaults={"new": None}) == {}
 
 
 def test_ignored_keys_stand_for_what_is_below_them_only():
