@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluation.cli.errors import UserError
 from evaluation.runs import seeding
 from supervised.regression_stream import INPUTS, KINDS, OUTPUTS, RegressionStream
+from supervised.vision.small_data import load_digits
 
 __all__ = ["Digits", "Stream"]
 
@@ -62,10 +62,6 @@ class Digits:
         label_noise: float = 0.0,
         scale: float = 1.0,
     ) -> None:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise UserError("digits need scikit-learn: pip install 'asgc[supervised]'") from error
         data = load_digits()
         self._x = torch.from_numpy((data.data / 8 - 1).astype(np.float32))
         self._y = torch.from_numpy(data.target.astype(np.int64))

@@ -151,8 +151,8 @@ class TrainCommand(Generic[C]):
             '"ok" and the whole "config", or all "errors".',
         )
         flags.path("file", "FILE", "lines to check [standard input]")
-        defaults = flags.section("general")
-        defaults.add_argument("--defaults", action="store_true", help="print what all options are without a preset")
+        general = flags.section("general")
+        general.add_argument("--defaults", action="store_true", help="print what all options are without a preset")
         options = flags.read(argv)[0]
         if options.defaults:
             print(json.dumps(to_json(self.config().to_dict()), allow_nan=False))

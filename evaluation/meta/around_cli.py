@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,27 +90,22 @@ def around_command(argv: Sequence[str]) -> int:
     journal = Journal(folder / f"around-{_digest(found, chosen)}.jsonl")
     known = {**found.seconds, **Journal(folder / JOURNAL).seconds(), **journal.seconds()}
     keys = learn_cli.wanted(found, options.seeds, len(chosen), SEEDS_FROM)
-    missing = Counter(task for _, _, task in keys - journal.rows.keys())
-    left = {task: missing[task] for task in found.tasks}
-    tell(learn_cli.cost(found.name, left, len(keys), known, choose.places(options)))
+    tell(learn_cli.cost(found, keys, journal, known, choose.places(options)))
     if options.dry_run:
         return 0
     again = f"asgc-meta around {' '.join(argv)}"
 
     def run() -> None:
-        now = Journal(journal.path)  # as it is now that nobody else writes it
-        _run(found, folder, now, chosen, options, len(keys - now.rows.keys()))
+        _run(found, folder, Journal(journal.path), chosen, options)  # as it is now that nobody else writes it
 
     return learn_cli.in_folder(folder, run, again)
 
 
-def _run(
-    found: Definition, folder: Path, journal: Journal, chosen: Sequence[Point], options: Any, missing: int
-) -> None:
+def _run(found: Definition, folder: Path, journal: Journal, chosen: Sequence[Point], options: Any) -> None:
     programs = learn_cli.programs_of(found)
     bar = f"around {found.name}", len(chosen) * len(found.tasks), "running", "runs of a seed"
     presets, rates = [one.preset for one in chosen], [one.lr for one in chosen]
-    with learn_cli.workers(found, folder, journal, programs, options, bar, missing) as particles:
+    with learn_cli.workers(found, folder, journal, programs, options, bar) as particles:
         # By seed, task and point.
         by_seed = [particles.returns(SEEDS_FROM + seed, presets, rates) for seed in range(options.seeds)]
     rows = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import shutil
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def learn_command(argv: Sequence[str]) -> int:
     evolution = found.learner.name == "evolution"
     programs = programs_of(found) if evolution else {}
     journal = Journal(folder / JOURNAL)
-    if options.dry_run or not evolution or _missing(found, journal):
+    known = evolution and wanted(found, found.learner.steps, 2 * found.learner.pairs) <= journal.rows.keys()
+    if options.dry_run or not known:
         _check(found, file)
     tell(_cost(found, journal, choose.places(options) if evolution else 1))
     if options.dry_run:
@@ -87,26 +89,26 @@ def workers(
     programs: Mapping[str, tuple[str, ...]],
     options: argparse.Namespace,
     bar: tuple[str, int, str, str],
-    missing: int,
 ) -> Iterator[Particles]:
-    """What makes the runs of particles, on the engine that the options ask for; in the end their folders go.
+    """What makes the runs of particles, on the engine that the options ask for, which starts with the first run; in the
+    end their folders go.
 
     Args:
         bar: arguments of `progress`.
-        missing: runs that are to be made; 0: no engine starts.
     """
-    made = choose.make(programs.values(), options) if missing else nullcontext()
-    with made as engine, progress(*bar) as told:
+    with ExitStack() as stack:
+        engine = functools.cache(lambda: stack.enter_context(choose.make(programs.values(), options)))
         how: dict[str, Any] = {"threads": options.threads, "retries": options.retries}
-        yield Particles(found, folder, journal, engine, programs, told=told, **how)
+        yield Particles(found, folder, journal, engine, programs, told=stack.enter_context(progress(*bar)), **how)
     for name in (PARTICLES, RUN_FOLDERS):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def cost(name: str, left: Mapping[str, int], total: int, known: Mapping[str, float], places: int) -> str:
-    """What so many runs of each task cost that are left of `total`, in words, where the seconds of one are `known`."""
-    words = f"{name}: {sum(left.values()):,} runs of {total:,} to do"
-    if missing := [task for task in left if task not in known]:
+def cost(found: Definition, keys: Set[Key], journal: Journal, known: Mapping[str, float], places: int) -> str:
+    """What the runs of `keys` that the journal lacks cost, in words, where the seconds of a task's runs are `known`."""
+    left = Counter(task for _, _, task in keys - journal.rows.keys())
+    words = f"{found.name}: {left.total():,} runs of {len(keys):,} to do"
+    if missing := [task for task in found.tasks if task not in known]:
         return f"{words}; what {', '.join(missing)} costs is not known before a run has finished (or give `seconds`)"
     seconds = sum(count * known[task] for task, count in left.items())
     return f"{words}: {duration(seconds)} of one core, {duration(seconds / places)} with {places} runs at a time"
@@ -136,7 +138,7 @@ def _learn(
 
     if found.learner.name == "evolution":
         bar = found.name, _runs_a_step(found), "learning", "runs of a step"
-        with workers(found, folder, journal, programs, options, bar, _missing(found, journal)) as particles:
+        with workers(found, folder, journal, programs, options, bar) as particles:
             vector = learners.learn(found, folder, particles, told)
     else:
         vector = learners.learn(found, folder, None, told)
@@ -199,11 +201,6 @@ def wanted(found: Definition, steps: int, particles: int, first: int = 0) -> set
     return set(itertools.product(range(first, first + steps), range(particles), found.tasks))
 
 
-def _missing(found: Definition, journal: Journal) -> int:
-    """Runs of an evolution that are not in its journal yet."""
-    return len(wanted(found, found.learner.steps, 2 * found.learner.pairs) - journal.rows.keys())
-
-
 def _cost(found: Definition, journal: Journal, places: int) -> str:
     """What is left, in words."""
     how = found.learner
@@ -211,9 +208,7 @@ def _cost(found: Definition, journal: Journal, places: int) -> str:
         inner = how.truncation * how.runs * len(found.tasks) * (2 * how.pairs if how.name == "persistent" else 1)
         return f"{found.name}: {how.name}, {how.steps} steps of {inner:,} inner steps each, in this process"
     keys = wanted(found, how.steps, 2 * how.pairs)
-    made = Counter(task for _, _, task in keys - journal.rows.keys())
-    left = {task: made[task] for task in found.tasks}
-    return cost(found.name, left, len(keys), {**found.seconds, **journal.seconds()}, places)
+    return cost(found, keys, journal, {**found.seconds, **journal.seconds()}, places)
 
 
 def _provenance(found: Definition, journal: Journal) -> dict[str, Any]:

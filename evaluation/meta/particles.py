@@ -109,7 +109,7 @@ class Particles:
     """Makes the runs of a step that are missing.
 
     Args:
-        engine: that carries them out; None: there are none to be made.
+        engine: gives what carries them out, when there is a run to be made.
         programs: by task, as the engine executes them.
         told: called with the number of runs that are done of a step's, and of all of its.
     """
@@ -119,7 +119,7 @@ class Particles:
         definition: Definition,
         folder: Path,
         journal: Journal,
-        engine: Engine | None,
+        engine: Callable[[], Engine],
         programs: Mapping[str, tuple[str, ...]],
         *,
         threads: int = 1,
@@ -147,18 +147,18 @@ class Particles:
         return [[rows[step, number, task].value for number in files] for task in tasks]
 
     def _carry_out(self, missing: Sequence[Key], particles: Mapping[int, tuple[Path, float]], total: int) -> None:
-        assert self._engine is not None
+        engine = self._engine()
         waiting, attempts, running = list(missing), Counter[Key](), dict[RunId, Key]()
         self._told(total - len(missing), total)
         while waiting or running:
-            while waiting and self._engine.free():
+            while waiting and engine.free():
                 key = waiting.pop(0)
                 attempts[key] += 1
                 job = self._job(key, *particles[key[1]])
                 running[job.run] = key
-                self._engine.submit(job)
+                engine.submit(job)
             failed: list[str] = []
-            for outcome in self._engine.wait(WAIT_S):
+            for outcome in engine.wait(WAIT_S):
                 key = running.pop(outcome.run)
                 folder, failure = self._folder / str(outcome.run), outcome.failure
                 value = _value(folder) if failure is None else None

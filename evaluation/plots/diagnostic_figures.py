@@ -54,7 +54,7 @@ def _of_setting(study: StudyData, part: Part, family: str, setting: str, values:
                 if any(steps.size for steps, _ in found):
                     lines.append(band_of(key, found, study.how))
             y, note = Axis("", log=log, share=f"{cell.task} {quantity}"), "" if lines else "not recorded"
-            steps = steps_axis(study.words(cell.task).steps)
+            steps = steps_axis(study.words[cell.task].steps)
             panels.append(Panel(cell.task, words, steps, y, tuple(lines), note=note))
     caption = (
         f"Interquartile mean over seeds and pointwise {study.how.words}. "

@@ -120,6 +120,7 @@ def thresholds(data: Dataset, *, single: bool = False) -> Found:
     if not clipping:
         return [Omitted("thresholds", "no optimizer among the recorded ones has a threshold")]
     figures: Found = []
+    named = words.of_tasks(data)
     for where, keys in _figures("thresholds", clipping, single):
         panels = []
         for layer in _layers(layer for key, layer in found if key in keys):
@@ -127,7 +128,7 @@ def thresholds(data: Dataset, *, single: bool = False) -> Found:
                 drawn = _over_time(found[key, layer], key) if (key, layer) in found else ()
                 marks = tuple(Mark("x", step, rug=True) for step in syncs.get(key, [])[:MAX_SYNCS])
                 y = Axis("magnitude", log=True, share=layer)
-                x = steps_axis(words.of_task(data, key.task).steps, share="x")
+                x = steps_axis(named[key.task].steps, share="x")
                 panels.append(Panel(layer, key.optimizer, x, y, tuple(drawn), marks))
         ticks = "Ticks at the top: recorded synchronizations of the target network. " if syncs else ""
         n = max(int(values["n"].max()) for (key, _), values in found.items() if key in keys)

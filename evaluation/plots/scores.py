@@ -28,7 +28,7 @@ def learning_curves(study: StudyData, part: Part) -> Found:
     panels = []
     for cell, runs_of in study.cells(part):
         lines = [band_of(key, study.curves(runs), study.how) for key, runs in runs_of.items()]
-        words = study.words(cell.task)
+        words = study.words[cell.task]
         y = Axis(words.score, share=cell.task)
         marks = target_marks("y", runs_of)
         panels.append(Panel(cell.task, cell.setting, steps_axis(words.steps), y, tuple(lines), marks))
@@ -81,7 +81,7 @@ def _estimates(
         rows = {row.method.name: row for row in comparison.cells if row.cell == cell}
         found = {one: (rows[one].median if is_time else rows[one].iqm, rows[one].n) for one in names if one in rows}
         end = max(float(row["total_steps"]) for runs in runs_of.values() for row in runs) if is_time else None
-        x = replace(axis, label=axis.label or study.words(cell.task).score, share=f"x-{cell.task}")
+        x = replace(axis, label=axis.label or study.words[cell.task].score, share=f"x-{cell.task}")
         marks = target_marks("x", runs_of) if targets else ()
         note = "" if found else "no target" if is_time else "no values"
         points = dots(part, cell, found, names)
@@ -105,7 +105,7 @@ def time_to_target_profiles(study: StudyData, part: Part) -> Found:
                 band = study.how.band(reached_by(times, at), share)
                 lines.append(curve(key, at, band, kind="step", n=len(times)))
         y, note = Axis("share at target", low=-0.03, high=1.03, share="share"), "" if lines else "no target"
-        steps = steps_axis(study.words(cell.task).steps)
+        steps = steps_axis(study.words[cell.task].steps)
         panels.append(Panel(cell.task, cell.setting, steps, y, tuple(lines), note=note))
     caption = (
         "Share of runs whose scheduled evaluation has met the target by then; runs that never do count as not having "

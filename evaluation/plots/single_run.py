@@ -47,7 +47,7 @@ class RunData:
         signature = load_summary(path).get("signature") if is_finished(path) else None
         # Of a run that goes on: what plays has a game.
         known = signature or {key: self.config[key] for key in ("game", "task") if key in self.config}
-        self.protocol = Protocol.of(known, 1)
+        self.protocol = Protocol({key: str(value) for key, value in known.items()})
         self.words = words.words(self.protocol.fields)
         self.looks = style.looks([self.optimizer])
 

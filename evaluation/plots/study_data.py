@@ -112,13 +112,14 @@ class StudyData:
         """Settings as the definition orders them, others by name."""
         return self._ordered("setting", "settings")
 
-    def words(self, task: str) -> Words:
-        """What scores and steps of a task are called."""
-        return words.of_task(self.data, task)
+    @functools.cached_property
+    def words(self) -> dict[str, Words]:
+        """What scores and steps are called, by task."""
+        return words.of_tasks(self.data)
 
     def scores_in_words(self) -> str:
         """The scores of all tasks, in captions."""
-        return ", or ".join(dict.fromkeys(self.words(task).evaluation for task in self.tasks))
+        return ", or ".join(dict.fromkeys(self.words[task].evaluation for task in self.tasks))
 
     def place(self, runs: RunKey) -> tuple[int, ...]:
         """Where runs stand by task, setting and optimizer; before all others what is over all of these."""

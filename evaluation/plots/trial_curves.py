@@ -23,7 +23,7 @@ def best_of_trials(study: StudyData, part: Part) -> Figure | Omitted:
         if not lines and not cell.task:
             continue
         x = Axis("trials", log=True, share="x", ticks=ticks)
-        y = Axis(study.words(cell.task).score if cell.task else "normalized score", share=cell.task)
+        y = Axis(study.words[cell.task].score if cell.task else "normalized score", share=cell.task)
         column = cell.setting if cell.task else panels[0].column
         panels.append(Panel(cell.task or "all tasks", column, x, y, lines, target_marks("y", runs_of)))
     seeds = {row.seeds for row in table}

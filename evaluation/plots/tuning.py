@@ -52,7 +52,7 @@ def learning_rates(study: StudyData, part: Part) -> Found:
         if relative:
             ticks = tuple((factor, f"{factor:g}") for factor in factors)
             x = Axis("learning rate / tuned one", log=True, share="x", ticks=ticks)
-        y = Axis(study.words(cell.task).score, share=cell.task)
+        y = Axis(study.words[cell.task].score, share=cell.task)
         panels.append(Panel(cell.task, cell.setting, x, y, tuple(lines), marks))
     binned = any(row.value_low < row.value_high for row in table)
     together = " (rates of random settings are put together in bins)" if binned else ""

@@ -36,14 +36,13 @@ GAMES = Words()
 
 def words(protocol: Mapping[str, Any]) -> Words:
     """From how scores are made (`Protocol.fields`, a summary's signature); a run that plays nothing counts updates."""
-    if "game" in protocol or not protocol.keys() - {"last_k"}:
+    if "task" not in protocol:
         return GAMES
     score = _METRICS.get(str(protocol.get("metric")), str(protocol.get("score", "score")))
     return Words(score, "updates", score if score == "score" else f"score ({score})", games=False)
 
 
-def of_task(data: Dataset, task: str) -> Words:
-    """Of a data set's task, by its first run."""
-    rows = data.rows("SELECT min(protocol) AS protocol FROM runs WHERE task = ?", task)
-    protocol = rows[0]["protocol"] if rows else None
-    return words(Protocol.read(protocol).fields if protocol else {})
+def of_tasks(data: Dataset) -> dict[str, Words]:
+    """Of each task of a data set, by its first run."""
+    rows = data.rows("SELECT task, min(protocol) AS protocol FROM runs GROUP BY task")
+    return {row["task"]: words(Protocol.read(row["protocol"] or "").fields) for row in rows}

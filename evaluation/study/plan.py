@@ -105,7 +105,8 @@ class Planner:
             if not all(search.finished for search in searches):
                 return [], [run.id for run in self._variants(part, arm, base, sample=True)]
             if one.tasks == "all":
-                base |= best_of_all(searches, [self.study.range_of(task) for task in tasks]).options
+                ends = [self.study.references[task] for task in tasks]
+                base |= best_of_all(searches, [high - low for low, high in ends]).options
             else:
                 base |= searches[0].best.options
         return list(self._variants(part, arm, base)), []

@@ -4,6 +4,7 @@ wrong with options and what configuration they come to."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -73,14 +74,14 @@ def check_begun(folder: StudyFolder, runs: Iterable[PlannedRun], programs: Progr
     Raises:
         UserError: names the first runs with what differs.
     """
-    begun = [run for run in runs if folder.has_begun(run.id)]
-    defaults = {program: defaults_of(program) for program in {programs[run.id.task] for run in begun}}
+    defaults = functools.cache(defaults_of)  # asked for only where something differs: each starts a process
     conflicts = []
-    for run, answer in _answers(programs, begun):
+    for run, answer in _answers(programs, [run for run in runs if folder.has_begun(run.id)]):
         with contextlib.suppress(UserError):  # a file that cannot be read stops its own run only
             before = read_config(folder.run(run.id) / CONFIG)
-            if "config" in answer:  # the program says what a command line comes to
-                conflicts += changes(run.id, before, answer["config"], defaults[programs[run.id.task]])
+            now = answer.get("config")  # where the program says what a command line comes to
+            if now is not None and changes(run.id, before, now):
+                conflicts += changes(run.id, before, now, defaults(programs[run.id.task]))
     folder.refuse(conflicts)
 
 
@@ -95,13 +96,20 @@ def _answers(programs: Programs, runs: Iterable[PlannedRun]) -> Iterator[tuple[P
 
 def defaults_of(program: Sequence[str]) -> dict[str, Any]:
     """What `check --defaults` says of all options; {}: the program does not know it."""
-    how: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "capture_output": True, "check": False}
+    done = _check(program, "", "--defaults")
     try:
-        done = subprocess.run([*program, "check", "--defaults"], input="", **how)
         found = from_json(json.loads(done.stdout)) if done.returncode == 0 else {}
-    except (OSError, ValueError):  # `ask` says what is wrong
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _check(program: Sequence[str], text: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    try:
+        how: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "capture_output": True, "check": False}
+        return subprocess.run([*program, "check", *flags], input=text, **how)
+    except OSError as error:
+        raise UserError(f"cannot start {program[0]}: {error.strerror}") from error
 
 
 def ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str, Any]]:
@@ -109,11 +117,7 @@ def ask(program: Sequence[str], lines: Iterable[Sequence[str]]) -> list[dict[str
     asked = [json.dumps(list(arguments)) + "\n" for arguments in lines]
     if not asked:
         return []
-    try:
-        how: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "capture_output": True, "check": False}
-        done = subprocess.run([*program, "check"], input="".join(asked), **how)
-    except OSError as error:
-        raise UserError(f"cannot start {program[0]}: {error.strerror}") from error
+    done = _check(program, "".join(asked))
     answers = done.stdout.splitlines()
     if len(answers) != len(asked):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

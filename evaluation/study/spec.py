@@ -23,7 +23,7 @@ variant (grid cell, draw, ablation, trial).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from evaluation.files import folder_name
 from evaluation.study import space
 from evaluation.study.entry import Entry
 from evaluation.study.space import Dimension, read_space
-from evaluation.study.tuned import Tuned, check_references, check_tuned, read_tuned
+from evaluation.study.tuned import Tuned, check_tuned, read_tuned
 
 Options = dict[str, Any]
 
@@ -121,13 +121,9 @@ class Study:
     settings: Mapping[str, Options]
     optimizers: Mapping[str, Options]
     seconds: Mapping[str, float]
+    references: Mapping[str, tuple[float, float]]  # of some tasks: the scores that count as 0 and 1
     parts: Mapping[str, Part]
     definition: Mapping[str, Any]
-
-    def range_of(self, task: str) -> float:
-        """How far the task's `references` are apart."""
-        low, high = self.definition["references"][task]
-        return float(number(high)) - float(number(low))  # type: ignore[arg-type]
 
 
 def find(name: str) -> Path:
@@ -193,19 +189,17 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
         child = entry.child("parts")
         entry.apart("parts", map(str, child.values))
         given = {child.name(str(part), str(part)): child.child(part) for part in child.values}
+    references = _references(entry, layers["tasks"])
     parts: dict[str, Part] = {}
     for part_name, item in given.items():
         if part_name.casefold() in RESERVED:
             entry.faults.append(f"{item.where}: the study folder has a file of that name; choose another")
-        part = _part(part_name, item, layers, parts)
+        part = _part(part_name, item, layers, parts, references)
         if part is not None:
             parts[part_name] = part
     _seeds_apart(parts, entry.faults)
     seconds = entry.numbers("seconds", layers["tasks"], "a number of seconds for one of the tasks")
     entry.numbers("near", layers["tasks"], "a difference of scores for one of the tasks")  # read by `usable_range`
-    known = _references(entry, layers["tasks"])
-    for part in parts.values():
-        check_references(part, parts, known, entry.faults)
     programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
     of_some = entry.child("programs")
     for task, value in of_some.values.items():
@@ -219,6 +213,7 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
         options=entry.options("options"),
         **layers,
         seconds=seconds,
+        references=references,
         parts=parts,
         definition=dict(values),
     )
@@ -234,19 +229,25 @@ def _program(entry: Entry, key: str, value: Any) -> tuple[str, ...]:
     return tuple(map(str, words))
 
 
-def _references(entry: Entry, tasks: Mapping[str, Options]) -> tuple[str, ...]:
-    """The tasks that have some; `Dataset.reference` and `Study.range_of` read them."""
-    child = entry.child("references")
+def _references(entry: Entry, tasks: Mapping[str, Options]) -> dict[str, tuple[float, float]]:
+    """Also read by `Dataset.reference`."""
+    child, found = entry.child("references"), {}
     for task, given in child.values.items():
         ends = [number(end) for end in given] if isinstance(given, list) else []
         known = len(ends) == 2 and all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
         if task not in tasks or not known or not ends[0] < ends[1]:
             child.fault(task, ": must be two scores, [the one that counts as 0, the one that counts as 1], of a task")
-    return tuple(map(str, child.values))
+        else:
+            found[str(task)] = ends[0], ends[1]
+    return found
 
 
 def _part(
-    name: str, item: Entry, layers: Mapping[str, Mapping[str, Options]], before: Mapping[str, Part]
+    name: str,
+    item: Entry,
+    layers: Mapping[str, Mapping[str, Options]],
+    before: Mapping[str, Part],
+    references: Container[str],
 ) -> Part | None:
     kind = item.word("kind", KINDS)
     if not kind:
@@ -282,7 +283,7 @@ def _part(
         item.fault(needed, f": is missing, and {kind} needs it")
     if kind == "grid" and not (part.values or part.multiply):
         item.fault("values", ": give `values` or `multiply`, lists of what an option takes in turn")
-    check_tuned(part, item, before)
+    check_tuned(part, item, before, references)
     if part.sampler == "grid":
         _check_grid(part, item)
     return part

@@ -10,8 +10,8 @@ A search is a part above of kind `search`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from evaluation.cli.values import did_you_mean
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evaluation.study.spec import Part
 
 TASKS = ("each", "all")
-_SHORT = {"setting": "tuned_setting", "tasks": "tuned_tasks"}
+_BESIDE = ("tuned_setting", "tuned_tasks")
 
 
 @dataclass(frozen=True)
@@ -50,44 +50,42 @@ def read_tuned(item: Entry, optimizers: Sequence[str]) -> dict[str, Tuned]:
     """What a part's definition says, by optimizer."""
     value = item.values.get("tuned")
     if not isinstance(value, Mapping):
-        found = _read(item, {"search": "tuned", **_SHORT})
-        if found is None:
-            for key in _SHORT.values() if value is None else ():
+        one = _read(item, "tuned", "tuned_setting", "tuned_tasks")
+        if value is None:
+            for key in _BESIDE:
                 if item.values.get(key) is not None:
                     item.fault(key, ": goes with tuned")
-            return {}
-        search, setting, tasks, _ = found
-        return {name: Tuned(search, name, setting, tasks) for name in optimizers}
-    for key in _SHORT.values():
+        return {name: replace(one, optimizer=name) for name in optimizers} if one is not None else {}
+    for key in _BESIDE:
         if item.values.get(key) is not None:
             item.fault(key, ": is said for each optimizer, in tuned")
     child, result = item.child("tuned"), {}
     child.known(tuple(optimizers))
     for name in (one for one in value if one in optimizers):
         own = child.child(name)
-        own.known(("search", "optimizer", *_SHORT))
+        own.known(("search", "optimizer", "setting", "tasks"))
         if "search" not in own.values:
             own.fault("search", ": is missing: the part that has tuned it")
-        found = _read(own, {"search": "search", "setting": "setting", "tasks": "tasks"})
+        found = _read(own, "search", "setting", "tasks")
         if found is not None:
-            search, setting, tasks, optimizer = found
-            result[str(name)] = Tuned(search, optimizer or str(name), setting, tasks)
+            result[name] = replace(found, optimizer=found.optimizer or name)
     return result
 
 
-def _read(item: Entry, keys: Mapping[str, str]) -> tuple[str, str | None, str, str | None] | None:
-    """Search, setting, tasks and optimizer at these keys; None: there is no search, or it is wrong."""
-    for key in (keys["search"], keys["setting"], "optimizer"):
-        if not isinstance(item.values.get(key), str | None):
-            item.fault(f"{key} {item.values[key]!r}", ": must be a name")
+def _read(item: Entry, search: str, setting: str, tasks: str) -> Tuned | None:
+    """What stands at these keys, and at `optimizer` ("": nothing); None: there is no search, or it is wrong."""
+    names = [item.values.get(key) for key in (search, setting, "optimizer")]
+    for key, name in zip((search, setting, "optimizer"), names, strict=True):
+        if not isinstance(name, str | None):
+            item.fault(f"{key} {name!r}", ": must be a name")
             return None
-    tasks = item.word(keys["tasks"], TASKS)
-    search = item.values.get(keys["search"])
-    return None if search is None else (search, item.values.get(keys["setting"]), tasks, item.values.get("optimizer"))
+    each_or_all = item.word(tasks, TASKS)
+    return None if names[0] is None else Tuned(names[0], names[2] or "", names[1], each_or_all)
 
 
-def check_tuned(part: Part, item: Entry, before: Mapping[str, Part]) -> None:
-    """Every search is there, above the part, and covers what is taken from it."""
+def check_tuned(part: Part, item: Entry, before: Mapping[str, Part], compared: Container[str]) -> None:
+    """Every search is there, above the part, and covers what is taken from it; of one setting for all tasks, these have
+    references (`compared`)."""
     short = not isinstance(item.values.get("tuned"), Mapping)
     for name, one in part.tuned.items():
         place = "tuned" if short else f"tuned.{name}"
@@ -110,12 +108,6 @@ def check_tuned(part: Part, item: Entry, before: Mapping[str, Part]) -> None:
         for what, names, known in wanted:
             for missing in (other for other in names if other not in known):
                 item.fault(place, f": the search {search.name!r} does not cover the {what} {missing!r}")
-
-
-def check_references(part: Part, parts: Mapping[str, Part], known: Sequence[str], faults: list[str]) -> None:
-    """Tasks are compared by their `references`; `known` have some."""
-    for one in part.tuned.values():
-        search = parts.get(one.search) if one.tasks == "all" else None
-        if missing := [task for task in (search.tasks if search else ()) if task not in known]:
-            has = f"compares tasks by `references`, which {', '.join(missing)} has not"
-            faults.append(f"parts.{part.name}: one setting for all tasks {has}")
+        if one.tasks == "all" and (without := [task for task in search.tasks if task not in compared]):
+            has = f"compares tasks by `references`, which {', '.join(without)} has not"
+            item.faults.append(f"{item.where}: one setting for all tasks {has}")

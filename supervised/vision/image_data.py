@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.values import did_you_mean
-from supervised.data_names import HUGGING_FACE, is_saved
+from supervised.data_names import HUGGING_FACE, SMALL, is_saved
 from supervised.option_groups import DataConfig
 from supervised.vision import hf_images
 from supervised.vision.file_split import FileSplit
@@ -31,7 +31,7 @@ def image_data(config: DataConfig) -> DataSet:
     else:
         folder = Path(config.root or ".") / Path(name).expanduser()
         if not folder.is_dir():
-            hint = did_you_mean(name, ("fashion-mnist", "digits", "dict-ende"))
+            hint = did_you_mean(name, (*SMALL["imagenet"], *SMALL["wmt14"]))
             raise UserError(
                 f"--data {name}: there is no such folder, nor is it fashion-mnist or digits{hint or '.'} Expected "
                 f"{LAYOUT}, or hf:NAME of Hugging Face (hf:ILSVRC/imagenet-1k); for text: --data dict-ende, or "

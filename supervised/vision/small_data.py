@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,19 @@ def fashion_mnist(config: DataConfig) -> DataSet:
     return _data_set(config, "fashion-mnist", train, validation, _CLOTHES, Normalization((0.2860,), (0.3530,)), 90.0)
 
 
+def load_digits() -> Any:
+    """scikit-learn's digits as it gives them: `images` (1797, 8, 8) from 0 to 16, `data` (1797, 64), `target` (1797,).
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise UserError("--data digits needs scikit-learn: pip install 'asgc[supervised]'") from error
+    return datasets.load_digits()
+
+
 def digits(config: DataConfig) -> DataSet:
     """The digits of scikit-learn: 1,797 grey images of 8 x 8 pixels; of each class every fifth in a fixed order is for
     validation.
@@ -50,10 +64,6 @@ def digits(config: DataConfig) -> DataSet:
     Raises:
         UserError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UserError("--data digits needs scikit-learn: pip install 'asgc[supervised]'") from error
     found = load_digits()
     images, labels = np.round(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.int64)
     held_out = np.zeros(len(labels), bool)

@@ -29,7 +29,7 @@ from evaluation.analysis.comparisons.selection import (
     select,
 )
 from evaluation.analysis.data.dataset import Dataset
-from evaluation.analysis.data.normalization import Reference, limits_of, normalize
+from evaluation.analysis.data.normalization import Reference, limits_of, normalize, widened
 from evaluation.analysis.data.protocol import Protocol
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Columns, Table
@@ -102,20 +102,20 @@ def sensitivity(
     for name in dict.fromkeys(row["part"] for row, _ in found):
         refuse_mixed([row for row, _ in found if row["part"] == name])
     groups: dict[tuple[str, Cell, str], list[tuple[float, float]]] = defaultdict(list)
-    limits: dict[tuple[str, Cell, str], tuple[float, float]] = {}
+    protocols: dict[tuple[str, Cell, str], str] = {}
     for row, value in found:
         labels = row["part"], _cell(row), row["optimizer"]
         groups[labels].append((value, row[metric]))
-        limits[labels] = limits_of(Protocol.read(row["protocol"]).fields)
+        protocols[labels] = row["protocol"]
     result = []
     for labels, points in groups.items():
-        low, high = limits[labels]
+        limits = limits_of(Protocol.read(protocols[labels]).fields)
         for values, scores in _bins(points):
             first, last = float(values.min()), float(values.max())
             middle = first
             if first < last:
                 middle = float(np.exp(np.log(values).mean()) if first > 0 else values.mean())
-            iqm = how.estimate(interquartile_mean, scores).within(min(low, scores.min()), max(high, scores.max()))
+            iqm = how.estimate(interquartile_mean, scores).within(*widened(limits, scores))
             result.append(SensitivityRow(*labels, middle, first, last, scores.size, iqm))
     note = f"IQM of the runs, diverged ones as the worst; {how.level:.0%} intervals by the bootstrap, seed {how.seed}"
     return Table(f"{metric} score by {option}", result, note)

@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.diverged import settle
-from evaluation.analysis.data.normalization import Reference, limits_of, normalize
+from evaluation.analysis.data.normalization import Reference, limits_of, normalize, widened
 from evaluation.analysis.data.protocol import Protocol
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.stats.aggregate import Array
@@ -106,7 +106,7 @@ class Selection:
         ends = []
         for cell in cells:
             to, scores = self.references[cell.task], np.concatenate(list(self.cells[cell].values()))
-            limits = np.array([min(to.limits[0], *scores), max(to.limits[1], *scores)])  # rules may have been changed
+            limits = widened(to.limits, scores)
             ends.append(normalize(limits, to) if normalized else limits)
         return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
 

@@ -98,6 +98,11 @@ def limits_of(protocol: Mapping[str, str]) -> tuple[float, float]:
     return of_game.limits if of_game is not None else Reference.limits
 
 
+def widened(limits: tuple[float, float], scores: ArrayLike) -> tuple[float, float]:
+    """Limits that no score seen is beyond: the rules of a game may have been changed."""
+    return min(limits[0], float(np.min(scores))), max(limits[1], float(np.max(scores)))
+
+
 def letters(name: str) -> str:
     """A name as it is compared in any spelling: its letters and digits only, in small."""
     return "".join(character for character in name.lower() if character.isalnum())

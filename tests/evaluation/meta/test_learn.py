@@ -89,7 +89,8 @@ def learned(found: definition.Definition, folder: Path, engine: InProcess | None
     if found.learner.name == "evolution":
         programs = dict.fromkeys(found.tasks, ("asgc-meta",))
         journal = Journal(folder / "returns.jsonl")
-        particles = Particles(found, folder, journal, engine or InProcess(), programs)
+        own = engine or InProcess()
+        particles = Particles(found, folder, journal, lambda: own, programs)
     return learners.learn(found, folder, particles, path.add)
 
 
