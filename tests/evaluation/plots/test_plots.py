@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from evaluation.analysis.data import dataset
 from evaluation.analysis.data.run_key import RunKey
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
-from evaluation.plots import catalog, style
+from evaluation.plots import catalog, single_run, style
 from evaluation.plots.axes import axis_limits, ticks
 from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, seeds_in_words, series, write_csv
+from evaluation.plots.single_run import RunData
 from evaluation.plots.study_data import StudyData, apart, band_of
 from evaluation.plots.words import GAMES, words
+from tests.evaluation.run_trees import write_run
 from tests.evaluation.synthetic_study import EVALUATIONS, STEPS, write_study
 
 SEEDS = 3
@@ -418,3 +421,20 @@ def test_scores_and_steps_are_called_what_they_are() -> None:
     assert (images.score, images.steps, images.games) == ("top-1 accuracy, percent", "updates", False)
     assert words({"task": "wmt14", "metric": "bleu"}).evaluation == "score (BLEU)"
     assert words({"task": "of somebody's"}).score == "score"
+
+
+def test_a_run_that_classifies_plays_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", seed=1, scores=[80.0, 85.0], task="imagenet", score="top-1 accuracy, percent")
+    run = RunData(tmp_path / "run")
+    [figure] = single_run.score(run)
+    assert isinstance(figure, Figure)
+    assert (figure.panels[0].x.label, figure.panels[0].y.label) == ("updates", "top-1 accuracy, percent")
+    assert figure.caption.startswith("The score (top-1 accuracy, percent) at each scheduled evaluation")
+    assert single_run.sync_response(run) == [Omitted("sync-response", "the run has no target network")]
+
+
+def test_many_optimizers_share_no_colour_more_than_they_must() -> None:
+    known = ["asgc-adam", "asgc-sgd", "adam", "adam+clip", "sgd", "sgd+clip", "rmsprop", "adagrad"]  # two are black
+    found = style.looks([*known, *(f"mine-{i}" for i in range(8))])
+    assert set(Counter(look.colour for look in found.values()).values()) == {2}
+    assert len({(look.colour, look.dash) for look in found.values()}) == 16

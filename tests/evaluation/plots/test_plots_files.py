@@ -57,6 +57,11 @@ class TestDrawing:
         assert few.get_markevery() is many.get_markevery() is None
         assert few.get_markersize() > many.get_markersize() > 1
 
+    def test_a_line_of_one_point_is_seen(self) -> None:
+        lines = series("asgc", [1], [2], role="after"), series("asgc", [1, 2], [2, 3], role="before")
+        [axes] = drawn(Figure("f", "f", "", (Panel("", "", Axis(), Axis(), lines),)))
+        assert [line.get_marker() for line in axes.lines] == ["o", "None"]
+
     @pytest.mark.parametrize("ends", [(0.31, 0.48), (1.1, 9.0), (0.95, 96), (1e-7, 1e3)])
     def test_log_axes_have_several_labels(self, ends: tuple[float, float]) -> None:
         panel = Panel("", "", Axis(log=True), Axis(log=True), (series("asgc", ends, ends),))

@@ -168,3 +168,11 @@ def test_dropout_is_a_function_of_the_generators_state_and_differentiable() -> N
     first.sum().backward()
     assert torch.equal(x.grad, torch.ones(40, 8))  # type: ignore[arg-type]
     torch.testing.assert_close(y.grad, (first.detach() - 1) / 3)
+
+
+def test_of_equal_logits_an_evaluation_counts_one() -> None:
+    """As argmax does; the faster form in training counts all that share the highest."""
+    hidden, weight, labels = torch.zeros(7, 4), torch.ones(7, 4), torch.arange(7)
+    with torch.no_grad():
+        assert projected_loss(hidden, weight, labels, 0.1, pad=99).correct == 1
+    assert projected_loss(hidden, weight.requires_grad_(), labels, 0.1, pad=99).correct == 7

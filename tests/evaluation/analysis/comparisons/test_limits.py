@@ -71,3 +71,15 @@ def test_at_each_value_of_an_option_too(tmp_path):
     ]
     (row,) = sensitivity(dataset.load(write_study(tmp_path / "tiny", planned)), "rates")
     assert row.iqm.high == 500
+
+
+def test_a_gap_may_be_negative_and_a_spread_may_not(tmp_path):
+    planned = [run for name in ("adam", "asgc") for run in runs(name, [300.0, 310.0, 320.0, 305.0], "CartPole")]
+    folder = write_study(tmp_path / "tiny", planned)
+    for seed, path in enumerate(sorted(folder.rglob("summary.json"))):
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps(summary | {"generalization_gap": -3.0 - seed}))
+    data = dataset.load(folder)
+    for row in compare(data, baseline="adam", metric="generalization_gap", how=Bootstrap(repetitions=300)).cells:
+        assert row.iqm.low < row.iqm.value < row.iqm.high < 0
+    assert all(row.iqm.low >= 0 for row in compare(data, baseline="adam", metric="std").cells)

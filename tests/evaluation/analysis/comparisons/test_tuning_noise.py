@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from evaluation.analysis.comparisons.compare import compare
+from evaluation.analysis.comparisons.selection import select
 from evaluation.analysis.comparisons.trials import Trials
-from evaluation.analysis.comparisons.tuning_noise import _noise, contrast_tuned, lucks
+from evaluation.analysis.comparisons.tuning_noise import _noise, contrast_tuned, lucks, tuning_noise
 from evaluation.analysis.comparisons.verdicts import Contrast, Verdict, contrast, judge
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.normalization import REFERENCES
@@ -277,3 +278,24 @@ def test_what_differences_are_still_seen(gain, least):
     share, _ = claims(200, 2, gain=gain)
     print(f"\na method better by {gain:g} of the normalized score: seen in {share:.0%} of studies of two")
     assert share >= least
+
+
+def test_searches_of_one_comparison_have_luck_of_their_own(tmp_path):
+    """Two parts that tried the same, with the same results: what they would find another time is not the same."""
+    rng = np.random.default_rng(0)
+    planned = [Planned(name, seed, [0.0, *[300 + rng.normal()] * 5]) for name in ("adam", "asgc") for seed in range(8)]
+    for trial, at in enumerate((-1.0, 0.0, 0.3, 0.6)):
+        scores = [[0.0, *[300 + 100 * at + 5 * rng.normal()] * 5] for _ in range(2)]
+        for part in ("one", "two"):
+            planned += [
+                Planned("adam", 50 + seed, of, part=part, kind="search", variant=f"trial-{trial}")
+                for seed, of in enumerate(scores)
+            ]
+    tuned = {"adam": {"search": "one"}, "asgc": {"search": "two", "optimizer": "adam"}}
+    search = {"kind": "search"}
+    parts = {"one": search, "two": search, "comparison": {"kind": "compare", "tuned": tuned}}
+    with dataset.load(write_study(tmp_path / "tiny", planned, parts=parts)) as data:
+        noise = tuning_noise(data, select(data, "comparison"), QUICK)
+    (draws,) = noise.draws.values()
+    assert min(draws["adam"].std(), draws["asgc"].std()) > 10
+    assert abs(np.corrcoef(draws["adam"], draws["asgc"])[0, 1]) < 0.2
