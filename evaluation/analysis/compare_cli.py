@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Shown
 
+from evaluation.analysis.comparisons.acting import Acting, acting
 from evaluation.analysis.comparisons.best_of_k import best_of_k, curves_by_search, shown_numbers
 from evaluation.analysis.comparisons.claims import interval, number
-from evaluation.analysis.comparisons.compare import Comparison, compare
+from evaluation.analysis.comparisons.compare import BASELINES, Comparison, compare
 from evaluation.analysis.comparisons.matched import matched_grid
 from evaluation.analysis.comparisons.retention import retention
 from evaluation.analysis.comparisons.robustness import RobustnessRow, robustness
@@ -49,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     flags.option("general", "--metric", str, "final", "final, auc, last, mean_score, std, ttt_steps, ...")
     kept_of = "also: what is kept of the score of this part's plain setting"
     flags.option("general", "--keeps-of", str | None, None, kept_of)
+    plain = "of a grid: the baseline's option that steps are compared with, as optimizer.eps=1e-8"
+    flags.option("general", "--plain", str | None, None, plain)
     general.add_argument("--by-task", action="store_true", help="a sentence for each task and setting, too")
     flags.option("general", "--out", PathText | None, None, "folder for the tables as CSV")
     flags.option("statistics", "--seed", int, 0, "seed of the bootstrap", allowed="[0, 4294967295]")
@@ -120,7 +123,7 @@ def _search(dataset: Dataset, options: argparse.Namespace) -> int:
     _print_table(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title)
     console = Console(highlight=False)
     console.print(f"\n{table.note}.", markup=False, soft_wrap=True)
-    usable = single = None
+    usable = single = acts = None
     if METRICS[options.metric].kind == "score" and is_grid(dataset, options.part):
         usable = usable_range(dataset, options.part, metric=options.metric, how=how)
         _print_usable(usable)
@@ -129,15 +132,32 @@ def _search(dataset: Dataset, options: argparse.Namespace) -> int:
         if len(single):
             _print_single(single)
             console.print(f"\n{single.note}.", markup=False, soft_wrap=True)
+        names = {row.optimizer.name for row in usable}
+        if options.baseline is not None or BASELINES[0] in names:
+            beside = options.baseline or BASELINES[0]
+            acts = acting(dataset, options.part, baseline=beside, plain=_plain(options.plain), metric=options.metric)
+            _print_acting(acts)
+            console.print(f"\n{acts.note}.", markup=False, soft_wrap=True)
     for problem in dataset.left_out():
         print(problem, file=sys.stderr)
     if options.out is not None:
         _write(
             Path(options.out),
             f"{options.part}-{options.metric}",
-            {"best-of-k": table, "usable-range": usable, "single-setting": single},
+            {"best-of-k": table, "usable-range": usable, "single-setting": single, "acting": acts},
         )
     return 0
+
+
+def _plain(words: str | None) -> dict[str, Any] | None:
+    """`NAME=VALUE,NAME=VALUE` as options."""
+    if words is None:
+        return None
+    pairs = [pair.partition("=") for pair in words.split(",")]
+    try:
+        return {name.strip(): float(value) for name, _, value in pairs}
+    except ValueError:
+        raise UserError(f"--plain {words}: give NAME=NUMBER, as optimizer.eps=1e-8") from None
 
 
 def _print_scores(result: Comparison) -> None:
@@ -188,6 +208,29 @@ def _print_single(table: Table[SingleSetting]) -> None:
     )
     numbers = ("settings", "loss tuned on each task", "with one setting", "chosen elsewhere", "that setting")
     _print_table(("setting", "optimizer"), (*numbers, "loses most", "best values apart"), rows, f"\n{table.title}")
+
+
+def _print_acting(table: Table[Acting]) -> None:
+    rows = (
+        (
+            *(row.cell.task, row.cell.group, row.optimizer.name, str(row.near)),
+            *map(number, (row.clipped, row.attenuation, row.noise_to_gradient, row.step)),
+            *(f"{row.ahead} of {row.rates}", str(row.behind)),
+            f"{number(row.gain)} +- {number(row.gain_error)} at {row.gain_rate:g}",
+        )
+        for row in table
+    )
+    numbers = (
+        "near the best",
+        "clipped",
+        "attenuation",
+        "noise to gradient",
+        "step",
+        "ahead",
+        "behind",
+        "largest gain",
+    )
+    _print_table(("task", "setting", "optimizer"), numbers, rows, f"\n{table.title}")
 
 
 def _print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:

@@ -161,7 +161,7 @@ def _factor(rates: Array, usable: NDArray[np.bool_], best: int) -> float:
 def _grid(name: str, rows: Sequence[Row], metric: str) -> _Grid:
     """The scores of one search in order. `UserError`: it is not a whole grid with the same seeds everywhere."""
     options = {row["run"]: json.loads(row["options"]) for row in rows}
-    varied = _varied(list(options.values()))
+    varied = varied_options(list(options.values()))
     points: dict[tuple[float, str], dict[int, float]] = defaultdict(dict)
     for row in rows:
         held = {key: options[row["run"]].get(key) for key in varied if key != LEARNING_RATE}
@@ -175,7 +175,7 @@ def _grid(name: str, rows: Sequence[Row], metric: str) -> _Grid:
     return _Grid(np.array(rates), np.array(scores, dtype=float))
 
 
-def _varied(options: Sequence[Mapping[str, object]]) -> list[str]:
+def varied_options(options: Sequence[Mapping[str, object]]) -> list[str]:
     """The options that differ between the trials."""
     names = {name for one in options for name in one}
     return sorted(name for name in names if len({json.dumps(one.get(name)) for one in options}) > 1)

@@ -1,0 +1,133 @@
+"""What acts and what is ahead at equal learning rate, against numbers by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from evaluation.analysis.comparisons.acting import Acting, acting
+from evaluation.analysis.data import dataset
+from evaluation.analysis.data.normalization import REFERENCES
+from evaluation.cli.errors import UserError
+from evaluation.main import main
+from tests.evaluation.run_trees import Planned, write_gradients, write_study
+
+RATES, EPS = (1e-3, 1e-2), (1e-8, 1.0)
+# Means at (lr, option) in order: (1e-3, first), (1e-3, second), (1e-2, first), (1e-2, second); seeds at -10, 0, 10.
+ADAM, ASGC = (300, 280, 200, 350), (400, 100, 340, 330)
+WIDTH = REFERENCES["CartPole"].high - REFERENCES["CartPole"].low
+ERROR = math.hypot(10 / math.sqrt(3), 10 / math.sqrt(3))  # of a difference
+
+
+def trials(optimizer: str, means: tuple[int, ...], option: str, values: tuple[float, ...] = EPS) -> list[Planned]:
+    return [
+        Planned(
+            optimizer, seed, [0.0, *[means[at] + 10 * (seed - 2)] * 5], part="tuning", kind="search", lr=lr,
+            variant=f"trial-{at:03d}", options={option: value},
+        )
+        for at, (lr, value) in enumerate(itertools.product(RATES, values))
+        for seed in (1, 2, 3)
+    ]  # fmt: skip
+
+
+def record(folder: Path, run: Planned, step: float, clipped: float, attenuation: float = 1.0) -> None:
+    """Two layers, of which the head is clipped half as often."""
+    path = write_gradients(folder / run.path, update_to_weight=step, updates=9)
+    rows = [
+        row
+        | {"clipped": clipped / (1 + (row["layer"] == "head.weight")), "attenuation": attenuation}
+        | {"noise_std": 0.0, "grad_rms": 1.0}
+        for row in pyarrow.parquet.read_table(path).to_pylist()
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return study(tmp_path / "tiny", ASGC)
+
+
+def study(folder: Path, means: tuple[int, ...]) -> Path:
+    adam, asgc = trials("adam", ADAM, "optimizer.eps"), trials("asgc", means, "optimizer.clip_factor")
+    other = [Planned("sgd", seed, [0.0, *[10] * 5], part="tuning", kind="search", lr=1.0) for seed in (1, 2, 3)]
+    space = {
+        "optimizer.lr": {"choices": list(RATES), "optimizers": ["adam", "asgc"]},
+        "optimizer.eps": {"choices": list(EPS), "optimizers": ["adam"]},
+    }
+    part = {"kind": "search", "sampler": "grid", "space": space}
+    write_study(folder, [*adam, *asgc, *other], parts={"tuning": part})
+    for run in adam:
+        record(folder, run, {1e-8: 1e-3, 1.0: 1e-4}[run.options["optimizer.eps"]] * (1 + (run.lr == 1e-2)), 0.0)
+    for run in asgc:  # only its best setting is within 5 % of its best: what the others did does not count
+        best = run.lr == 1e-3 and run.options["optimizer.clip_factor"] == 1e-8
+        record(folder, run, 8e-4 if best else 5e-2, 0.2 if best else 1.0, 0.7 if best else 0.1)
+    return folder
+
+
+def rows(folder: Path, **how: object) -> tuple[dict[str, Acting], str]:
+    with dataset.load(folder) as data:
+        table = acting(data, "tuning", **how)  # type: ignore[arg-type]
+    return {row.optimizer.name: row for row in table}, table.note
+
+
+def test_what_acts_near_the_best_and_is_ahead_at_equal_rates(folder: Path) -> None:
+    found, note = rows(folder, plain={"optimizer.eps": 1e-8})
+    asgc, adam = found["asgc"], found["adam"]
+    assert (asgc.best, asgc.near, asgc.rates) == (400, 1, 2)
+    assert (asgc.clipped, asgc.attenuation, asgc.noise_to_gradient) == pytest.approx((0.2, 0.7, 0))
+    assert asgc.step == pytest.approx(0.8)  # of Adam's with eps 1e-8 at the same rate
+    # 400 against 300 at 1e-3; 340 against 350 at 1e-2, by more than the seeds' error of 8.2.
+    assert (asgc.ahead, asgc.behind, asgc.gain_rate) == (1, 1, 1e-3)
+    assert (asgc.gain, asgc.gain_error) == pytest.approx((100 / WIDTH, ERROR / WIDTH))
+    assert (adam.clipped, adam.ahead, adam.behind) == (0, 0, 0)
+    assert math.isnan(adam.gain)
+    assert adam.step == pytest.approx(0.1)  # its best has an eps of 1, which acts
+    assert "sgd has other learning rates than adam: left out" in note
+    assert "sgd" not in found
+
+
+@pytest.mark.parametrize(("best", "ahead", "behind"), [(341, 0, 1), (342, 0, 0), (358, 0, 0), (359, 1, 0)])
+def test_a_difference_within_the_seeds_error_of_8_is_neither(
+    tmp_path: Path, best: int, ahead: int, behind: int
+) -> None:
+    """At 1e-2, where Adam has 350; at 1e-3 both have 300."""
+    found, _ = rows(study(tmp_path / "tiny", (300, 100, 340, best)))
+    assert (found["asgc"].ahead, found["asgc"].behind) == (ahead, behind)
+
+
+def test_without_plain_options_steps_are_not_compared(folder: Path) -> None:
+    found, _ = rows(folder)
+    assert all(math.isnan(row.step) for row in found.values())
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="no runs of 'lion'"):
+        rows(folder, baseline="lion")
+    with pytest.raises(UserError, match=r'adam on .* was not tried with \{"optimizer.eps": 0.5\}'):
+        rows(folder, plain={"optimizer.eps": 0.5})
+    with pytest.raises(UserError, match="not for 'std'"):
+        rows(folder, metric="std")
+
+
+def test_the_command_shows_and_writes_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = folder / "runs.jsonl"  # without sgd: a grid of one rate is none
+    index.write_text("".join(f"{line}\n" for line in index.read_text().splitlines() if "/sgd/" not in line))
+    shutil.move(folder / "tuning" / "CartPole" / "plain" / "sgd", tmp_path)
+    arguments = ["compare", str(folder), "--part", "tuning", "--repetitions", "200", "--out", str(tmp_path)]
+    assert main([*arguments, "--plain", "optimizer.eps=1e-8"]) == 0
+    out = capsys.readouterr().out
+    assert "What acts, and what is ahead of adam at equal learning rate" in out
+    assert "1 of 2" in out
+    assert "gain_error" in (tmp_path / "tuning-final-acting.csv").read_text().splitlines()[0]
+
+
+def test_options_that_are_no_numbers_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "tuning" / "CartPole" / "plain" / "sgd")
+    assert main(["compare", str(folder), "--part", "tuning", "--repetitions", "200", "--plain", "eps"]) == 2
+    assert "--plain eps: give NAME=NUMBER, as optimizer.eps=1e-8" in capsys.readouterr().err
