@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table as Shown
 
 from evaluation.analysis.comparisons.acting import Acting, acting
-from evaluation.analysis.comparisons.best_of_k import best_of_k, curves_by_search, shown_numbers
+from evaluation.analysis.comparisons.best_of_k import BestOfRow, best_of_k, curves_by_search, shown_numbers
 from evaluation.analysis.comparisons.claims import interval, number
 from evaluation.analysis.comparisons.compare import BASELINES, Comparison, compare
 from evaluation.analysis.comparisons.matched import matched_grid
@@ -64,9 +65,10 @@ def main(argv: Sequence[str]) -> int:
     how: dict[str, Any] = {"metric": options.metric}
     how["how"] = Bootstrap(options.seed, options.level, options.repetitions)
     kept = near = matched = None
+    beside = _plain(options.plain)
     with load(results(options.study)) as dataset:
         if part_kinds(dataset).get(options.part) == "search":
-            return _search(dataset, options)
+            return _search(dataset, options, beside)
         result = compare(dataset, options.part, baseline=options.baseline, **how)
         problems = dataset.left_out()
         if options.keeps_of is not None:
@@ -106,46 +108,30 @@ def _write(folder: Path, prefix: str, tables: Mapping[str, Table[Any] | None]) -
             print(path)
 
 
-def _search(dataset: Dataset, options: argparse.Namespace) -> int:
+def _search(dataset: Dataset, options: argparse.Namespace, plain: Mapping[str, Any] | None) -> int:
     """Of a part of kind search: what the best of k trials reach; of a grid, what learning rates are usable, too."""
     how = Bootstrap(options.seed, options.level, options.repetitions)
-    table = best_of_k(dataset, options.part, metric=options.metric, how=how)
-    numbers = shown_numbers(table)
-    rows = (
-        (
-            cell.task or "all",
-            cell.group,
-            method.name,
-            *(interval(curve[k].shown) if k in curve else "" for k in numbers),
-        )
-        for (cell, method), curve in curves_by_search(table).items()
-    )
-    _print_table(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title)
-    console = Console(highlight=False)
-    console.print(f"\n{table.note}.", markup=False, soft_wrap=True)
+    part, metric = options.part, options.metric
+    table = best_of_k(dataset, part, metric=metric, how=how)
     usable = single = acts = None
-    if METRICS[options.metric].kind == "score" and is_grid(dataset, options.part):
-        usable = usable_range(dataset, options.part, metric=options.metric, how=how)
+    if METRICS[metric].kind == "score" and is_grid(dataset, part):
+        usable = usable_range(dataset, part, metric=metric, how=how)
+        single = single_setting(dataset, part, metric=metric, how=how)
+        beside = options.baseline or BASELINES[0]
+        if options.baseline or beside in (row.optimizer.name for row in usable):
+            acts = acting(dataset, part, baseline=beside, plain=plain, metric=metric)
+    _print_trials(table)
+    if usable is not None:
         _print_usable(usable)
-        console.print(f"\n{usable.note}.", markup=False, soft_wrap=True)
-        single = single_setting(dataset, options.part, metric=options.metric, how=how)
-        if len(single):
-            _print_single(single)
-            console.print(f"\n{single.note}.", markup=False, soft_wrap=True)
-        names = {row.optimizer.name for row in usable}
-        if options.baseline is not None or BASELINES[0] in names:
-            beside = options.baseline or BASELINES[0]
-            acts = acting(dataset, options.part, baseline=beside, plain=_plain(options.plain), metric=options.metric)
-            _print_acting(acts)
-            console.print(f"\n{acts.note}.", markup=False, soft_wrap=True)
+    if single:  # has records
+        _print_single(single)
+    if acts is not None:
+        _print_acting(acts)
     for problem in dataset.left_out():
         print(problem, file=sys.stderr)
     if options.out is not None:
-        _write(
-            Path(options.out),
-            f"{options.part}-{options.metric}",
-            {"best-of-k": table, "usable-range": usable, "single-setting": single, "acting": acts},
-        )
+        tables = {"best-of-k": table, "usable-range": usable, "single-setting": single, "acting": acts}
+        _write(Path(options.out), f"{part}-{metric}", tables)
     return 0
 
 
@@ -184,6 +170,23 @@ def _print_near(table: Table[RobustnessRow]) -> None:
     _print_table(("task", "setting", "optimizer"), ("settings", "best", "near the best", "area"), rows, title)
 
 
+def _print_trials(table: Table[BestOfRow]) -> None:
+    numbers = shown_numbers(table)
+    rows = (
+        (
+            *(cell.task or "all", cell.group, method.name),
+            *(interval(curve[k].shown) if k in curve else "" for k in numbers),
+        )
+        for (cell, method), curve in curves_by_search(table).items()
+    )
+    _print_table(("task", "setting", "method"), [f"best of {k}" for k in numbers], rows, table.title)
+    _print_note(table)
+
+
+def _print_note(table: Table[Any]) -> None:
+    Console(highlight=False).print(f"\n{table.note}.", markup=False, soft_wrap=True)
+
+
 def _print_usable(table: Table[UsableRange]) -> None:
     rows = (
         (
@@ -195,6 +198,7 @@ def _print_usable(table: Table[UsableRange]) -> None:
     )
     numbers = ("best", "at", "near: within", "usable share", "factor", "as tuned: share", "factor")
     _print_table(("task", "setting", "optimizer"), numbers, rows, f"\n{table.title}")
+    _print_note(table)
 
 
 def _print_single(table: Table[SingleSetting]) -> None:
@@ -208,6 +212,7 @@ def _print_single(table: Table[SingleSetting]) -> None:
     )
     numbers = ("settings", "loss tuned on each task", "with one setting", "chosen elsewhere", "that setting")
     _print_table(("setting", "optimizer"), (*numbers, "loses most", "best values apart"), rows, f"\n{table.title}")
+    _print_note(table)
 
 
 def _print_acting(table: Table[Acting]) -> None:
@@ -216,7 +221,7 @@ def _print_acting(table: Table[Acting]) -> None:
             *(row.cell.task, row.cell.group, row.optimizer.name, str(row.near)),
             *map(number, (row.clipped, row.attenuation, row.noise_to_gradient, row.step)),
             *(f"{row.ahead} of {row.rates}", str(row.behind)),
-            f"{number(row.gain)} +- {number(row.gain_error)} at {row.gain_rate:g}",
+            "" if math.isnan(row.gain) else f"{number(row.gain)} +- {number(row.gain_error)} at {row.gain_rate:g}",
         )
         for row in table
     )
@@ -231,6 +236,7 @@ def _print_acting(table: Table[Acting]) -> None:
         "largest gain",
     )
     _print_table(("task", "setting", "optimizer"), numbers, rows, f"\n{table.title}")
+    _print_note(table)
 
 
 def _print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:

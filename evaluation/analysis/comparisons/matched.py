@@ -140,7 +140,7 @@ def _measures(dataset: Dataset) -> list[Measure]:
     return [(EARLY, dataset.early_steps()), (WHOLE, dataset.effective_steps())]
 
 
-def _median_step(steps: Mapping[str, float], runs: Sequence[str]) -> float:
+def median_step(steps: Mapping[str, float], runs: Sequence[str]) -> float:
     """The median effective step of runs; NaN where it is not known."""
     known = [steps[run] for run in runs if steps.get(run)]
     return float(np.median(known)) if known else math.nan
@@ -205,11 +205,9 @@ def matched_steps(
         for method in (method for method in methods if chosen in methods and method != chosen):
             pair = methods[method], methods[chosen]
             measure, steps = next(
-                one
-                for one in measures
-                if one[0] == RATE or not any(math.isnan(_median_step(one[1], of)) for of in pair)
+                one for one in measures if one[0] == RATE or not any(math.isnan(median_step(one[1], of)) for of in pair)
             )
-            step, baseline_step = (_median_step(steps, runs) for runs in pair)
+            step, baseline_step = (median_step(steps, runs) for runs in pair)
             own = Setting("", step, selection.cells[cell][method])
             others = _settings_like(every[methods[chosen][0]], every.values(), metric, steps)
             (found,) = match([own], others, floor)
@@ -238,7 +236,7 @@ def _settings_like(like: Row, rows: Iterable[Row], metric: str, steps: Mapping[s
             settings[row["part"], row["variant"]].append(row)
     found = []
     for names, some in settings.items():
-        step = _median_step(steps, [row["run"] for row in some])
+        step = median_step(steps, [row["run"] for row in some])
         found.append(Setting(" ".join(names), step, np.array([row[metric] for row in some], dtype=np.float64)))
     return found
 
@@ -332,7 +330,7 @@ def _grid(selection: Selection, steps: Mapping[str, float]) -> Grid:
     for cell, methods in selection.cells.items():
         for method, values in methods.items():
             scores = np.clip(normalize(values, selection.references[cell.task]), 0.0, 1.0)
-            step = _median_step(steps, selection.runs[cell][method])
+            step = median_step(steps, selection.runs[cell][method])
             grid[replace(cell, point="")][method].append(Setting(cell.point, step, scores))
     return grid
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,11 +53,14 @@ class UsableRange:
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """Scores (S, L, O) of S seeds at each of L rates, in order, with each of O settings of the other options."""
+class Grid:
+    """A search that tried O settings of the other options (`others`) at each of L rates, in order, with S seeds:
+    `scores` (S, L, O) of `runs` (S, L, O)."""
 
     rates: Array
+    others: Sequence[Mapping[str, Any]]
     scores: Array
+    runs: NDArray[np.object_]
 
     @property
     def best(self) -> tuple[int, int]:
@@ -89,30 +92,41 @@ def usable_range(
     grid, or `metric` is no score.
     """
     refuse_no_score(metric, "the usable range is")
-    cells: dict[Cell, dict[Method, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in trial_rows(dataset, part, metric, "grids"):
-        cells[Cell(row["task"], row["setting"])][Method(row["optimizer"])].append(row)
     how = replace(how, tasks=False)
     result: list[UsableRange] = []
     notes: list[str] = []
-    for cell, methods in cells.items():
-        grids = {method: _grid(f"{method} on {cell}", runs, metric) for method, runs in methods.items()}
-        of_any = max(float(grid.scores.mean(axis=0).max()) for grid in grids.values())
-        amount = near if near is not None else _near(dataset, cell.task, methods.values(), notes)
-        result += [_row(part, cell, method, grid, of_any, amount, how) for method, grid in grids.items()]
+    for cell, (found, rows) in grids(dataset, part, metric).items():
+        of_any = max(float(grid.scores.mean(axis=0).max()) for grid in found.values())
+        amount = near if near is not None else _near(dataset, rows, notes)
+        result += [_row(part, cell, method, grid, of_any, amount, how) for method, grid in found.items()]
     note = "; ".join([f"{how.level:.0%} intervals by the bootstrap over the seeds of each point, {how}", *notes])
     return Table(f"Learning rates at which the {metric} score is near that of the best method", result, note)
 
 
-def _near(dataset: Dataset, task: str, methods: Iterable[Sequence[Row]], notes: list[str]) -> float:
+def grids(dataset: Dataset, part: str, metric: str) -> dict[Cell, tuple[dict[Method, Grid], list[Row]]]:
+    """Of every cell of a part of kind search the grid of each method, and all rows. `UserError`: the part is no search,
+    or a search is no whole grid."""
+    cells: dict[Cell, list[Row]] = defaultdict(list)
+    for row in trial_rows(dataset, part, metric, "grids"):
+        cells[Cell(row["task"], row["setting"])].append(row)
+    found = {}
+    for cell, rows in cells.items():
+        methods: dict[Method, list[Row]] = defaultdict(list)
+        for row in rows:
+            methods[Method(row["optimizer"])].append(row)
+        found[cell] = {name: _grid(f"{name} on {cell}", own, metric) for name, own in methods.items()}, rows
+    return found
+
+
+def _near(dataset: Dataset, rows: Sequence[Row], notes: list[str]) -> float:
     given: Mapping[str, Any] = dataset.definition.get("near") or {}
-    if task in given:
+    if (task := rows[0]["task"]) in given:
         return float(given[task])
-    to = task_reference(dataset, [row for runs in methods for row in runs], notes)
+    to = task_reference(dataset, rows, notes)
     return NEAR * (to.high - to.low)
 
 
-def _row(part: str, cell: Cell, method: Method, grid: _Grid, of_any: float, near: float, how: Bootstrap) -> UsableRange:
+def _row(part: str, cell: Cell, method: Method, grid: Grid, of_any: float, near: float, how: Bootstrap) -> UsableRange:
     rate, other = grid.best
     bound = of_any - near
     means = grid.scores.mean(axis=0)
@@ -133,7 +147,7 @@ def _row(part: str, cell: Cell, method: Method, grid: _Grid, of_any: float, near
     )
 
 
-def _share(grid: _Grid, bound: float, other: int | None) -> Statistic:
+def _share(grid: Grid, bound: float, other: int | None) -> Statistic:
     """Of scores (S, L * O): the share of rates that reach the bound, with the best other options or with these."""
     shape = grid.scores.shape[1:]
 
@@ -158,24 +172,26 @@ def _factor(rates: Array, usable: NDArray[np.bool_], best: int) -> float:
     return float(rates[high] / rates[low])
 
 
-def _grid(name: str, rows: Sequence[Row], metric: str) -> _Grid:
+def _grid(name: str, rows: Sequence[Row], metric: str) -> Grid:
     """The scores of one search in order. `UserError`: it is not a whole grid with the same seeds everywhere."""
     options = {row["run"]: json.loads(row["options"]) for row in rows}
-    varied = varied_options(list(options.values()))
-    points: dict[tuple[float, str], dict[int, float]] = defaultdict(dict)
+    varied = _varied(list(options.values()))
+    points: dict[tuple[float, str], dict[int, Row]] = defaultdict(dict)
     for row in rows:
         held = {key: options[row["run"]].get(key) for key in varied if key != LEARNING_RATE}
-        points[float(row["lr"]), json.dumps(held, sort_keys=True)][row["seed"]] = row[metric]
+        points[float(row["lr"]), json.dumps(held, sort_keys=True)][row["seed"]] = row
     rates, others = sorted({rate for rate, _ in points}), sorted({other for _, other in points})
-    seeds = sorted({seed for scores in points.values() for seed in scores})
-    whole = all(len(scores) == len(seeds) for scores in points.values()) and len(rates) > 1
+    seeds = sorted({seed for runs in points.values() for seed in runs})
+    whole = all(len(runs) == len(seeds) for runs in points.values()) and len(rates) > 1
     if not whole or len(points) != len(rates) * len(others) or len(rows) != len(points) * len(seeds):
         raise UserError(f"the search of {name} is no whole grid over the learning rate, or not finished")
-    scores = [[[points[rate, other][seed] for other in others] for rate in rates] for seed in seeds]
-    return _Grid(np.array(rates), np.array(scores, dtype=float))
+    of_points = [[[points[rate, other][seed] for other in others] for rate in rates] for seed in seeds]
+    scores, runs = ([[[row[name] for row in at] for at in of] for of in of_points] for name in (metric, "run"))
+    every = [json.loads(other) for other in others]
+    return Grid(np.array(rates), every, np.array(scores, dtype=float), np.array(runs, dtype=object))
 
 
-def varied_options(options: Sequence[Mapping[str, object]]) -> list[str]:
+def _varied(options: Sequence[Mapping[str, object]]) -> list[str]:
     """The options that differ between the trials."""
     names = {name for one in options for name in one}
     return sorted(name for name in names if len({json.dumps(one.get(name)) for one in options}) > 1)
