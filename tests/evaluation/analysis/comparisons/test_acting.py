@@ -37,11 +37,12 @@ def trials(optimizer: str, means: tuple[int, ...], option: str, values: tuple[fl
 
 
 def record(folder: Path, run: Planned, step: float, clipped: float, attenuation: float = 1.0) -> None:
-    """Two layers, of which the head is clipped half as often."""
+    """Two layers, of which the head is clipped half as often and attenuated to 0.9 at least."""
     path = write_gradients(folder / run.path, update_to_weight=step, updates=9)
+    head = {"clipped": clipped / 2, "attenuation": max(attenuation, 0.9)}
     rows = [
         row
-        | {"clipped": clipped / (1 + (row["layer"] == "head.weight")), "attenuation": attenuation}
+        | ({"clipped": clipped, "attenuation": attenuation} if row["layer"] == "hidden.weight" else head)
         | {"noise_std": 0.0, "grad_rms": 1.0}
         for row in pyarrow.parquet.read_table(path).to_pylist()
     ]
@@ -127,3 +128,26 @@ def test_the_command_shows_and_writes_it(folder: Path, tmp_path: Path, capsys: p
 def test_options_that_are_no_numbers_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(folder), "--part", "tuning", "--repetitions", "200", "--plain", "eps"]) == 2
     assert "--plain eps: give NAME=NUMBER, as optimizer.eps=1e-8" in capsys.readouterr().err
+
+
+def test_over_several_settings_near_the_best_the_farthest_step_and_the_means_of_all_records(tmp_path: Path) -> None:
+    adam = trials("adam", ADAM, "optimizer.eps")
+    asgc = trials("asgc", (305, 304, 380, 390), "optimizer.clip_factor")  # the last two are near the best
+    part = {"kind": "search", "sampler": "grid", "space": {}}
+    folder = write_study(tmp_path / "tiny", [*adam, *asgc], parts={"tuning": part})
+    for run in adam:
+        record(folder, run, 1e-3, 0.0)
+    for run in asgc:
+        first = run.options["optimizer.clip_factor"] == EPS[0]
+        record(folder, run, 5e-4 if first else 1.2e-3, math.nan if run.seed == 1 else 0.1 * run.seed)
+    near = next(run for run in asgc if run.lr == 1e-2 and run.seed == 3)
+    more = write_gradients(folder / near.path, update_to_weight=5e-4, updates=1, number=1, first=10)
+    rows_of = pyarrow.parquet.read_table(more).to_pylist()
+    changed = [row | {"clipped": 1.0, "attenuation": 1.0, "noise_std": 0.0, "grad_rms": 1.0} for row in rows_of]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(changed), more)
+    found, _ = rows(folder, plain={"optimizer.eps": 1e-8})
+    asgc_row = found["asgc"]
+    assert (asgc_row.near, asgc_row.ahead, asgc_row.gain_rate) == (2, 1, 1e-2)
+    assert asgc_row.step == pytest.approx(0.5)
+    # Of ten records of the third seed and nine of the second; the first has none that is a number.
+    assert asgc_row.clipped == pytest.approx((9 * 0.2 + 9 * 0.3 + 1.0) / 19, rel=1e-3)  # three digits
