@@ -51,8 +51,6 @@ def main(argv: Sequence[str]) -> int:
     flags.option("general", "--metric", str, "final", "final, auc, last, mean_score, std, ttt_steps, ...")
     kept_of = "also: what is kept of the score of this part's plain setting"
     flags.option("general", "--keeps-of", str | None, None, kept_of)
-    plain = "of a grid: the baseline's option that steps are compared with, as optimizer.eps=1e-8"
-    flags.option("general", "--plain", str | None, None, plain)
     general.add_argument("--by-task", action="store_true", help="a sentence for each task and setting, too")
     flags.option("general", "--out", PathText | None, None, "folder for the tables as CSV")
     flags.option("statistics", "--seed", int, 0, "seed of the bootstrap", allowed="[0, 4294967295]")
@@ -65,10 +63,9 @@ def main(argv: Sequence[str]) -> int:
     how: dict[str, Any] = {"metric": options.metric}
     how["how"] = Bootstrap(options.seed, options.level, options.repetitions)
     kept = near = matched = None
-    beside = _plain(options.plain)
     with load(results(options.study)) as dataset:
         if part_kinds(dataset).get(options.part) == "search":
-            return _search(dataset, options, beside)
+            return _search(dataset, options)
         result = compare(dataset, options.part, baseline=options.baseline, **how)
         problems = dataset.left_out()
         if options.keeps_of is not None:
@@ -108,7 +105,7 @@ def _write(folder: Path, prefix: str, tables: Mapping[str, Table[Any] | None]) -
             print(path)
 
 
-def _search(dataset: Dataset, options: argparse.Namespace, plain: Mapping[str, Any] | None) -> int:
+def _search(dataset: Dataset, options: argparse.Namespace) -> int:
     """Of a part of kind search: what the best of k trials reach; of a grid, what learning rates are usable, too."""
     how = Bootstrap(options.seed, options.level, options.repetitions)
     part, metric = options.part, options.metric
@@ -119,7 +116,7 @@ def _search(dataset: Dataset, options: argparse.Namespace, plain: Mapping[str, A
         single = single_setting(dataset, part, metric=metric, how=how)
         beside = options.baseline or BASELINES[0]
         if options.baseline or beside in (row.optimizer.name for row in usable):
-            acts = acting(dataset, part, baseline=beside, plain=plain, metric=metric)
+            acts = acting(dataset, part, baseline=beside, metric=metric)
     _print_trials(table)
     if usable is not None:
         _print_usable(usable)
@@ -133,17 +130,6 @@ def _search(dataset: Dataset, options: argparse.Namespace, plain: Mapping[str, A
         tables = {"best-of-k": table, "usable-range": usable, "single-setting": single, "acting": acts}
         _write(Path(options.out), f"{part}-{metric}", tables)
     return 0
-
-
-def _plain(words: str | None) -> dict[str, Any] | None:
-    """`NAME=VALUE,NAME=VALUE` as options."""
-    if words is None:
-        return None
-    pairs = [pair.partition("=") for pair in words.split(",")]
-    try:
-        return {name.strip(): float(value) for name, _, value in pairs}
-    except ValueError:
-        raise UserError(f"--plain {words}: give NAME=NUMBER, as optimizer.eps=1e-8") from None
 
 
 def _print_scores(result: Comparison) -> None:

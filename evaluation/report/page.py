@@ -9,11 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from evaluation.analysis.comparisons.acting import acting, plain_methods
 from evaluation.analysis.comparisons.best_of_k import best_of_k
 from evaluation.analysis.comparisons.clipping import clipping
 from evaluation.analysis.comparisons.matched import matched_grid, matched_steps
 from evaluation.analysis.comparisons.robustness import robustness
 from evaluation.analysis.comparisons.single_setting import single_setting
+from evaluation.analysis.comparisons.trials import objective
 from evaluation.analysis.comparisons.usable_range import is_grid, usable_range
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
@@ -108,6 +110,7 @@ def gather(study: StudyData) -> Contents:
         ("best of k trials", _best_of_k, "search"),
         ("usable learning rates", _usable_range, "search"),
         ("one setting for all tasks", _single_setting, "search"),
+        ("what acts", _acting, "search"),
         ("robustness", _robustness, "grid", "robustness"),
         ("clipping", _clipping, "compare", "ablation"),
         ("matched step sizes", _matched_grid, "grid"),
@@ -152,7 +155,8 @@ def _best_of_k(study: StudyData, part: Part) -> list[Sheet]:
 def _usable_range(study: StudyData, part: Part) -> list[Sheet]:
     if not is_grid(study.data, part.name):
         return []
-    table = usable_range(study.data, part.name, how=Bootstrap(study.how.seed))
+    metric = objective(study.data, part.name)
+    table = usable_range(study.data, part.name, metric=metric, how=Bootstrap(study.how.seed))
     found = sections.sheet("usable learning rates", part.name, table, sections.USABLE_RANGE, method="optimizer")
     found.lines.sort(key=lambda line: study.place(line.runs))
     return [found]
@@ -161,12 +165,27 @@ def _usable_range(study: StudyData, part: Part) -> list[Sheet]:
 def _single_setting(study: StudyData, part: Part) -> list[Sheet]:
     if not is_grid(study.data, part.name):
         return []
-    table = single_setting(study.data, part.name, how=Bootstrap(study.how.seed))
+    metric = objective(study.data, part.name)
+    table = single_setting(study.data, part.name, metric=metric, how=Bootstrap(study.how.seed))
     if not len(table):
         return []
     found = sections.sheet("one setting", part.name, table, sections.SINGLE_SETTING, method="optimizer")
     found.lines.sort(key=lambda line: study.place(line.runs))
     return [found]
+
+
+def _acting(study: StudyData, part: Part) -> list[Sheet]:
+    """Beside each method that the definition calls plain; beside the baseline where it names none of the part's."""
+    if not is_grid(study.data, part.name):
+        return []
+    names = {row["optimizer"] for row in study.of(part)}
+    found = []
+    for name in [name for name in plain_methods(study.data) if name in names] or [str(study.baseline(part))]:
+        table = acting(study.data, part.name, baseline=name, metric=objective(study.data, part.name))
+        one = sections.sheet(f"acting-{name}", part.name, table, sections.ACTING, method="optimizer")
+        one.lines.sort(key=lambda line: study.place(line.runs))
+        found.append(one)
+    return found
 
 
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:

@@ -361,6 +361,22 @@ SINGLE_SETTING: tuple[Column, ...] = (
     ("loss there", "", "worst"),
     ("best values apart", "the largest by the smallest of the tasks' own best values", "apart"),
 )
+ACTING: tuple[Column, ...] = (
+    *(TASK, SETTING),
+    ("optimizer", "", "optimizer"),
+    ("best", "best setting's score, mean over the seeds", "best"),
+    ("near the best", "settings within 5 % of the reference range of it, of which the next four tell", "near"),
+    ("clipped", "share, of the layer that is clipped most", "clipped"),
+    ("attenuation", "clipped gradient over gradient, of the layer where it is least", "attenuation"),
+    ("noise / gradient", "root mean squares, of the layer where it is most", "noise_to_gradient"),
+    ("step", "effective step by the plain baseline's at the same rate, the one farthest from 1", "step"),
+    ("ahead", "learning rates at which it is ahead of the baseline", "ahead"),
+    ("behind", "learning rates at which it is behind", "behind"),
+    ("of", "learning rates tried", "rates"),
+    ("largest gain", "over the baseline at one rate, in reference ranges", "gain"),
+    ("its error", "standard error by the seeds", "gain_error"),
+    ("at", "learning rate of it", "gain_rate"),
+)
 ROBUSTNESS: tuple[Column, ...] = (
     *(TASK, SETTING),
     ("optimizer", "", "optimizer"),

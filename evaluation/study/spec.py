@@ -10,6 +10,7 @@
     optimizers: {adam: {optimizer.name: adam}, asgc: {optimizer: {name: asgc, rule: adam}}}
     seconds: {CartPole: 12}             # what a run costs, for --dry-run, until one has finished
     references: {CartPole: [20, 500]}   # scores that count as 0 and 1, where none are published
+    plain: {adam: {optimizer.eps: 1e-8}}  # what grids are compared with at equal rate, and how it is but its rule
     parts:
       tuning:     {kind: search, settings: [plain], trials: 16, seeds: [1, 2],
                    space: {optimizer.lr: {low: 1e-5, high: 1}}}
@@ -51,7 +52,7 @@ DEFAULT = "default"  # the name of the one setting or variant where there are no
 NAMES = ("name", "question", "note", "tasks", "settings", "optimizers", "tuned", "tuned_setting")  # also 010 and null
 _TOP = (
     *("name", "question", "budget", "program", "programs", "options", "tasks", "settings", "optimizers"),
-    *("seconds", "near", "references", "parts"),
+    *("seconds", "near", "references", "plain", "parts"),
 )
 _PART = (
     *("kind", "tasks", "settings", "optimizers", "seeds", "options", "given", "note"),
@@ -200,6 +201,9 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     _seeds_apart(parts, entry.faults)
     seconds = entry.numbers("seconds", layers["tasks"], "a number of seconds for one of the tasks")
     entry.numbers("near", layers["tasks"], "a difference of scores for one of the tasks")  # read by `usable_range`
+    plain = entry.layers("plain")  # read by `acting`
+    for optimizer in sorted(plain.keys() - layers["optimizers"].keys()):
+        entry.fault(f"plain.{optimizer}", ": must be one of the optimizers")
     programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
     of_some = entry.child("programs")
     for task, value in of_some.values.items():

@@ -1,7 +1,7 @@
 """Does a mechanism act at all where its method is good, and is it ahead at equal learning rate? Of whole grids.
 
     acting(data, "grid")                                          # beside adam
-    acting(data, "grid", baseline="sgd+clip", plain={"optimizer.max_norm": 10})
+    acting(data, "grid", baseline="sgd+clip", metric="auc")
 
 What never acts is the base rule under another name; what acts and is never ahead of the baseline at the same rate is
 not worth its options. A method is ahead at a rate with the best of its other options, of as many as the baseline has.
@@ -27,6 +27,7 @@ from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.aggregate import Array
 from evaluation.cli.errors import UserError
+from evaluation.study.entry import flatten
 
 MEASURES = ("clipped", "attenuation", "noise_to_gradient")
 # Run -> of each layer and phase its number of regular records and the means of `MEASURES` over them.
@@ -40,7 +41,8 @@ class Acting:
 
     `near` counts these settings. Over them and over layers: `clipped` is the largest share clipped, `attenuation` the
     smallest factor, `noise_to_gradient` the largest, of means over the records of all seeds; `step` is the median
-    effective step by the baseline's at the same rate and its plain options, the one farthest from 1. NaN: not recorded.
+    effective step by the baseline's at the same rate and its plain options, the one farthest from 1. NaN: not recorded,
+    or the study's definition says nothing of the baseline under `plain`.
     `ahead` and `behind` count the `rates` at which the best of the other options is above or below that of the baseline
     by more than the standard error of the difference by the seeds; `gain` is the difference at `gain_rate`, where it is
     largest, with its `gain_error`, in shares of the reference range.
@@ -68,23 +70,22 @@ def acting(
     part: str,
     *,
     baseline: str = "adam",
-    plain: Mapping[str, Any] | None = None,
     metric: str = "final",
 ) -> Table[Acting]:
     """Every method of a part's grids, on every task and in every setting, beside the baseline.
 
     Args:
         part: of kind search, with `sampler: grid`.
-        plain: options of the baseline with which it does nothing but its rule, by their full names; steps are compared
-            with those. None: they are not.
         metric: a score.
 
-    Methods with other learning rates than the baseline's are left out, with a note. Raises `UserError` where the part
-    is no search, a search is no whole grid, it has not the baseline, no setting of the baseline has the plain options,
-    or `metric` is no score.
+    Steps are compared with those of the baseline at the options that the study's definition gives under `plain`, with
+    which it is nothing but its rule. Methods with other learning rates than the baseline's are left out, with a note.
+    Raises `UserError` where the part is no search, a search is no whole grid, it has not the baseline, no setting of
+    the baseline has the plain options, or `metric` is no score.
     """
     refuse_no_score(metric, "what is ahead is")
     records, steps = _records(dataset), dataset.effective_steps()
+    plain = plain_methods(dataset).get(baseline)
     notes, result = list[str](), list[Acting]()
     for cell, (methods, rows) in grids(dataset, part, metric).items():
         beside = methods.get(Method(baseline))
@@ -104,6 +105,11 @@ def acting(
     )
     title = f"What acts, and what is ahead of {baseline} at equal learning rate (by the {metric} score)"
     return Table(title, result, "; ".join([note, *dict.fromkeys(notes)]))
+
+
+def plain_methods(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """What the study's definition says under `plain`: optimizer -> the options with which it is but its rule."""
+    return {str(name): flatten(options) for name, options in (dataset.definition.get("plain") or {}).items()}
 
 
 def _did(
@@ -154,7 +160,7 @@ def _plain_steps(
     for place, other in enumerate(baseline.others):
         if all(name in other and other[name] == plain[name] for name in plain):
             return [median_step(steps, [*runs]) for runs in baseline.runs[:, :, place].T]
-    raise UserError(f"{whose} was not tried with {json.dumps(dict(plain))}: give options of its grid")
+    raise UserError(f"{whose} was not tried with {json.dumps(dict(plain))}, which the study's definition calls plain")
 
 
 def _records(dataset: Dataset) -> _Records:

@@ -29,27 +29,32 @@ class Trials:
     values: Array
 
 
+def objective(dataset: Dataset, search: str) -> str:
+    """The metric that a search maximizes."""
+    return OBJECTIVES.get(str(dataset.part_definition(search).get("objective", "final")), "final")
+
+
 def trials(dataset: Dataset, search: str, metric: str) -> dict[Cell, dict[Method, Trials]]:
     """The finished trials of a part of kind search, by task and setting, and by optimizer.
 
     Trials that lack a seed are left out. A time that was not reached is the length of the run. Empty: there are no
     trials, or no target of a time.
     """
-    name = OBJECTIVES.get(str(dataset.part_definition(search).get("objective", "final")), "final")
+    name = objective(dataset, search)
     condition = "part = ? AND purpose = 'tune'"
-    objective = {row["run"]: float(row[name]) for row in run_rows(dataset, name, condition, search)}
+    maximized = {row["run"]: float(row[name]) for row in run_rows(dataset, name, condition, search)}
     cells: dict[Cell, dict[Method, dict[str, list[Row]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in run_rows(dataset, metric, condition, search):
         if METRICS[metric].kind != "time" or row["target"] is not None:
             cells[Cell(row["task"], row["setting"])][Method(row["optimizer"])][row["variant"]].append(row)
     return {
-        cell: {method: _trials(list(variants.values()), objective, metric) for method, variants in methods.items()}
+        cell: {method: _trials(list(variants.values()), maximized, metric) for method, variants in methods.items()}
         for cell, methods in cells.items()
     }
 
 
-def _trials(variants: list[list[Row]], objective: Mapping[str, float], metric: str) -> Trials:
+def _trials(variants: list[list[Row]], maximized: Mapping[str, float], metric: str) -> Trials:
     seeds, end = max(map(len, variants)), METRICS[metric].end
     whole = [sorted(runs, key=lambda run: int(run["seed"])) for runs in variants if len(runs) == seeds]
     values = [[min(run[metric], run[end]) if end else run[metric] for run in runs] for runs in whole]
-    return Trials(np.array([[objective[run["run"]] for run in runs] for runs in whole]), np.array(values, dtype=float))
+    return Trials(np.array([[maximized[run["run"]] for run in runs] for runs in whole]), np.array(values, dtype=float))

@@ -6,7 +6,7 @@
     evaluations.parquet  the table `evaluations`: scores to the last bit, seconds to the millisecond
     records.parquet      the recorded updates' rows of `metrics` (splits gradients, diagnostics, curvature), thinned
     gradients.parquet    the table `gradients`, thinned to a size
-    summaries.parquet    `Dataset.gradient_summaries` of all runs with gradients but a search's
+    summaries.parquet    `Dataset.gradient_summaries` of all runs with gradients
     steps.parquet        effective step sizes of all runs with gradients (`Dataset.effective_steps`, `early_steps`)
 
 `dataset.load` reads the folder back to the same tables, records and effective steps in 32 bits; `metrics` then has
@@ -80,9 +80,8 @@ def _write_all(dataset: Dataset, folder: Path, max_bytes: int) -> None:
         file, schema = FILES[table]
         _write(connection, f"SELECT {names(schema, shown)} FROM {source} ORDER BY {order}", folder / file)
     file, schema = FILES["gradient_summaries"]
-    of_tests = f"(SELECT * FROM ({SUMMARIES}) SEMI JOIN (SELECT run FROM runs WHERE kind <> 'search') USING (run))"
-    if scalar(connection, f"SELECT count(*) FROM {of_tests}"):
-        _write(connection, f"SELECT {names(schema)} FROM {of_tests} ORDER BY layer, phase, run", folder / file)
+    if scalar(connection, f"SELECT count(*) FROM ({SUMMARIES})"):
+        _write(connection, f"SELECT {names(schema)} FROM ({SUMMARIES}) ORDER BY layer, phase, run", folder / file)
     kept = {}
     for table, source, shown in (
         ("records", _RECORDS, short | {"value": _single("value")}),

@@ -44,6 +44,7 @@ EFFECTIVE = f"""
     ) AS measured FULL JOIN effective_steps AS known USING (run)
     WHERE coalesce(known.step, measured.step) > 0 AND NOT isnan(coalesce(known.step, measured.step))"""
 PHASES = ("early", "middle", "late")  # thirds of a run's recorded updates
+WHOLE = "whole"  # the phase of a search's runs, which are many: all recorded updates
 # Means over the regular records of a phase, of finite values, to three digits: a study's and its archive's are equal.
 _OF_RECORDS = {
     "clipped": "clipped",
@@ -54,9 +55,13 @@ _OF_RECORDS = {
 }
 _DIGITS = "CASE WHEN {0} = 0 THEN 0 ELSE round({0}, 2 - floor(log10(abs({0})))::INTEGER) END AS {0}"
 SUMMARIES = f"""
-    WITH ends AS (SELECT run, max("update") + 1 AS updates FROM gradients GROUP BY run),
+    WITH ends AS (
+        SELECT run, kind = 'search' AS whole, max("update") + 1 AS updates FROM gradients JOIN runs USING (run)
+        GROUP BY ALL
+    ),
     means AS (
-        SELECT run, layer, list_value{PHASES}[1 + least(2, ("update" * 3) // updates)] AS phase, count(*) AS records,
+        SELECT run, layer, count(*) AS records,
+            if(whole, '{WHOLE}', list_value{PHASES}[1 + least(2, ("update" * 3) // updates)]) AS phase,
             {", ".join(f"avg({value}) FILTER (isfinite({value})) AS {name}" for name, value in _OF_RECORDS.items())}
         FROM gradients JOIN ends USING (run)
         WHERE event = 'interval' AND run NOT IN (SELECT run FROM gradient_summaries)
@@ -109,9 +114,10 @@ class Dataset(Closing):
         return {row["run"]: row["step"] for row in self.rows(EFFECTIVE)}
 
     def gradient_summaries(self) -> list[dict[str, Any]]:
-        """For every run with gradient records, layer and phase (`PHASES`): the number of regular `records`, and over
-        them the mean clipped share, attenuation, threshold, noise relative to the gradient's root mean square and
-        update relative to the weights (None: none is finite, as the threshold where there is none)."""
+        """For every run with gradient records, layer and phase (`PHASES`; of a search's runs one, `WHOLE`): the number
+        of regular `records`, and over them the mean clipped share, attenuation, threshold, noise relative to the
+        gradient's root mean square and update relative to the weights (None: none is finite, as the threshold where
+        there is none)."""
         return self.rows(f"SELECT * FROM ({SUMMARIES}) ORDER BY run, layer, list_position({list(PHASES)}, phase)")
 
     def early_steps(self) -> dict[str, float]:

@@ -72,7 +72,9 @@ def test_all_faults_are_told_at_once() -> None:
         "list": {"kind": "compare", "tuned": ["tuning"], "seeds": [3]},
     }
     references = {"bowl": [1, 0], "valley": [0, 1]}
-    found = "\n".join(faults(parts=parts, optoins={}, seconds={"bow": 1}, program=[], references=references))
+    found = "\n".join(
+        faults(parts=parts, optoins={}, seconds={"bow": 1}, program=[], references=references, plain={"heavi": {}})
+    )
     for fault in (
         "optoins: unknown key; did you mean 'options'?",
         "parts.tuning.trials 0: must be a whole number of at least 1",
@@ -93,6 +95,7 @@ def test_all_faults_are_told_at_once() -> None:
         "parts.given.given.bowl.plain: expected `name: value` lines, got 3",
         "program []: must be a command",
         "seconds.bow: must be a number of seconds for one of the tasks",
+        "plain.heavi: must be one of the optimizers",
         "references.bowl: must be two scores, [the one that counts as 0, the one that counts as 1], of a task",
     ):
         assert fault in found, fault

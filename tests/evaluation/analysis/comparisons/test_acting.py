@@ -13,9 +13,12 @@ import pytest
 
 from evaluation.analysis.comparisons.acting import Acting, acting
 from evaluation.analysis.data import dataset
+from evaluation.analysis.data.archive import export
 from evaluation.analysis.data.normalization import REFERENCES
 from evaluation.cli.errors import UserError
 from evaluation.main import main
+from evaluation.plots.study_data import StudyData
+from evaluation.report import page
 from tests.evaluation.run_trees import Planned, write_gradients, write_study
 
 RATES, EPS = (1e-3, 1e-2), (1e-8, 1.0)
@@ -54,7 +57,10 @@ def folder(tmp_path: Path) -> Path:
     return study(tmp_path / "tiny", ASGC)
 
 
-def study(folder: Path, means: tuple[int, ...]) -> Path:
+PLAIN = {"adam": {"optimizer.eps": "1e-8"}}  # as YAML reads it
+
+
+def study(folder: Path, means: tuple[int, ...], plain: dict[str, dict[str, object]] = PLAIN) -> Path:
     adam, asgc = trials("adam", ADAM, "optimizer.eps"), trials("asgc", means, "optimizer.clip_factor")
     other = [replace(run, optimizer="sgd", lr=100 * run.lr) for run in trials("asgc", means, "optimizer.momentum")]
     space = {
@@ -62,7 +68,7 @@ def study(folder: Path, means: tuple[int, ...]) -> Path:
         "optimizer.eps": {"choices": list(EPS), "optimizers": ["adam"]},
     }
     part = {"kind": "search", "sampler": "grid", "space": space}
-    write_study(folder, [*adam, *asgc, *other], parts={"tuning": part})
+    write_study(folder, [*adam, *asgc, *other], parts={"tuning": part}, plain=plain)
     for run in adam:
         record(folder, run, {1e-8: 1e-3, 1.0: 1e-4}[run.options["optimizer.eps"]] * (1 + (run.lr == 1e-2)), 0.0)
     for run in asgc:  # only its best setting is within 5 % of its best: what the others did does not count
@@ -78,7 +84,7 @@ def rows(folder: Path, **how: object) -> tuple[dict[str, Acting], str]:
 
 
 def test_what_acts_near_the_best_and_is_ahead_at_equal_rates(folder: Path) -> None:
-    found, note = rows(folder, plain={"optimizer.eps": 1e-8})
+    found, note = rows(folder)
     asgc, adam = found["asgc"], found["adam"]
     assert (asgc.best, asgc.near, asgc.rates) == (400, 1, 2)
     assert (asgc.clipped, asgc.attenuation, asgc.noise_to_gradient) == pytest.approx((0.2, 0.7, 0))
@@ -102,39 +108,67 @@ def test_a_difference_within_the_seeds_error_of_8_is_neither(
     assert (found["asgc"].ahead, found["asgc"].behind) == (ahead, behind)
 
 
-def test_without_plain_options_steps_are_not_compared(folder: Path) -> None:
-    found, _ = rows(folder)
+def test_without_plain_options_steps_are_not_compared(tmp_path: Path) -> None:
+    found, _ = rows(study(tmp_path / "tiny", ASGC, {}))
     assert all(math.isnan(row.step) for row in found.values())
 
 
-def test_what_cannot_be_compared_is_refused(folder: Path) -> None:
+def test_an_archive_says_the_same(folder: Path, tmp_path: Path) -> None:
+    with dataset.load(folder) as data:
+        expected = acting(data, "tuning")
+        assert [row.clipped for row in expected] == [0, pytest.approx(0.2)]  # recorded
+        export(data, tmp_path / "archive")
+    with dataset.load(tmp_path / "archive") as data:
+        assert acting(data, "tuning").csv() == expected.csv()
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs of 'lion'"):
         rows(folder, baseline="lion")
-    with pytest.raises(UserError, match=r'adam on .* was not tried with \{"optimizer.eps": 0.5\}'):
-        rows(folder, plain={"optimizer.eps": 0.5})
+    other = study(tmp_path / "other", ASGC, {"adam": {"optimizer.eps": 0.5}})
+    with pytest.raises(UserError, match=r'adam on .* was not tried with \{"optimizer.eps": 0.5\}, which .* plain'):
+        rows(other)
     with pytest.raises(UserError, match="not for 'std'"):
         rows(folder, metric="std")
 
 
 def test_the_command_shows_and_writes_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["compare", str(folder), "--part", "tuning", "--repetitions", "200", "--out", str(tmp_path)]
-    assert main([*arguments, "--plain", "optimizer.eps=1e-8"]) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "What acts, and what is ahead of adam at equal learning rate" in out
     assert "1 of 2" in out
     assert "gain_error" in (tmp_path / "tuning-final-acting.csv").read_text().splitlines()[0]
 
 
-def test_options_that_are_no_numbers_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", str(folder), "--part", "tuning", "--repetitions", "200", "--plain", "eps"]) == 2
-    assert "--plain eps: give NAME=NUMBER, as optimizer.eps=1e-8" in capsys.readouterr().err
+def test_the_report_shows_it_beside_each_plain_method(tmp_path: Path) -> None:
+    plain = PLAIN | {"sgd": {"optimizer.momentum": 1e-8}, "lion": {"optimizer.eps": 1}}  # another part's
+    folder = study(tmp_path / "tiny", ASGC, plain)
+    with dataset.load(folder) as data:
+        sheets = page.gather(StudyData(data, repetitions=100)).sheets["tuning"]
+    found = {sheet.name: sheet for sheet in sheets if "acting" in sheet.name}
+    assert list(found) == ["tuning-acting-adam", "tuning-acting-sgd"]
+    columns = [label for label, _ in found["tuning-acting-adam"].columns]
+    cells = {
+        line.cells[2].text: dict(zip(columns, line.cells, strict=True)) for line in found["tuning-acting-adam"].lines
+    }
+    assert set(cells) == {"asgc", "adam"}
+    asgc = {name: entry.text for name, entry in cells["asgc"].items()}
+    assert (asgc["clipped"], asgc["step"], asgc["ahead"], asgc["behind"], asgc["at"]) == (
+        "0.2",
+        "0.8",
+        "1",
+        "1",
+        "0.001",
+    )
+    assert [line.cells[2].text for line in found["tuning-acting-sgd"].lines] == ["sgd"]
 
 
 def test_over_several_settings_near_the_best_the_farthest_step_and_the_means_of_all_records(tmp_path: Path) -> None:
     adam = trials("adam", ADAM, "optimizer.eps")
     asgc = trials("asgc", (305, 304, 380, 390), "optimizer.clip_factor")  # the last two are near the best
     part = {"kind": "search", "sampler": "grid", "space": {}}
-    folder = write_study(tmp_path / "tiny", [*adam, *asgc], parts={"tuning": part})
+    folder = write_study(tmp_path / "tiny", [*adam, *asgc], parts={"tuning": part}, plain=PLAIN)
     for run in adam:
         record(folder, run, 1e-3, 0.0)
     for run in asgc:
@@ -145,7 +179,7 @@ def test_over_several_settings_near_the_best_the_farthest_step_and_the_means_of_
     rows_of = pyarrow.parquet.read_table(more).to_pylist()
     changed = [row | {"clipped": 1.0, "attenuation": 1.0, "noise_std": 0.0, "grad_rms": 1.0} for row in rows_of]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(changed), more)
-    found, _ = rows(folder, plain={"optimizer.eps": 1e-8})
+    found, _ = rows(folder)
     asgc_row = found["asgc"]
     assert (asgc_row.near, asgc_row.ahead, asgc_row.gain_rate) == (2, 1, 1e-2)
     assert asgc_row.step == pytest.approx(0.5)

@@ -261,6 +261,12 @@ def test_updates_around_a_sync_stay_together_and_trials_are_left_out(tmp_path):
         assert len(intervals) == 5
         assert intervals[-1] == 59
         assert set(data.effective_steps()) == {run.path, trial.path}  # known for all, as matching needs
+        phases = {row["run"]: [] for row in data.gradient_summaries()}
+        for row in data.gradient_summaries():
+            phases[row["run"]].append((row["phase"], row["records"]))
+        layers = len(phases[trial.path])
+        assert phases[trial.path] == [("whole", 42)] * layers  # a search's, which are many, without phases
+        assert [phase for phase, _ in phases[run.path]] == [*dataset.PHASES] * layers
 
 
 @pytest.mark.parametrize("file", ["runs.parquet", "evaluations.parquet"])
