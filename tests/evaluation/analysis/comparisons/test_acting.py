@@ -119,7 +119,12 @@ def test_an_archive_says_the_same(folder: Path, tmp_path: Path) -> None:
         assert [row.clipped for row in expected] == [0, pytest.approx(0.2)]  # recorded
         export(data, tmp_path / "archive")
     with dataset.load(tmp_path / "archive") as data:
-        assert acting(data, "tuning").csv() == expected.csv()
+        for found, row in zip(acting(data, "tuning"), expected, strict=True):
+            assert replace(found, step=row.step, gain=0, gain_error=0, gain_rate=0) == replace(
+                row, gain=0, gain_error=0, gain_rate=0
+            )
+            numbers = [(one.step, one.gain, one.gain_error, one.gain_rate) for one in (found, row)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-6, nan_ok=True)  # steps are kept in 32 bits
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> None:
