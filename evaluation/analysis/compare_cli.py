@@ -205,7 +205,7 @@ def _print_acting(table: Table[Acting]) -> None:
     rows = (
         (
             *(row.cell.task, row.cell.group, row.optimizer.name, str(row.near)),
-            *map(number, (row.clipped, row.attenuation, row.noise_to_gradient, row.step)),
+            *map(_known, (row.clipped, row.attenuation, row.noise_to_gradient, row.step)),
             *(f"{row.ahead} of {row.rates}", str(row.behind)),
             "" if math.isnan(row.gain) else f"{number(row.gain)} +- {number(row.gain_error)} at {row.gain_rate:g}",
         )
@@ -223,6 +223,11 @@ def _print_acting(table: Table[Acting]) -> None:
     )
     _print_table(("task", "setting", "optimizer"), numbers, rows, f"\n{table.title}")
     _print_note(table)
+
+
+def _known(value: float) -> str:
+    """A number; nothing where it was not recorded."""
+    return "" if math.isnan(value) else number(value)
 
 
 def _print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:

@@ -108,9 +108,12 @@ def test_a_difference_within_the_seeds_error_of_8_is_neither(
     assert (found["asgc"].ahead, found["asgc"].behind) == (ahead, behind)
 
 
-def test_without_plain_options_steps_are_not_compared(tmp_path: Path) -> None:
-    found, _ = rows(study(tmp_path / "tiny", ASGC, {}))
+def test_without_plain_options_steps_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = study(tmp_path / "tiny", ASGC, {})
+    found, _ = rows(folder)
     assert all(math.isnan(row.step) for row in found.values())
+    assert main(["compare", str(folder), "--part", "tuning", "--repetitions", "200"]) == 0
+    assert "nan" not in capsys.readouterr().out.partition("What acts")[2].lower()
 
 
 def test_an_archive_says_the_same(folder: Path, tmp_path: Path) -> None:
