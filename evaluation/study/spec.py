@@ -201,9 +201,9 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Study:
     _seeds_apart(parts, entry.faults)
     seconds = entry.numbers("seconds", layers["tasks"], "a number of seconds for one of the tasks")
     entry.numbers("near", layers["tasks"], "a difference of scores for one of the tasks")  # read by `usable_range`
-    plain = entry.layers("plain")  # read by `acting`
-    for optimizer in sorted(plain.keys() - layers["optimizers"].keys()):
-        entry.fault(f"plain.{optimizer}", ": must be one of the optimizers")
+    for optimizer, options in entry.layers("plain").items():  # read by `acting`
+        if optimizer not in layers["optimizers"] or not options:
+            entry.fault(f"plain.{optimizer}", ": must be one of the optimizers, with at least one option")
     programs = dict.fromkeys(layers["tasks"], _program(entry, "program", values.get("program", "asgc-rl")))
     of_some = entry.child("programs")
     for task, value in of_some.values.items():

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 MODELS = ("linear", "mlp")
 HIDDEN = 64
-LEAST, MOST = 1e-12, 20.0  # excess risks that are told apart: as good as none; ten times that of a model of 0
+LEAST, MOST = 1e-12, 20.0  # excess risks that are told apart: as good as none; some three times that of a model of 0
 MEASURED = 4_096  # inputs that the excess risk is the mean over, the same in all runs
 
 
 class Streams(Task):
     """The score is -log10 of the excess risk, half the mean squared distance to what the optimum of the update says: 2
-    is a hundredth of the noise's variance of 1, -0.3 a model that says 0, and -1.3 the lowest, so that one burst in a
+    is a hundredth of the noise's variance of 1, -0.9 a model that says 0, and -1.3 the lowest, so that one burst in a
     mean does not count for more than all the rest; NaN once the model itself is no number."""
 
     item = things = "samples"

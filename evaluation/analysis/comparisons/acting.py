@@ -20,7 +20,7 @@ import numpy as np
 
 from evaluation.analysis.comparisons.matched import median_step
 from evaluation.analysis.comparisons.robustness import NEAR
-from evaluation.analysis.comparisons.selection import refuse_no_score, task_reference
+from evaluation.analysis.comparisons.selection import Row, refuse_no_score, task_reference
 from evaluation.analysis.comparisons.usable_range import Grid, grids
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import Cell, Method
@@ -79,9 +79,9 @@ def acting(
         metric: a score.
 
     Steps are compared with those of the baseline at the options that the study's definition gives under `plain`, with
-    which it is nothing but its rule. Methods with other learning rates than the baseline's are left out, with a note.
-    Raises `UserError` where the part is no search, a search is no whole grid, it has not the baseline, no setting of
-    the baseline has the plain options, or `metric` is no score.
+    which it is nothing but its rule; of a grid in which one of the other settings has them. Methods with other learning
+    rates than the baseline's are left out, with a note. Raises `UserError` where the part is no search, a search is no
+    whole grid, it has not the baseline, or `metric` is no score.
     """
     refuse_no_score(metric, "what is ahead is")
     records, steps = _records(dataset), dataset.effective_steps()
@@ -92,7 +92,9 @@ def acting(
         if beside is None:
             raise UserError(f"{part} has no runs of {baseline!r} on {cell}: name another baseline")
         to = task_reference(dataset, rows, notes)
-        plain_steps = _plain_steps(beside, plain, steps, f"{baseline} on {cell}")
+        plain_steps = _plain_steps(beside, plain, rows, steps)
+        if plain is not None and np.isnan(plain_steps).all():
+            notes.append(f"no steps of {baseline} on {cell} with {json.dumps(plain)} to compare with")
         for method, grid in methods.items():
             if not np.array_equal(grid.rates, beside.rates):
                 notes.append(f"{method} has other learning rates than {baseline}: left out")
@@ -109,7 +111,7 @@ def acting(
 
 def plain_methods(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """What the study's definition says under `plain`: optimizer -> the options with which it is but its rule."""
-    return {str(name): flatten(options) for name, options in (dataset.definition.get("plain") or {}).items()}
+    return {str(name): flatten(options or {}) for name, options in (dataset.definition.get("plain") or {}).items()}
 
 
 def _did(
@@ -152,15 +154,16 @@ def _best_by_rate(grid: Grid) -> tuple[Array, Array]:
 
 
 def _plain_steps(
-    baseline: Grid, plain: Mapping[str, Any] | None, steps: Mapping[str, float], whose: str
+    baseline: Grid, plain: Mapping[str, Any] | None, rows: Iterable[Row], steps: Mapping[str, float]
 ) -> Sequence[float]:
-    """The median effective step of the baseline with the plain options at each rate; NaN where these are not given."""
-    if plain is None:
+    """The median effective step of the baseline with the plain options at each rate; NaN where these are not given, or
+    were tried with none or several of its other settings."""
+    options = {row["run"]: json.loads(row["options"]) for row in rows}
+    tried = [options[run] for run in baseline.runs[0, 0]]
+    places = [at for at, one in enumerate(tried) if plain and all(one.get(key) == plain[key] for key in plain)]
+    if len(places) != 1:
         return [math.nan] * baseline.rates.size
-    for place, other in enumerate(baseline.others):
-        if all(name in other and other[name] == plain[name] for name in plain):
-            return [median_step(steps, [*runs]) for runs in baseline.runs[:, :, place].T]
-    raise UserError(f"{whose} was not tried with {json.dumps(dict(plain))}, which the study's definition calls plain")
+    return [median_step(steps, [*runs]) for runs in baseline.runs[:, :, places[0]].T]
 
 
 def _records(dataset: Dataset) -> _Records:

@@ -73,7 +73,14 @@ def test_all_faults_are_told_at_once() -> None:
     }
     references = {"bowl": [1, 0], "valley": [0, 1]}
     found = "\n".join(
-        faults(parts=parts, optoins={}, seconds={"bow": 1}, program=[], references=references, plain={"heavi": {}})
+        faults(
+            parts=parts,
+            optoins={},
+            seconds={"bow": 1},
+            program=[],
+            references=references,
+            plain={"heavi": {"lr": 1}, "heavy": {}},
+        )
     )
     for fault in (
         "optoins: unknown key; did you mean 'options'?",
@@ -95,7 +102,8 @@ def test_all_faults_are_told_at_once() -> None:
         "parts.given.given.bowl.plain: expected `name: value` lines, got 3",
         "program []: must be a command",
         "seconds.bow: must be a number of seconds for one of the tasks",
-        "plain.heavi: must be one of the optimizers",
+        "plain.heavi: must be one of the optimizers, with at least one option",
+        "plain.heavy: must be one of the optimizers, with at least one option",
         "references.bowl: must be two scores, [the one that counts as 0, the one that counts as 1], of a task",
     ):
         assert fault in found, fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,12 +131,17 @@ def test_an_archive_says_the_same(folder: Path, tmp_path: Path) -> None:
             assert numbers[0] == pytest.approx(numbers[1], rel=1e-6, nan_ok=True)  # steps are kept in 32 bits
 
 
-def test_what_cannot_be_compared_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"optimizer.eps": 0.5}, {"optimizer.betas": 1}])
+def test_plain_options_that_were_not_tried_are_noted(tmp_path: Path, options: dict[str, object]) -> None:
+    found, note = rows(study(tmp_path / "other", ASGC, {"adam": options}))
+    assert all(math.isnan(row.step) for row in found.values())
+    assert found["asgc"].ahead == 1
+    assert re.search(r"no steps of adam on .* with \{.*\} to compare with", note)
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="no runs of 'lion'"):
         rows(folder, baseline="lion")
-    other = study(tmp_path / "other", ASGC, {"adam": {"optimizer.eps": 0.5}})
-    with pytest.raises(UserError, match=r'adam on .* was not tried with \{"optimizer.eps": 0.5\}, which .* plain'):
-        rows(other)
     with pytest.raises(UserError, match="not for 'std'"):
         rows(folder, metric="std")
 
