@@ -125,7 +125,8 @@ def _names(axes: Any, figure: Figure, panel: Panel, row: int, column: int, place
     if row == max(lines):
         axes.set_xlabel(panel.x.label)
     if column == left:
-        axes.set_ylabel("\n".join(filter(None, [panel.row if grid else "", panel.y.label])))
+        lines_of_label = textwrap.wrap(panel.y.label, max(12, int((figure.per_panel[1] - 0.45) / 0.068)))
+        axes.set_ylabel("\n".join([*([panel.row] if grid and panel.row else []), *lines_of_label]))
     elif panel.y.share and panel.y.share == figure.panels[places.index((row, left))].y.share:
         axes.tick_params(labelleft=False)  # the same axis stands at the left of the row
 
