@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,7 @@ from evaluation.analysis.comparisons.robustness import robustness
 from evaluation.analysis.comparisons.single_setting import single_setting
 from evaluation.analysis.comparisons.trials import objective
 from evaluation.analysis.comparisons.usable_range import is_grid, usable_range
+from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Bootstrap
 from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
@@ -157,9 +158,7 @@ def _usable_range(study: StudyData, part: Part) -> list[Sheet]:
         return []
     metric = objective(study.data, part.name)
     table = usable_range(study.data, part.name, metric=metric, how=Bootstrap(study.how.seed))
-    found = sections.sheet("usable learning rates", part.name, table, sections.USABLE_RANGE, method="optimizer")
-    found.lines.sort(key=lambda line: study.place(line.runs))
-    return [found]
+    return _by_method(study, part, "usable learning rates", table, sections.USABLE_RANGE)
 
 
 def _single_setting(study: StudyData, part: Part) -> list[Sheet]:
@@ -167,25 +166,30 @@ def _single_setting(study: StudyData, part: Part) -> list[Sheet]:
         return []
     metric = objective(study.data, part.name)
     table = single_setting(study.data, part.name, metric=metric, how=Bootstrap(study.how.seed))
-    if not len(table):
-        return []
-    found = sections.sheet("one setting", part.name, table, sections.SINGLE_SETTING, method="optimizer")
-    found.lines.sort(key=lambda line: study.place(line.runs))
-    return [found]
+    return _by_method(study, part, "one setting", table, sections.SINGLE_SETTING) if len(table) else []
 
 
 def _acting(study: StudyData, part: Part) -> list[Sheet]:
     """Beside each method that the definition calls plain; beside the baseline where it names none of the part's."""
     if not is_grid(study.data, part.name):
         return []
-    names = {row["optimizer"] for row in study.of(part)}
-    found = []
-    for name in [name for name in plain_methods(study.data) if name in names] or [str(study.baseline(part))]:
-        table = acting(study.data, part.name, baseline=name, metric=objective(study.data, part.name))
-        one = sections.sheet(f"acting-{name}", part.name, table, sections.ACTING, method="optimizer")
-        one.lines.sort(key=lambda line: study.place(line.runs))
-        found.append(one)
-    return found
+    metric, names = objective(study.data, part.name), {row["optimizer"] for row in study.of(part)}
+    beside = [name for name in plain_methods(study.data) if name in names] or [str(study.baseline(part))]
+    tables = {name: acting(study.data, part.name, baseline=name, metric=metric) for name in beside}
+    return [
+        sheet
+        for name, table in tables.items()
+        for sheet in _by_method(study, part, f"acting-{name}", table, sections.ACTING)
+    ]
+
+
+def _by_method(
+    study: StudyData, part: Part, name: str, table: Table[Any], columns: Sequence[sections.Column]
+) -> list[Sheet]:
+    """A table with a line an optimizer, in the order of the page."""
+    found = sections.sheet(name, part.name, table, columns, method="optimizer")
+    found.lines.sort(key=lambda line: study.place(line.runs))
+    return [found]
 
 
 def _robustness(study: StudyData, part: Part) -> list[Sheet]:

@@ -189,3 +189,22 @@ class TestUserErrors:
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1
+
+
+def test_long_names_of_axes_end_where_their_panels_do() -> None:
+    """Of small panels below each other: they would run into each other."""
+    axis = Axis("-log10 of the excess risk")
+    panels = tuple(
+        Panel(f"method {row}", "", Axis("learning rate"), axis, (series("adam", [1.0, 2.0], [0.0, 1.0]),))
+        for row in range(16)
+    )
+    figure = Figure("rates", "Rates", "", panels)
+    with matplotlib_files._drawn(figure, LOOKS) as canvas:
+        canvas.draw_without_rendering()
+        heights = [
+            (axes.yaxis.label.get_window_extent().height, axes.get_window_extent().height)
+            for axes in canvas.axes
+            if axes.get_visible() and axes.get_ylabel()
+        ]
+    assert len(heights) == 4
+    assert all(label <= panel for label, panel in heights)

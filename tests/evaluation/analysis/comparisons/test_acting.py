@@ -68,7 +68,7 @@ def study(folder: Path, means: tuple[int, ...], plain: dict[str, dict[str, objec
         "optimizer.lr": {"choices": list(RATES), "optimizers": ["adam", "asgc"]},
         "optimizer.eps": {"choices": list(EPS), "optimizers": ["adam"]},
     }
-    part = {"kind": "search", "sampler": "grid", "space": space}
+    part = {"kind": "search", "sampler": "grid", "objective": "auc", "space": space}
     write_study(folder, [*adam, *asgc, *other], parts={"tuning": part}, plain=plain)
     for run in adam:
         record(folder, run, {1e-8: 1e-3, 1.0: 1e-4}[run.options["optimizer.eps"]] * (1 + (run.lr == 1e-2)), 0.0)
@@ -131,8 +131,8 @@ def test_an_archive_says_the_same(folder: Path, tmp_path: Path) -> None:
             assert numbers[0] == pytest.approx(numbers[1], rel=1e-6, nan_ok=True)  # steps are kept in 32 bits
 
 
-@pytest.mark.parametrize("options", [{"optimizer.eps": 0.5}, {"optimizer.betas": 1}])
-def test_plain_options_that_were_not_tried_are_noted(tmp_path: Path, options: dict[str, object]) -> None:
+@pytest.mark.parametrize("options", [{"optimizer.eps": 0.5}, {"optimizer.betas": 1}, {"optimizer.lr": RATES[0]}])
+def test_plain_options_of_none_or_several_of_the_settings_are_noted(tmp_path: Path, options: dict[str, object]) -> None:
     found, note = rows(study(tmp_path / "other", ASGC, {"adam": options}))
     assert all(math.isnan(row.step) for row in found.values())
     assert found["asgc"].ahead == 1
@@ -162,6 +162,9 @@ def test_the_report_shows_it_beside_each_plain_method(tmp_path: Path) -> None:
         sheets = page.gather(StudyData(data, repetitions=100)).sheets["tuning"]
     found = {sheet.name: sheet for sheet in sheets if "acting" in sheet.name}
     assert list(found) == ["tuning-acting-adam", "tuning-acting-sgd"]
+    by_objective = [sheet for sheet in sheets if sheet in found.values() or "usable" in sheet.name]
+    assert len(by_objective) == 3
+    assert all("auc score" in sheet.title for sheet in by_objective)
     columns = [label for label, _ in found["tuning-acting-adam"].columns]
     cells = {
         line.cells[2].text: dict(zip(columns, line.cells, strict=True)) for line in found["tuning-acting-adam"].lines
