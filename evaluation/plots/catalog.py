@@ -43,6 +43,7 @@ STUDY: Mapping[str, tuple[Maker, tuple[str, ...]]] = {
     "thresholds": (gradient_figures.thresholds, ()),
     "sync-response": (gradient_figures.sync_response, ()),
     "diagnostics": (diagnostic_figures.diagnostics, ("compare",)),
+    "curvature": (curvature_figures.side_by_side, ("compare",)),
 }
 RUN: Mapping[str, Callable[[Any], Found]] = {
     "score": single_run.score,

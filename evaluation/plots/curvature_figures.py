@@ -1,14 +1,15 @@
-"""The loss's curvature in one run: the Hessian's spectrum, and slices of the loss, at the looks that were taken."""
+"""The loss's curvature, of one run, or of each method's at its end: the Hessian's spectrum, slices of the loss."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from evaluation.curvature.measure import read
-from evaluation.plots.figure import Array, Axis, Omitted, Panel, series
-from evaluation.plots.study_data import Found, figure_or_reason
+from evaluation.plots.figure import Array, Axis, Omitted, Panel, Series, series
+from evaluation.plots.study_data import Found, Part, StudyData, figure_or_reason
 
 LOOKS = 3  # of a run that are shown, evenly spaced, the first and the last among them
 GRID, WIDTH, LEAST = 400, 0.01, 1e-5  # points of a density, its kernel's share of the range, what is drawn of it
@@ -42,6 +43,61 @@ def curvature(run: Any) -> Found:
     return [figure_or_reason("curvature", panels, "nothing finite", "Curvature", _CAPTION, **how)]
 
 
+def side_by_side(study: StudyData, part: Part) -> Found:
+    """The last look of one run of each optimizer: one figure a setting, a row a task."""
+    name = f"curvature{part.suffix}"
+    if len(study.data.roots) > 1:
+        return [Omitted(name, "looks are read from one study at a time")]
+    panels: dict[str, list[Panel]] = {}
+    for cell, runs_of in study.cells(part):
+        lines: dict[str, list[Series]] = {column: [] for column in ("spectrum", *_WORDS)}
+        for key, runs in runs_of.items():
+            if (look := _last_look(study, runs)) is None:
+                continue
+            at, share = tail(np.array(look["spectrum"]["values"]), np.array(look["spectrum"]["weights"]))
+            lines["spectrum"].append(series(key.optimizer, at, share, n=1, kind="step", runs=key))
+            for along, losses in look["slices"].items():
+                losses = np.array(losses, dtype=float)
+                lines[along].append(series(key.optimizer, look["at"], losses, n=1, runs=key))
+        axes = Axis("eigenvalue", log=True), Axis("", log=True, share=f"{cell.task} spectrum")
+        here = [Panel(cell.task, "share of eigenvalues above", *axes, tuple(lines.pop("spectrum")))]
+        for along, found in lines.items():
+            log = bool(found) and min(float(np.min(one.y)) for one in found) > 0
+            y = Axis("", log=log, share=f"{cell.task} {along}")
+            here.append(Panel(cell.task, f"loss along {_WORDS[along]}", Axis("share of the weights"), y, tuple(found)))
+        panels.setdefault(cell.setting, []).extend(here)
+    if all(panel.empty for some in panels.values() for panel in some):
+        reason = "no run in the folder has looked at it (`train --curvature.every 1`; archives keep no looks)"
+        return [Omitted(name, reason)]
+    how: dict[str, Any] = {"names": ("task", "", "x", "y"), "family": name}
+    return [
+        figure_or_reason(f"{name}-{setting}", some, "no looks", "Curvature", _BESIDE, member=part.title(setting), **how)
+        for setting, some in panels.items()
+    ]
+
+
+def _last_look(study: StudyData, runs: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Of the lowest seed that has one."""
+    for row in sorted(runs, key=lambda row: int(row["seed"])):
+        if looks := read(study.data.roots[0] / row["path"]):
+            return looks[-1]
+    return None
+
+
+def tail(values: Array, weights: Array) -> tuple[Array, Array]:
+    """The share of a spectrum's mass at or above each of its positive eigenvalues, in rising order: (at, share)."""
+    order = np.argsort(values)
+    share = np.cumsum(weights[order][::-1])[::-1] / weights.sum()
+    positive = values[order] > 0
+    return values[order][positive], share[positive]
+
+
+_BESIDE = (
+    "At the end of one run of each optimizer, its lowest seed. Left: the share of the Hessian's eigenvalues at or "
+    "above a positive value (stochastic Lanczos quadrature from one vector). Beside it: the training loss beside the "
+    "weights, along the gradient and along a random direction, each as long as the weights, filter by filter (Li et "
+    "al. 2018)."
+)
 _WORDS = {"gradient": "the gradient", "random": "a random direction"}
 
 

