@@ -2,9 +2,10 @@
 
 python results/mechanism/rule_4.py [STUDY] [--part stage-2]
 
-Written before a result of stage 2 was looked at. Over the arenas of both parts (of sgd+clip those that it has), mean scores
-over the run in units of the arenas' references. Where the rule leaves something open: p is that of the stratified rank test,
-Holm's adjustment and the intervals of the mean difference are over all pairs of a survivor with a baseline.
+Written before a result of stage 2 was looked at. Over the arenas of both parts (of sgd+clip those that it has), mean
+scores over the run in units of the arenas' references. Where the rule leaves something open: p is that of the
+stratified rank test; Holm's adjustment and the intervals of the mean difference are over all pairs of a survivor with a
+baseline.
 """
 
 import argparse
