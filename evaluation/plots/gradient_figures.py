@@ -153,6 +153,56 @@ def _over_time(values: Mapping[str, Array], key: RunKey) -> Iterable[Series]:
             yield series(label, step, values[column][known], role=role, n=n, runs=key, **band)
 
 
+CLIP = {"clip_factor": "clip factor", "clip_sharpness": "sharpness"}
+
+
+def clip_options(data: Dataset, *, single: bool = False) -> Found:
+    """The clip's options over time by layer, where any optimizer changes them while it trains; `single` as above."""
+    found = series_by_update(data, CLIP)
+    if not found:
+        return [Omitted("clip-options", NOTHING)]
+    moving = {key for (key, _), values in found.items() if any(_changes(values[name]) for name in CLIP)}
+    if not moving:
+        reason = "no optimizer changes its clip's options while it trains (`adapt`, or a preset by share of training)"
+        return [Omitted("clip-options", reason)]
+    cells = {replace(key, optimizer="") for key in moving}
+    shown = {
+        key
+        for (key, _), values in found.items()
+        if replace(key, optimizer="") in cells and np.isfinite(values["clip_factor"]).any()
+    }
+    figures: Found = []
+    named = words.of_tasks(data)
+    for where, keys in _figures("clip-options", shown, single):
+        panels = []
+        for layer in _layers(layer for key, layer in found if key in keys):
+            for name, title in CLIP.items():
+                drawn = [_path(found[key, layer], name, key) for key in keys if (key, layer) in found]
+                x = steps_axis(named[keys[0].task].steps, share="x")
+                panels.append(Panel(layer, title, x, Axis("", log=True, share=name), tuple(drawn)))
+        n = max(int(found[key, panel.row]["n"].max()) for panel in panels for key in keys if (key, panel.row) in found)
+        caption = (
+            "Clip factor (the threshold in running deviations of the layer's gradient) and sharpness of the clip of "
+            "each layer, as they were in use. Changed online by the hypergradient where the optimizer adapts them. "
+            + (f"Lines: medians over {counted(n)}; bands: quartiles." if n > 1 else "One run.")
+        )
+        how = where | {"names": ("layer", "option", "step", "value"), "per_panel": (2.6, 1.35)}
+        figures.append(Figure(title="The clip's options over time", caption=caption, panels=tuple(panels), **how))
+    return figures
+
+
+def _changes(values: Array) -> bool:
+    known = values[np.isfinite(values)]
+    return bool(known.size) and bool(np.ptp(known) > 0)
+
+
+def _path(values: Mapping[str, Array], name: str, key: RunKey) -> Series:
+    at = np.isfinite(values[name])
+    several = bool((values["n"] > 1).any())
+    band = {"low": values[f"{name}_low"][at], "high": values[f"{name}_high"][at]} if several else {}
+    return series(key.optimizer, values["step"][at], values[name][at], n=values["n"][at], runs=key, **band)
+
+
 def sync_response(data: Dataset, *, single: bool = False) -> Found:
     """Gradient size around target synchronizations, relative to the last update before each; `single` as above."""
     before, after = (around_shifts(data, column) for column in ("grad_rms", "after_rms"))

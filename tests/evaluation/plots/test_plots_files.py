@@ -140,9 +140,10 @@ class TestFiles:
     def test_of_a_run(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["plot", str(run)]) == 0
         names = {path.stem for path in (run / "plots").iterdir()}
-        assert names == set(catalog.RUN) - {"curvature"}
-        (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith("left out curvature: the run has not looked at it (`train --curvature.every 1`)")
+        assert names == set(catalog.RUN) - {"clip-options", "curvature"}
+        options, looks = capsys.readouterr().err.splitlines()
+        assert options.startswith("left out clip-options: no optimizer changes its clip's options while it trains")
+        assert looks.startswith("left out curvature: the run has not looked at it (`train --curvature.every 1`)")
 
     def test_of_an_unfinished_run_without_gradients(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (run / "summary.json").unlink()

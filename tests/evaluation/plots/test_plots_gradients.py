@@ -181,3 +181,30 @@ def test_layers_sort_by_number() -> None:
         "layers.2.bias",
         "layers.10.weight",
     ]
+
+
+class TestClipOptions:
+    def test_paths_of_what_moves_beside_what_stays(self) -> None:
+        rows = [record(u, clip_factor=1.0 + u, clip_sharpness=2.0) for u in range(3)]
+        rows += [record(u, layer="layers.2.weight", clip_factor=4.0, clip_sharpness=2.0) for u in range(3)]
+        [figure] = gradient_figures.clip_options(Records(rows))
+        assert isinstance(figure, Figure)
+        assert [(panel.row, panel.column) for panel in figure.panels] == [
+            (layer, name) for layer in ("layers.0.weight", "layers.2.weight") for name in ("clip factor", "sharpness")
+        ]
+        paths = [panel.series[0] for panel in figure.panels]
+        assert [path.y.tolist() for path in paths] == [[1.0, 2.0, 3.0], [2.0] * 3, [4.0] * 3, [2.0] * 3]
+        assert paths[0].x.tolist() == [0.0, 4.0, 8.0]
+
+    def test_bands_are_quartiles_over_runs(self) -> None:
+        rows = [record(u, run=f"r{i}", clip_factor=float(i + u)) for u in range(2) for i in (1, 2, 3, 4)]
+        [figure] = gradient_figures.clip_options(Records(rows, ("r1", "r2", "r3", "r4")))
+        path = figure.panels[0].series[0]
+        assert (path.low.tolist(), path.y.tolist(), path.high.tolist()) == ([1.0, 2.0], [2.0, 3.0], [3.0, 4.0])
+        assert "quartiles" in figure.caption
+
+    @pytest.mark.parametrize("value", [1.0, float("nan")])
+    def test_options_that_stay_are_not_drawn(self, value: float) -> None:
+        [found] = gradient_figures.clip_options(Records([record(u, clip_factor=value) for u in range(3)]))
+        assert isinstance(found, Omitted)
+        assert "adapt" in found.reason
