@@ -21,7 +21,7 @@ Learners: `evolution` (whole runs of all tasks, on workers), `persistent` (evolu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from asgc.meta import KINDS, PARAMETERS, Space
 from asgc.option import nearest
 from asgc.options import RULES, resolve
 from evaluation.cli.config_file import SHIPPED, find_definition, read_yaml
-from evaluation.cli.values import number
+from evaluation.cli.errors import UserError
+from evaluation.cli.values import number, suggestion
 from evaluation.study.entry import Entry
 from evaluation.study.spec import StudyFaults
 
@@ -140,6 +141,22 @@ def parse(values: Mapping[str, Any], *, name: str, where: str) -> Definition:
         raise StudyFaults(where, entry.faults)
     question = " ".join(str(values.get("question", "")).split())
     return Definition(name, question, rule, options, space, start, learner, tasks, held_out, seconds, dict(values))
+
+
+def of_tasks(found: Definition, names: Sequence[str], where: str) -> Definition:
+    """The definition that learns from these of its tasks alone (held-out ones, too), named after them.
+
+    Raises:
+        UserError: an unknown task.
+    """
+    known = {**found.tasks, **found.held_out}
+    for name in names:
+        if name not in known:
+            raise UserError(f"--tasks {name}: no such task{suggestion(name, list(known))}")
+    given = {**found.values.get("tasks", {}), **found.values.get("held_out", {})}
+    left_out = {name: one for name, one in given.items() if name not in names}
+    chosen = {"name": "-".join([found.name, *names]), "tasks": {name: given[name] for name in names}}
+    return parse({**found.values, **chosen, "held_out": left_out}, name=found.name, where=where)
 
 
 def _space(entry: Entry) -> Space:

@@ -41,6 +41,7 @@ def learn_command(argv: Sequence[str]) -> int:
     general = flags.section("general")
     general.add_argument("--dry-run", action="store_true", help="check everything, print the cost, and learn nothing")
     flags.option("general", "--dir", PathText | None, None, "folder; null: runs/meta/NAME")
+    flags.option("general", "--tasks", str | None, None, "learn from these of its tasks alone, separated by commas")
     flags.option("general", "--retries", int, 1, "new attempts at a run that was killed or crashed", allowed="[0, 100]")
     choose.add_flags(flags)
     options = flags.read(argv)[0]
@@ -48,6 +49,8 @@ def learn_command(argv: Sequence[str]) -> int:
         raise UserError("say what to learn: a YAML file or the name of a shipped definition")
     file = definition.find(options.definition)
     found = definition.load(file)
+    if options.tasks is not None:
+        found = definition.of_tasks(found, options.tasks.split(","), str(file))
     folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS_OF_META / found.name
     evolution = found.learner.name == "evolution"
     programs = programs_of(found) if evolution else {}

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 
 from evaluation.cli.errors import UserError, tell
 from evaluation.cli.parser import Flags
+from evaluation.cli.values import PathText
 from evaluation.meta import definition
 from evaluation.meta.definition import DEFINITION
 from evaluation.study import program
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from asgc.meta import Preset
 
 
@@ -23,28 +27,63 @@ def show_command(argv: Sequence[str]) -> int:
     """`asgc-meta show`."""
     flags = Flags("asgc-meta show", "PRESET [options]", "What a preset says and how it came about.")
     flags.path("preset", "PRESET", "a file, the name of one that comes with asgc, or the folder it was learned in")
-    preset = preset_in(flags.read(argv)[0].preset)
+    flags.option(
+        "general", "--beside", PathText | None, None, "other presets to be shown beside it, separated by commas"
+    )
+    options = flags.read(argv)[0]
+    preset = preset_in(options.preset)
+    others = [preset_in(name) for name in options.beside.split(",")] if options.beside else []
 
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
+    if others:
+        console.print(_side_by_side([preset, *others]))
+    else:
+        _show(preset, console)
+    return 0
+
+
+def _show(preset: Preset, console: Console) -> None:
+    from rich.table import Table
+
     fixed = ", ".join(f"{name} {value}" for name, value in preset.options.items())
     rate = f", learning rate {preset.lr:.4g}" if preset.lr is not None else ""
     console.print(f"{preset.name}: asgc with rule {preset.rule}{rate}{f'; {fixed}' if fixed else ''}")
     table = Table("option", *preset.values)
     for name in dict.fromkeys(name for own in preset.values.values() for name in own):
-        cells = []
-        for kind, own in preset.values.items():
-            value = own.get(name, math.nan)
-            late = preset.late.get(kind, {}).get(name, value)
-            cells.append(f"{value:.4g}" if late == value else f"{value:.4g} to {late:.4g}")
-        table.add_row(name, *cells)
+        table.add_row(name, *(_value(preset, kind, name) for kind in preset.values))
     console.print(table)
     for key, value in preset.provenance.items():
         if key != "definition" and value != "":
             console.print(f"{key}: {value}", markup=False)
-    return 0
+
+
+def _side_by_side(presets: Sequence[Preset]) -> Table:
+    """A row an option and kind of layer (one for all kinds where no preset tells them apart), a column a preset."""
+    from rich.table import Table
+
+    table = Table("option", "layers", *(one.name for one in presets))
+    rates = [f"{one.lr:.4g}" if one.lr is not None else "" for one in presets]
+    if any(rates):
+        table.add_row("lr", "all", *rates)
+    names = dict.fromkeys(name for one in presets for own in one.values.values() for name in own)
+    for name in names:
+        cells = {kind: tuple(_value(one, kind, name) for one in presets) for kind in presets[0].values}
+        if len(set(cells.values())) == 1:
+            cells = {"all": next(iter(cells.values()))}
+        for kind, values in cells.items():
+            table.add_row(name, kind, *values)
+    return table
+
+
+def _value(preset: Preset, kind: str, name: str) -> str:
+    """An option of a kind of layer; at the start and the end of a training, where these differ."""
+    value = preset.values.get(kind, {}).get(name, math.nan)
+    late = preset.late.get(kind, {}).get(name, value)
+    if math.isnan(value):
+        return ""
+    return f"{value:.4g}" if late == value else f"{value:.4g} to {late:.4g}"
 
 
 def apply_command(argv: Sequence[str]) -> int:

@@ -161,11 +161,11 @@ def clip_options(data: Dataset, *, single: bool = False) -> Found:
     found = series_by_update(data, CLIP)
     if not found:
         return [Omitted("clip-options", NOTHING)]
-    moving = {key for (key, _), values in found.items() if any(_changes(values[name]) for name in CLIP)}
+    moving = {(key, name) for (key, _), values in found.items() for name in CLIP if _changes(values[name])}
     if not moving:
         reason = "no optimizer changes its clip's options while it trains (`adapt`, or a preset by share of training)"
         return [Omitted("clip-options", reason)]
-    cells = {replace(key, optimizer="") for key in moving}
+    cells = {replace(key, optimizer="") for key, _ in moving}
     shown = {
         key
         for (key, _), values in found.items()
@@ -176,7 +176,9 @@ def clip_options(data: Dataset, *, single: bool = False) -> Found:
     for where, keys in _figures("clip-options", shown, single):
         panels = []
         for layer in _layers(layer for key, layer in found if key in keys):
-            for name, title in CLIP.items():
+            for name, title in (
+                (name, title) for name, title in CLIP.items() if any((key, name) in moving for key in keys)
+            ):
                 drawn = [_path(found[key, layer], name, key) for key in keys if (key, layer) in found]
                 x = steps_axis(named[keys[0].task].steps, share="x")
                 panels.append(Panel(layer, title, x, Axis("", log=True, share=name), tuple(drawn)))

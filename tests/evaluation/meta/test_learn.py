@@ -306,6 +306,28 @@ def test_the_command_learns_shows_and_applies(
     assert main(["apply", str(folder), "asgc-rl", "fly"]) == 2
 
 
+def test_some_of_the_tasks_alone_and_presets_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = UNROLLED["tasks"] | {"other": UNROLLED["tasks"]["bowl"]}  # type: ignore[index, operator]
+    values = UNROLLED | {"tasks": tasks, "held_out": {"third": tasks["other"]}, "seconds": {"bowl": 1}}
+    file, folders = str(write(tmp_path, values | {"kinds": ["head"]})), [str(tmp_path / name) for name in ("a", "b")]
+    for chosen, folder in zip(("bowl", "third,other"), folders, strict=True):
+        assert main(["learn", file, "--tasks", chosen, "--dir", folder]) == 0
+    one, two = (Preset.load(tmp_path / name) for name in ("a/toy-bowl.json", "b/toy-third-other.json"))
+    assert list(one.provenance["definition"]["tasks"]) == ["bowl"]
+    assert list(two.provenance["definition"]["tasks"]) == ["third", "other"]
+    assert set(two.provenance["definition"]["held_out"]) == set(tasks) - {"other"}
+    capsys.readouterr()
+    assert main(["show", folders[0], "--beside", f"{folders[1]},{folders[0]}"]) == 0
+    shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    rows = [[cell.strip() for cell in cells] for cells in shown]
+    assert ["lr", "all", *(f"{preset.lr:.4g}" for preset in (one, two, one))] in rows
+    for kind in ("head", "weights"):
+        cells = [f"{preset.values[kind]['clip_factor']:.4g}" for preset in (one, two, one)]
+        assert ["clip_factor", kind, *cells] in rows
+    assert main(["learn", file, "--tasks", "bow"]) == 2
+    assert "--tasks bow: no such task; did you mean 'bowl'?" in capsys.readouterr().err
+
+
 def test_killed_in_the_middle_and_resumed_is_the_same_as_undisturbed(tmp_path: Path) -> None:
     """The programs themselves, on two workers."""
     file = write(tmp_path, EVOLUTION | {"learner": {"steps": 2, "pairs": 1}})
