@@ -1,11 +1,11 @@
-"""Rule 4 of configs/studies/mechanism.yaml: does a survivor's single setting lose less than every baseline's?
+"""Rules 4 and 5 of configs/studies/mechanism.yaml: does a mechanism's single setting lose less than every baseline's?
 
-python results/mechanism/rule_4.py [STUDY] [--part stage-2]
+python results/mechanism/single_settings.py 4|5 [STUDY] [--part stage-2]
 
-Written before a result of stage 2 was looked at. Over the arenas of both parts (of sgd+clip those that it has), mean
-scores over the run in units of the arenas' references. Where the rule leaves something open: p is that of the
-stratified rank test; Holm's adjustment and the intervals of the mean difference are over all pairs of a survivor with a
-baseline.
+Rule 4 was written before a result of stage 2 was looked at, rule 5 (stage 3) before its runs. Over the arenas of both parts
+(of a pair those that both have), mean scores over the run in units of the arenas' references. Where the rules leave
+something open: p is that of the stratified rank test; Holm's adjustment and the intervals of the mean difference are over
+all pairs of a mechanism with a baseline.
 """
 
 import argparse
@@ -21,15 +21,21 @@ from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.stats.aggregate import mean
 from evaluation.analysis.stats.bootstrap import Bootstrap
 
-SURVIVORS = ("asgc-ceiling", "asgc-eps", "asgc-ceiling-sgd")
+PARTS = {4: ("stage-2", "atari"), 5: ("stage-3", "atari")}
+MECHANISMS = {
+    4: ("asgc-ceiling", "asgc-eps", "asgc-ceiling-sgd"),
+    5: ("asgc-norm", "asgc-norm-ceiling", "asgc-element-ceiling"),
+}
 BASELINES = ("adopt", "agc-adam", "adam+clip", "sgd+clip")
 SEEDS, METRIC = 10, "auc"
 
 parser = argparse.ArgumentParser()
+parser.add_argument("rule", type=int, choices=PARTS)
 parser.add_argument("study", nargs="?", default=Path(__file__).parent)
 parser.add_argument("--part", action="append", help="one of the two alone: a look, not the rule")
 chosen = parser.parse_args()
-parts = chosen.part or ["stage-2", "atari"]
+parts = chosen.part or PARTS[chosen.rule]
+tested = MECHANISMS[chosen.rule]
 with dataset.load(chosen.study) as data:
     selections = {part: select(data, part, METRIC) for part in parts}
     wanted = {part: data.part_definition(part) for part in parts}
@@ -53,7 +59,7 @@ def matrix(name: str, beside: str) -> np.ndarray:
     return np.stack([found[Method(name)] for found in both], axis=1)
 
 
-names = [name for name in (*BASELINES, *SURVIVORS) if any(Method(name) in found for found in scores.values())]
+names = [name for name in (*BASELINES, *tested) if any(Method(name) in found for found in scores.values())]
 print(f"{'mean score':22s}" + "".join(f"{name:>18s}" for name in names))
 for (_, cell), by_method in scores.items():
     means = {method.name: f"{values.mean():.3f}" for method, values in by_method.items()}
@@ -62,16 +68,16 @@ for name in names:
     print(
         f"{name}: {interval(Bootstrap().estimate(mean, matrix(name, name)))} over {matrix(name, name).shape[1]} arenas"
     )
-how, pairs = Bootstrap(), [(one, other) for one in SURVIVORS for other in BASELINES]
+how, pairs = Bootstrap(), [(one, other) for one in tested for other in BASELINES]
 found = [contrast(matrix(*pair), matrix(*pair[::-1]), how, mean) for pair in pairs]
-won = dict.fromkeys(SURVIVORS, True)
-print(f"\n{'mean score less that of':36s}{'difference':>26s}{'P(better)':>22s}  Holm p  arenas")
+won = dict.fromkeys(tested, True)
+print(f"\n{'mean score less that of':37s}{'difference':>26s}{'P(better)':>22s}  Holm p  arenas")
 for (one, other), row in zip(pairs, judge(found, how), strict=True):
     better = row.verdict == Verdict.BETTER and row.difference.low > 0
     worse = row.verdict == Verdict.WORSE and row.difference.high < 0
     won[one] = won[one] and better
     said = "better" if better else "worse" if worse else "no difference shown"
     numbers = f"{interval(row.difference):>26s}{interval(row.improvement):>22s}  {row.p_holm:<6.2g}"
-    print(f"{one:17s} - {other:16s}{numbers}  {matrix(one, other).shape[1]}: {said}")
+    print(f"{one:20s} - {other:14s}{numbers}  {matrix(one, other).shape[1]}: {said}")
 winners = [name for name in won if won[name]]
-print("\nrule 4: " + (f"success of {', '.join(winners)}" if winners else "a loss"))
+print(f"\nrule {chosen.rule}: " + (f"success of {', '.join(winners)}" if winners else "a loss"))
