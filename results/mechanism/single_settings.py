@@ -2,10 +2,10 @@
 
 python results/mechanism/single_settings.py 4|5 [STUDY] [--part stage-2]
 
-Rule 4 was written before a result of stage 2 was looked at, rule 5 (stage 3) before its runs. Over the arenas of both parts
-(of a pair those that both have), mean scores over the run in units of the arenas' references. Where the rules leave
-something open: p is that of the stratified rank test; Holm's adjustment and the intervals of the mean difference are over
-all pairs of a mechanism with a baseline.
+Rule 4 was written before a result of stage 2 was looked at, rule 5 (stage 3) before its runs. Over the arenas of both
+parts (of a pair those that both have), mean scores over the run in units of the arenas' references. Where the rules
+leave something open: p is that of the stratified rank test; Holm's adjustment and the intervals of the mean difference
+are over all pairs of a mechanism with a baseline.
 """
 
 import argparse
