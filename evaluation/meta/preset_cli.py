@@ -52,7 +52,7 @@ def _show(preset: Preset, console: Console) -> None:
     console.print(f"{preset.name}: asgc with rule {preset.rule}{rate}{f'; {fixed}' if fixed else ''}")
     table = Table("option", *preset.values)
     for name in dict.fromkeys(name for own in preset.values.values() for name in own):
-        table.add_row(name, *(_value(preset, kind, name) for kind in preset.values))
+        table.add_row(name, *(shown(preset, kind, name) for kind in preset.values))
     console.print(table)
     for key, value in preset.provenance.items():
         if key != "definition" and value != "":
@@ -69,7 +69,7 @@ def _side_by_side(presets: Sequence[Preset]) -> Table:
         table.add_row("lr", "all", *rates)
     names = dict.fromkeys(name for one in presets for own in one.values.values() for name in own)
     for name in names:
-        cells = {kind: tuple(_value(one, kind, name) for one in presets) for kind in presets[0].values}
+        cells = {kind: tuple(shown(one, kind, name) for one in presets) for kind in presets[0].values}
         if len(set(cells.values())) == 1:
             cells = {"all": next(iter(cells.values()))}
         for kind, values in cells.items():
@@ -77,7 +77,7 @@ def _side_by_side(presets: Sequence[Preset]) -> Table:
     return table
 
 
-def _value(preset: Preset, kind: str, name: str) -> str:
+def shown(preset: Preset, kind: str, name: str) -> str:
     """An option of a kind of layer; at the start and the end of a training, where these differ."""
     value = preset.values.get(kind, {}).get(name, math.nan)
     late = preset.late.get(kind, {}).get(name, value)

@@ -23,7 +23,7 @@ _EVERY = "all layers"
 
 
 class LearnedData:
-    """The folder of a meta-learning as figures need it.
+    """The folder of a meta-learning as figures need it. `preset`: what it ended with; None: it has not ended.
 
     Raises:
         UserError: its files are damaged.
@@ -32,7 +32,8 @@ class LearnedData:
     def __init__(self, folder: Path) -> None:
         self.definition = definition.load(folder / definition.DEFINITION)
         self.steps = read_path(folder)
-        self.around = read_around(folder, _learned(folder / f"{self.definition.name}.json"))
+        self.preset = _learned(folder / f"{self.definition.name}.json")
+        self.around = read_around(folder, self.preset)
         self.looks = style.looks([*map(self.label, self.kinds), *self._tasks, _EVERY])
 
     @property
@@ -86,7 +87,8 @@ def options(learned: LearnedData) -> Found:
         + "One meta-training, so nothing is said of other seeds."
     )
     how: dict[str, Any] = {"names": ("option", "when", "step", "value"), "per_panel": (3.4, 1.7)}
-    return [figure_or_reason("learned-options", panels, "no step yet", learned.definition.name, caption, **how)]
+    how["member"] = learned.definition.name
+    return [figure_or_reason("learned-options", panels, "no step yet", "Learned options", caption, **how)]
 
 
 def returns(learned: LearnedData) -> Found:
@@ -101,7 +103,8 @@ def returns(learned: LearnedData) -> Found:
         "truncations it rises and falls with the part of a run that a step sees."
     )
     how: dict[str, Any] = {"names": ("task", "", "step", "return"), "per_panel": (3.4, 1.7)}
-    return [figure_or_reason("learning-returns", panels, "no step yet", learned.definition.name, caption, **how)]
+    how["member"] = learned.definition.name
+    return [figure_or_reason("learning-returns", panels, "no step yet", "Returns while learning", caption, **how)]
 
 
 def sensitivity(learned: LearnedData) -> Found:
@@ -125,7 +128,8 @@ def sensitivity(learned: LearnedData) -> Found:
         "the learned vector; band: the worst and the best seed. Dashed: as learned. A gap: a run diverged."
     )
     how: dict[str, Any] = {"names": ("option", "task", "moved_by", "return"), "per_panel": (2.2, 1.4)}
-    return [figure_or_reason("sensitivity", panels, "nothing finite", learned.definition.name, caption, **how)]
+    how["member"] = learned.definition.name
+    return [figure_or_reason("sensitivity", panels, "nothing finite", "Sensitivity", caption, **how)]
 
 
 def _column(end: str, ends: tuple[str, ...]) -> str:

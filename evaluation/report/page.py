@@ -19,17 +19,20 @@ from evaluation.analysis.comparisons.trials import objective
 from evaluation.analysis.comparisons.usable_range import is_grid, usable_range
 from evaluation.analysis.result_table import Table
 from evaluation.analysis.stats.bootstrap import Bootstrap
+from evaluation.cli.config_file import dump_yaml
 from evaluation.cli.errors import UserError
 from evaluation.plots import catalog
 from evaluation.plots.figure import Figure, Omitted
+from evaluation.plots.learned_figures import LearnedData
 from evaluation.plots.study_data import Part, StudyData
 from evaluation.plots.style import ROLES
+from evaluation.report import learned as of_preset
 from evaluation.report import origins, payload, sections, setup
 from evaluation.report.sections import Finding, Sheet
 
 TEMPLATES = "templates"
 LEADING = "improvement"  # the picture of a part's verdicts
-PAGE, STYLE, SCRIPTS = "report.html.j2", "report.css", ("charts.js", "page.js")
+PAGE, LEARNED, STYLE, SCRIPTS = "report.html.j2", "learned.html.j2", "report.css", ("charts.js", "page.js")
 
 
 @dataclass
@@ -58,20 +61,54 @@ def build(study: StudyData, root: Path | None = None) -> str:
     Raises:
         UserError: no finished runs, or a package is missing.
     """
+    if not study.runs:
+        raise UserError(f"{study.data.name} has no finished runs to report")
+    contents = gather(study)
+    data = {
+        "figures": [figure for family in contents.families for figure in family],
+        "looks": study.looks | ROLES,
+        "provenance": origins.groups(study.runs),
+    }
+    return _render(
+        PAGE,
+        data,
+        contents=contents,
+        study=study,
+        name=study.data.name,
+        question=study.data.definition.get("question"),
+        budget=str(study.data.definition.get("budget") or ""),
+        facts=setup.facts(study),
+        problems=[(problem.below([root] if root else []), problem.reason) for problem in study.data.problems],
+        filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
+    )
+
+
+def of_learning(learned: LearnedData) -> str:
+    """The page of a meta-learning, finished or not. `UserError`: a package is missing."""
+    found = [figure for _, some in catalog.figures(learned) for figure in some]
+    drawn = [figure for figure in found if isinstance(figure, Figure)]
+    return _render(
+        LEARNED,
+        {"figures": drawn, "looks": learned.looks},
+        name=learned.definition.name,
+        question=learned.definition.question,
+        facts=of_preset.facts(learned),
+        learned=of_preset.values(learned.preset) if learned.preset else None,
+        figures=drawn,
+        provenance=of_preset.provenance(learned.preset) if learned.preset else [],
+        definition=dump_yaml(learned.definition.values),
+        missing=[(f"figure {one.name}", one.reason) for one in found if isinstance(one, Omitted)],
+    )
+
+
+def _render(template: str, data: dict[str, Any], *, name: str, question: Any, **values: Any) -> str:
+    """A template with what every page has; `data` are its script's, with figures and looks as they are."""
     try:
         import jinja2
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise UserError(f"a report needs {error.name}: pip install 'asgc[study]'") from error
-    if not study.runs:
-        raise UserError(f"{study.data.name} has no finished runs to report")
-    contents = gather(study)
-    data = {
-        "name": study.data.name,
-        "looks": payload.looks(study.looks | ROLES),
-        "figures": [payload.figure(figure) for family in contents.families for figure in family],
-        "provenance": origins.groups(study.runs),
-    }
+    made = {"looks": payload.looks(data["looks"]), "figures": [payload.figure(figure) for figure in data["figures"]]}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evaluation.report", TEMPLATES),
         autoescape=True,
@@ -79,19 +116,14 @@ def build(study: StudyData, root: Path | None = None) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    page = environment.get_template(PAGE).render(
-        contents=contents,
-        study=study,
-        name=study.data.name,
-        question=" ".join(str(study.data.definition.get("question") or "").split()),
-        budget=str(study.data.definition.get("budget") or ""),
-        facts=setup.facts(study),
-        problems=[(problem.below([root] if root else []), problem.reason) for problem in study.data.problems],
-        filters={"task": study.tasks, "setting": study.settings, "optimizer": study.optimizers},
+    page = environment.get_template(template).render(
+        name=name,
+        question=" ".join(str(question or "").split()),
         style=_text(STYLE),
-        scripts=[_text(name) for name in SCRIPTS],
+        scripts=[_text(script) for script in SCRIPTS],
         plotly=get_plotlyjs(),
-        data=_json(data),
+        data=_json({"name": name, **data, **made}),
+        **values,
     )
     return str(page)
 

@@ -175,9 +175,9 @@
     });
   });
 
-  // Every row and sentence that stands on runs can show them.
-  document.querySelectorAll("details.sheet thead tr").forEach((row) => make("span", "runs", make("th", null, row, { scope: "col" }), { class: "quiet" }));
-  document.querySelectorAll("details.sheet tbody tr, ul.claims li").forEach((owner) => {
+  // Every row and sentence that stands on runs can show them; a page of a meta-learning has none.
+  if (data.provenance) document.querySelectorAll("details.sheet thead tr").forEach((row) => make("span", "runs", make("th", null, row, { scope: "col" }), { class: "quiet" }));
+  if (data.provenance) document.querySelectorAll("details.sheet tbody tr, ul.claims li").forEach((owner) => {
     const place = owner.tagName === "TR" ? make("td", null, owner) : owner;
     if (place === owner) owner.append(" ");
     const button = make("button", "runs", place, { type: "button", class: "why", "aria-expanded": "false" });
@@ -212,7 +212,7 @@
 
   // Provenance -----------------------------------------------------------------------------------------------------------
 
-  const { groups, protocols, origins } = data.provenance;
+  const { groups, protocols, origins } = data.provenance ?? { groups: [], protocols: [], origins: [] };
   const LABELS = ["part", "task", "setting", "optimizer", "variant"];
 
   function groupsOf(element) {
@@ -288,8 +288,8 @@
     make("li", `${plural(count, "run")}: ${originWords(origin)}`, code);
   });
   const all = document.getElementById("all-runs");
-  all.querySelector(".shown").textContent = `${groups.length} groups`;
-  all.addEventListener("toggle", () => {
+  if (all) all.querySelector(".shown").textContent = `${groups.length} groups`;
+  all?.addEventListener("toggle", () => {
     const box = all.querySelector(".scroll");
     if (!all.open || box.childElementCount) return;
     const table = make("table", null, box), head = make("tr", null, make("thead", null, table));

@@ -298,6 +298,15 @@ def test_the_command_learns_shows_and_applies(
     drawn = (folder / "plots" / "learned-options.csv").read_text().splitlines()
     assert len(drawn) == 1 + 6 * 3  # lr, and the clip_factor of the only kind with one of its own and of the others
     assert (folder / "plots" / "learning-returns.png").stat().st_size > 1000
+    assert eval_main(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert "<h1>toy</h1>" in page
+    assert f">{preset.values['vectors']['clip_factor']:.4g}</td>" in page
+    assert "<dt>steps</dt><dd>6 of 6</dd>" in page
+    (folder / "toy.json").unlink()
+    assert eval_main(["report", str(folder)]) == 0
+    assert "Not learned to the end yet" in (folder / "report.html").read_text()
+    preset.save(folder / "toy.json")
     words: list[str] = []
     monkeypatch.setattr("evaluation.meta.preset_cli._become", lambda found: words.extend(found) or 0)
     assert main(["apply", str(folder), "asgc-rl", "train", "--game", "Pong"]) == 0

@@ -23,7 +23,9 @@ pytest.importorskip("selenium", reason="selenium is not installed: pip install '
 
 from selenium import webdriver
 
+from evaluation.meta.meta_cli import main as meta_main
 from evaluation.plots.figure import Figure
+from evaluation.plots.learned_figures import LearnedData
 from evaluation.report import page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -390,3 +392,20 @@ def test_data_are_valid_json(report: Path) -> None:
     text = report.read_text()
     start = text.index('id="data">') + len('id="data">')
     json.loads(text[start : text.index("</script>", start)], parse_constant=pytest.fail)
+
+
+def test_the_page_of_a_meta_learning_draws_its_figures_without_an_error(browser: Page, tmp_path: Path) -> None:
+    values: dict[str, Any] = {"rule": "sgd", "learn": ["lr", "clip_factor"], "kinds": ["vectors"]}
+    values["learner"] = {"name": "unrolled", "steps": 3, "truncation": 2, "runs": 1}
+    values["tasks"] = {"bowl": {"class": "tests.evaluation.meta.toy_tasks:Bowl"}}
+    (tmp_path / "toy.yaml").write_text(json.dumps(values))
+    assert meta_main(["learn", str(tmp_path / "toy.yaml"), "--dir", str(tmp_path / "learned")]) == 0
+    report = tmp_path / "learned.html"
+    report.write_text(page.of_learning(LearnedData(tmp_path / "learned")))
+    browser.open(report, DESKTOP)
+    for name in ("learned-options", "learning-returns"):
+        browser.draw(name)
+    assert browser.lines("learned-options") == ["all layers", "vectors", "other layers"]
+    assert not browser.errors()
+    assert browser("return document.querySelectorAll('#learned tbody tr').length") == 1
+    assert browser("return document.querySelectorAll('button.why').length") == 0
