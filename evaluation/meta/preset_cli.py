@@ -38,7 +38,10 @@ def show_command(argv: Sequence[str]) -> int:
 
     console = Console(highlight=False, soft_wrap=True)
     if others:
-        console.print(_side_by_side([preset, *others]))
+        table = _side_by_side([preset, *others])
+        wide = console.measure(table, options=console.options.update(width=10_000)).maximum
+        console.width = max(console.width, wide)  # numbers cut short would be wrong ones
+        console.print(table)
     else:
         _show(preset, console)
     return 0
