@@ -26,6 +26,7 @@ MECHANISMS = {
     4: ("asgc-ceiling", "asgc-eps", "asgc-ceiling-sgd"),
     5: ("asgc-norm", "asgc-norm-ceiling", "asgc-element-ceiling"),
 }
+BESIDE = {4: (), 5: ("asgc-ceiling",)}  # in the table only
 BASELINES = ("adopt", "agc-adam", "adam+clip", "sgd+clip")
 SEEDS, METRIC = 10, "auc"
 
@@ -59,11 +60,11 @@ def matrix(name: str, beside: str) -> np.ndarray:
     return np.stack([found[Method(name)] for found in both], axis=1)
 
 
-names = [name for name in (*BASELINES, *tested) if any(Method(name) in found for found in scores.values())]
-print(f"{'mean score':22s}" + "".join(f"{name:>18s}" for name in names))
+names = [name for name in (*BASELINES, *tested, *BESIDE[chosen.rule]) if any(Method(name) in found for found in scores.values())]
+print(f"{'mean score':22s}" + "".join(f"{name:>22s}" for name in names))
 for (_, cell), by_method in scores.items():
     means = {method.name: f"{values.mean():.3f}" for method, values in by_method.items()}
-    print(f"{cell.task:22s}" + "".join(f"{means.get(name, ''):>18s}" for name in names))
+    print(f"{cell.task:22s}" + "".join(f"{means.get(name, ''):>22s}" for name in names))
 for name in names:
     print(
         f"{name}: {interval(Bootstrap().estimate(mean, matrix(name, name)))} over {matrix(name, name).shape[1]} arenas"
