@@ -60,7 +60,8 @@ def matrix(name: str, beside: str) -> np.ndarray:
     return np.stack([found[Method(name)] for found in both], axis=1)
 
 
-names = [name for name in (*BASELINES, *tested, *BESIDE[chosen.rule]) if any(Method(name) in found for found in scores.values())]
+there = {method for found in scores.values() for method in found}
+names = [name for name in (*BASELINES, *tested, *BESIDE[chosen.rule]) if Method(name) in there]
 print(f"{'mean score':22s}" + "".join(f"{name:>22s}" for name in names))
 for (_, cell), by_method in scores.items():
     means = {method.name: f"{values.mean():.3f}" for method, values in by_method.items()}
