@@ -59,7 +59,7 @@ def side_by_side(study: StudyData, part: Part) -> Found:
             for along, losses in look["slices"].items():
                 losses = np.array(losses, dtype=float)
                 lines[along].append(series(key.optimizer, look["at"], losses, n=1, runs=key))
-        axes = Axis("eigenvalue", log=True), Axis("", log=True, share=f"{cell.task} spectrum")
+        axes = Axis("eigenvalue", log=True), Axis("", log=True, low=LEAST, share=f"{cell.task} spectrum")
         here = [Panel(cell.task, "share of eigenvalues above", *axes, tuple(lines.pop("spectrum")))]
         for along, found in lines.items():
             log = bool(found) and min(float(np.min(one.y)) for one in found) > 0
