@@ -178,3 +178,8 @@ def number(value: Any) -> Any:
         return value
     text = value.replace("_", "")
     return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def words(text: str | None) -> list[str]:
+    """ "a, b" -> ["a", "b"]."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]

@@ -147,13 +147,16 @@ def of_tasks(found: Definition, names: Sequence[str], where: str) -> Definition:
     """The definition that learns from these of its tasks alone (held-out ones, too), named after them.
 
     Raises:
-        UserError: an unknown task.
+        UserError: an unknown task, or none.
     """
+    names = list(dict.fromkeys(names))
+    if not names:
+        raise UserError("--tasks: name at least one")
     known = {**found.tasks, **found.held_out}
     for name in names:
         if name not in known:
             raise UserError(f"--tasks {name}: no such task{suggestion(name, list(known))}")
-    given = {**found.values.get("tasks", {}), **found.values.get("held_out", {})}
+    given = {**found.values["tasks"], **(found.values.get("held_out") or {})}
     left_out = {name: one for name, one in given.items() if name not in names}
     chosen = {"name": "-".join([found.name, *names]), "tasks": {name: given[name] for name in names}}
     return parse({**found.values, **chosen, "held_out": left_out}, name=found.name, where=where)

@@ -19,7 +19,7 @@ from evaluation.cli.config_file import dump_yaml
 from evaluation.cli.errors import EXIT_INTERRUPTED, UserError, tell
 from evaluation.cli.parser import Flags
 from evaluation.cli.progress import progress
-from evaluation.cli.values import PathText
+from evaluation.cli.values import PathText, words
 from evaluation.files import atomic_write
 from evaluation.meta import class_task, definition, learners
 from evaluation.meta.definition import DEFINITION, Definition
@@ -50,7 +50,7 @@ def learn_command(argv: Sequence[str]) -> int:
     file = definition.find(options.definition)
     found = definition.load(file)
     if options.tasks is not None:
-        found = definition.of_tasks(found, options.tasks.split(","), str(file))
+        found = definition.of_tasks(found, words(options.tasks), str(file))
     folder = Path(options.dir) if options.dir else file.parent if file.name == DEFINITION else RUNS_OF_META / found.name
     evolution = found.learner.name == "evolution"
     programs = programs_of(found) if evolution else {}
@@ -145,7 +145,9 @@ def _learn(
             vector = learners.learn(found, folder, particles, told)
     else:
         vector = learners.learn(found, folder, None, told)
-    preset = learners.preset_of(found, vector, _provenance(found, journal))
+    chosen = f" --tasks {options.tasks}" if options.tasks else ""
+    command = f"asgc-meta learn {options.definition}{chosen}"
+    preset = learners.preset_of(found, vector, _provenance(found, journal, command))
     file = folder / f"{found.name}.json"
     preset.save(file)
     print(f"learned: {file}; see: asgc-meta show {folder}; train with it: --optimizer.preset {file}")
@@ -214,13 +216,13 @@ def _cost(found: Definition, journal: Journal, places: int) -> str:
     return cost(found, keys, journal, {**found.seconds, **journal.seconds()}, places)
 
 
-def _provenance(found: Definition, journal: Journal) -> dict[str, Any]:
+def _provenance(found: Definition, journal: Journal, command: str) -> dict[str, Any]:
     rows = journal.rows.values()
     own = {"runs": len(rows), "core_seconds": round(sum(row.seconds for row in rows))} if rows else {}
     return {
         "definition": dict(found.values),
         "question": found.question,
-        "command": f"asgc-meta learn {found.name}",
+        "command": command,
         **own,
         **{key: value for key, value in provenance.own_code().items() if value is not None},
     }

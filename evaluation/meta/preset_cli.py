@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from evaluation.cli.errors import UserError, tell
 from evaluation.cli.parser import Flags
-from evaluation.cli.values import PathText
+from evaluation.cli.values import PathText, words
 from evaluation.meta import definition
 from evaluation.meta.definition import DEFINITION
 from evaluation.study import program
@@ -32,7 +32,7 @@ def show_command(argv: Sequence[str]) -> int:
     )
     options = flags.read(argv)[0]
     preset = preset_in(options.preset)
-    others = [preset_in(name) for name in options.beside.split(",")] if options.beside else []
+    others = [preset_in(name) for name in words(options.beside or "")]
 
     from rich.console import Console
 
@@ -70,6 +70,9 @@ def _side_by_side(presets: Sequence[Preset]) -> Table:
     rates = [f"{one.lr:.4g}" if one.lr is not None else "" for one in presets]
     if any(rates):
         table.add_row("lr", "all", *rates)
+    for name in ("rule", *dict.fromkeys(name for one in presets for name in one.options)):
+        fixed = [one.rule if name == "rule" else str(one.options.get(name, "")) for one in presets]
+        table.add_row(name, "all", *fixed)
     names = dict.fromkeys(name for one in presets for own in one.values.values() for name in own)
     for name in names:
         cells = {kind: tuple(shown(one, kind, name) for one in presets) for kind in presets[0].values}

@@ -85,18 +85,20 @@ def _last_look(study: StudyData, runs: Iterable[Mapping[str, Any]]) -> dict[str,
 
 
 def tail(values: Array, weights: Array) -> tuple[Array, Array]:
-    """The share of a spectrum's mass at or above each of its positive eigenvalues, in rising order: (at, share)."""
+    """The share of a spectrum's mass above each of its positive eigenvalues, in rising order: (at, share), as a step to
+    the next one; above the largest there is nothing, drawn as `LEAST`."""
     order = np.argsort(values)
-    share = np.cumsum(weights[order][::-1])[::-1] / weights.sum()
+    heavy = weights[order] / weights.sum()
+    share = np.maximum(np.cumsum(heavy[::-1])[::-1] - heavy, LEAST)
     positive = values[order] > 0
     return values[order][positive], share[positive]
 
 
 _BESIDE = (
-    "At the end of one run of each optimizer, its lowest seed. Left: the share of the Hessian's eigenvalues at or "
-    "above a positive value (stochastic Lanczos quadrature from one vector). Beside it: the training loss beside the "
-    "weights, along the gradient and along a random direction, each as long as the weights, filter by filter (Li et "
-    "al. 2018)."
+    "The last look at one run of each optimizer, the lowest seed that has one. Left: the share of the Hessian's "
+    "eigenvalues above a positive value (stochastic Lanczos quadrature from one vector). Beside it: the training loss "
+    "beside the weights, along the gradient and along a random direction, each as long as the weights, filter by "
+    "filter (Li et al. 2018)."
 )
 _WORDS = {"gradient": "the gradient", "random": "a random direction"}
 

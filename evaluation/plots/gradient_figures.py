@@ -169,7 +169,7 @@ def clip_options(data: Dataset, *, single: bool = False) -> Found:
     shown = {
         key
         for (key, _), values in found.items()
-        if replace(key, optimizer="") in cells and np.isfinite(values["clip_factor"]).any()
+        if replace(key, optimizer="") in cells and any(np.isfinite(values[name]).any() for name in CLIP)
     }
     figures: Found = []
     named = words.of_tasks(data)
@@ -185,8 +185,9 @@ def clip_options(data: Dataset, *, single: bool = False) -> Found:
         n = max(int(found[key, panel.row]["n"].max()) for panel in panels for key in keys if (key, panel.row) in found)
         caption = (
             "Clip factor (the threshold in running deviations of the layer's gradient) and sharpness of the clip of "
-            "each layer, as they were in use. Changed online by the hypergradient where the optimizer adapts them. "
-            + (f"Lines: medians over {counted(n)}; bands: quartiles." if n > 1 else "One run.")
+            "each layer, as they were in use: changed by the hypergradient (`adapt`), or by a preset with the share of "
+            + f"training. Lines: medians over {counted(n)}"
+            + ("; bands: quartiles." if n > 1 else ".")
         )
         how = where | {"names": ("layer", "option", "step", "value"), "per_panel": (2.6, 1.35)}
         figures.append(Figure(title="The clip's options over time", caption=caption, panels=tuple(panels), **how))

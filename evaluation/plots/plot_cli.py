@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from evaluation.analysis.data.run_reader import PLOTS
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
-from evaluation.cli.values import PathText, did_you_mean
+from evaluation.cli.values import PathText, did_you_mean, words
 from evaluation.runs.run_folder import CONFIG
 
 if TYPE_CHECKING:
@@ -66,11 +66,6 @@ def main(argv: Sequence[str]) -> int:
     for problem in [] if isinstance(source, LearnedData) else source.data.left_out():
         print(problem, file=sys.stderr)
     return 0 if made else 1
-
-
-def words(text: str | None) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def open_study(path: Path, seed: int, repetitions: int, baseline: str | None) -> StudyData:

@@ -49,4 +49,8 @@ def provenance(preset: Preset) -> list[tuple[str, str]]:
     known = dict(preset.provenance)
     if known.pop("dirty", False):
         known["commit"] = f"{known.get('commit', 'unknown')}, with uncommitted changes"
-    return [(key, str(value)) for key, value in known.items() if key not in ("definition", "question")]
+    return [
+        (key, str(value))
+        for key, value in known.items()
+        if key not in ("definition", "question", "runs", "core_seconds")
+    ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from evaluation.analysis.comparisons.claims import interval, number
 from evaluation.analysis.comparisons.selection import select
-from evaluation.analysis.comparisons.verdicts import Judged, Verdict, contrast, judge
+from evaluation.analysis.comparisons.verdicts import Judged, contrast, judge
 from evaluation.analysis.data import dataset
 from evaluation.analysis.data.run_key import Method
 from evaluation.analysis.stats.aggregate import interquartile_mean, mean
@@ -55,7 +55,12 @@ def compare(pairs: list[tuple[str, str]]) -> list[Judged]:
     return found
 
 
+def ahead(row: Judged) -> bool:
+    """As the rules have it."""
+    return row.p_holm < 0.05 and row.improvement.value > 0.5
+
+
 rule_2 = compare([(PRESET, rival) for rival in RIVALS])
-print("rule 2:", "success" if all(row.verdict == Verdict.BETTER for row in rule_2) else "a loss")
+print("rule 2:", "success" if all(map(ahead, rule_2)) else "a loss")
 rule_4 = compare([*ADAPTED.items()])
-print("rule 4: adaptation", "stays" if any(row.verdict == Verdict.BETTER for row in rule_4) else "is removed")
+print("rule 4: adaptation", "stays" if any(map(ahead, rule_4)) else "is removed")

@@ -319,7 +319,7 @@ def test_some_of_the_tasks_alone_and_presets_side_by_side(tmp_path: Path, capsys
     tasks = UNROLLED["tasks"] | {"other": UNROLLED["tasks"]["bowl"]}  # type: ignore[index, operator]
     values = UNROLLED | {"tasks": tasks, "held_out": {"third": tasks["other"]}, "seconds": {"bowl": 1}}
     file, folders = str(write(tmp_path, values | {"kinds": ["head"]})), [str(tmp_path / name) for name in ("a", "b")]
-    for chosen, folder in zip(("bowl", "third,other"), folders, strict=True):
+    for chosen, folder in zip(("bowl", "third, other,third"), folders, strict=True):
         assert main(["learn", file, "--tasks", chosen, "--dir", folder]) == 0
     one, two = (Preset.load(tmp_path / name) for name in ("a/toy-bowl.json", "b/toy-third-other.json"))
     assert list(one.provenance["definition"]["tasks"]) == ["bowl"]
@@ -333,6 +333,10 @@ def test_some_of_the_tasks_alone_and_presets_side_by_side(tmp_path: Path, capsys
     for kind in ("head", "weights"):
         cells = [f"{preset.values[kind]['clip_factor']:.4g}" for preset in (one, two, one)]
         assert ["clip_factor", kind, *cells] in rows
+    assert one.provenance["command"] == f"asgc-meta learn {file} --tasks bowl"
+    assert ["rule", "all", "sgd", "sgd", "sgd"] in rows
+    assert main(["learn", file, "--tasks", " ,"]) == 2
+    assert "--tasks: name at least one" in capsys.readouterr().err
     assert main(["learn", file, "--tasks", "bow"]) == 2
     assert "--tasks bow: no such task; did you mean 'bowl'?" in capsys.readouterr().err
 
