@@ -20,6 +20,7 @@ from evaluation.analysis.data import dataset
 from evaluation.analysis.data.run_key import Cell, Method
 from evaluation.analysis.stats.aggregate import mean
 from evaluation.analysis.stats.bootstrap import Bootstrap
+from evaluation.cli.errors import UserError
 
 PARTS = {4: ("stage-2", "atari"), 5: ("stage-3", "atari")}
 MECHANISMS = {
@@ -38,7 +39,10 @@ chosen = parser.parse_args()
 parts = chosen.part or PARTS[chosen.rule]
 tested = MECHANISMS[chosen.rule]
 with dataset.load(chosen.study) as data:
-    selections = {part: select(data, part, METRIC) for part in parts}
+    try:
+        selections = {part: select(data, part, METRIC) for part in parts}
+    except UserError as error:
+        raise SystemExit(f"not finished: {error}") from error
     wanted = {part: data.part_definition(part) for part in parts}
 scores: dict[tuple[str, Cell], dict[Method, np.ndarray]] = {}
 for part, selection in selections.items():
