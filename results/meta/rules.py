@@ -24,7 +24,7 @@ PART, METRIC, PRESET, SEEDS = "held-out", "auc", "asgc-preset", 10
 RIVALS = [f"{name}-single" for name in ("sgd", "adam", "rmsprop", "adagrad", "radam", "agc", "asgc")]
 ADAPTED = {"asgc-adapt": "asgc", "asgc-adapt-single": "asgc-single", "asgc-adapt-preset": PRESET}
 
-with dataset.load(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) as data:
+with dataset.load(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "study") as data:
     selection, wanted = select(data, PART, METRIC), data.part_definition(PART)["tasks"]
     names = [*data.definition["optimizers"]]
 cells, how = list(selection.cells), Bootstrap()
