@@ -261,7 +261,10 @@ def read_path(folder: Path) -> list[dict[str, Any]]:
     """
     file = folder / PATH
     try:
-        return list(read_json(file)) if file.is_file() else []
+        steps = list(read_json(file)) if file.is_file() else []
+        if not all(isinstance(step, dict) and {"step", "values", "returns"} <= step.keys() for step in steps):
+            raise ValueError
+        return steps
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} is damaged: remove it, asgc-meta learn makes it anew") from error
 

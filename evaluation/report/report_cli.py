@@ -34,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file")
     if (folder / DEFINITION).is_file():
+        if namespace.baseline is not None:
+            raise UserError("--baseline is of a study: a meta-learning compares nothing")
         text = of_learning(LearnedData(folder))
     else:
         text = build(open_study(folder, namespace.seed, namespace.repetitions, namespace.baseline), folder)

@@ -307,6 +307,13 @@ def test_the_command_learns_shows_and_applies(
     assert eval_main(["report", str(folder)]) == 0
     assert "Not learned to the end yet" in (folder / "report.html").read_text()
     preset.save(folder / "toy.json")
+    assert eval_main(["report", str(folder), "--baseline", "adam"]) == 2
+    path = (folder / "path.json").read_text()
+    for damaged in ('{"a": 1}', "[1]", '[{"step": 0}]', "["):
+        (folder / "path.json").write_text(damaged)
+        assert eval_main(["report", str(folder)]) == 2
+        assert "path.json is damaged" in capsys.readouterr().err
+    (folder / "path.json").write_text(path)
     words: list[str] = []
     monkeypatch.setattr("evaluation.meta.preset_cli._become", lambda found: words.extend(found) or 0)
     assert main(["apply", str(folder), "asgc-rl", "train", "--game", "Pong"]) == 0
