@@ -19,14 +19,18 @@ from evaluation.analysis.data import dataset
 from evaluation.analysis.data.run_key import Method
 from evaluation.analysis.stats.aggregate import interquartile_mean, mean
 from evaluation.analysis.stats.bootstrap import Bootstrap
+from evaluation.cli.errors import UserError
 
 PART, METRIC, PRESET, SEEDS = "held-out", "auc", "asgc-preset", 10
 RIVALS = [f"{name}-single" for name in ("sgd", "adam", "rmsprop", "adagrad", "radam", "agc", "asgc")]
 ADAPTED = {"asgc-adapt": "asgc", "asgc-adapt-single": "asgc-single", "asgc-adapt-preset": PRESET}
 
 with dataset.load(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "study") as data:
-    selection, wanted = select(data, PART, METRIC), data.part_definition(PART)["tasks"]
-    names = [*data.definition["optimizers"]]
+    try:
+        selection = select(data, PART, METRIC)
+    except UserError as error:
+        raise SystemExit(f"not finished: {error}") from error
+    wanted, names = data.part_definition(PART)["tasks"], [*data.definition["optimizers"]]
 cells, how = list(selection.cells), Bootstrap()
 missing = [
     f"{name} on {cell.task}"
