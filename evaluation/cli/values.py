@@ -102,7 +102,7 @@ def read(value: Any, hint: Any, allowed: str = "", optional: bool = False) -> An
         raise ValueError(f"must be {', '.join(others)} or {last}" if others else f"must be {last}")
     if origin in (list, tuple):
         if isinstance(value, str):
-            value = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
+            value = words(value.strip("[]() "))
         if not isinstance(value, list | tuple) or not value or (origin is tuple and len(value) != len(args)):
             count = f"{len(args)} " if origin is tuple else ""
             kind = "whole numbers such as 32,64" if args[0] is int else "numbers such as 0.9,0.999"

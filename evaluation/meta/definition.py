@@ -152,11 +152,10 @@ def of_tasks(found: Definition, names: Sequence[str], where: str) -> Definition:
     names = list(dict.fromkeys(names))
     if not names:
         raise UserError("--tasks: name at least one")
-    known = {**found.tasks, **found.held_out}
-    for name in names:
-        if name not in known:
-            raise UserError(f"--tasks {name}: no such task{suggestion(name, list(known))}")
     given = {**found.values["tasks"], **(found.values.get("held_out") or {})}
+    for name in names:
+        if name not in given:
+            raise UserError(f"--tasks {name}: no such task{suggestion(name, list(given))}")
     left_out = {name: one for name, one in given.items() if name not in names}
     chosen = {"name": "-".join([found.name, *names]), "tasks": {name: given[name] for name in names}}
     return parse({**found.values, **chosen, "held_out": left_out}, name=found.name, where=where)

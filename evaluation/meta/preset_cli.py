@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from evaluation.cli.parser import Flags
 from evaluation.cli.values import PathText, words
 from evaluation.meta import definition
 from evaluation.meta.definition import DEFINITION
+from evaluation.meta.preset_words import fixed, option_names, shown
 from evaluation.study import program
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def show_command(argv: Sequence[str]) -> int:
     )
     options = flags.read(argv)[0]
     preset = preset_in(options.preset)
-    others = [preset_in(name) for name in words(options.beside or "")]
+    others = [preset_in(name) for name in words(options.beside)]
 
     from rich.console import Console
 
@@ -50,11 +50,11 @@ def show_command(argv: Sequence[str]) -> int:
 def _show(preset: Preset, console: Console) -> None:
     from rich.table import Table
 
-    fixed = ", ".join(f"{name} {value}" for name, value in preset.options.items())
+    rest = fixed(preset)
     rate = f", learning rate {preset.lr:.4g}" if preset.lr is not None else ""
-    console.print(f"{preset.name}: asgc with rule {preset.rule}{rate}{f'; {fixed}' if fixed else ''}")
+    console.print(f"{preset.name}: asgc with rule {preset.rule}{rate}{f'; {rest}' if rest else ''}")
     table = Table("option", *preset.values)
-    for name in dict.fromkeys(name for own in preset.values.values() for name in own):
+    for name in option_names(preset):
         table.add_row(name, *(shown(preset, kind, name) for kind in preset.values))
     console.print(table)
     for key, value in preset.provenance.items():
@@ -71,25 +71,15 @@ def _side_by_side(presets: Sequence[Preset]) -> Table:
     if any(rates):
         table.add_row("lr", "all", *rates)
     for name in ("rule", *dict.fromkeys(name for one in presets for name in one.options)):
-        fixed = [one.rule if name == "rule" else str(one.options.get(name, "")) for one in presets]
-        table.add_row(name, "all", *fixed)
-    names = dict.fromkeys(name for one in presets for own in one.values.values() for name in own)
-    for name in names:
+        chosen = [one.rule if name == "rule" else str(one.options.get(name, "")) for one in presets]
+        table.add_row(name, "all", *chosen)
+    for name in option_names(*presets):
         cells = {kind: tuple(shown(one, kind, name) for one in presets) for kind in presets[0].values}
         if len(set(cells.values())) == 1:
             cells = {"all": next(iter(cells.values()))}
         for kind, values in cells.items():
             table.add_row(name, kind, *values)
     return table
-
-
-def shown(preset: Preset, kind: str, name: str) -> str:
-    """An option of a kind of layer; at the start and the end of a training, where these differ."""
-    value = preset.values.get(kind, {}).get(name, math.nan)
-    late = preset.late.get(kind, {}).get(name, value)
-    if math.isnan(value):
-        return ""
-    return f"{value:.4g}" if late == value else f"{value:.4g} to {late:.4g}"
 
 
 def apply_command(argv: Sequence[str]) -> int:

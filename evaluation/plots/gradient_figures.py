@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from evaluation.analysis.data.dataset import Dataset
 from evaluation.analysis.data.run_key import RunKey
@@ -147,10 +147,17 @@ def _over_time(values: Mapping[str, Array], key: RunKey) -> Iterable[Series]:
     for column, (label, role) in drawn_as.items():
         known = np.isfinite(values[column]) & (values[column] > 0)
         if known.any():
-            several = values["n"].max() > 1
-            band = {"low": values[f"{column}_low"][known], "high": values[f"{column}_high"][known]} if several else {}
-            n, step = values["n"][known], values["step"][known]
-            yield series(label, step, values[column][known], role=role, n=n, runs=key, **band)
+            yield _line(label, values, column, known, key, role=role)
+
+
+def _line(
+    label: str, values: Mapping[str, Array], column: str, known: NDArray[np.bool_], key: RunKey, **options: Any
+) -> Series:
+    """A column where it is `known`, with its quartiles where there are several runs."""
+    several = values["n"].max() > 1
+    band = {"low": values[f"{column}_low"][known], "high": values[f"{column}_high"][known]} if several else {}
+    n, step = values["n"][known], values["step"][known]
+    return series(label, step, values[column][known], n=n, runs=key, **options, **band)
 
 
 CLIP = {"clip_factor": "clip factor", "clip_sharpness": "sharpness"}
@@ -176,12 +183,11 @@ def clip_options(data: Dataset, *, single: bool = False) -> Found:
     for where, keys in _figures("clip-options", shown, single):
         panels = []
         for layer in _layers(layer for key, layer in found if key in keys):
-            for name, title in (
-                (name, title) for name, title in CLIP.items() if any((key, name) in moving for key in keys)
-            ):
-                drawn = [_path(found[key, layer], name, key) for key in keys if (key, layer) in found]
+            for name in (name for name in CLIP if any((key, name) in moving for key in keys)):
+                here = [(key, found[key, layer]) for key in keys if (key, layer) in found]
+                drawn = [_line(key.optimizer, at, name, np.isfinite(at[name]), key) for key, at in here]
                 x = steps_axis(named[keys[0].task].steps, share="x")
-                panels.append(Panel(layer, title, x, Axis("", log=True, share=name), tuple(drawn)))
+                panels.append(Panel(layer, CLIP[name], x, Axis("", log=True, share=name), tuple(drawn)))
         n = max(int(found[key, panel.row]["n"].max()) for panel in panels for key in keys if (key, panel.row) in found)
         caption = (
             "Clip factor (the threshold in running deviations of the layer's gradient) and sharpness of the clip of "
@@ -197,13 +203,6 @@ def clip_options(data: Dataset, *, single: bool = False) -> Found:
 def _changes(values: Array) -> bool:
     known = values[np.isfinite(values)]
     return bool(known.size) and bool(np.ptp(known) > 0)
-
-
-def _path(values: Mapping[str, Array], name: str, key: RunKey) -> Series:
-    at = np.isfinite(values[name])
-    several = bool((values["n"] > 1).any())
-    band = {"low": values[f"{name}_low"][at], "high": values[f"{name}_high"][at]} if several else {}
-    return series(key.optimizer, values["step"][at], values[name][at], n=values["n"][at], runs=key, **band)
 
 
 def sync_response(data: Dataset, *, single: bool = False) -> Found:

@@ -15,7 +15,7 @@ from evaluation.meta import definition
 from evaluation.meta.around_cli import read_around
 from evaluation.meta.learners import read_path
 from evaluation.plots import style
-from evaluation.plots.figure import Axis, Mark, Omitted, Panel, series
+from evaluation.plots.figure import Axis, Figure, Mark, Omitted, Panel, series
 from evaluation.plots.study_data import Found, figure_or_reason
 
 _STEPS = Axis("meta-training step")
@@ -56,6 +56,12 @@ class LearnedData:
         """A value by step."""
         return series(label, [row["step"] for row in self.steps], values, n=1)
 
+    def figure(
+        self, name: str, title: str, panels: list[Panel], caption: str, reason: str, **options: Any
+    ) -> Figure | Omitted:
+        """The figure of this learning, or for which `reason` there is none."""
+        return figure_or_reason(name, panels, reason, title, caption, member=self.definition.name, **options)
+
 
 def _learned(file: Path) -> Preset | None:
     try:
@@ -87,8 +93,7 @@ def options(learned: LearnedData) -> Found:
         + "One meta-training, so nothing is said of other seeds."
     )
     how: dict[str, Any] = {"names": ("option", "when", "step", "value"), "per_panel": (3.4, 1.7)}
-    how["member"] = learned.definition.name
-    return [figure_or_reason("learned-options", panels, "no step yet", "Learned options", caption, **how)]
+    return [learned.figure("learned-options", "Learned options", panels, caption, "no step yet", **how)]
 
 
 def returns(learned: LearnedData) -> Found:
@@ -103,8 +108,7 @@ def returns(learned: LearnedData) -> Found:
         "truncations it rises and falls with the part of a run that a step sees."
     )
     how: dict[str, Any] = {"names": ("task", "", "step", "return"), "per_panel": (3.4, 1.7)}
-    how["member"] = learned.definition.name
-    return [figure_or_reason("learning-returns", panels, "no step yet", "Returns while learning", caption, **how)]
+    return [learned.figure("learning-returns", "Returns while learning", panels, caption, "no step yet", **how)]
 
 
 def sensitivity(learned: LearnedData) -> Found:
@@ -128,8 +132,7 @@ def sensitivity(learned: LearnedData) -> Found:
         "the learned vector; band: the worst and the best seed. Dashed: as learned. A gap: a run diverged."
     )
     how: dict[str, Any] = {"names": ("option", "task", "moved_by", "return"), "per_panel": (2.2, 1.4)}
-    how["member"] = learned.definition.name
-    return [figure_or_reason("sensitivity", panels, "nothing finite", "Sensitivity", caption, **how)]
+    return [learned.figure("sensitivity", "Sensitivity", panels, caption, "nothing finite", **how)]
 
 
 def _column(end: str, ends: tuple[str, ...]) -> str:

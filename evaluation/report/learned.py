@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asgc.meta import Preset
 from evaluation.analysis.data.run_key import NOBODY
-from evaluation.meta.preset_cli import shown
+from evaluation.meta.preset_words import fixed, option_names, shown
 from evaluation.plots.learned_figures import LearnedData
 from evaluation.report.sections import Entry, Line, Sheet
 from evaluation.study.status import duration
@@ -25,23 +25,13 @@ def facts(learned: LearnedData) -> list[tuple[str, str]]:
 
 def values(preset: Preset) -> Sheet:
     """Options by kind of layer."""
-    names = dict.fromkeys(name for own in preset.values.values() for name in own)
     lines = []
-    for name in names:
-        cells = [Entry(name)]
-        for kind, own in preset.values.items():
-            cells.append(Entry(shown(preset, kind, name), value=own.get(name)))
-        lines.append(Line(cells, NOBODY))
-    fixed = ", ".join(f"{name} {value}" for name, value in preset.options.items())
-    note = f"Fixed: {fixed}" if fixed else ""
-    return Sheet(
-        "learned-values",
-        "",
-        "Options by kind of layer",
-        [("option", ""), *((kind, "") for kind in preset.values)],
-        lines,
-        note,
-    )
+    for name in option_names(preset):
+        cells = [Entry(shown(preset, kind, name), value=own.get(name)) for kind, own in preset.values.items()]
+        lines.append(Line([Entry(name), *cells], NOBODY))
+    columns = [(label, "") for label in ("option", *preset.values)]
+    note = f"Fixed: {fixed(preset)}" if preset.options else ""
+    return Sheet("learned-values", "", "Options by kind of layer", columns, lines, note)
 
 
 def provenance(preset: Preset) -> list[tuple[str, str]]:

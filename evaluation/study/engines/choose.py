@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from evaluation.cli.errors import UserError
 from evaluation.cli.parser import Flags
+from evaluation.cli.values import words
 from evaluation.cores import usable_cores
 from evaluation.study.engines.base import Engine
 from evaluation.study.engines.forked import ForkedEngine, console_scripts
@@ -49,4 +50,4 @@ def places(options: argparse.Namespace) -> int:
 
 
 def _gpus(options: argparse.Namespace) -> list[str]:
-    return [gpu.strip() for gpu in (options.gpus or "").split(",") if gpu.strip()]
+    return words(options.gpus)
