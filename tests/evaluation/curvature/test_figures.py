@@ -61,11 +61,11 @@ def test_the_mass_of_a_spectrum_above_each_positive_eigenvalue() -> None:
 
 
 class TestSideBySide:
-    def looks(self, study: Path, task: str, losses: dict[str, float]) -> None:
-        """The first look of each optimizer's second seed, and its last one, where the slices have this loss."""
+    def looks(self, study: Path, task: str, losses: dict[str, float], seed: int) -> None:
+        """The first look of each optimizer's run, and its last one, where the slices have this loss."""
         for name, loss in losses.items():
             for step, value in ((10, 99.0), (20, loss)):
-                folder = study / f"comparison/{task}/plain/{name}/default/s102"
+                folder = study / f"comparison/{task}/plain/{name}/default/s{seed}"
                 run(folder, [step])
                 file = folder / FOLDER / f"{step:012d}.json"
                 look = json.loads(file.read_text()) | {
@@ -76,7 +76,8 @@ class TestSideBySide:
     def test_the_last_look_of_each_optimizer(self, demo_study: Path, tmp_path: Path) -> None:
         study = tmp_path / "study"
         shutil.copytree(demo_study, study)
-        self.looks(study, "CartPole", {"adam": 3.0, "asgc": 5.0})
+        self.looks(study, "CartPole", {"adam": 3.0, "asgc": 5.0}, seed=102)
+        self.looks(study, "CartPole", {"adam": 4.0, "asgc": 6.0}, seed=103)  # of the lowest seed that has looked
         found = side_by_side(data := StudyData(dataset.load(study), repetitions=100), data.parts("compare")[0])
         figure = next(one for one in found if isinstance(one, Figure))
         spectrum, along, *_ = [panel for panel in figure.panels if panel.row == "CartPole"]

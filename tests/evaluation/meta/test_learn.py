@@ -342,6 +342,8 @@ def test_some_of_the_tasks_alone_and_presets_side_by_side(tmp_path: Path, capsys
         assert ["clip_factor", kind, *cells] in rows
     assert one.provenance["command"] == f"asgc-meta learn {file} --tasks bowl"
     assert ["rule", "all", "sgd", "sgd", "sgd"] in rows
+    assert main(["show", folders[0], "--beside", ",".join(folders * 6)]) == 0  # wider than a terminal
+    assert "…" not in capsys.readouterr().out
     assert main(["learn", file, "--tasks", " ,"]) == 2
     assert "--tasks: name at least one" in capsys.readouterr().err
     assert main(["learn", file, "--tasks", "bow"]) == 2
